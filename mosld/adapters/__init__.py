@@ -1,0 +1,28 @@
+"""Adapters. Importing this package registers the mixture tuner with PEFT.
+
+After `import mosld.adapters`, plain `peft` and `transformers` load saved mixtures; without it PEFT says KeyError 'MOSLD'.
+"""
+
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+
+from mosld.adapters.adapt import adapt, adapt_with, peft_config
+from mosld.adapters.allocation import experts_per_layer
+from mosld.adapters.config import MosldConfig
+from mosld.adapters.mixture import Mixture
+from mosld.adapters.tuner import MixtureLinear, MosldModel
+
+PEFT_TYPE_TO_CONFIG_MAPPING["MOSLD"] = MosldConfig  # type: ignore[index]
+PEFT_TYPE_TO_TUNER_MAPPING["MOSLD"] = MosldModel  # type: ignore[index]
+PEFT_TYPE_TO_PREFIX_MAPPING["MOSLD"] = MosldModel.prefix  # type: ignore[index]
+
+__all__ = [
+    "Mixture",
+    "MixtureLinear",
+    "MosldConfig",
+    "MosldModel",
+    "adapt",
+    "adapt_with",
+    "experts_per_layer",
+    "peft_config",
+]

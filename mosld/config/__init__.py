@@ -1,0 +1,33 @@
+"""The typed config: composed by Hydra, checked whole before anything heavy is imported."""
+
+from mosld.config.compose import config_directory, group_options, load_config
+from mosld.config.errors import UserError, nearest
+from mosld.config.identity import identity, run_directory
+from mosld.config.schema import (
+    AllocationConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    MethodConfig,
+    ModelConfig,
+    SourceConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "AllocationConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "SourceConfig",
+    "TrainingConfig",
+    "UserError",
+    "config_directory",
+    "group_options",
+    "identity",
+    "load_config",
+    "nearest",
+    "run_directory",
+]

