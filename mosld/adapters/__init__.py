@@ -1,6 +1,7 @@
 """Adapters. Importing this package registers the mixture tuner with PEFT.
 
-After `import mosld.adapters`, plain `peft` and `transformers` load saved mixtures; without it PEFT says KeyError 'MOSLD'.
+After `import mosld.adapters`, plain `peft` and `transformers` load saved mixtures; without it PEFT says
+KeyError 'MOSLD'.
 """
 
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING

@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
 from mosld.adapters.config import MosldConfig
 from mosld.config import AllocationConfig, MethodConfig, UserError
-from mosld.config.method import method_config
+from mosld.config.parts import method_config
 
 TARGETS = {
     "qv": ["q_proj", "v_proj"],

@@ -1,4 +1,4 @@
-"""How many experts each layer has (MoLA, Gao et al. 2024; MoSLD section 4.3): a short shape stretched over any depth."""
+"""How many experts each layer has (MoLA, Gao et al. 2024; MoSLD section 4.3): a shape stretched over any depth."""
 
 from collections.abc import Sequence
 

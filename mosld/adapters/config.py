@@ -50,7 +50,7 @@ class MosldConfig(PeftConfig):
     def __post_init__(self) -> None:
         """Set the PEFT type and refuse what cannot work."""
         super().__post_init__()
-        self.peft_type = MosldType.MOSLD
+        self.peft_type = MosldType.MOSLD  # type: ignore[assignment]
         fewest = self.experts if isinstance(self.experts, int) else min(self.experts)
         if not 1 <= self.top_k <= fewest:
             raise ValueError(f"top_k must lie in [1, {fewest}] (the smallest number of experts), got {self.top_k}")

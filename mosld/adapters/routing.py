@@ -59,7 +59,7 @@ class RoutingTrace:
 
 
 def balance_loss(routings: dict[str, Routing], mask_BS: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-    """The load-balancing loss, mean over modules, and each module's load.
+    """The load-balancing loss, mean over modules, and how many assignments each expert had.
 
     Per module L = N * sum_i f_i P_i with f_i the share of assignments that expert i has and P_i its mean probability
     (Switch Transformer, arXiv 2101.03961, eq. 4-6, for k assignments a token): 1 at balance, whatever N, k and depth.
@@ -69,12 +69,13 @@ def balance_loss(routings: dict[str, Routing], mask_BS: Tensor | None) -> tuple[
         mask_BS: 1 for a token, 0 for a pad; None: all are tokens. Pads never count.
 
     Returns:
-        The loss, and for each module the shares f_i (detached, [E]).
+        The loss, and for each module the number of assignments of each expert [E], without a graph.
     """
     groups: dict[int, list[str]] = {}
     for name, routing in routings.items():
         groups.setdefault(routing.probs_BSE.shape[-1], []).append(name)
-    losses, load = [], {}
+    losses: list[Tensor] = []
+    taken: dict[str, Tensor] = {}
     for experts, names in groups.items():
         # Modules with equally many experts are computed at once: four stacks in place of sixty small sums.
         probs_MBSE = torch.stack([routings[name].probs_BSE for name in names])
@@ -86,5 +87,5 @@ def balance_loss(routings: dict[str, Routing], mask_BS: Tensor | None) -> tuple[
         f_ME = taken_ME / taken_ME.sum(-1, keepdim=True)
         P_ME = torch.einsum("mbse,bs->me", probs_MBSE, tokens_BS) / tokens_BS.sum()
         losses.append(experts * (f_ME * P_ME).sum(-1))
-        load.update(zip(names, f_ME, strict=True))
-    return torch.cat(losses).mean(), load
+        taken.update(zip(names, taken_ME, strict=True))
+    return torch.cat(losses).mean(), taken

@@ -36,7 +36,7 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
 
     def add_mixture(self, name: str, experts: int, config: MosldConfig) -> None:
         """Add an adapter of that name. Its weights are fp32 whatever the base is."""
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         mixture = Mixture(base.in_features, base.out_features, experts, config)
         self.mosld_mixture[name] = mixture.to(self.get_base_weight().device).train(self.training)
 
@@ -71,18 +71,16 @@ class MosldModel(BaseTuner):
     cross entropy + balance_weight * balance loss and whose `aux_loss` is the balance loss unscaled, so any trainer
     trains a mixture correctly. In eval mode `outputs` is the base model's own.
 
-    Attributes:
-        load: by module, the share of assignments of each expert [E] in the last training forward.
     """
 
     prefix = "mosld_"
     tuner_layer_cls = MixtureLinear
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def _pre_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         if not hasattr(self, "trace"):
             self.trace = RoutingTrace()
-            self.load: dict[str, Tensor] = {}
+            self._taken: dict[str, Tensor] = {}
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -111,16 +109,23 @@ class MosldModel(BaseTuner):
         _refuse_reentrant_checkpointing(self.model)
         with self.trace.recording() as routings:
             outputs = self.model(*args, **kwargs)
-        config = self.peft_config[self.active_adapters[0]]
+        config: Any = self.peft_config[self.active_adapters[0]]
         if not routings:  # adapters are disabled
             return outputs
-        aux_loss, load = balance_loss(routings, _token_mask(kwargs.get("attention_mask"), routings))
-        self.load = {name: share.detach() for name, share in load.items()}
+        aux_loss, taken = balance_loss(routings, _token_mask(kwargs.get("attention_mask"), routings))
+        for name, count in taken.items():
+            self._taken[name] = self._taken.get(name, 0) + count
         weight = 0.0 if config.balance == "none" else config.balance_weight
         loss = outputs[0] + weight * _share(labels, kwargs.get("num_items_in_batch")) * aux_loss
         if isinstance(outputs, tuple):
             return (loss, *outputs[1:])
         return MoeCausalLMOutputWithPast(**{**outputs, "loss": loss, "aux_loss": aux_loss})
+
+    def pop_load(self) -> dict[str, Tensor]:
+        """By module, the share of assignments of each expert [E] in the training forwards since the last call."""
+        load = {name: count / count.sum() for name, count in self._taken.items()}
+        self._taken = {}
+        return load
 
 
 def _experts_of(key: str, config: MosldConfig, model_config: dict[str, Any]) -> int:
@@ -152,7 +157,7 @@ def _share(labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | 
 
 
 def _refuse_reentrant_checkpointing(model: nn.Module) -> None:
-    """Reentrant checkpointing runs the first forward without a graph: the balance loss would lose its gradient silently."""
+    """Reentrant checkpointing runs the forward without a graph: the balance loss would silently lose its gradient."""
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             options = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})

@@ -3,6 +3,7 @@
 from mosld.config.compose import config_directory, group_options, load_config
 from mosld.config.errors import UserError, nearest
 from mosld.config.identity import identity, run_directory
+from mosld.config.rerun import require_run, rerun_config
 from mosld.config.schema import (
     AllocationConfig,
     Config,
@@ -29,5 +30,7 @@ __all__ = [
     "identity",
     "load_config",
     "nearest",
+    "require_run",
+    "rerun_config",
     "run_directory",
 ]

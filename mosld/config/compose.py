@@ -61,7 +61,7 @@ def checked(tree: dict[str, Any], errors: list[str]) -> Config:
 def compose_tree(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The composed tree of the overrides that are right, and a message for each that is not."""
     errors: list[str] = []
-    good = [text for text in overrides if not _mistakes(text, errors)]
+    good = [text for text in overrides if not override_mistakes(text, errors)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
@@ -74,11 +74,19 @@ def compose_tree(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return {str(key): value for key, value in tree.items()}, errors
 
 
-def _mistakes(text: str, errors: list[str]) -> bool:
+def parse_override(text: str) -> Override:
+    """One `key=value` in Hydra's grammar."""
+    return OverridesParser.create().parse_override(text)
+
+
+def override_mistakes(text: str, errors: list[str]) -> bool:
     """Append what is wrong with one override; True if anything is."""
     before = len(errors)
+    if text.startswith("-"):
+        errors.append(f"{text}: unknown flag; arguments are key=value (see --help).")
+        return True
     try:
-        override = OverridesParser.create().parse_override(text)
+        override = parse_override(text)
     except HydraException:
         errors.append(f"'{text}': is no override; write key=value or group=option (see --help).")
         return True
@@ -127,17 +135,29 @@ def _unknown_key(key: str) -> str:
 
 
 def _all_keys() -> list[str]:
-    keys = []
+    keys: list[str] = []
     for name, hint in field_types(Config).items():
-        keys += [f"{name}.{inner}" for inner in field_types(hint)] if dataclasses.is_dataclass(hint) else [name]
+        nested = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        keys += [f"{name}.{inner}" for inner in field_types(hint)] if nested else [name]
     return keys
 
 
 def _resolved(config: Config) -> Config:
-    """Fill in the keys whose null means "as the model's config says", so that `config.yaml` records the value."""
-    model = config.model
+    """Fill in the keys whose null means "as the model's config says", and make paths absolute.
+
+    `config.yaml` then records what was used, and one directory has one name wherever the command is typed.
+    """
+    model, source = config.model, config.source
     if model.path:
-        model = dataclasses.replace(model, name=Path(model.path).resolve().name)
+        path = Path(model.path).resolve()
+        model = dataclasses.replace(model, name=path.name, path=str(path))
+    if source.root:
+        source = dataclasses.replace(source, root=str(Path(source.root).resolve()))
     base = model.score_base if config.evaluation.base is None else config.evaluation.base
-    evaluation = dataclasses.replace(config.evaluation, base=base)
-    return dataclasses.replace(config, model=model, evaluation=evaluation, prompt=config.prompt or model.prompt)
+    return dataclasses.replace(
+        config,
+        model=model,
+        source=source,
+        evaluation=dataclasses.replace(config.evaluation, base=base),
+        prompt=config.prompt or model.prompt,
+    )

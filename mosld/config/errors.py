@@ -16,7 +16,7 @@ class UserError(ValueError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint such as ``did you mean 'rank'? Valid: alpha, rank`` for a wrong ``name`` (no hint where nothing is near)."""
+    """A hint such as ``did you mean 'rank'? Valid: alpha, rank`` for a wrong name (no hint where none is near)."""
     names = sorted(valid)
     # The last part alone is compared too: `method.rnk` is near `method.rank`, and so is a bare `rank`.
     close = get_close_matches(name, names, n=1, cutoff=0.6)

@@ -3,38 +3,38 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mosld.config.schema import Config
 
 
+def results_keys(config: Config) -> dict[str, Any]:
+    """Every key that can affect results, dotted, with its value."""
+    keys = dict(_walk(config, ""))
+    if config.method.kind == "lora":  # one expert, whatever the allocation says
+        keys = {key: value for key, value in keys.items() if not key.startswith("allocation.")}
+    return keys
+
+
 def identity(config: Config) -> str:
     """Eight hex digits over every key that can affect results: equal configs, equal names."""
-    tree = _relevant(config)
-    if config.method.kind == "lora":
-        tree.pop("allocation")  # has one expert whatever the allocation says
-    if config.source.root:
-        tree["source"]["root"] = str(Path(config.source.root).resolve())
-    text = json.dumps(tree, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(results_keys(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def run_directory(config: Config) -> Path:
     """`output_dir`, or ``outputs/<data>/<model>/<method>-r<rank>-s<seed>-<hash>`` below the working directory."""
     if config.output_dir:
         return Path(config.output_dir)
-    method = config.method
-    name = f"{method.name}-r{method.rank}-s{config.seed}-{identity(config)}"
+    name = f"{config.method.name}-r{config.method.rank}-s{config.seed}-{identity(config)}"
     return Path("outputs") / config.data.name / config.model.name / name
 
 
-def _relevant(node: Any) -> dict[str, Any]:
-    tree = {}
+def _walk(node: Any, where: str) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)
         if dataclasses.is_dataclass(value):
-            tree[field.name] = _relevant(value)
+            yield from _walk(value, f"{where}{field.name}.")
         elif field.metadata.get("affects_results", True):
-            tree[field.name] = value
-    return tree
+            yield f"{where}{field.name}", value

@@ -2,16 +2,22 @@
 
 from pathlib import Path
 
-from mosld.config.schema import AllocationConfig, Config, MethodConfig
+from mosld.config.schema import AllocationConfig, Config, MethodConfig, ModelConfig
 
 
 def broken_rules(config: Config) -> list[str]:
     """One message for every combination of keys that cannot work."""
-    return [*_model(config), *broken_method_rules(config.method, config.allocation), *_data(config), *_training(config)]
+    return [
+        *broken_model_rules(config.model),
+        *broken_method_rules(config.method, config.allocation),
+        *_data(config),
+        *_training(config),
+    ]
 
 
-def _model(config: Config) -> list[str]:
-    model, found = config.model, []
+def broken_model_rules(model: ModelConfig) -> list[str]:
+    """What in a model's config cannot work."""
+    found = []
     if model.kind == "hub" and not model.path and not (model.hub and model.revision):
         found.append(f"model={model.name}: a hub model needs model.hub and a pinned model.revision (a commit).")
     if model.path and not (Path(model.path) / "config.json").is_file():

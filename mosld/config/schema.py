@@ -48,12 +48,8 @@ class MethodConfig:
     dropout_on: str = setting(
         "none", "What is dropped: elements of A, of the B_i, of the input x.", choices=("A", "B", "x", "none")
     )
-    share: str | None = setting(
-        "A", "The projection that all experts of a module share.", choices=("A", "B", "none")
-    )
-    targets: str = setting(
-        "qv", "Which linear layers are adapted.", choices=("qv", "attention", "ffn", "all")
-    )
+    share: str | None = setting("A", "The projection that all experts of a module share.", choices=("A", "B", "none"))
+    targets: str = setting("qv", "Which linear layers are adapted.", choices=("qv", "attention", "ffn", "all"))
     init: str = setting("kaiming", "How A starts.", choices=("kaiming", "gaussian"))
     balance: str = setting("switch", "Formula of the load-balancing loss.", choices=("switch", "none"))
     balance_weight: float = setting(0.01, "Weight of the load-balancing loss.", minimum=0)
@@ -65,7 +61,9 @@ class AllocationConfig:
 
     name: str = setting("", "Name of the shape.")
     experts: int | list[int] = setting(
-        5, "Experts per module: one number, or a list stretched over the depth from the first layer.", minimum=1
+        5,
+        "Experts per module: one number, or a list stretched over the depth from the first layer.",
+        minimum=1,
     )
 
 
@@ -85,7 +83,9 @@ class SourceConfig:
     name: str = setting("local", "Kind of source.", choices=("local",))
     root: str | None = setting(None, "Directory with <task>/{train,validation,test}.jsonl.")
     on_bad_row: str = setting(
-        "error", "error: list every bad row and stop; skip: leave them out and say so.", choices=("error", "skip")
+        "error",
+        "error: list every bad row and stop; skip: leave them out and say so.",
+        choices=("error", "skip"),
     )
 
 
@@ -104,13 +104,13 @@ class TrainingConfig:
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", minimum=0)
     gradient_checkpointing: bool = setting(False, "Recompute activations in backward: less memory, more time.")
     validate_every: int | None = setting(None, "Optimiser steps between validations; null: once an epoch.", minimum=1)
-    checkpoint_every: int = setting(
-        100, "Optimiser steps between checkpoints.", minimum=1, affects_results=False
-    )
+    checkpoint_every: int = setting(100, "Optimiser steps between checkpoints.", minimum=1, affects_results=False)
     keep_last: int = setting(2, "Checkpoints kept beside the best one.", minimum=1, affects_results=False)
     resume: str = setting(
-        "auto", "auto: go on from the newest whole checkpoint; never: start anew.",
-        choices=("auto", "never"), affects_results=False,
+        "auto",
+        "auto: go on from the newest whole checkpoint; never: start anew.",
+        choices=("auto", "never"),
+        affects_results=False,
     )
 
 
@@ -140,10 +140,14 @@ class Config:
 
     seed: int = setting(0, "Seed of initial weights, dropout and data order.", minimum=0)
     output_dir: str | None = setting(
-        None, "The run directory itself, in place of outputs/<data>/<model>/<method>-...", affects_results=False
+        None,
+        "The run directory itself, in place of outputs/<data>/<model>/<method>-...",
+        affects_results=False,
     )
     check: bool = setting(
-        False, "Check config and data, run the longest batch forward and backward, and stop.", affects_results=False
+        False,
+        "Check config and data, run the longest batch forward and backward, and stop.",
+        affects_results=False,
     )
     prompt: str | None = setting(None, "Prompt format; null: the model's.", choices=PROMPTS)
     model: ModelConfig = ModelConfig()

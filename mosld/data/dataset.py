@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mosld.config import DataConfig, SourceConfig, UserError, nearest
 from mosld.data.jsonl import read_rows
 from mosld.data.rows import Row
 from mosld.data.splits import TaskData, needed_splits, split_rows
-from mosld.data.tasks import TASKS, Task
+from mosld.data.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,24 @@ class Dataset:
             for name, data in self.tasks.items()
         }
 
+    def describe(self) -> dict[str, Any]:
+        """What results.json says of the data; no row is part of it."""
+        return {
+            "source": self.source,
+            "tasks": list(self.tasks),
+            "fingerprint": self.fingerprint,
+            "counts": self.counts(),
+            "notes": self.notes,
+        }
 
-def load_dataset(data: DataConfig, source: SourceConfig) -> Dataset:
-    """Read and check the rows of every task.
+
+def load_dataset(data: DataConfig, source: SourceConfig, training: bool = True) -> Dataset:
+    """Read and check the rows of every task; without `training`, of the test split alone.
 
     Raises:
         UserError: a task that the source lacks, a missing file, or bad rows (all of them, as file:line: reason).
     """
-    published = _read_local(data, source)
+    published = _read_local(data, source, training)
     bad = [problem for _, problems in published.values() for problem in problems]
     if bad and source.on_bad_row == "error":
         raise UserError(*bad, f"{len(bad)} bad rows: mend them, or leave them out with source.on_bad_row=skip.")
@@ -66,7 +77,7 @@ def load_dataset(data: DataConfig, source: SourceConfig) -> Dataset:
         f"{name}: no rows for {split}"
         for name, task in tasks.items()
         for split in ("train", "validation", "test")
-        if not getattr(task, split)
+        if (training or split == "test") and not getattr(task, split)
     ]
     if empty:
         raise UserError(*empty)
@@ -74,16 +85,21 @@ def load_dataset(data: DataConfig, source: SourceConfig) -> Dataset:
     return Dataset(tasks, source.name, notes)
 
 
-def _read_local(data: DataConfig, source: SourceConfig) -> dict[str, tuple[dict[str, list[Row]], list[str]]]:
+def _read_local(
+    data: DataConfig, source: SourceConfig, training: bool
+) -> dict[str, tuple[dict[str, list[Row]], list[str]]]:
     root = Path(source.root or "")
     if not root.is_dir():
         raise UserError(f"source.root={source.root}: no such directory.")
-    held = sorted(name for name, task in TASKS.items() if all(p.is_file() for p in _files(root, task).values()))
+    files = {
+        name: {split: root / name / f"{split}.jsonl" for split in needed_splits(task, training)}
+        for name, task in TASKS.items()
+    }
+    held = sorted(name for name in files if all(path.is_file() for path in files[name].values()))
     lacking = [name for name in data.tasks if name not in held]
     if lacking:
         missing = [
-            f"{name}: {path} is missing" for name in lacking for path in _files(root, TASKS[name]).values()
-            if not path.is_file()
+            f"{name}: {path} is missing" for name in lacking for path in files[name].values() if not path.is_file()
         ]
         rest = [name for name in data.tasks if name in held]
         advice = f"leave them out with data.tasks=[{','.join(rest)}]" if rest else nearest(lacking[0], held)
@@ -91,13 +107,11 @@ def _read_local(data: DataConfig, source: SourceConfig) -> dict[str, tuple[dict[
     published = {}
     for name in data.tasks:
         problems: list[str] = []
-        files = _files(root, TASKS[name])
-        published[name] = ({split: read_rows(path, name, problems) for split, path in files.items()}, problems)
+        published[name] = (
+            {split: read_rows(path, name, problems) for split, path in files[name].items()},
+            problems,
+        )
     return published
-
-
-def _files(root: Path, task: Task) -> dict[str, Path]:
-    return {split: root / task.name / f"{split}.jsonl" for split in needed_splits(task)}
 
 
 def _oddities(data: TaskData) -> Iterator[str]:

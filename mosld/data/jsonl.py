@@ -1,4 +1,4 @@
-"""Reading JSON-lines files with our own checks: nothing bad is swallowed, everything bad is named as file:line: reason."""
+"""Reading JSON-lines files with our own checks: nothing bad is swallowed, all of it is named as file:line: reason."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
 """How a question is put to the model, and the tokens of the prompt and of each option.
 
-    letter  lettered options in the prompt, one letter answered
-    list    options listed in the prompt, the answer is the option's text
-    cloze   no options in the prompt, the answer is the option's text (as lm-evaluation-harness scores ARC)
+letter  lettered options in the prompt, one letter answered
+list    options listed in the prompt, the answer is the option's text
+cloze   no options in the prompt, the answer is the option's text (as lm-evaluation-harness scores ARC)
 """
 
 from collections.abc import Callable, Sequence

@@ -18,8 +18,10 @@ class TaskData:
     test: list[Row]
 
 
-def needed_splits(task: Task) -> tuple[str, ...]:
-    """The published splits that the task's own split rule reads."""
+def needed_splits(task: Task, training: bool) -> tuple[str, ...]:
+    """The published splits that the task's own split rule reads; without `training`, for the test alone."""
+    if not training:
+        return (task.test_split,)
     return tuple(dict.fromkeys(["train", *([] if task.holdout else ["validation"]), task.test_split]))
 
 
@@ -29,13 +31,13 @@ def split_rows(task: Task, published: Mapping[str, Sequence[Row]], limit: int | 
     Where the task holds out a share of train, a row's place depends on its id alone, so that neither seed nor limit
     moves a row from one side to the other.
     """
-    train = list(published["train"])
+    train = list(published.get("train", []))
     if task.holdout:
         validation = sample(train, round(len(train) * task.holdout), "validation")
         held_out = {row.id for row in validation}
         train = [row for row in train if row.id not in held_out]
     else:
-        validation = list(published["validation"])
+        validation = list(published.get("validation", []))
     if limit is not None:
         train = sample(train, limit, "train")
     return TaskData(task, train, validation, list(published[task.test_split]))

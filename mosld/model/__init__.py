@@ -1,6 +1,6 @@
 """The base model and its tokenizer."""
 
-from mosld.model.load import load_model, resolve_dtype
+from mosld.model.load import load_base, load_model, resolve_dtype
 from mosld.model.shape import meta_model, transformers_config
 
-__all__ = ["load_model", "meta_model", "resolve_dtype", "transformers_config"]
+__all__ = ["load_base", "load_model", "meta_model", "resolve_dtype", "transformers_config"]

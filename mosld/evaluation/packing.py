@@ -1,0 +1,83 @@
+"""Questions as packed sequences: the prompt once, then its options side by side, each seeing the prompt and itself.
+
+A block mask and restarted position ids make the packed scores those of one sequence per option, at a fraction of the
+cost. The last token of an option is only predicted, never fed; with one-token options (letters) nothing is packed.
+Shapes: B questions, S longest packed sequence, P most scored positions.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mosld.data.prompts import Encoded
+
+PADDING = -1  # segment of a pad; 0 is the prompt, 1, 2, ... are the options
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One question, packed.
+
+    Attributes:
+        question: what was packed.
+        tokens, positions, segments: per packed token its id, its place in its own sequence, and whose it is.
+        sites: packed indices whose prediction is wanted.
+        targets: for each option, pairs of (index into `sites`, token to be predicted there).
+    """
+
+    question: Encoded
+    tokens: list[int]
+    positions: list[int]
+    segments: list[int]
+    sites: list[int]
+    targets: list[list[tuple[int, int]]]
+
+
+def pack(question: Encoded) -> Packed:
+    """Lay the prompt and every option but its last token into one sequence."""
+    start = len(question.prompt)
+    tokens, positions, segments = list(question.prompt), list(range(start)), [0] * start
+    sites, targets = [start - 1], []
+    for number, (option, skip) in enumerate(zip(question.options, question.skip, strict=True), start=1):
+        inner = list(range(len(sites), len(sites) + len(option) - 1))
+        sites += range(len(tokens), len(tokens) + len(option) - 1)
+        tokens += option[:-1]
+        positions += range(start, start + len(option) - 1)
+        segments += [number] * (len(option) - 1)
+        targets.append(list(zip([0, *inner], option, strict=True))[skip:])
+    return Packed(question, tokens, positions, segments, sites, targets)
+
+
+def batches(questions: Sequence[Packed], batch_tokens: int) -> Iterator[list[Packed]]:
+    """Questions of similar length together, at most `batch_tokens` padded tokens each (one question at least)."""
+    batch: list[Packed] = []
+    for question in sorted(questions, key=lambda q: -len(q.tokens)):
+        if batch and len(batch[0].tokens) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(question)
+    if batch:
+        yield batch
+
+
+def model_inputs(batch: Sequence[Packed], pad: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Keyword arguments of the model's forward: input_ids, position_ids [B, S], logits_to_keep [B, P], a 4-D mask."""
+    segments = _table([q.segments for q in batch], PADDING)
+    own_BSS = segments.unsqueeze(-1) == segments.unsqueeze(-2)
+    seen_BSS = (own_BSS | (segments == 0).unsqueeze(-2)).tril()
+    mask = torch.zeros(seen_BSS.shape, dtype=dtype).masked_fill(~seen_BSS, torch.finfo(dtype).min)
+    return {
+        "input_ids": _table([q.tokens for q in batch], pad),
+        "position_ids": _table([q.positions for q in batch], 0),
+        "attention_mask": mask.unsqueeze(1),
+        "logits_to_keep": _table([q.sites for q in batch], 0),
+    }
+
+
+def _table(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    table = torch.full((len(rows), max(map(len, rows))), fill)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = torch.tensor(row)
+    return table

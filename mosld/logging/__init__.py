@@ -1,0 +1,18 @@
+"""What a run writes and shows: its directory, metrics, results and the console."""
+
+from mosld.logging.console import Console, results_table
+from mosld.logging.metrics import MetricsLog
+from mosld.logging.results import Results
+from mosld.logging.run_directory import RunDirectory, read_config_tree
+from mosld.logging.saved_run import SavedRun, saved_run
+
+__all__ = [
+    "Console",
+    "MetricsLog",
+    "Results",
+    "RunDirectory",
+    "SavedRun",
+    "read_config_tree",
+    "results_table",
+    "saved_run",
+]

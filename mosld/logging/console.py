@@ -1,0 +1,107 @@
+"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and the same lines in train.log."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.console import Group, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+
+class Console:
+    """Messages and progress on stderr, tables on stdout, all of them in the log file too."""
+
+    def __init__(self, log: Path | None = None) -> None:
+        """Write to the terminal, and append to `log` where one is given."""
+        self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._out = RichConsole(file=sys.stdout, highlight=False)
+        self._file = log.open("a", encoding="utf-8") if log else None
+        self._log = RichConsole(file=self._file, width=110, highlight=False) if self._file else None
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._err.print(text, markup=False)
+        if self._log:
+            self._log.print(text, markup=False, soft_wrap=True)
+
+    def show(self, table: RenderableType) -> None:
+        """A table."""
+        self._out.print(table)
+        if self._log:
+            self._log.print(table)
+
+    @contextmanager
+    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Any]:
+        """A progress bar on a terminal; yields ``advance(note)``. Elsewhere `note` is printed about twenty times."""
+        if self._err.is_terminal:
+            columns = [
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            ]
+            with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self._err) as bar:
+                task = bar.add_task(title, total=total, completed=done, note="")
+                yield lambda note="": bar.update(task, advance=1, note=note)
+            return
+        every, count = max(1, total // 20), done
+
+        def advance(note: str = "") -> None:
+            nonlocal count
+            count += 1
+            if note and (count % every == 0 or count == total):
+                self.say(f"{title} {count}/{total}  {note}")
+
+        yield advance
+
+    def track(self, title: str) -> Any:
+        """A wrapper for a sequence that shows its progress."""
+
+        def wrapped(items: Sequence[Any]) -> Iterable[Any]:
+            with self.progress(title, len(items)) as advance:
+                for item in items:
+                    yield item
+                    advance()
+
+        return wrapped
+
+    def close(self) -> None:
+        """Close the log file."""
+        if self._file:
+            self._file.close()
+
+
+def results_table(results: Mapping[str, Any]) -> RenderableType:
+    """Accuracy in per cent with its standard error, per task and on average, beside the untrained model's if scored."""
+    source, scores, base = results["data"]["source"], results["scores"], results.get("base_scores")
+    table = Table()
+    table.add_column("task")
+    for column in ("items", *(["untrained"] if base else []), "accuracy", *(["gain"] if base else [])):
+        table.add_column(column, justify="right")
+    for task, score in scores.items():
+        if base:
+            gain = 100 * (score["accuracy"] - base[task]["accuracy"])
+            table.add_row(task, str(score["n"]), _percent(base[task]), _percent(score), f"{gain:+.1f}")
+        else:
+            table.add_row(task, str(score["n"]), _percent(score))
+    table.add_section()
+    after, before = 100 * results["average"], 100 * results.get("base_average", 0)
+    cells = [f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"] if base else [f"{after:.1f}"]
+    table.add_row("average", "", *cells, style="bold")
+    title = f"{results['method']} on {results['model']}, {source} data, prompt {results['prompt']}"
+    return Group(f"{title}: accuracy in % ± standard error", table)
+
+
+def _percent(score: Mapping[str, float | int]) -> str:
+    return f"{100 * score['accuracy']:.1f} ± {100 * score['stderr']:.1f}"

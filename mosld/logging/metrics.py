@@ -1,0 +1,31 @@
+"""metrics.jsonl: one JSON object per logged step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends measurements; on resume it drops the lines of steps that will be taken again."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        """Keep the lines up to optimiser step `resume_step`."""
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
+        path.write_text("".join(kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Append one line; it is on disk when this returns."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file; one that a crash cut short is left out."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]

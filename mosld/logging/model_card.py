@@ -1,0 +1,58 @@
+"""The README.md of a saved adapter: what it is, what it scored, how to load it."""
+
+from pathlib import Path
+from typing import Any
+
+from mosld.config import Config
+
+LOADING = """import mosld.adapters  # registers the mixture with peft; without it: KeyError 'MOSLD'
+from peft import PeftModel
+{base}
+model = PeftModel.from_pretrained(base, "path/to/this/directory")"""
+
+
+def write_model_card(folder: Path, config: Config, results: dict[str, Any]) -> None:
+    """Write README.md; hub metadata stands in its YAML head."""
+    model = config.model
+    head = [
+        "---",
+        "library_name: peft",
+        *([f"base_model: {model.hub}"] if model.hub else []),
+        "tags:",
+        "- mosld",
+    ]
+    lines = [
+        *head,
+        *([f"- {config.method.name}"] if config.method.name != "mosld" else []),
+        "---",
+        f"# {results['name']}",
+        "",
+    ]
+    lines += [
+        f"{config.method.name} adapter (rank {config.method.rank}, alpha {config.method.alpha:g}) for {model.name}, "
+        f"trained by mosld on {config.data.name} ({', '.join(config.data.tasks)}; source {config.source.name}), "
+        f"seed {config.seed}, {results['parameters']['trainable']:,} trainable parameters.",
+        "",
+        f"| task | accuracy (prompt {config.prompt}) | items |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {task} | {100 * score['accuracy']:.1f} ± {100 * score['stderr']:.1f} | {score['n']} |"
+        for task, score in results["scores"].items()
+    ]
+    lines += [f"| average | {100 * results['average']:.1f} | |", "", "## Loading", "", "```python"]
+    lines += [
+        LOADING.format(base=_base_line(config)),
+        "```",
+        "",
+        "Score it: `python -m mosld.eval run=path/to/this/directory`",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def _base_line(config: Config) -> str:
+    model = config.model
+    if model.kind != "hub" and not model.path:
+        return f'import mosld\nbase, tokenizer = mosld.load_base("{model.name}")'
+    place = f'"{model.path}"' if model.path else f'"{model.hub}", revision="{model.revision}"'
+    return f"from transformers import AutoModelForCausalLM\nbase = AutoModelForCausalLM.from_pretrained({place})"

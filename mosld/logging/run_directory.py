@@ -1,0 +1,143 @@
+"""The directory of one run: where each file lies, and whether the run is new, half done or finished."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mosld.config import Config, UserError, identity
+from mosld.config.identity import results_keys
+from mosld.logging.atomic import write_json, write_lines, write_text
+
+
+class RunDirectory:
+    """The files of one run, by name.
+
+    Attributes:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name a directory; nothing is made or read."""
+        self.path = path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the run printed."""
+        return self.path / "train.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Everything that resuming needs."""
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The best adapter, in PEFT's format."""
+        return self.path / "adapter"
+
+    @property
+    def results(self) -> Path:
+        """results.json, written last."""
+        return self.path / "results.json"
+
+    @property
+    def base_scores(self) -> Path:
+        """Scores of the untrained model, kept so that a resumed run does not compute them again."""
+        return self.path / "base_scores.json"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The results of a finished run, else None."""
+        try:
+            results = json.loads(self.results.read_text())
+        except (OSError, ValueError):
+            return None
+        return results if results.get("status") == "finished" else None
+
+    def open(self, config: Config, data: dict[str, Any], anew: bool) -> None:
+        """Make the directory, or take up the one that is there.
+
+        Args:
+            config: the run's config.
+            data: what identifies the run's rows: fingerprint, counts, notes.
+            anew: remove what an earlier run left.
+
+        Raises:
+            UserError: the directory holds a run of another config or other rows.
+        """
+        if anew and self.config.is_file():
+            shutil.rmtree(self.path)
+        if self.config.is_file():
+            self._refuse_other_run(config, data)
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(f"output_dir={self.path}: is not empty and holds no run (no config.yaml); choose another.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        write_json(self.path / "data.json", data)
+
+    def write_predictions(self, predictions: dict[str, list[dict[str, Any]]], subfolder: str = "") -> None:
+        """One file a task: id, prediction, correct, scores; no question text."""
+        folder = self.path / "predictions" / subfolder
+        folder.mkdir(parents=True, exist_ok=True)
+        for task, records in predictions.items():
+            write_lines(folder / f"{task}.jsonl", records)
+
+    def _refuse_other_run(self, config: Config, data: dict[str, Any]) -> None:
+        before = read_config_tree(self.config)
+        ours = results_keys(config)
+        differing = [
+            f"{key}: was {_lookup(before, key)}, is {value}"
+            for key, value in ours.items()
+            if _lookup(before, key) != value
+        ]
+        recorded = json.loads((self.path / "data.json").read_text()) if (self.path / "data.json").is_file() else data
+        if recorded["fingerprint"] != data["fingerprint"]:
+            differing.append(
+                f"data: the rows changed (fingerprint was {recorded['fingerprint']}, is {data['fingerprint']}; "
+                f"counts were {recorded['counts']}, are {data['counts']})"
+            )
+        if differing:
+            raise UserError(
+                f"{self.path} holds another run; give another output_dir, or start it anew with training.resume=never.",
+                *differing,
+            )
+
+
+def read_config_tree(path: Path) -> dict[str, Any]:
+    """The plain tree of a config.yaml.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: is no config")
+    return tree
+
+
+def _lookup(tree: dict[str, Any], key: str) -> Any:
+    node: Any = tree
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def run_name(config: Config, path: Path) -> str:
+    """The name in tables and dashboards: the directory's own, which ends in the hash of what affects results."""
+    return path.name if not config.output_dir else f"{path.name}-{identity(config)}"

@@ -1,0 +1,47 @@
+"""Train an adapter and score it: ``python -m mosld.train method=mosld data=mixture``."""
+
+import sys
+from collections.abc import Sequence
+
+from mosld.cli import FINISHED, run_command
+from mosld.config import load_config, run_directory
+from mosld.data import load_dataset
+from mosld.logging import Console, RunDirectory, results_table
+
+USAGE = """Fine-tune a base model with one method on one data setting, and score it before and after.
+
+  python -m mosld.train method=mosld data=mixture source=local source.root=my/data
+
+The same command again resumes the run, or shows its results if it is finished. The last line printed is the run
+directory. Exit codes: 0 finished, 2 a mistake in the arguments or the data, 3 diverged, 75 interrupted."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run_command(train, USAGE, argv)
+
+
+def train(overrides: list[str]) -> int:
+    """Config, data, then the heavy stages: model, adapter, training, evaluation."""
+    config = load_config(overrides)
+    dataset = load_dataset(config.data, config.source)
+    run = RunDirectory(run_directory(config))
+    if config.check:
+        from mosld.pipeline import check
+
+        return check(config, dataset)
+    run.open(config, dataset.describe(), anew=config.training.resume == "never")
+    finished = run.finished()
+    if finished:
+        console = Console()
+        console.say("this run is finished; training.resume=never starts it anew")
+        console.show(results_table(finished))
+        print(run.path)
+        return FINISHED
+    from mosld.pipeline import fit  # imports torch, transformers and peft: only now is everything checked
+
+    return fit(config, dataset, run, overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

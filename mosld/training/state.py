@@ -1,0 +1,95 @@
+"""What a run must remember to go on as if it had never stopped: weights, optimiser, random numbers, position."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mosld.training.optim import trained_parameters
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        step: optimiser steps taken; the rows of the next one are a pure function of it.
+        tokens: tokens seen, pads not counted.
+        seconds: time spent training, over all starts.
+        best_score: best mean validation accuracy so far.
+        best_step: the step of that validation.
+        skipped: steps whose loss or gradient was not finite.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_score: float = -1.0
+    best_step: int = 0
+    skipped: int = 0
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """The trained weights as weights.safetensors."""
+    tensors = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(model).items()}
+    save_file(tensors, folder / "weights.safetensors")
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Put saved weights back, name by name.
+
+    Raises:
+        ValueError: the names are not those of the model.
+    """
+    saved, parameters = load_file(folder / "weights.safetensors"), trained_parameters(model)
+    if saved.keys() != parameters.keys():
+        raise ValueError(f"{folder}: holds the weights of another model")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+
+
+def save_state(model: nn.Module, optimizer: Any, progress: Progress, folder: Path) -> None:
+    """Everything that resuming needs, as safetensors and JSON."""
+    save_weights(model, folder)
+    save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
+    save_file(_rng_tensors(), folder / "rng.safetensors")
+    (folder / "progress.json").write_text(json.dumps(dataclasses.asdict(progress)))
+
+
+def load_state(model: nn.Module, optimizer: Any, folder: Path) -> Progress:
+    """Put back what `save_state` saved, and return where the run was."""
+    load_weights(model, folder)
+    saved = load_file(folder / "optimizer.safetensors")
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, name in enumerate(trained_parameters(model)):
+        prefix = f"{name}|"
+        state[index] = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {i: s for i, s in state.items() if s}, "param_groups": groups})
+    rng = load_file(folder / "rng.safetensors")
+    torch.set_rng_state(rng["cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([rng[f"cuda{i}"] for i in range(torch.cuda.device_count())])
+    return Progress(**json.loads((folder / "progress.json").read_text()))
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+    names = list(trained_parameters(model))
+    return {
+        f"{names[index]}|{key}": value.detach().cpu().contiguous()
+        for index, entries in optimizer.state_dict()["state"].items()
+        for key, value in entries.items()
+    }
+
+
+def _rng_tensors() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
