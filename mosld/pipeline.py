@@ -19,6 +19,7 @@ from mosld.data.prompts import PromptEncoder
 from mosld.evaluation import Evaluation, Questions, evaluate
 from mosld.logging import Console, Results, RunDirectory, results_table
 from mosld.logging.atomic import write_json
+from mosld.logging.manifest import write_manifest
 from mosld.logging.model_card import write_model_card
 from mosld.model import load_model
 from mosld.quiet import silence_libraries
@@ -185,6 +186,7 @@ def _save_adapter(config: Config, run: RunDirectory, model: Any, results: Result
     model.save_pretrained(aside)
     shutil.copy(run.config, aside / "config.yaml")
     write_model_card(aside, config, results.tree)
+    write_manifest(aside)
     if run.adapter.exists():
         shutil.rmtree(run.adapter)
     aside.rename(run.adapter)

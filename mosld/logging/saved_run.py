@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mosld.config import UserError
+from mosld.logging.manifest import MANIFEST, damage
 from mosld.logging.run_directory import read_config_tree
 
 
@@ -42,6 +43,9 @@ def saved_run(place: str) -> SavedRun:
         raise UserError(
             f"run={place}: the adapter has no config.yaml beside it, so its base model is unknown; mosld writes one."
         )
+    faults = list(damage(adapter)) if (adapter / MANIFEST).is_file() else []
+    if faults:
+        raise UserError(*(f"{adapter} is damaged: {fault}." for fault in faults))
     recorded = read_config_tree(config)
     recorded.setdefault("evaluation", {})["base"] = False
     return SavedRun(path, adapter, recorded)

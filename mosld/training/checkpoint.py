@@ -4,14 +4,12 @@ Saving: all files into a temporary folder, each synced; a manifest with the size
 parent synced. Only then are old ones deleted. Resuming takes the newest checkpoint that verifies.
 """
 
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-MANIFEST = "manifest.json"
+from mosld.logging.manifest import MANIFEST, damage, write_manifest
 
 
 class Checkpoints:
@@ -33,10 +31,7 @@ class Checkpoints:
         aside = self.folder / f".tmp-{target.name}"
         aside.mkdir()
         write(aside)
-        files = sorted(path for path in aside.iterdir())
-        manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        for path in [*files, aside / MANIFEST, aside]:
+        for path in [*write_manifest(aside), aside / MANIFEST, aside]:
             _sync(path)
         if target.exists():  # left by a run that was killed just after, or damaged
             shutil.rmtree(target)
@@ -60,26 +55,6 @@ class Checkpoints:
                 return folder
             report(f"checkpoint {folder.name} is damaged and passed over: {faults[0]}")
         return None
-
-
-def damage(folder: Path) -> Iterator[str]:
-    """What is wrong with a checkpoint, compared with its manifest; nothing if it is whole."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        yield f"{MANIFEST} is missing or damaged"
-        return
-    present = {path.name for path in folder.iterdir()} - {MANIFEST}
-    for name in sorted(present ^ manifest.keys()):
-        yield f"{name} is {'missing' if name in manifest else 'not of this checkpoint'}"
-    for name in sorted(present & manifest.keys()):
-        if _sha256(folder / name) != manifest[name]["sha256"]:
-            yield f"{name} differs from its checksum"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

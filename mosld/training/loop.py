@@ -9,7 +9,8 @@ from mosld.config import TrainingConfig, UserError
 from mosld.data.batches import Example, Order
 from mosld.evaluation import Evaluation
 from mosld.logging import Console, MetricsLog
-from mosld.training.checkpoint import Checkpoints, damage
+from mosld.logging.manifest import damage
+from mosld.training.checkpoint import Checkpoints
 from mosld.training.optim import learning_rate, total_steps
 from mosld.training.state import Progress, load_state, load_weights, save_state, save_weights
 from mosld.training.step import Stepper, StepResult

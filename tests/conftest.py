@@ -1,0 +1,47 @@
+"""Shared fixtures: small rows on disk, the tiny random model, and no network."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the hub fails at once
+
+
+def toy_row(task: str, split: str, number: int) -> dict:
+    """A row whose answer the question names: a model can learn it."""
+    rng = random.Random(f"{task}/{split}/{number}")
+    words = rng.sample(["red", "blue", "green", "black", "white", "pink", "grey", "brown"], 4)
+    answer = rng.randrange(4)
+    question = f"Item {number} of {task} {split} is {words[answer]}. What colour is it?"
+    return {"id": f"{task}-{split}-{number}", "context": "", "question": question, "choices": words, "answer": answer}
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local source with three tasks: 40 train, 20 validation and 20 test rows each."""
+    root = tmp_path_factory.mktemp("toy")
+    for task in ("obqa", "csqa", "arc_e"):
+        (root / task).mkdir()
+        for split, count in (("train", 40), ("validation", 20), ("test", 20)):
+            lines = [json.dumps(toy_row(task, split, i)) for i in range(count)]
+            (root / task / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture
+def tiny():
+    """A fresh tiny base model in eval mode."""
+    from mosld import load_base
+
+    return load_base("tiny")[0]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The byte tokenizer of the tiny model."""
+    from mosld.model.random import byte_tokenizer
+
+    return byte_tokenizer()

@@ -1,0 +1,104 @@
+"""Packed scoring against one forward pass per option; batches, order and padding; accuracy and its error."""
+
+import math
+
+import pytest
+import torch
+
+import mosld
+from mosld.data.prompts import Encoded, PromptEncoder
+from mosld.data.rows import Row
+from mosld.evaluation import accuracy, predict, task_score
+from mosld.evaluation.packing import batches, pack
+
+
+def rows(count=9):
+    names = ["an apple", "a very long answer indeed", "no", "the third of them", "five"]
+    return [
+        Row("arc_e", f"row{i}", "A passage. " * (i % 3), f"What is number {i}?", tuple(names[: 2 + i % 4]), i % 2)
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def model():
+    made = mosld.adapt(mosld.load_base("tiny")[0], "mosld", seed=0)
+    with torch.no_grad():
+        [p.add_(torch.randn_like(p) * 0.1) for p in made.parameters() if p.requires_grad]
+    return made.eval()
+
+
+def one_by_one(model, encoded: Encoded) -> list[float]:
+    """Each option in a sequence of its own, unpadded, all logits, log-softmax summed over its tokens."""
+    scores = []
+    for option, skip in zip(encoded.options, encoded.skip, strict=True):
+        tokens = torch.tensor([encoded.prompt + option])
+        with torch.no_grad():
+            log_probs = model(input_ids=tokens).logits[0].log_softmax(-1)
+        start = len(encoded.prompt) + skip
+        scores.append(sum(log_probs[i - 1, tokens[0, i]].item() for i in range(start, tokens.shape[1])))
+    return scores
+
+
+@pytest.mark.parametrize("style", ["cloze", "list", "letter"])
+@pytest.mark.parametrize("batch_tokens", [1, 700])
+def test_packed_scores_equal_one_forward_pass_per_option(model, tokenizer, style, batch_tokens):
+    encoded = PromptEncoder(tokenizer, style).encode(rows())
+    for question, prediction in zip(encoded, predict(model, encoded, 259, batch_tokens), strict=True):
+        assert prediction.scores == pytest.approx(one_by_one(model, question), abs=1e-4)
+
+
+def test_tokens_before_the_border_are_fed_and_not_scored(model):
+    row = rows(1)[0]
+    question = Encoded(row, [5, 6, 7], [[8, 9, 10], [8, 11]], [1, 1])
+    (prediction,) = predict(model, [question], 259, 700)
+    assert prediction.scores == pytest.approx(one_by_one(model, question), abs=1e-4)
+
+
+def test_scores_depend_neither_on_batch_size_nor_on_order_in_fp32(model, tokenizer):
+    encoded = PromptEncoder(tokenizer, "cloze").encode(rows())
+    reference = {p.id: p for p in predict(model, encoded, 259, 1)}
+    for found in (predict(model, encoded, 259, 5000), predict(model, encoded[::-1], 259, 300)):
+        for prediction in found:
+            assert prediction.scores == pytest.approx(reference[prediction.id].scores, abs=2e-5)
+            assert prediction.prediction == reference[prediction.id].prediction
+
+
+def test_scoring_is_in_eval_mode_and_restores_the_mode(model, tokenizer):
+    encoded = PromptEncoder(tokenizer, "cloze").encode(rows(3))
+    wanted = predict(model.eval(), encoded, 259, 700)
+    assert predict(model.train(), encoded, 259, 700) == wanted
+    assert model.training
+
+
+def test_letters_need_one_forward_position_and_no_packed_token(tokenizer):
+    encoded = PromptEncoder(tokenizer, "letter").encode(rows(1))
+    # Two bytes (space and letter) with the byte tokenizer, of which all options share the space.
+    shortened = Encoded(encoded[0].row, encoded[0].prompt + [5], [[6], [7]], [0, 0])
+    packed = pack(shortened)
+    assert packed.tokens == shortened.prompt
+    assert packed.sites == [len(shortened.prompt) - 1]
+
+
+def test_batches_hold_every_question_once_within_the_token_budget(tokenizer):
+    packed = [pack(e) for e in PromptEncoder(tokenizer, "cloze").encode(rows(20))]
+    made = list(batches(packed, 500))
+    assert sorted(id(q) for batch in made for q in batch) == sorted(map(id, packed))
+    assert all(len(batch) == 1 or max(len(q.tokens) for q in batch) * len(batch) <= 500 for batch in made)
+
+
+def test_accuracy_has_the_standard_error_of_a_mean():
+    outcomes = [True] * 3 + [False] * 7
+    mean, error = accuracy(outcomes)
+    sample_variance = sum((outcome - 0.3) ** 2 for outcome in outcomes) / 9
+    assert (mean, error) == pytest.approx((0.3, math.sqrt(sample_variance / 10)))
+
+
+def test_an_answer_of_text_is_compared_per_character_and_a_letter_is_not(model, tokenizer):
+    found = predict(model, PromptEncoder(tokenizer, "cloze").encode(rows()), 259, 700)
+    letters, texts = task_score(found, "letter"), task_score(found, "cloze")
+    assert letters["accuracy"] == sum(p.correct for p in found) / 9 == texts["accuracy_raw"]
+    assert texts["accuracy"] == sum(p.normalised_correct for p in found) / 9
+    for row, prediction in zip(rows(), found, strict=True):
+        per_character = [s / len(c) for s, c in zip(prediction.scores, row.choices, strict=True)]
+        assert prediction.normalised == per_character.index(max(per_character))
