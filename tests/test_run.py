@@ -1,4 +1,4 @@
-"""Whole runs by the commands a user types, on the tiny model: files of the contract, resume, eval, and every refusal."""
+"""Whole runs by the commands a user types, on the tiny model: files of the contract, resume, eval, refusals."""
 
 import json
 import shutil

@@ -130,8 +130,17 @@ class EvaluationConfig:
 class LoggerConfig:
     """Where measurements go besides the run directory."""
 
-    name: str = setting("files", "Kind of logger.", choices=("files",), affects_results=False)
+    name: str = setting("files", "Kind of logger.", choices=("files", "wandb"), affects_results=False)
     every: int = setting(1, "Optimiser steps between lines of metrics.jsonl.", minimum=1, affects_results=False)
+    mode: str = setting(
+        "auto",
+        "W&B: auto is online where a key is configured, else offline.",
+        choices=("auto", "online", "offline"),
+        affects_results=False,
+    )
+    project: str = setting("mosld", "W&B project.", affects_results=False)
+    entity: str | None = setting(None, "W&B team or user.", affects_results=False)
+    group: str | None = setting(None, "W&B group; null: <data>-<model>.", affects_results=False)
 
 
 @dataclass(frozen=True)

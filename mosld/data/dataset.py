@@ -50,6 +50,14 @@ class Dataset:
             for name, data in self.tasks.items()
         }
 
+    def summary(self) -> list[str]:
+        """Counts and notes as lines for a person."""
+        counts = [
+            f"{task}: {found['train']} train, {found['validation']} validation, {found['test']} test rows"
+            for task, found in self.counts().items()
+        ]
+        return [*counts, *(f"note: {note}" for note in self.notes)]
+
     def describe(self) -> dict[str, Any]:
         """What results.json says of the data; no row is part of it."""
         return {

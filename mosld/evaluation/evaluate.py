@@ -18,6 +18,10 @@ class Evaluation:
     predictions: dict[str, list[Prediction]]
     scores: dict[str, dict[str, float | int]]
 
+    def records(self) -> dict[str, list[dict[str, Any]]]:
+        """The predictions as JSON objects, by task."""
+        return {task: [prediction.as_json() for prediction in found] for task, found in self.predictions.items()}
+
     @property
     def average(self) -> float:
         """Mean accuracy over tasks."""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mosld.config import TrainingConfig, UserError
 from mosld.data.batches import Example, Order
@@ -36,6 +37,7 @@ class Loop:
         checkpoints: the run's checkpoints.
         metrics_path: metrics.jsonl.
         every: steps between lines of metrics.jsonl.
+        track: takes a copy of each of its lines, for a dashboard.
         console: where a person looks.
     """
 
@@ -49,6 +51,7 @@ class Loop:
     metrics_path: Path
     every: int
     console: Console
+    track: Callable[[dict[str, Any]], None] = lambda _: None
 
     def run(self) -> Progress:
         """Train to the end and leave the model with the weights of the best validation."""
@@ -103,7 +106,10 @@ class Loop:
         """Score the validation split; keep the weights and return True if they are the best so far."""
         evaluation = self.validate()
         scores = {task: score["accuracy"] for task, score in evaluation.scores.items()}
-        metrics.write(step=progress.step, validation_accuracy=scores, validation_average=evaluation.average)
+        self._write(
+            metrics,
+            {"step": progress.step, "validation_accuracy": scores, "validation_average": evaluation.average},
+        )
         best = evaluation.average > progress.best_score
         if best:
             progress.best_score, progress.best_step = evaluation.average, progress.step
@@ -125,18 +131,23 @@ class Loop:
     ) -> None:
         if progress.step % self.every and progress.step != total:
             return
-        metrics.write(
-            step=progress.step,
-            epoch=round(progress.step / self.order.steps_per_epoch, 4),
-            tokens=progress.tokens,
-            cross_entropy=result.cross_entropy,
-            balance_loss=result.balance,
-            learning_rate=rate,
-            grad_norm=result.grad_norm,
-            tokens_per_second=round(result.tokens / seconds, 2),
-            skipped=progress.skipped,
-            expert_load=self.load(),
-        )
+        values = {
+            "step": progress.step,
+            "epoch": round(progress.step / self.order.steps_per_epoch, 4),
+            "tokens": progress.tokens,
+            "cross_entropy": result.cross_entropy,
+            "balance_loss": result.balance,
+            "learning_rate": rate,
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": round(result.tokens / seconds, 2),
+            "skipped": progress.skipped,
+            "expert_load": self.load(),
+        }
+        self._write(metrics, values)
+
+    def _write(self, metrics: MetricsLog, values: dict[str, Any]) -> None:
+        metrics.write(**values)
+        self.track(values)
 
     def _report_skipped(self, rows: Sequence[int], result: StepResult, in_a_row: int, step: int) -> None:
         ids = ", ".join(f"{self.examples[i].row.task}:{self.examples[i].row.id}" for i in rows)

@@ -74,7 +74,7 @@ def test_scoring_is_in_eval_mode_and_restores_the_mode(model, tokenizer):
 def test_letters_need_one_forward_position_and_no_packed_token(tokenizer):
     encoded = PromptEncoder(tokenizer, "letter").encode(rows(1))
     # Two bytes (space and letter) with the byte tokenizer, of which all options share the space.
-    shortened = Encoded(encoded[0].row, encoded[0].prompt + [5], [[6], [7]], [0, 0])
+    shortened = Encoded(encoded[0].row, [*encoded[0].prompt, 5], [[6], [7]], [0, 0])
     packed = pack(shortened)
     assert packed.tokens == shortened.prompt
     assert packed.sites == [len(shortened.prompt) - 1]

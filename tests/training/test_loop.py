@@ -1,4 +1,4 @@
-"""The loop: resume at every step is bit-equal, the best weights are kept, a gradient that is not finite changes nothing."""
+"""The loop: resume at every step is bit-equal, the best weights are kept, no step without a finite gradient."""
 
 import dataclasses
 import hashlib

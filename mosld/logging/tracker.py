@@ -1,0 +1,37 @@
+"""Where measurements go besides the run directory: one small interface, two kinds."""
+
+from typing import Any, Protocol
+
+from mosld.config import Config
+from mosld.evaluation import Evaluation
+from mosld.logging.console import Console
+from mosld.logging.run_directory import RunDirectory
+
+
+class Tracker(Protocol):
+    """What the pipeline tells a dashboard."""
+
+    def step(self, values: dict[str, Any]) -> None:
+        """A line of metrics.jsonl."""
+
+    def finish(self, results: dict[str, Any], evaluation: Evaluation | None) -> None:
+        """The content of results.json, and the predictions of a finished run."""
+
+
+class NoTracker:
+    """`logger=files`: the run directory is all."""
+
+    def step(self, values: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+    def finish(self, results: dict[str, Any], evaluation: Evaluation | None) -> None:
+        """Nothing to do."""
+
+
+def make_tracker(config: Config, run: RunDirectory, overrides: list[str], console: Console) -> Tracker:
+    """The tracker that the config names."""
+    if config.logger.name != "wandb":
+        return NoTracker()
+    from mosld.logging.wandb import WandbTracker  # importing wandb takes a second
+
+    return WandbTracker(config, run, overrides, console)

@@ -1,0 +1,92 @@
+"""An offline W&B run read back from its .wandb file: history, summary, config, table; no secret in any file."""
+
+import json
+import struct
+
+import pytest
+from wandb.proto import wandb_internal_pb2
+
+from mosld import train as train_command
+
+SECRET = "f00dfeedf00dfeedf00dfeedf00dfeedf00dfeed"
+
+
+def records(path):
+    """The records of a .wandb file: LevelDB log framing, 7-byte headers in blocks of 32 KiB, a file header of 7."""
+    content, position, parts = path.read_bytes(), 7, b""
+    while position + 7 <= len(content):
+        if 32768 - position % 32768 < 7:  # padding at the end of a block
+            position += 32768 - position % 32768
+            continue
+        length, kind = struct.unpack("<HB", content[position + 4 : position + 7])
+        parts += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+@pytest.fixture(scope="module")
+def run(toy_root, tmp_path_factory):
+    path = tmp_path_factory.mktemp("wandb") / "run"
+    arguments = [
+        "model=tiny", "data=single_arc_e", f"source.root={toy_root}", "logger=wandb", "logger.mode=offline",
+        "training.epochs=1", "training.batch_size=16", "evaluation.base=true", f"output_dir={path}",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_API_KEY", "HF_TOKEN"):
+            patch.setenv(name, SECRET)
+        assert train_command.main(arguments) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    return list(records(file))
+
+
+def items(entries):
+    return {entry.key or ".".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
+
+
+def test_history_holds_every_step_and_validation(found):
+    history = [items(record.history.item) for record in found if record.WhichOneof("record_type") == "history"]
+    steps = [line["train/step"] for line in history if "train/cross_entropy" in line]
+    assert steps == [1, 2, 3]
+    assert all({"train/balance_loss", "train/tokens", "train/busiest_expert_share"} <= line.keys()
+               for line in history if "train/cross_entropy" in line)  # fmt: skip
+    assert any("validation/arc_e" in line for line in history)
+    assert any(key.startswith("predictions") for line in history for key in line)
+
+
+def test_summary_holds_the_scores_of_results_json(found, run):
+    results = json.loads((run / "results.json").read_text())
+    summary = {}
+    for record in found:
+        if record.WhichOneof("record_type") == "summary":
+            summary.update(items(record.summary.update))
+    assert summary["test/arc_e/accuracy"] == results["scores"]["arc_e"]["accuracy"]
+    assert summary["untrained/arc_e/accuracy"] == results["base_scores"]["arc_e"]["accuracy"]
+
+
+def test_name_group_job_type_and_config_are_readable(found):
+    (started,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
+    assert started.display_name.startswith("run-")
+    assert (started.run_group, started.job_type, started.project) == ("single_arc_e-tiny", "train", "mosld")
+    assert items(started.config.update)["method"]["rank"] == 8
+
+
+def test_metrics_are_drawn_over_the_step(found):
+    metrics = [record.metric for record in found if record.WhichOneof("record_type") == "metric"]
+    assert ("train/*", "train/step") in [(metric.glob_name, metric.step_metric) for metric in metrics]
+
+
+def test_no_secret_and_no_question_reaches_a_file(run):
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    content = {path: path.read_bytes() for path in files}
+    assert [path for path, text in content.items() if SECRET.encode() in text] == []
+    assert [path for path, text in content.items() if b"What colour is it" in text] == []
