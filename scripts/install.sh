@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Make .venv beside this folder and install mosld with the exact versions of constraints.txt; does nothing where
-# neither pyproject.toml nor constraints.txt changed. Usage: bash scripts/install.sh [extras, such as dev]
+# Make .venv in the checkout and install mosld with the exact versions of constraints.txt. Does nothing where neither
+# pyproject.toml nor constraints.txt changed since. Usage: bash scripts/install.sh [extra, such as dev]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extras="${1:-dev}"
-stamp=.venv/installed-$extras
-wanted=$(cat pyproject.toml constraints.txt | cksum)
+target=".${1:+[$1]}"
+stamp=".venv/installed-${1:-plain}"
+wanted="$PWD $(cat pyproject.toml constraints.txt | cksum)"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
-python=${PYTHON:-python3}
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "mosld needs Python 3.11 or newer; $python is $("$python" --version 2>&1). Set PYTHON=..." >&2
+
+python="${PYTHON:-python3}"
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "mosld needs Python 3.11 or newer, $python is not; name another: PYTHON=python3.12 bash $0" >&2
     exit 2
-}
+fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
+echo "installing mosld into $PWD/.venv (once; a few minutes)" >&2
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$target"
 echo "$wanted" > "$stamp"

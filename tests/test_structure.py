@@ -1,4 +1,4 @@
-"""The shape of the project: imports flow one way, public names have docstrings, every YAML shows a command that works."""
+"""The shape of the project: imports flow one way, public names have docstrings, each YAML shows a command that runs."""
 
 import ast
 import re
@@ -29,7 +29,8 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level:
-            modules = [f"mosld.<relative import of {node.module}>"]
+            inside = path.relative_to(PACKAGE.parent).parts[: -node.level]
+            modules = [".".join([*inside, node.module or node.names[0].name])]
         elif isinstance(node, ast.ImportFrom) and node.module == "mosld":
             modules = [f"mosld.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -38,7 +39,7 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
             continue
         for module in modules:
             if module.split(".")[0] == "mosld":
-                yield (module.split(".") + [""])[1], node.lineno
+                yield [*module.split("."), ""][1], node.lineno
 
 
 def undocumented(node: ast.AST, inside: str = "") -> Iterator[str]:

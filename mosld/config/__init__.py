@@ -1,5 +1,6 @@
 """The typed config: composed by Hydra, checked whole before anything heavy is imported."""
 
+from mosld.config.cache import cache_directory
 from mosld.config.compose import config_directory, group_options, load_config
 from mosld.config.errors import UserError, nearest
 from mosld.config.identity import identity, run_directory
@@ -25,6 +26,7 @@ __all__ = [
     "SourceConfig",
     "TrainingConfig",
     "UserError",
+    "cache_directory",
     "config_directory",
     "group_options",
     "identity",

@@ -80,7 +80,7 @@ class DataConfig:
 class SourceConfig:
     """Where the rows come from."""
 
-    name: str = setting("local", "Kind of source.", choices=("local",))
+    name: str = setting("bundled", "Kind of source.", choices=("bundled", "local"))
     root: str | None = setting(None, "Directory with <task>/{train,validation,test}.jsonl.")
     on_bad_row: str = setting(
         "error",

@@ -5,13 +5,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from mosld.config import DataConfig, SourceConfig, UserError, nearest
-from mosld.data.jsonl import read_rows
+from mosld.config import DataConfig, SourceConfig, UserError
 from mosld.data.rows import Row
-from mosld.data.splits import TaskData, needed_splits, split_rows
+from mosld.data.sources import read_splits
+from mosld.data.splits import TaskData, split_rows
 from mosld.data.tasks import TASKS
 
 
@@ -75,7 +74,7 @@ def load_dataset(data: DataConfig, source: SourceConfig, training: bool = True) 
     Raises:
         UserError: a task that the source lacks, a missing file, or bad rows (all of them, as file:line: reason).
     """
-    published = _read_local(data, source, training)
+    published = read_splits(data.tasks, source, training)
     bad = [problem for _, problems in published.values() for problem in problems]
     if bad and source.on_bad_row == "error":
         raise UserError(*bad, f"{len(bad)} bad rows: mend them, or leave them out with source.on_bad_row=skip.")
@@ -91,35 +90,6 @@ def load_dataset(data: DataConfig, source: SourceConfig, training: bool = True) 
         raise UserError(*empty)
     notes += [note for task in tasks.values() for note in _oddities(task)]
     return Dataset(tasks, source.name, notes)
-
-
-def _read_local(
-    data: DataConfig, source: SourceConfig, training: bool
-) -> dict[str, tuple[dict[str, list[Row]], list[str]]]:
-    root = Path(source.root or "")
-    if not root.is_dir():
-        raise UserError(f"source.root={source.root}: no such directory.")
-    files = {
-        name: {split: root / name / f"{split}.jsonl" for split in needed_splits(task, training)}
-        for name, task in TASKS.items()
-    }
-    held = sorted(name for name in files if all(path.is_file() for path in files[name].values()))
-    lacking = [name for name in data.tasks if name not in held]
-    if lacking:
-        missing = [
-            f"{name}: {path} is missing" for name in lacking for path in files[name].values() if not path.is_file()
-        ]
-        rest = [name for name in data.tasks if name in held]
-        advice = f"leave them out with data.tasks=[{','.join(rest)}]" if rest else nearest(lacking[0], held)
-        raise UserError(f"source.root={source.root} lacks {', '.join(lacking)}; {advice}", *missing)
-    published = {}
-    for name in data.tasks:
-        problems: list[str] = []
-        published[name] = (
-            {split: read_rows(path, name, problems) for split, path in files[name].items()},
-            problems,
-        )
-    return published
 
 
 def _oddities(data: TaskData) -> Iterator[str]:

@@ -45,8 +45,9 @@ def render(row: Row, style: str) -> tuple[str, list[str]]:
     """The prompt and the continuations of a row, as text; each continuation begins with a space."""
     passage = f"{row.context}\n\n" if row.context else ""
     if style == "cloze":
-        question = TASKS[row.task].cloze.format(question=row.question)
-        return passage + question, [f" {choice}" for choice in row.choices]
+        stem = TASKS[row.task].stem and not passage
+        prompt = row.question if stem else f"{passage}Question: {row.question}\nAnswer:"
+        return prompt, [f" {choice}" for choice in row.choices]
     if style == "list":
         listed = "\n".join(f"- {choice}" for choice in row.choices)
         return f"{passage}Question: {row.question}\n{listed}\nAnswer:", [f" {choice}" for choice in row.choices]

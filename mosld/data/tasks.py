@@ -13,7 +13,8 @@ class Task:
         test_split: the published split that serves as the test.
         holdout: share of train set aside as validation where no validation split is left.
         cutoff: longest row in tokens; a longer passage is cut.
-        cloze: the question as it stands before an option, where no option is listed (lm-evaluation-harness).
+        stem: the question is a sentence to be completed, and stands alone where there is no passage and no option is
+            listed (lm-evaluation-harness scores OpenBookQA so).
     """
 
     name: str
@@ -21,13 +22,13 @@ class Task:
     test_split: str = "test"
     holdout: float = 0.0
     cutoff: int = 256
-    cloze: str = "Question: {question}\nAnswer:"
+    stem: bool = False
 
 
 TASKS = {
     task.name: task
     for task in (
-        Task("obqa", "OpenBookQA", cloze="{question}"),
+        Task("obqa", "OpenBookQA", stem=True),
         # The labels of the official test split were never published: the official validation is the test.
         Task("csqa", "CommonsenseQA", test_split="validation", holdout=0.1),
         Task("race", "RACE", cutoff=512),

