@@ -67,6 +67,8 @@ def _data(config: Config) -> list[str]:
         found.append(f"data.tasks={config.data.tasks}: names a task twice.")
     if config.source.name == "local" and not config.source.root:
         found.append("source.root: source=local needs a directory, as in source.root=my/data.")
+    if config.source.name == "bundled" and config.source.root:
+        found.append(f"source.root={config.source.root}: the bundled source has no directory; add source=local.")
     return found
 
 

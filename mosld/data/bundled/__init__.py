@@ -1,0 +1,76 @@
+"""The bundled data: every task of the project, generated from the committed tables and templates in facts/.
+
+`generate(task)` is a pure function of the committed files. All randomness comes from generators seeded with
+the name of the task and split, so a row never depends on the process, on other tasks or on the order of calls.
+What the six multiple-choice tasks hold is described in their modules: relation (csqa, arc_e), hard (arc_c),
+openbook (obqa), reading (race, mctest); then come arithmetic (gsm8k), instructions (openorca), subjects (mmlu).
+"""
+
+from collections.abc import Callable
+from random import Random
+
+from .arithmetic import word_problems
+from .facts import load
+from .hard import hard_items
+from .instructions import instructions
+from .item import Item, to_rows
+from .openbook import open_book_items
+from .reading import reading_items
+from .relation import Relation, table_items
+from .subjects import all_subjects
+
+VERSION = 1
+"""Raised with every change of any row, because results on different data must not be compared."""
+
+SIZES = {
+    "obqa": {"train": 800, "validation": 120, "test": 300},
+    "csqa": {"train": 1000, "validation": 300},
+    "race": {"train": 800, "validation": 120, "test": 300},
+    "mctest": {"train": 800, "validation": 120, "test": 300},
+    "arc_e": {"train": 800, "validation": 120, "test": 300},
+    "arc_c": {"train": 800, "validation": 120, "test": 300},
+    "gsm8k": {"train": 800, "test": 200},
+    "openorca": {"train": 2000},
+}
+"""Rows of each task and split; mmlu's follow from the number of its subjects."""
+
+
+def fact_items(task: str, split: str, count: int, rng: Random) -> list[Item]:
+    """Questions from the relations of facts/<task>.yaml, five choices for csqa and four otherwise."""
+    relations = [Relation(**table) for table in load(task)]
+    return table_items(relations, split, count, 5 if task == "csqa" else 4, rng)
+
+
+ITEMS: dict[str, Callable[[str, str, int, Random], list[Item]]] = {
+    "obqa": open_book_items,
+    "csqa": fact_items,
+    "race": reading_items,
+    "mctest": reading_items,
+    "arc_e": fact_items,
+    "arc_c": hard_items,
+}
+"""What makes the questions of a multiple-choice task: (task, split, count, rng) -> items."""
+
+TASKS = (*SIZES, "mmlu")
+
+
+def items(task: str, split: str) -> list[Item]:
+    """The questions of one split of a multiple-choice task, before their choices get an order."""
+    # csqa has no test split of its own: its validation serves as one, and is dealt the wordings of a test.
+    dealt_as = "test" if task == "csqa" and split == "validation" else split
+    return ITEMS[task](task, dealt_as, SIZES[task][split], Random(f"{task}/{split}"))
+
+
+def generate(task: str) -> dict[str, list[dict]]:
+    """All splits of `task` as lists of rows, the same in every process."""
+    if task == "mmlu":
+        return all_subjects()
+    if task == "gsm8k":
+        return {split: word_problems(split, count, Random(f"{task}/{split}")) for split, count in SIZES[task].items()}
+    if task == "openorca":
+        return {split: instructions(count, Random(f"{task}/{split}")) for split, count in SIZES[task].items()}
+    if task not in ITEMS:
+        raise ValueError(f"no bundled task {task!r}; there are {', '.join(TASKS)}")
+    return {
+        split: to_rows(items(task, split), f"{task}/{split}", Random(f"order/{task}/{split}")) for split in SIZES[task]
+    }
