@@ -50,7 +50,9 @@ def main() -> None:
     encoder = PromptEncoder(tokenizer, config.model.prompt)
     examples, _ = encode_train(load_dataset(config.data, config.source).train, encoder, tokenizer.eos_token_id)
     order = Order(len(examples), given.batch_size, seed=0)
-    steppers = {method: make_stepper(given.model, method, tokenizer.pad_token_id) for method in given.methods.split(",")}
+    steppers = {
+        method: make_stepper(given.model, method, tokenizer.pad_token_id) for method in given.methods.split(",")
+    }
 
     seconds: dict[str, list[float]] = {method: [] for method in steppers}
     tokens: list[int] = []
@@ -64,7 +66,9 @@ def main() -> None:
         tokens += [result.tokens] if step else []
 
     reference = seconds[next(iter(seconds))]
-    table = Table(title=f"{given.model}, {given.steps} steps of {given.batch_size} rows, {steppers['lora'].model.dtype}")
+    table = Table(
+        title=f"{given.model}, {given.steps} steps of {given.batch_size} rows, {steppers['lora'].model.dtype}"
+    )
     for column in ("method", "seconds a step", "tokens/s", "ratio to lora (min, max)"):
         table.add_column(column, justify="right")
     figures = {}

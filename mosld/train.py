@@ -36,6 +36,8 @@ def train(overrides: list[str]) -> int:
         console = Console()
         console.say("this run is finished; training.resume=never starts it anew")
         console.show(results_table(finished))
+        if config.evaluation.base and "base_scores" not in finished:
+            console.say(f"to score the untrained model too: python -m mosld.eval run={run.path} evaluation.base=true")
         print(run.path)
         return FINISHED
     from mosld.pipeline import fit  # imports torch, transformers and peft: only now is everything checked

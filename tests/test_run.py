@@ -206,7 +206,8 @@ def test_training_learns_rows_that_can_be_learned(toy_root, tmp_path):
     for split in ("train", "validation", "test"):
         (root / "arc_e" / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
     run = [
-        "model=tiny", "data=single_arc_e", "source=local", f"source.root={root}", "logger=files", f"output_dir={tmp_path / 'run'}", "method.rank=16",
+        "model=tiny", "data=single_arc_e", "source=local", f"source.root={root}", "logger=files",
+        f"output_dir={tmp_path / 'run'}", "method.rank=16",
         "method.targets=all", "training.epochs=120", "training.batch_size=16", "training.micro_batch_size=16",
         "training.learning_rate=2e-2", "training.validate_every=40", "method.dropout=0.1",
     ]  # fmt: skip

@@ -102,8 +102,8 @@ def test_a_yaml_opens_with_a_command_that_composes(path: Path):
         overrides = [argument for argument in arguments if argument not in ("--help", "-m")]
         if module == "eval":
             overrides = require_run(overrides)[1]
-        given = any(override.startswith("source.root=") for override in overrides)
-        load_config(overrides if given else [*overrides, "source.root=rows"])
+        local = "source=local" in overrides and not any(o.startswith("source.root=") for o in overrides)
+        load_config([*overrides, "source.root=rows"] if local else overrides)
 
 
 @pytest.mark.parametrize("path", [p for p in YAMLS if p.parent != config_directory()], ids=lambda p: p.stem)

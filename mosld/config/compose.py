@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mosld.config.errors import UserError, nearest
+from mosld.config.errors import UserError, nearest, typed
 from mosld.config.rules import broken_rules
 from mosld.config.schema import Config
 from mosld.config.setting import build, field_types
+
+COMPOSING = (HydraException, OmegaConfBaseException)
 
 
 def config_directory() -> Path:
@@ -51,8 +54,9 @@ def load_config(overrides: Sequence[str]) -> Config:
 def checked(tree: dict[str, Any], errors: list[str]) -> Config:
     """The tree as a `Config` whose keys, types, ranges and combinations are right, with null defaults filled in."""
     config = build(Config, tree, errors)
-    if not errors:
-        errors += broken_rules(config)
+    wrong = {re.split("[=:]", error)[0].strip("'+~") for error in errors} - {""}
+    # A wrong value was replaced by a default: what a rule says of that key would be about the default.
+    errors = [*errors, *(rule for rule in broken_rules(config) if not any(key in rule for key in wrong))]
     if errors:
         raise UserError(*errors)
     return _resolved(config)
@@ -61,17 +65,45 @@ def checked(tree: dict[str, Any], errors: list[str]) -> Config:
 def compose_tree(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The composed tree of the overrides that are right, and a message for each that is not."""
     errors: list[str] = []
-    good = [text for text in overrides if not override_mistakes(text, errors)]
+    good = [text for text in overrides if not override_mistakes(text, errors) and not _is_null_group(text)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
-            composed = compose("config", overrides=good)
-            tree = OmegaConf.to_container(composed, resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            errors.append(str(error).splitlines()[0])
-            tree = OmegaConf.to_container(compose("config"), resolve=True)
+            return _tree(good), errors
+        except COMPOSING:
+            return _tree(_fitting(good, errors)), errors
+
+
+def _tree(overrides: list[str]) -> dict[str, Any]:
+    tree = OmegaConf.to_container(compose("config", overrides=[_forced(text) for text in overrides]), resolve=True)
     assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}, errors
+    return {str(key): value for key, value in tree.items()}
+
+
+def _forced(text: str) -> str:
+    """A key of the schema can be set whether or not the chosen option's file names it."""
+    key = parse_override(text).key_or_group
+    return text if key in group_options() or key.startswith("model.shape.") else f"++{text.lstrip('+')}"
+
+
+def _fitting(overrides: list[str], errors: list[str]) -> list[str]:
+    """The overrides that Hydra can apply, each tried alone on the chosen options; a message for each other one."""
+    groups = [text for text in overrides if parse_override(text).key_or_group in group_options()]
+    fitting = list(groups)
+    for text in (text for text in overrides if text not in groups):
+        try:
+            _tree([*groups, text])
+            fitting.append(text)
+        except COMPOSING as error:
+            lines = [line for line in str(error).splitlines()[:2] if "full_key" not in line]
+            errors.append(f"{text}: {' '.join(lines)}.")
+    return fitting
+
+
+def _is_null_group(text: str) -> bool:
+    """`debug=null`: the default, which Hydra does not accept on a command line."""
+    override = parse_override(text)
+    return override.key_or_group in group_options() and override.value() is None
 
 
 def parse_override(text: str) -> Override:
@@ -88,13 +120,20 @@ def override_mistakes(text: str, errors: list[str]) -> bool:
     try:
         override = parse_override(text)
     except HydraException:
-        errors.append(f"'{text}': is no override; write key=value or group=option (see --help).")
+        errors.append(
+            f"'{text}': is no override; write key=value or group=option (see --help); "
+            "quote a value with special characters, as in key='a=b' or key=\"it's\"."
+        )
         return True
     groups, key = group_options(), override.key_or_group
     if override.is_sweep_override():
-        errors.append(f"{text}: several values make a sweep; give one value.")
+        errors.append(
+            f"{text}: several values make a sweep; give one value, or quote a text that has commas, as in key='a,b'."
+        )
     elif override.is_delete():
         errors.append(f"{text}: keys cannot be deleted; set the key to null or to another value.")
+    elif override.package is not None:
+        errors.append(f"{text}: '@' is not used here; write {key}=...")
     elif key in groups:
         _wrong_option(override, groups[key], errors)
     else:
@@ -103,18 +142,20 @@ def override_mistakes(text: str, errors: list[str]) -> bool:
             errors.append(f"{text}: {problem}")
         elif override.is_add() and "shape" not in key:
             errors.append(f"{text}: the key exists; write {text.lstrip('+')} without the +.")
+        elif isinstance(override.value(), dict) and not key.startswith("model.shape"):
+            errors.append(f"{text}: takes no map.")
     return len(errors) > before
 
 
 def _wrong_option(override: Override, options: list[str], errors: list[str]) -> None:
     group, value = override.key_or_group, override.value()
     optional = group in ("experiment", "debug")
-    if override.is_add():
+    if override.is_add() or override.is_force_add():
         errors.append(f"{override.input_line}: the group exists; write it without the +.")
     elif not (value in options or (optional and value is None)):
-        hint = f"{group} is a group; " if isinstance(value, list | dict) else ""
-        extra = "give numbers as allocation.experts=[...]; " if group == "allocation" and hint else ""
-        errors.append(f"{group}={value}: {hint}{extra}unknown option; {nearest(str(value), options)}")
+        hint = f"{group} is a group; " if isinstance(value, list | dict | int) else ""
+        extra = f"give numbers as allocation.experts={typed(value)}; " if group == "allocation" and hint else ""
+        errors.append(f"{group}={typed(value)}: {hint}{extra}unknown option; {nearest(str(value), options)}")
 
 
 def _unknown_key(key: str) -> str:
@@ -125,8 +166,10 @@ def _unknown_key(key: str) -> str:
         hints = field_types(cls)
         where = ".".join(parts[:position])
         if part not in hints:
-            valid = [f"{where}.{name}" if where else name for name in hints]
-            return f"unknown key; {nearest(key, _all_keys() if position == 0 else valid)}"
+            if position == 0:
+                shown = {*group_options(), *hints}
+                return f"unknown key; {nearest(key, {*_all_keys(), *shown}, shown)}"
+            return f"unknown key; {nearest(key, [f'{where}.{name}' for name in hints])}"
         cls = hints[part]
         if not dataclasses.is_dataclass(cls):
             rest = parts[position + 1 :]

@@ -36,7 +36,7 @@ def rerun_config(recorded: dict[str, Any], overrides: Sequence[str]) -> Config:
 
 def _set(tree: Any, path: list[str], value: Any) -> None:
     for part in path[:-1]:
-        tree = tree[part]
+        tree = tree.setdefault(part, {})
     tree[path[-1]] = value
 
 

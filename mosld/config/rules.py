@@ -1,13 +1,16 @@
 """Rules that join several keys: what each single key allows stands in its `setting`."""
 
+import re
 from pathlib import Path
 
+from mosld.config.errors import typed
 from mosld.config.schema import AllocationConfig, Config, MethodConfig, ModelConfig
 
 
 def broken_rules(config: Config) -> list[str]:
     """One message for every combination of keys that cannot work."""
     return [
+        *_names(config),
         *broken_model_rules(config.model),
         *broken_method_rules(config.method, config.allocation),
         *_data(config),
@@ -30,14 +33,16 @@ def broken_method_rules(method: MethodConfig, allocation: AllocationConfig) -> l
     found = []
     name = method.name
     if method.dropout and method.dropout_on == "none":
+        usual = "x" if method.kind == "lora" else "A (as mosld does)"
         found.append(
             f"method.dropout={method.dropout:g}: {name} drops nothing; "
-            "set method.dropout_on=A (as mosld does) or leave method.dropout at 0."
+            f"set method.dropout_on={usual} or leave method.dropout at 0."
         )
     if method.kind == "lora":
         routed = {"top_k": method.top_k, "share": method.share}
         found += [
-            f"method.{key}={value}: {name} has one expert and no router; use method=mosl or method=mosld."
+            f"method.{key}={value}: {name} (method.kind=lora) has one expert and no router; "
+            "use method=mosl or method=mosld."
             for key, value in routed.items()
             if value is not None
         ]
@@ -59,12 +64,21 @@ def broken_method_rules(method: MethodConfig, allocation: AllocationConfig) -> l
     return found
 
 
+def _names(config: Config) -> list[str]:
+    names = {"model.name": config.model.name, "method.name": config.method.name, "data.name": config.data.name}
+    return [
+        f"{key}={name}: becomes part of a path; letters, digits, '_', '-' and '.' alone, and no leading '.'."
+        for key, name in names.items()
+        if not re.fullmatch(r"[\w-][\w.-]*", name)
+    ]
+
+
 def _data(config: Config) -> list[str]:
     found = []
     if not config.data.tasks:
         found.append("data.tasks=[]: names no task.")
     if len(set(config.data.tasks)) < len(config.data.tasks):
-        found.append(f"data.tasks={config.data.tasks}: names a task twice.")
+        found.append(f"data.tasks={typed(config.data.tasks)}: names a task twice.")
     if config.source.name == "local" and not config.source.root:
         found.append("source.root: source=local needs a directory, as in source.root=my/data.")
     if config.source.name == "bundled" and config.source.root:
@@ -74,6 +88,8 @@ def _data(config: Config) -> list[str]:
 
 def _training(config: Config) -> list[str]:
     training = config.training
+    if training.max_grad_norm == 0:
+        return ["training.max_grad_norm=0: leaves no gradient; null clips nothing."]
     if training.batch_size % training.micro_batch_size:
         return [
             f"training.batch_size={training.batch_size}: must be a multiple of "

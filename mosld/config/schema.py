@@ -27,7 +27,7 @@ class ModelConfig:
         choices=("auto", "float32", "bfloat16"),
     )
     attention: str = setting("sdpa", "Attention kernel.", choices=("eager", "sdpa"))
-    prompt: str = setting("letter", "The prompt format where `prompt` is null.", choices=PROMPTS)
+    prompt: str = setting("letter", "The prompt format where `prompt` is null.", choices=PROMPTS, affects_results=False)
     score_base: bool = setting(
         False, "Whether to score the untrained model where `evaluation.base` is null.", affects_results=False
     )
@@ -59,7 +59,7 @@ class MethodConfig:
 class AllocationConfig:
     """Experts per layer."""
 
-    name: str = setting("", "Name of the shape.")
+    name: str = setting("", "Name of the shape.", affects_results=False)
     experts: int | list[int] = setting(
         5,
         "Experts per module: one number, or a list stretched over the depth from the first layer.",
@@ -101,7 +101,7 @@ class TrainingConfig:
     learning_rate: float = setting(1e-3, "Peak learning rate of AdamW.", minimum=0)
     warmup: float = setting(0.06, "Share of the steps in which the learning rate rises.", minimum=0, below=1)
     weight_decay: float = setting(0.0, "AdamW's decoupled weight decay.", minimum=0)
-    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", minimum=0)
+    max_grad_norm: float | None = setting(1.0, "Gradients are clipped to this norm; null: not at all.", minimum=0)
     gradient_checkpointing: bool = setting(False, "Recompute activations in backward: less memory, more time.")
     validate_every: int | None = setting(None, "Optimiser steps between validations; null: once an epoch.", minimum=1)
     checkpoint_every: int = setting(100, "Optimiser steps between checkpoints.", minimum=1, affects_results=False)
@@ -147,7 +147,7 @@ class LoggerConfig:
 class Config:
     """One run: everything that `config.yaml` in its directory records."""
 
-    seed: int = setting(0, "Seed of initial weights, dropout and data order.", minimum=0)
+    seed: int = setting(0, "Seed of initial weights, dropout and data order.", minimum=0, below=2**32)
     output_dir: str | None = setting(
         None,
         "The run directory itself, in place of outputs/<data>/<model>/<method>-...",

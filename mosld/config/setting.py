@@ -10,7 +10,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mosld.config.errors import nearest
+from mosld.config.errors import nearest, typed
 
 T = TypeVar("T")
 
@@ -67,13 +67,13 @@ def build(cls: type[T], tree: dict[str, Any], errors: list[str], where: str = ""
             if isinstance(value, dict):
                 values[key] = build(hints[key], value, errors, f"{path}.")
             else:
-                errors.append(f"{path}: is a group of keys, got {value!r}")
+                errors.append(f"{path}={typed(value)}: is a group of keys.")
         else:
             problem, converted = _convert(value, hints[key])
             rules = next(f.metadata for f in dataclasses.fields(cls) if f.name == key)  # type: ignore[arg-type]
             problem = problem or _outside(converted, rules)
             if problem:
-                errors.append(f"{path}={value}: {problem}")
+                errors.append(f"{path}={typed(value)}: {problem.rstrip('.')}.")
             else:
                 values[key] = converted
     return cls(**values)
@@ -94,7 +94,7 @@ def _convert(value: Any, hint: Any) -> tuple[str, Any]:
     if get_origin(hint) is list:
         (item,) = get_args(hint)
         if not isinstance(value, list):
-            return f"must be {_type_name(hint)}, as in [a,b]", None
+            return f"must be {_type_name(hint)}, as in [{typed(value)}]", None
         converted = [_convert(entry, item) for entry in value]
         problem = next((problem for problem, _ in converted if problem), "")
         return (f"every entry {problem}", None) if problem else ("", [entry for _, entry in converted])
@@ -111,14 +111,17 @@ def _convert(value: Any, hint: Any) -> tuple[str, Any]:
 
 def _outside(value: Any, rules: Any) -> str:
     """What rule of its field a value breaks, or nothing."""
-    for entry in value if isinstance(value, list) else [value]:
-        if isinstance(entry, str) and rules["choices"] and entry not in rules["choices"]:
-            return f"unknown value; {nearest(entry, rules['choices'])}"
+    entries = value if isinstance(value, list) else [value]
+    unknown = [entry for entry in entries if isinstance(entry, str) and entry not in rules["choices"]]
+    if rules["choices"] and unknown:
+        which = f" {', '.join(map(repr, unknown))}" if isinstance(value, list) else ""
+        return f"unknown value{which}; {nearest(unknown[0], rules['choices'])}"
+    for entry in entries:
         if isinstance(entry, int | float) and not isinstance(entry, bool):
             if rules["minimum"] is not None and entry < rules["minimum"]:
-                return f"must be at least {rules['minimum']:g}"
+                return f"must be at least {rules['minimum']}"
             if rules["below"] is not None and entry >= rules["below"]:
-                return f"must be below {rules['below']:g}"
+                return f"must be below {rules['below']}"
     return ""
 
 

@@ -62,7 +62,7 @@ def _permutation(count: int, seed: int, epoch: int) -> tuple[int, ...]:
 def encode_train(rows: Sequence[Row], encoder: PromptEncoder, end: int) -> tuple[list[Example], int]:
     """Tokens of prompt + right answer + end-of-text for each row, and the number of rows whose passage was cut."""
     encoded = encoder.encode(rows, keep=lambda row: [row.answer])
-    examples = [Example(e.row, [*e.prompt, *e.options[0], end], len(e.prompt) + e.skip[0]) for e in encoded]
+    examples = [Example(e.row, [*e.prompt, *e.options[0], end], len(e.prompt)) for e in encoded]
     return examples, sum(e.cut for e in encoded)
 
 

@@ -81,7 +81,7 @@ def load_dataset(data: DataConfig, source: SourceConfig, training: bool = True) 
     notes = [f"{len(bad)} bad rows left out (source.on_bad_row=skip), the first: {bad[0]}"] if bad else []
     tasks = {name: split_rows(TASKS[name], splits, data.limit) for name, (splits, _) in published.items()}
     empty = [
-        f"{name}: no rows for {split}"
+        f"{name}: no rows for {split} in {', '.join(f'{part}.jsonl' for part in published[name][0])}"
         for name, task in tasks.items()
         for split in ("train", "validation", "test")
         if (training or split == "test") and not getattr(task, split)
@@ -106,7 +106,9 @@ def _oddities(data: TaskData) -> Iterator[str]:
 
 def _items(rows: Iterable[Row], unique: bool = True) -> set | list:
     found = [
-        tuple(" ".join(text.lower().split()) for text in (row.context, row.question, *sorted(row.choices)))
+        tuple(
+            " ".join(text.lower().split()) for text in (row.context, row.question, *sorted(map(str.lower, row.choices)))
+        )
         for row in rows
     ]
     return set(found) if unique else found

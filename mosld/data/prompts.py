@@ -24,15 +24,12 @@ class Encoded:
         row: the question.
         prompt: tokens that all options share.
         options: the tokens of each option after the shared ones.
-        skip: for each option, how many of its leading tokens still belong to the prompt (0 unless the tokenizer
-            merges across the border); they are fed and not scored.
         cut: whether the passage was shortened to fit the task's cutoff.
     """
 
     row: Row
     prompt: list[int]
     options: list[list[int]]
-    skip: list[int]
     cut: bool = False
 
     @property
@@ -86,20 +83,19 @@ class PromptEncoder:
         passage = self.tokenizer(row.context, add_special_tokens=False).input_ids
         while found.length > cutoff and passage:
             passage = passage[: -(found.length - cutoff)]
-            shorter = Row(row.task, row.id, self.tokenizer.decode(passage), row.question, row.choices, row.answer)
+            text = self.tokenizer.decode(passage).rstrip("\ufffd")  # half a character
+            shorter = Row(row.task, row.id, text, row.question, row.choices, row.answer)
             prompt, options = self._texts(shorter, keep)
             tokens = self.tokenizer([prompt, *(prompt + o for o in options)], add_special_tokens=False).input_ids
             joined = _join(row, self.bos, tokens[0], tokens[1:])
-            found = Encoded(row, joined.prompt, joined.options, joined.skip, cut=True)
+            found = Encoded(row, joined.prompt, joined.options, cut=True)
         return found
 
 
 def _join(row: Row, bos: list[int], prompt: list[int], wholes: list[list[int]]) -> Encoded:
-    """Split prompt+option, tokenised as one text, where all options part; scoring starts at the prompt's length."""
+    """Split prompt+option, tokenised as one text, at the end of what all options share with the prompt."""
     shared = len(prompt)
     for whole in wholes:
         differs = (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b)
         shared = min(shared, next(differs, len(whole) - 1))
-    return Encoded(
-        row, bos + prompt[:shared], [whole[shared:] for whole in wholes], [len(prompt) - shared] * len(wholes)
-    )
+    return Encoded(row, bos + prompt[:shared], [whole[shared:] for whole in wholes])

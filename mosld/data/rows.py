@@ -39,6 +39,7 @@ def parse_row(task: str, record: Any) -> Row:
     for key in ("id", "question", "context"):
         if not isinstance(record.get(key, ""), str):
             raise ValueError(f"'{key}' must be text, is {_kind(record[key])}")
+        _encodable(f"'{key}'", record.get(key, ""))
     for key in ("id", "question"):
         if not record[key].strip():
             raise ValueError(f"'{key}' is empty")
@@ -57,11 +58,14 @@ def _choices(choices: Any) -> tuple[str, ...]:
         raise ValueError(f"'choices' must be a list, is {_kind(choices)}")
     if len(choices) < 2:
         raise ValueError(f"'choices' has {len(choices)} entries, needs at least 2")
+    if len(choices) > 26:
+        raise ValueError(f"'choices' has {len(choices)} entries, there are letters for 26")
     for position, choice in enumerate(choices):
         if not isinstance(choice, str):
             raise ValueError(f"choice {position} must be text, is {_kind(choice)}")
         if not choice.strip():
             raise ValueError(f"choice {position} is empty")
+        _encodable(f"choice {position}", choice)
     return tuple(choice.strip() for choice in choices)
 
 
@@ -69,10 +73,17 @@ def _answer(answer: Any, count: int) -> int:
     if answer is None:
         raise ValueError("'answer' is hidden (null)")
     if not isinstance(answer, int) or isinstance(answer, bool):
-        raise ValueError(f"'answer' must be a whole number from 0, is {_kind(answer)}")
+        raise ValueError(
+            f"'answer' must be a whole number from 0, is {answer if isinstance(answer, float) else _kind(answer)}"
+        )
     if not 0 <= answer < count:
         raise ValueError(f"'answer' is {answer}, must lie in 0..{count - 1}")
     return answer
+
+
+def _encodable(name: str, text: str) -> None:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{name} holds half a surrogate pair, which is no character")
 
 
 def _kind(value: Any) -> str:

@@ -28,7 +28,7 @@ def needed_splits(task: Task, training: bool) -> tuple[str, ...]:
 def split_rows(task: Task, published: Mapping[str, Sequence[Row]], limit: int | None) -> TaskData:
     """Apply the task's split rule, then keep `limit` train rows.
 
-    Where the task holds out a share of train, a row's place depends on its id alone, so that neither seed nor limit
+    Where the task holds out a share of train, a row's place depends on the ids alone, so that neither seed nor limit
     moves a row from one side to the other.
     """
     train = list(published.get("train", []))

@@ -40,13 +40,13 @@ def pack(question: Encoded) -> Packed:
     start = len(question.prompt)
     tokens, positions, segments = list(question.prompt), list(range(start)), [0] * start
     sites, targets = [start - 1], []
-    for number, (option, skip) in enumerate(zip(question.options, question.skip, strict=True), start=1):
+    for number, option in enumerate(question.options, start=1):
         inner = list(range(len(sites), len(sites) + len(option) - 1))
         sites += range(len(tokens), len(tokens) + len(option) - 1)
         tokens += option[:-1]
         positions += range(start, start + len(option) - 1)
         segments += [number] * (len(option) - 1)
-        targets.append(list(zip([0, *inner], option, strict=True))[skip:])
+        targets.append(list(zip([0, *inner], option, strict=True)))
     return Packed(question, tokens, positions, segments, sites, targets)
 
 

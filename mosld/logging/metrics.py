@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mosld.logging.atomic import write_text
+
 
 class MetricsLog:
     """Appends measurements; on resume it drops the lines of steps that will be taken again."""
@@ -11,7 +13,7 @@ class MetricsLog:
     def __init__(self, path: Path, resume_step: int) -> None:
         """Keep the lines up to optimiser step `resume_step`."""
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
-        path.write_text("".join(kept))
+        write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:

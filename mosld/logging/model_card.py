@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mosld.config import Config
+from mosld.logging.atomic import write_text
 
 LOADING = """import mosld.adapters  # registers the mixture with peft; without it: KeyError 'MOSLD'
 from peft import PeftModel
@@ -47,7 +48,7 @@ def write_model_card(folder: Path, config: Config, results: dict[str, Any]) -> N
         "",
         "Score it: `python -m mosld.eval run=path/to/this/directory`",
     ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n")
+    write_text(folder / "README.md", "\n".join(lines) + "\n")
 
 
 def _base_line(config: Config) -> str:

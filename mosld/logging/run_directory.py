@@ -84,9 +84,13 @@ class RunDirectory:
             self._refuse_other_run(config, data)
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise UserError(f"output_dir={self.path}: is not empty and holds no run (no config.yaml); choose another.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-        write_json(self.path / "data.json", data)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be made a run directory: {error.strerror}.") from error
+        if not self.finished():
+            write_text(self.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+            write_json(self.path / "data.json", data)
 
     def write_predictions(self, predictions: dict[str, list[dict[str, Any]]], subfolder: str = "") -> None:
         """One file a task: id, prediction, correct, scores; no question text."""

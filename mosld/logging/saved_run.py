@@ -47,5 +47,5 @@ def saved_run(place: str) -> SavedRun:
     if faults:
         raise UserError(*(f"{adapter} is damaged: {fault}." for fault in faults))
     recorded = read_config_tree(config)
-    recorded.setdefault("evaluation", {})["base"] = False
+    recorded["evaluation"] = {**(recorded.get("evaluation") or {}), "base": False}
     return SavedRun(path, adapter, recorded)

@@ -32,7 +32,9 @@ class StepResult:
 class Stepper:
     """Takes optimiser steps on the wrapped model; it calls no part of it (hooks of DDP, prefix, balance loss)."""
 
-    def __init__(self, model: Any, optimizer: Any, accelerator: Any, pad: int, max_norm: float, weight: float) -> None:
+    def __init__(
+        self, model: Any, optimizer: Any, accelerator: Any, pad: int, max_norm: float | None, weight: float
+    ) -> None:
         """Keep what every step needs; `weight` is that of the balance loss, to log the two losses apart."""
         self.model, self.optimizer, self.accelerator = model, optimizer, accelerator
         self.pad, self.max_norm, self.weight = pad, max_norm, weight
@@ -56,7 +58,8 @@ class Stepper:
                 balance += aux
                 loss = loss - self.weight * aux
             cross_entropy += loss
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.max_norm)
+        limit = float("inf") if self.max_norm is None else self.max_norm
+        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
         # The only host read of a step; it comes before the update, so that no weight is ever poisoned.
         values = torch.stack([cross_entropy, balance, norm]).tolist()
         applied = all(map(_is_finite, values))

@@ -31,11 +31,11 @@ def model():
 def one_by_one(model, encoded: Encoded) -> list[float]:
     """Each option in a sequence of its own, unpadded, all logits, log-softmax summed over its tokens."""
     scores = []
-    for option, skip in zip(encoded.options, encoded.skip, strict=True):
+    for option in encoded.options:
         tokens = torch.tensor([encoded.prompt + option])
         with torch.no_grad():
             log_probs = model(input_ids=tokens).logits[0].log_softmax(-1)
-        start = len(encoded.prompt) + skip
+        start = len(encoded.prompt)
         scores.append(sum(log_probs[i - 1, tokens[0, i]].item() for i in range(start, tokens.shape[1])))
     return scores
 
@@ -46,13 +46,6 @@ def test_packed_scores_equal_one_forward_pass_per_option(model, tokenizer, style
     encoded = PromptEncoder(tokenizer, style).encode(rows())
     for question, prediction in zip(encoded, predict(model, encoded, 259, batch_tokens), strict=True):
         assert prediction.scores == pytest.approx(one_by_one(model, question), abs=1e-4)
-
-
-def test_tokens_before_the_border_are_fed_and_not_scored(model):
-    row = rows(1)[0]
-    question = Encoded(row, [5, 6, 7], [[8, 9, 10], [8, 11]], [1, 1])
-    (prediction,) = predict(model, [question], 259, 700)
-    assert prediction.scores == pytest.approx(one_by_one(model, question), abs=1e-4)
 
 
 def test_scores_depend_neither_on_batch_size_nor_on_order_in_fp32(model, tokenizer):
@@ -74,7 +67,7 @@ def test_scoring_is_in_eval_mode_and_restores_the_mode(model, tokenizer):
 def test_letters_need_one_forward_position_and_no_packed_token(tokenizer):
     encoded = PromptEncoder(tokenizer, "letter").encode(rows(1))
     # Two bytes (space and letter) with the byte tokenizer, of which all options share the space.
-    shortened = Encoded(encoded[0].row, [*encoded[0].prompt, 5], [[6], [7]], [0, 0])
+    shortened = Encoded(encoded[0].row, [*encoded[0].prompt, 5], [[6], [7]])
     packed = pack(shortened)
     assert packed.tokens == shortened.prompt
     assert packed.sites == [len(shortened.prompt) - 1]

@@ -32,7 +32,8 @@ def records(path):
 def run(toy_root, tmp_path_factory):
     path = tmp_path_factory.mktemp("wandb") / "run"
     arguments = [
-        "model=tiny", "data=single_arc_e", "source=local", f"source.root={toy_root}", "logger=wandb", "logger.mode=offline",
+        "model=tiny", "data=single_arc_e", "source=local", f"source.root={toy_root}", "logger=wandb",
+        "logger.mode=offline",
         "training.epochs=1", "training.batch_size=16", "evaluation.base=true", f"output_dir={path}",
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:

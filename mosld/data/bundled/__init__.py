@@ -23,12 +23,12 @@ VERSION = 1
 """Raised with every change of any row, because results on different data must not be compared."""
 
 SIZES = {
-    "obqa": {"train": 800, "validation": 120, "test": 300},
-    "csqa": {"train": 1000, "validation": 300},
-    "race": {"train": 800, "validation": 120, "test": 300},
-    "mctest": {"train": 800, "validation": 120, "test": 300},
-    "arc_e": {"train": 800, "validation": 120, "test": 300},
-    "arc_c": {"train": 800, "validation": 120, "test": 300},
+    "obqa": {"train": 800, "validation": 100, "test": 100},
+    "csqa": {"train": 1000, "validation": 100},
+    "race": {"train": 800, "validation": 100, "test": 100},
+    "mctest": {"train": 800, "validation": 100, "test": 100},
+    "arc_e": {"train": 800, "validation": 100, "test": 100},
+    "arc_c": {"train": 800, "validation": 100, "test": 100},
     "gsm8k": {"train": 800, "test": 200},
     "openorca": {"train": 2000},
 }
