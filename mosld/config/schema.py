@@ -26,7 +26,11 @@ class ModelConfig:
         "Type of the frozen weights; auto: bfloat16 where the processor multiplies it natively.",
         choices=("auto", "float32", "bfloat16"),
     )
-    attention: str = setting("sdpa", "Attention kernel.", choices=("eager", "sdpa"))
+    attention: str = setting(
+        "auto",
+        "Attention kernel; auto: sdpa on an accelerator, eager on a processor.",
+        choices=("auto", "eager", "sdpa"),
+    )
     prompt: str = setting("letter", "The prompt format where `prompt` is null.", choices=PROMPTS, affects_results=False)
     score_base: bool = setting(
         False, "Whether to score the untrained model where `evaluation.base` is null.", affects_results=False
@@ -96,9 +100,9 @@ class TrainingConfig:
     name: str = setting("", "Name of the recipe.", affects_results=False)
     epochs: int = setting(3, "Passes over the train rows.", minimum=1)
     max_steps: int | None = setting(None, "Stop after this many optimiser steps.", minimum=1)
-    batch_size: int = setting(32, "Rows per optimiser step, over all processes.", minimum=1)
-    micro_batch_size: int = setting(8, "Rows per forward pass of one process.", minimum=1)
-    learning_rate: float = setting(1e-3, "Peak learning rate of AdamW.", minimum=0)
+    batch_size: int = setting(16, "Rows per optimiser step, over all processes.", minimum=1)
+    micro_batch_size: int = setting(16, "Most rows per forward pass of one process.", minimum=1)
+    learning_rate: float = setting(2e-3, "Peak learning rate of AdamW.", minimum=0)
     warmup: float = setting(0.06, "Share of the steps in which the learning rate rises.", minimum=0, below=1)
     weight_decay: float = setting(0.0, "AdamW's decoupled weight decay.", minimum=0)
     max_grad_norm: float | None = setting(1.0, "Gradients are clipped to this norm; null: not at all.", minimum=0)
@@ -122,8 +126,8 @@ class EvaluationConfig:
         None, "Also score the untrained model; null: as the model's config says.", affects_results=False
     )
     limit: int | None = setting(None, "Test items per task; the same items for every run.", minimum=1)
-    validation_limit: int = setting(64, "Validation items per task.", minimum=1)
-    batch_tokens: int = setting(2048, "Padded tokens per forward pass.", minimum=1)
+    validation_limit: int = setting(16, "Validation items per task.", minimum=1)
+    batch_tokens: int = setting(1024, "Padded tokens per forward pass.", minimum=1)
 
 
 @dataclass(frozen=True)

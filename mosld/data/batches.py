@@ -66,10 +66,29 @@ def encode_train(rows: Sequence[Row], encoder: PromptEncoder, end: int) -> tuple
     return examples, sum(e.cut for e in encoded)
 
 
-def micro_batches(examples: Sequence[Example], size: int) -> list[list[Example]]:
-    """The rows of one step in micro-batches of similar length, the longest first."""
+def micro_batches(examples: Sequence[Example], size: int, overhead: int = 0) -> list[list[Example]]:
+    """The rows of one step in micro-batches of similar length, the longest first, cut where it costs least.
+
+    Args:
+        examples: the rows of the step.
+        size: most rows in one micro-batch.
+        overhead: what a forward pass costs besides its padded tokens, in tokens: the larger, the fewer cuts.
+    """
     ranked = sorted(examples, key=lambda example: -len(example.tokens))
-    return [ranked[start : start + size] for start in range(0, len(ranked), size)]
+    cost, starts = [0], [0]  # of the first n rows: least cost, and where their last micro-batch starts
+    for stop in range(1, len(ranked) + 1):
+        choices = [
+            (cost[start] + (stop - start) * len(ranked[start].tokens) + overhead, start)
+            for start in range(max(0, stop - size), stop)
+        ]
+        least, start = min(choices)
+        cost.append(least)
+        starts.append(start)
+    batches, stop = [], len(ranked)
+    while stop:
+        batches.append(ranked[starts[stop] : stop])
+        stop = starts[stop]
+    return batches[::-1]
 
 
 def answer_tokens(examples: Sequence[Example]) -> int:

@@ -38,6 +38,8 @@ class Stepper:
         """Keep what every step needs; `weight` is that of the balance loss, to log the two losses apart."""
         self.model, self.optimizer, self.accelerator = model, optimizer, accelerator
         self.pad, self.max_norm, self.weight = pad, max_norm, weight
+        # On a processor a short pass is nearly free; an accelerator would rather pad than start another.
+        self.overhead = 128 if accelerator.device.type == "cpu" else 2048
         self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
 
     def step(self, examples: Sequence[Example], micro_batch_size: int, learning_rate: float) -> StepResult:
@@ -48,7 +50,7 @@ class Stepper:
         cross_entropy = torch.zeros((), device=device)
         balance = torch.zeros((), device=device)
         routed = False
-        for batch in micro_batches(examples, micro_batch_size):
+        for batch in micro_batches(examples, micro_batch_size, self.overhead):
             outputs = self._forward(batch, total)
             self.accelerator.backward(outputs.loss)
             loss = outputs.loss.detach()
@@ -74,7 +76,7 @@ class Stepper:
     def try_longest(self, examples: Sequence[Example], micro_batch_size: int) -> tuple[int, int]:
         """The longest micro-batch forward and backward, without an update; its rows and its length in tokens."""
         state = torch.get_rng_state()
-        batch = micro_batches(examples, micro_batch_size)[0]
+        batch = sorted(examples, key=lambda example: -len(example.tokens))[:micro_batch_size]
         self.model.train()
         self.accelerator.backward(self._forward(batch, answer_tokens(batch)).loss)
         self.optimizer.zero_grad()

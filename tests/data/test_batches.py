@@ -80,7 +80,7 @@ def test_no_micro_batch_is_larger_than_its_size(size: int):
 
 
 def test_the_longest_micro_batch_comes_first():
-    assert [[len(e.tokens) for e in batch] for batch in micro_batches(EXAMPLES, 2)] == [[9, 7], [5, 2]]
+    assert [[len(e.tokens) for e in batch] for batch in micro_batches(EXAMPLES, 2, overhead=10)] == [[9, 7], [5, 2]]
 
 
 def test_answer_tokens_are_counted_over_rows():
@@ -145,3 +145,25 @@ def test_the_loss_is_on_the_right_answer_and_the_end_alone(style: str, tokenizer
 def test_rows_whose_passage_was_cut_are_counted(tokenizer):
     long = Row("race", "2", "word " * 400, "What?", ("x", "y"), 0)
     assert encode_train([ROW, long, ROW], PromptEncoder(tokenizer, "letter"), 0)[1] == 1
+
+
+def all_splits(lengths: list[int], size: int):
+    """Every way to cut a sorted list into runs of at most `size`."""
+    if not lengths:
+        yield []
+    for first in range(1, min(size, len(lengths)) + 1):
+        for rest in all_splits(lengths[first:], size):
+            yield [lengths[:first], *rest]
+
+
+@pytest.mark.parametrize("overhead", [0, 30, 1000])
+def test_micro_batches_are_cut_where_padding_and_passes_cost_least(overhead: int):
+    lengths = [90, 88, 40, 39, 38, 12, 5]
+    made = micro_batches([Example(ROW, [0] * n, n - 1) for n in lengths], 4, overhead)
+
+    def cost(parts: list[list[int]]) -> int:
+        return sum(len(part) * max(part) + overhead for part in parts)
+
+    ours = [[len(example.tokens) for example in batch] for batch in made]
+    assert cost(ours) == min(cost(split) for split in all_splits(lengths, 4))
+    assert all(len(batch) <= 4 for batch in made)
