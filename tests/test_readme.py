@@ -1,0 +1,28 @@
+"""README: its tree names every file, its commands compose, its table has every method."""
+
+import re
+from pathlib import Path
+
+from mosld.config import group_options, load_config
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_tree_names_every_file_of_the_package():
+    tree = README[README.index("## Tree") :]
+    files = [path for path in (ROOT / "mosld").rglob("*.py") if "bundled" not in path.parts]
+    missing = [path for path in files if path.name != "__init__.py" and path.name not in tree]
+    assert missing == []
+
+
+def test_every_training_command_composes():
+    commands = re.findall(r"python -m mosld\.train ([^#\n]*)", README)
+    assert len(commands) >= 5
+    for command in commands:
+        if "--help" not in command:
+            load_config(command.split())
+
+
+def test_the_table_has_every_method():
+    assert re.findall(r"^\| `(\w+)`", README, flags=re.M) == group_options()["method"]
