@@ -1,5 +1,6 @@
 """Where measurements go besides the run directory: one small interface, two kinds."""
 
+import os
 from typing import Any, Protocol
 
 from mosld.config import Config
@@ -30,7 +31,7 @@ class NoTracker:
 
 def make_tracker(config: Config, run: RunDirectory, overrides: list[str], console: Console) -> Tracker:
     """The tracker that the config names."""
-    if config.logger.name != "wandb":
+    if config.logger.name != "wandb" or os.environ.get("WANDB_MODE") == "disabled":
         return NoTracker()
     from mosld.logging.wandb import WandbTracker  # importing wandb takes a second
 

@@ -1,0 +1,31 @@
+"""Draw the table of a finished run as an SVG: ``python scripts/picture.py RUN docs/run.svg``."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from mosld.logging import results_table
+
+
+def main() -> None:
+    """Read results.json, write the picture."""
+    run, target = Path(sys.argv[1]), Path(sys.argv[2])
+    results = json.loads((run / "results.json").read_text())
+    console = Console(record=True, width=92, file=io.StringIO(), highlight=False)
+    console.print("$ python -m mosld.train method=mosld data=mixture")
+    for line in (run / "train.log").read_text().splitlines():
+        if line.startswith(("  ", "trainable", "training", "step", "kept")):
+            console.print(line, markup=False)
+    console.print(results_table(results))
+    minutes = results["seconds"] / 60
+    console.print(
+        f"{minutes:.1f} minutes on two processor cores, {results['parameters']['trainable']:,} weights trained"
+    )
+    target.write_text(console.export_svg(title="mosld"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
