@@ -5,10 +5,9 @@ from mosld.config import Config
 from mosld.data import Dataset
 from mosld.evaluation import Evaluation
 from mosld.logging import Console, Results, RunDirectory, results_table
-from mosld.logging.tracker import Tracker, make_tracker
-from mosld.model import load_model
+from mosld.logging.tracker import NoTracker, Tracker, make_tracker
 from mosld.quiet import silence_libraries
-from mosld.stages import Stages
+from mosld.stages import Stages, load_on_device
 from mosld.training import DivergedError
 
 EXIT_CODES = {"finished": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
@@ -19,9 +18,10 @@ def fit(config: Config, dataset: Dataset, run: RunDirectory, overrides: list[str
     silence_libraries()
     console = Console(run.log)
     results = Results(run, config, overrides, dataset.describe())
-    tracker = make_tracker(config, run, overrides, console)
+    tracker: Tracker = NoTracker()
     evaluation, status = None, "failed"
     try:
+        tracker = make_tracker(config, run, overrides, console)
         evaluation = _run(config, dataset, run, results, tracker, console)
         status = "finished"
     except KeyboardInterrupt:
@@ -47,7 +47,7 @@ def check(config: Config, dataset: Dataset) -> int:
     """Everything that can go wrong before step 1: config, data, model, and the longest batch forward and backward."""
     silence_libraries()
     console = Console()
-    model, tokenizer = load_model(config.model)
+    model, tokenizer = load_on_device(config)
     stages = Stages(config, dataset, tokenizer, console)
     examples = stages.encode_train()
     rows, length = stages.make_stepper(model).try_longest(examples, config.training.micro_batch_size)
@@ -61,7 +61,7 @@ def _run(
     console.say(f"{config.method.name} on {config.model.name}, data {config.data.name} ({dataset.source}), {run.path}")
     for line in dataset.summary():
         console.say(f"  {line}")
-    model, tokenizer = load_model(config.model)
+    model, tokenizer = load_on_device(config)
     stages = Stages(config, dataset, tokenizer, console)
     test = stages.questions("test", config.evaluation.limit)
     if config.evaluation.base:
@@ -75,6 +75,7 @@ def _run(
         scores=evaluation.scores,
         average=evaluation.average,
         steps=progress.step,
+        skipped_steps=progress.skipped,
         best_step=progress.best_step,
         validation_average=progress.best_score,
         train_tokens=progress.tokens,

@@ -1,12 +1,13 @@
 """The stages of a run, each a few lines that put the packages together."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+import torch
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 
 from mosld.adapters import adapt_with
@@ -17,10 +18,17 @@ from mosld.data.prompts import PromptEncoder
 from mosld.evaluation import Evaluation, Questions, evaluate
 from mosld.logging import Console, Results, RunDirectory
 from mosld.logging.atomic import write_json
-from mosld.logging.manifest import write_manifest
+from mosld.logging.manifest import write_folder
 from mosld.logging.model_card import write_model_card
 from mosld.logging.tracker import Tracker
+from mosld.model import load_model
 from mosld.training import Checkpoints, Loop, Stepper, make_optimizer, trained_parameters
+
+
+def load_on_device(config: Config) -> tuple[Any, Any]:
+    """The base model on this process's device, and its tokenizer."""
+    model, tokenizer = load_model(config.model)
+    return model.to(PartialState().device), tokenizer
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ class Stages:
     @property
     def encoder(self) -> PromptEncoder:
         """The run's prompt format with its tokenizer."""
-        return PromptEncoder(self.tokenizer, self.config.prompt or self.config.model.prompt)
+        assert self.config.prompt is not None  # filled in when the config was checked
+        return PromptEncoder(self.tokenizer, self.config.prompt)
 
     def questions(self, split: str, limit: int | None) -> Questions:
         """The questions of a split as tokens."""
@@ -92,7 +101,8 @@ class Stages:
 
         def load() -> dict[str, list[float]]:
             shares = tuner.pop_load() if hasattr(tuner, "pop_load") else {}
-            return {module: [round(share, 4) for share in found.tolist()] for module, found in shares.items()}
+            flat = iter(torch.cat(list(shares.values())).tolist() if shares else [])  # one host read for all modules
+            return {module: [round(next(flat), 4) for _ in found] for module, found in shares.items()}
 
         return Loop(
             stepper=stepper,
@@ -110,14 +120,13 @@ class Stages:
 
     def save_adapter(self, model: Any, run: RunDirectory, results: Results) -> None:
         """The adapter in PEFT's format with card, config and checksums; whole or not there."""
-        aside = run.path / f".adapter-{os.getpid()}"
-        model.save_pretrained(aside)
-        shutil.copy(run.config, aside / "config.yaml")
-        write_model_card(aside, self.config, results.tree)
-        write_manifest(aside)
-        if run.adapter.exists():
-            shutil.rmtree(run.adapter)
-        aside.rename(run.adapter)
+
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder)
+            shutil.copy(run.config, folder / "config.yaml")
+            write_model_card(folder, self.config, results.tree)
+
+        write_folder(run.adapter, write, prose=("README.md",))
 
     @staticmethod
     def count(model: Any) -> dict[str, int]:

@@ -46,7 +46,7 @@ def test_results_json_holds_the_keys_of_the_contract(finished):
     assert results["status"] == "finished"
     assert results["schema_version"] == 1
     assert (results["method"], results["model"], results["seed"]) == ("mosld", "tiny", 0)
-    assert results["data"]["source"] == "local"
+    assert (results["data"]["name"], results["data"]["source"]) == ("mixture", "local")
     assert len(results["data"]["fingerprint"]) == 16
     for scores in (results["scores"], results["base_scores"]):
         assert list(scores) == ["obqa", "csqa", "arc_e"]
@@ -180,6 +180,28 @@ def test_changed_rows_are_refused_on_resume(arguments, toy_root, tmp_path, capsy
     capsys.readouterr()
     assert train_command.main(run) == 2
     assert "the rows changed" in capsys.readouterr().err
+
+
+def test_starting_anew_removes_what_the_run_wrote_and_nothing_else(finished, arguments, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "thesis.tex").write_text("mine")
+    assert train_command.main([*arguments, f"output_dir={run}", "training.resume=never", "method.rank=4"]) == 0
+    assert read(run / "results.json")["parameters"]["trainable"] < 11_008
+    assert (run / "thesis.tex").read_text() == "mine"
+
+
+def test_a_directory_of_the_users_is_never_taken_for_a_run(arguments, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("title: my thesis")
+    assert train_command.main([*arguments, f"output_dir={tmp_path}", "training.resume=never"]) == 2
+    assert "is not empty and holds no run" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_text() == "title: my thesis"
+
+
+def test_gradient_checkpointing_trains_the_same_adapter(finished, arguments, tmp_path):
+    run = [*arguments, f"output_dir={tmp_path / 'run'}", "training.gradient_checkpointing=true"]
+    assert train_command.main(run) == 0
+    ours, theirs = (read(path / "results.json") for path in (tmp_path / "run", finished))
+    assert ours["scores"] == theirs["scores"]
 
 
 def test_check_runs_the_longest_batch_and_makes_no_directory(arguments, tmp_path, capsys):

@@ -43,6 +43,10 @@ def adapt(
 
 def adapt_with(model: Any, method: MethodConfig, allocation: AllocationConfig, seed: int | None) -> PeftModel:
     """As `adapt`, from checked configs."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    missing = [target for target in TARGETS[method.targets] if target not in names]
+    if missing:
+        raise UserError(f"method.targets={method.targets}: the model has no layer called {', '.join(missing)}.")
     if seed is not None:
         torch.manual_seed(seed)
     try:

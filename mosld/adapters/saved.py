@@ -11,6 +11,11 @@ from mosld.config import UserError
 WEIGHTS = "adapter_model.safetensors"
 
 
+def adapter_size(model: PeftModel) -> int:
+    """The number of weights of the active adapter: what was trained."""
+    return sum(tensor.numel() for tensor in get_peft_model_state_dict(model).values())
+
+
 def load_adapter(model: Any, folder: Path) -> PeftModel:
     """Put the adapter in `folder` on its base model.
 

@@ -116,7 +116,10 @@ class MosldModel(BaseTuner):
         for name, count in taken.items():
             self._taken[name] = self._taken.get(name, 0) + count
         weight = 0.0 if config.balance == "none" else config.balance_weight
-        loss = outputs[0] + weight * _share(labels, kwargs.get("num_items_in_batch")) * aux_loss
+        # A trainer counts the labels that are predicted: shifted ones where given, else all but each row's first.
+        shifted = kwargs.get("shift_labels")
+        counted = labels[..., 1:] if shifted is None else shifted
+        loss = outputs[0] + weight * _share(counted, kwargs.get("num_items_in_batch")) * aux_loss
         if isinstance(outputs, tuple):
             return (loss, *outputs[1:])
         return MoeCausalLMOutputWithPast(**{**outputs, "loss": loss, "aux_loss": aux_loss})

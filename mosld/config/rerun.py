@@ -20,7 +20,8 @@ def rerun_config(recorded: dict[str, Any], overrides: Sequence[str]) -> Config:
         UserError: with one message for each mistake.
     """
     tree, errors = copy.deepcopy(recorded), list[str]()
-    for text in overrides:
+    # Groups first, as Hydra does: a key of a group holds whatever the order.
+    for text in sorted(overrides, key=lambda given: "." in given.split("=")[0]):
         if override_mistakes(text, errors):
             continue
         override = parse_override(text)

@@ -13,6 +13,7 @@ def broken_rules(config: Config) -> list[str]:
         *_names(config),
         *broken_model_rules(config.model),
         *broken_method_rules(config.method, config.allocation),
+        *_depth(config),
         *_data(config),
         *_training(config),
     ]
@@ -46,6 +47,8 @@ def broken_method_rules(method: MethodConfig, allocation: AllocationConfig) -> l
             for key, value in routed.items()
             if value is not None
         ]
+        if method.balance != "none":
+            found.append(f"method.balance={method.balance}: {name} has no router to balance.")
         if method.dropout_on not in ("x", "none"):
             found.append(f"method.dropout_on={method.dropout_on}: {name} drops elements of its input x alone.")
         return found
@@ -73,6 +76,17 @@ def _names(config: Config) -> list[str]:
     ]
 
 
+def _depth(config: Config) -> list[str]:
+    experts, depth = config.allocation.experts, config.model.shape.get("num_hidden_layers")
+    if config.method.kind != "mixture" or config.model.path or not isinstance(experts, list):
+        return []
+    if isinstance(depth, int) and len(experts) > depth:
+        return [
+            f"allocation.experts={typed(experts)}: has {len(experts)} parts, {config.model.name} only {depth} layers."
+        ]
+    return []
+
+
 def _data(config: Config) -> list[str]:
     found = []
     if not config.data.tasks:
@@ -90,9 +104,4 @@ def _training(config: Config) -> list[str]:
     training = config.training
     if training.max_grad_norm == 0:
         return ["training.max_grad_norm=0: leaves no gradient; null clips nothing."]
-    if training.batch_size % training.micro_batch_size:
-        return [
-            f"training.batch_size={training.batch_size}: must be a multiple of "
-            f"training.micro_batch_size={training.micro_batch_size}."
-        ]
     return []

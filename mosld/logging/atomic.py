@@ -8,7 +8,7 @@ from typing import Any
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by a file with this text; a reader sees the old file or the new one, never half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.tmp")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

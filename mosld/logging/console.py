@@ -100,7 +100,7 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
     cells = [f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"] if base else [f"{after:.1f}"]
     table.add_row("average", "", *cells, style="bold")
     title = f"{results['method']} on {results['model']}, {source} data, prompt {results['prompt']}"
-    return Group(f"{title}: accuracy in % ± standard error", table)
+    return Group(f"{title}: accuracy ± s.e. in %", table)
 
 
 def _percent(score: Mapping[str, float | int]) -> str:

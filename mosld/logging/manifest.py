@@ -2,17 +2,33 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 MANIFEST = "manifest.json"
 
 
-def write_manifest(folder: Path) -> list[Path]:
-    """Write the manifest of a folder's files; returns the files it names."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    (folder / MANIFEST).write_text(json.dumps({path.name: _entry(path) for path in files}, indent=2))
-    return files
+def write_folder(target: Path, write: Callable[[Path], object], prose: tuple[str, ...] = ()) -> None:
+    """Let `write` fill a folder, then put it in place of any of that name: whole or not there, whatever is killed.
+
+    All files go into a folder aside, each synced; a manifest with the size and sha256 of each; one rename; the parent
+    synced. Files named in `prose` stand outside the manifest: people edit them.
+    """
+    aside = target.with_name(f".tmp-{target.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    write(aside)
+    files = sorted(path for path in aside.iterdir() if path.is_file())
+    entries = {path.name: _entry(path) for path in files if path.name not in prose}
+    (aside / MANIFEST).write_text(json.dumps(entries, indent=2))
+    for path in [*files, aside / MANIFEST, aside]:
+        _sync(path)
+    if target.exists():
+        shutil.rmtree(target)
+    aside.rename(target)
+    _sync(target.parent)
 
 
 def damage(folder: Path) -> Iterator[str]:
@@ -33,3 +49,11 @@ def damage(folder: Path) -> Iterator[str]:
 def _entry(path: Path) -> dict[str, int | str]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

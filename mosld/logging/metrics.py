@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object per logged step."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
-        """Append one line; it is on disk when this returns."""
-        self._file.write(json.dumps(values) + "\n")
+        """Append one line at once; a number that is not finite becomes null, which JSON can say."""
+        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -12,6 +12,11 @@ from mosld.config import Config, UserError, identity
 from mosld.config.identity import results_keys
 from mosld.logging.atomic import write_json, write_lines, write_text
 
+OURS = (
+    "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id",
+    "checkpoints", "adapter", "predictions", "wandb", "config.yaml", "data.json",
+)  # fmt: skip
+
 
 class RunDirectory:
     """The files of one run, by name.
@@ -78,19 +83,22 @@ class RunDirectory:
         Raises:
             UserError: the directory holds a run of another config or other rows.
         """
-        if anew and self.config.is_file():
-            shutil.rmtree(self.path)
-        if self.config.is_file():
+        held = self.config.is_file() and (self.path / "data.json").is_file()
+        if anew and held:
+            self._clear()
+        elif held:
             self._refuse_other_run(config, data)
-        elif self.path.is_dir() and any(self.path.iterdir()):
-            raise UserError(f"output_dir={self.path}: is not empty and holds no run (no config.yaml); choose another.")
+        elif self.path.is_dir() and self._foreign_files():
+            raise UserError(f"{self.path}: is not empty and holds no run; choose another output_dir.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be made a run directory: {error.strerror}.") from error
         if not self.finished():
-            write_text(self.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
             write_json(self.path / "data.json", data)
+            write_text(self.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+            for stale in self.path.glob(".*.tmp"):
+                stale.unlink()
 
     def write_predictions(self, predictions: dict[str, list[dict[str, Any]]], subfolder: str = "") -> None:
         """One file a task: id, prediction, correct, scores; no question text."""
@@ -98,6 +106,19 @@ class RunDirectory:
         folder.mkdir(parents=True, exist_ok=True)
         for task, records in predictions.items():
             write_lines(folder / f"{task}.jsonl", records)
+
+    def _foreign_files(self) -> bool:
+        """Whether the directory holds more than the start of a run that was killed at once."""
+        return any(not path.name.startswith(".") and path.name != "data.json" for path in self.path.iterdir())
+
+    def _clear(self) -> None:
+        """Remove what a run writes, and nothing else; config.yaml and data.json, which mark it as a run, go last."""
+        for name in OURS:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def _refuse_other_run(self, config: Config, data: dict[str, Any]) -> None:
         before = read_config_tree(self.config)
@@ -107,7 +128,7 @@ class RunDirectory:
             for key, value in ours.items()
             if _lookup(before, key) != value
         ]
-        recorded = json.loads((self.path / "data.json").read_text()) if (self.path / "data.json").is_file() else data
+        recorded = json.loads((self.path / "data.json").read_text())
         if recorded["fingerprint"] != data["fingerprint"]:
             differing.append(
                 f"data: the rows changed (fingerprint was {recorded['fingerprint']}, is {data['fingerprint']}; "

@@ -7,6 +7,7 @@ and no question text is sent: the config holds none of them, and the environment
 import dataclasses
 import netrc
 import os
+import secrets
 from typing import Any
 from urllib.parse import urlparse
 
@@ -14,6 +15,7 @@ import wandb
 
 from mosld.config import Config, UserError
 from mosld.evaluation import Evaluation
+from mosld.logging.atomic import write_text
 from mosld.logging.console import Console
 from mosld.logging.results import git_hash
 from mosld.logging.run_directory import RunDirectory, run_name
@@ -40,7 +42,7 @@ class WandbTracker:
                 group=config.logger.group or f"{config.data.name}-{config.model.name}",
                 job_type="train",
                 name=name,
-                id=name.replace("/", "-"),
+                id=_run_id(run),
                 resume=None if self._offline else "allow",
                 mode="offline" if self._offline else "online",
                 dir=str(run.path),
@@ -90,11 +92,20 @@ class WandbTracker:
                 for p in found[:TABLE_ROWS]
             ]
             self._run.log({"predictions": wandb.Table(columns=columns, data=rows)})
-        folder = self._run.settings.sync_dir
         self._run.finish(exit_code=0 if results["status"] == "finished" else 1)
         wandb.teardown()  # an offline `finish` returns before its file is written; this waits
         if self._offline:
-            self._console.say(f"W&B run kept offline; send it with: wandb sync {folder}")
+            self._console.say(
+                f"W&B run kept offline; send it with: wandb sync {self._directory.path}/wandb/offline-run-*"
+            )
+
+
+def _run_id(run: RunDirectory) -> str:
+    """The id under which W&B knows this directory: made once, so that a resumed run goes on in the same W&B run."""
+    kept = run.path / "wandb_id"
+    if not kept.is_file():
+        write_text(kept, secrets.token_hex(4))
+    return kept.read_text()
 
 
 def resolve_mode(mode: str) -> str:

@@ -1,65 +1,64 @@
-"""Checkpoints that are whole or not there.
+"""The checkpoints of a run. Resuming takes the newest one that is whole, and names what it passed over."""
 
-Saving: all files into a temporary folder, each synced; a manifest with the size and sha256 of each; one rename; the
-parent synced. Only then are old ones deleted. Resuming takes the newest checkpoint that verifies.
-"""
-
-import os
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from mosld.logging.manifest import MANIFEST, damage, write_manifest
+from mosld.logging.manifest import damage, write_folder
 
 
 class Checkpoints:
-    """The checkpoints of one run: `step-000120` and so on, and `best-000080`."""
+    """`step-000120` and so on, and `best-000080`, the weights of the best validation."""
 
     def __init__(self, folder: Path, keep_last: int) -> None:
-        """Name the folder; half-written checkpoints of a killed process are removed."""
+        """Name the folder; what a killed process left half written is removed."""
         self.folder, self.keep_last = folder, keep_last
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob(".tmp-*"):
             shutil.rmtree(stale)
 
     def best(self, step: int) -> Path:
-        """The weights of the validation at `step`, the best so far."""
+        """The weights of the validation at `step`."""
         return self.folder / f"best-{step:06d}"
 
-    def save(self, target: Path, write: Callable[[Path], None]) -> None:
-        """Let `write` fill a folder, then put it in place of any of that name."""
-        aside = self.folder / f".tmp-{target.name}"
-        aside.mkdir()
-        write(aside)
-        for path in [*write_manifest(aside), aside / MANIFEST, aside]:
-            _sync(path)
-        if target.exists():  # left by a run that was killed just after, or damaged
-            shutil.rmtree(target)
-        aside.rename(target)
-        _sync(self.folder)
+    def save_best(self, step: int, write: Callable[[Path], None]) -> None:
+        """Save the weights of the best validation so far; former ones stay while a checkpoint names them."""
+        write_folder(self.best(step), write)
 
-    def save_step(self, step: int, best_step: int, write: Callable[[Path], None]) -> None:
-        """Save the checkpoint of a step, then delete the oldest ones beyond `keep_last` and former best weights."""
-        self.save(self.folder / f"step-{step:06d}", write)
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep_last]:
-            shutil.rmtree(old)
+    def save_step(self, step: int, write: Callable[[Path], None]) -> None:
+        """Save the checkpoint of a step, then delete what is no longer needed.
+
+        Kept are the last `keep_last` up to this step (later ones are left over from before a fall-back) and the best
+        weights that each of them names.
+        """
+        write_folder(self.folder / f"step-{step:06d}", write)
+        names = [folder.name for folder in self._steps()]
+        now = names.index(f"step-{step:06d}") + 1
+        kept = names[:now][-self.keep_last :]
+        for name in names:
+            if name not in kept:
+                shutil.rmtree(self.folder / name)
+        named = {self.best(_best_step(self.folder / name)) for name in kept}
         for old in self.folder.glob("best-*"):
-            if old != self.best(best_step):
+            if old not in named:
                 shutil.rmtree(old)
 
     def newest(self, report: Callable[[str], None]) -> Path | None:
         """The newest whole checkpoint; `report` is told of each damaged one that is passed over."""
-        for folder in sorted(self.folder.glob("step-*"), reverse=True):
+        for folder in reversed(self._steps()):
             faults = list(damage(folder))
             if not faults:
                 return folder
             report(f"checkpoint {folder.name} is damaged and passed over: {faults[0]}")
         return None
 
+    def _steps(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"))
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+
+def _best_step(folder: Path) -> int:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return json.loads((folder / "progress.json").read_text())["best_step"]
+    except (OSError, ValueError, KeyError):  # damaged: it names nothing
+        return 0

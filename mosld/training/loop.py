@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosld.config import TrainingConfig, UserError
+from mosld.config import TrainingConfig
 from mosld.data.batches import Example, Order
 from mosld.evaluation import Evaluation
 from mosld.logging import Console, MetricsLog
@@ -86,6 +86,9 @@ class Loop:
             return Progress()
         progress = load_state(self.stepper.model, self.stepper.optimizer, newest)
         self.console.say(f"resuming from {newest.name}")
+        if progress.best_step and any(damage(self.checkpoints.best(progress.best_step))):
+            self.console.say(f"the best weights, of step {progress.best_step}, are damaged: chosen anew from here")
+            progress.best_score, progress.best_step = -1.0, 0
         return progress
 
     def _validate_and_save(self, metrics: MetricsLog, progress: Progress, total: int) -> None:
@@ -96,11 +99,7 @@ class Loop:
         # A new best is checkpointed at once: the best weights on disk are always those that a checkpoint knows of.
         if best or progress.step % self.config.checkpoint_every == 0 or progress.step == total:
             model, optimizer = self.stepper.model, self.stepper.optimizer
-            self.checkpoints.save_step(
-                progress.step,
-                progress.best_step,
-                lambda folder: save_state(model, optimizer, progress, folder),
-            )
+            self.checkpoints.save_step(progress.step, lambda folder: save_state(model, optimizer, progress, folder))
 
     def _validate(self, metrics: MetricsLog, progress: Progress) -> bool:
         """Score the validation split; keep the weights and return True if they are the best so far."""
@@ -114,7 +113,7 @@ class Loop:
         if best:
             progress.best_score, progress.best_step = evaluation.average, progress.step
             model = self.stepper.model
-            self.checkpoints.save(self.checkpoints.best(progress.step), lambda folder: save_weights(model, folder))
+            self.checkpoints.save_best(progress.step, lambda folder: save_weights(model, folder))
         by_task = ", ".join(f"{task} {100 * value:.1f}" for task, value in scores.items())
         mark = "  best so far" if best else ""
         self.console.say(f"step {progress.step}: validation accuracy {100 * evaluation.average:.1f} ({by_task}){mark}")
@@ -164,7 +163,9 @@ class Loop:
         best = self.checkpoints.best(progress.best_step)
         faults = list(damage(best))
         if faults:
-            raise UserError(f"{best} is damaged: {faults[0]}. Start the run anew with training.resume=never.")
+            self.console.say(f"{best.name} is damaged ({faults[0]}): the weights of the last step are kept instead")
+            progress.best_step = progress.step
+            return
         load_weights(self.stepper.model, best)
         self.console.say(f"kept the adapter of step {progress.best_step}")
 

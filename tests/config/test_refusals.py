@@ -88,7 +88,7 @@ REFUSED: dict[str, list[str]] = {
     "method=lora method.dropout_on=none": ["method.dropout=0.05", "method.dropout_on=x"],
     "method=mosl method.dropout=0.1": ["method.dropout=0.1", "mosl drops nothing", "method.dropout_on=A"],
     "method.share=null": ["method.share"],
-    "training.batch_size=10 training.micro_batch_size=4": ["batch_size=10", "multiple of", "micro_batch_size=4"],
+    "training.max_grad_norm=0": ["training.max_grad_norm=0", "null clips nothing"],
     "data.tasks=[]": ["data.tasks=[]", "names no task"],
     "data.tasks=[obqa,obqa]": ["data.tasks=[obqa,obqa]", "names a task twice"],
     "model=llama2_7b model.revision=null": ["model=llama2_7b", "model.revision"],
@@ -116,8 +116,8 @@ PAIRS = {
     "a wrong option and a wrong value": ["method=mosldd", "seed=-1"],
     "bad grammar and a wrong value": ["nosuch", "seed=-1"],
     "a new key of a map and a wrong value": ["model.shape.more=3", "seed=-1"],
-    "a wrong value and keys that cannot go together": ["seed=-1", "training.batch_size=10"],
-    "two combinations": ["data.tasks=[]", "training.batch_size=10"],
+    "a wrong value and keys that cannot go together": ["seed=-1", "training.max_grad_norm=0"],
+    "two combinations": ["data.tasks=[]", "training.max_grad_norm=0"],
 }
 
 

@@ -10,7 +10,7 @@ import torch
 import mosld
 from mosld.config import UserError
 from mosld.config.parts import model_config
-from mosld.model import embedded, load_model, resolve_dtype
+from mosld.model import embedded, load_model
 from mosld.model.random import byte_tokenizer
 
 
@@ -34,11 +34,6 @@ def test_a_local_checkpoint_is_the_model_that_was_saved(checkpoint):
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_the_type_of_the_weights_is_the_one_that_is_named(name, dtype, checkpoint):
     assert mosld.load_base("tiny", path=str(checkpoint), dtype=name)[0].dtype == dtype
-
-
-def test_auto_is_a_function_of_the_machine_alone():
-    assert resolve_dtype("auto") == resolve_dtype("auto")
-    assert resolve_dtype("auto") in (torch.float32, torch.bfloat16)
 
 
 def test_random_weights_leave_the_callers_random_numbers_alone():

@@ -138,6 +138,16 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path):
     assert kept == ["best-000002", "step-000007", "step-000008"]
 
 
+def test_damaged_best_weights_are_chosen_anew(tmp_path, capsys):
+    with pytest.raises(Killed):
+        make_loop(tmp_path, kill_at=6).run()
+    (weights,) = (tmp_path / "checkpoints").glob("best-000006/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    progress = make_loop(tmp_path).run()
+    assert "the best weights, of step 6, are damaged" in capsys.readouterr().err
+    assert progress.best_step == 8
+
+
 def test_a_step_without_a_finite_gradient_changes_no_weight_and_names_its_rows(tmp_path, capsys):
     loop = make_loop(tmp_path, poison={3})
     progress = loop.run()
