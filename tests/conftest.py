@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the hub fails at once
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: threads would wait for each other
 
 
 def toy_row(task: str, split: str, number: int) -> dict:
