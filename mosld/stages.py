@@ -100,6 +100,7 @@ class Stages:
         tuner = stepper.model.base_model
 
         def load() -> dict[str, list[float]]:
+            """Rounded shares of assignments by module; empty without a router."""
             shares = tuner.pop_load() if hasattr(tuner, "pop_load") else {}
             flat = iter(torch.cat(list(shares.values())).tolist() if shares else [])  # one host read for all modules
             return {module: [round(next(flat), 4) for _ in found] for module, found in shares.items()}
@@ -122,6 +123,7 @@ class Stages:
         """The adapter in PEFT's format with card, config and checksums; whole or not there."""
 
         def write(folder: Path) -> None:
+            """Fill the folder that is renamed when it is whole."""
             model.save_pretrained(folder)
             shutil.copy(run.config, folder / "config.yaml")
             write_model_card(folder, self.config, results.tree)

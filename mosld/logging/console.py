@@ -58,6 +58,7 @@ class Console:
         every, count = max(1, total // 20), done
 
         def advance(note: str = "") -> None:
+            """Count one item; print the note now and then."""
             nonlocal count
             count += 1
             if note and (count % every == 0 or count == total):
@@ -69,6 +70,7 @@ class Console:
         """A wrapper for a sequence that shows its progress."""
 
         def wrapped(items: Sequence[Any]) -> Iterable[Any]:
+            """The items, each counted when it is done."""
             with self.progress(title, len(items)) as advance:
                 for item in items:
                     yield item

@@ -73,7 +73,7 @@ def _dequantise(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    print("dequantising it once (10 to 20 seconds)", file=sys.stderr)
+    print("dequantising it once (some seconds)", file=sys.stderr)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
