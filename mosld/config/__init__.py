@@ -4,13 +4,12 @@ from mosld.config.cache import cache_directory
 from mosld.config.compose import config_directory, group_options, load_config
 from mosld.config.errors import UserError, nearest
 from mosld.config.identity import identity, run_directory
+from mosld.config.method import AllocationConfig, MethodConfig
 from mosld.config.rerun import require_run, rerun_config
 from mosld.config.schema import (
-    AllocationConfig,
     Config,
     DataConfig,
     EvaluationConfig,
-    MethodConfig,
     ModelConfig,
     SourceConfig,
     TrainingConfig,

@@ -20,10 +20,15 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mosld.config.domain_rules import with_domains
 from mosld.config.errors import UserError, nearest, typed
+from mosld.config.method_rules import own_number
 from mosld.config.rules import broken_rules
 from mosld.config.schema import Config
 from mosld.config.setting import build, field_types
+
+# In YAML: ${unless:${oc.select:method.own_learning_rate,null},3.0e-3} is the method's own rate, or else this one.
+OmegaConf.register_new_resolver("unless", lambda given, other: other if given is None else given, replace=True)
 
 COMPOSING = (HydraException, OmegaConfBaseException)
 
@@ -48,15 +53,19 @@ def load_config(overrides: Sequence[str]) -> Config:
         UserError: with one message for each mistake found.
     """
     tree, errors = compose_tree(overrides)
-    return checked(tree, errors)
+    config = checked(tree, errors)
+    chosen = [text for text in overrides if text.lstrip("+").startswith("allocation")]
+    if chosen and config.method.experts is not None:
+        raise UserError(own_number(chosen[0], config.method))
+    return config
 
 
-def checked(tree: dict[str, Any], errors: list[str]) -> Config:
+def checked(tree: dict[str, Any], errors: list[str], training: bool = True) -> Config:
     """The tree as a `Config` whose keys, types, ranges and combinations are right, with null defaults filled in."""
     config = build(Config, tree, errors)
     wrong = {re.split("[=:]", error)[0].strip("'+~") for error in errors} - {""}
     # A wrong value was replaced by a default: what a rule says of that key would be about the default.
-    errors = [*errors, *(rule for rule in broken_rules(config) if not any(key in rule for key in wrong))]
+    errors = [*errors, *(rule for rule in broken_rules(config, training) if not any(key in rule for key in wrong))]
     if errors:
         raise UserError(*errors)
     return _resolved(config)
@@ -142,7 +151,7 @@ def override_mistakes(text: str, errors: list[str]) -> bool:
             errors.append(f"{text}: {problem}")
         elif override.is_add() and "shape" not in key:
             errors.append(f"{text}: the key exists; write {text.lstrip('+')} without the +.")
-        elif isinstance(override.value(), dict) and not key.startswith("model.shape"):
+        elif isinstance(override.value(), dict) and not key.startswith(("model.shape", "method.experts_from")):
             errors.append(f"{text}: takes no map.")
     return len(errors) > before
 
@@ -197,9 +206,13 @@ def _resolved(config: Config) -> Config:
     if source.root:
         source = dataclasses.replace(source, root=str(Path(source.root).resolve()))
     base = model.score_base if config.evaluation.base is None else config.evaluation.base
+    method = config.method
+    if method.router == "domain":
+        method = with_domains(method, config.data.tasks)
     return dataclasses.replace(
         config,
         model=model,
+        method=method,
         source=source,
         evaluation=dataclasses.replace(config.evaluation, base=base),
         prompt=config.prompt or model.prompt,

@@ -7,15 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mosld.config.method import MethodConfig
 from mosld.config.schema import Config
 
 
 def results_keys(config: Config) -> dict[str, Any]:
     """Every key that can affect results, dotted, with its value."""
     keys = dict(_walk(config, ""))
-    if config.method.kind == "lora":  # one expert, whatever the allocation says
+    if not allocated(config.method):
         keys = {key: value for key, value in keys.items() if not key.startswith("allocation.")}
     return keys
+
+
+def allocated(method: MethodConfig) -> bool:
+    """Whether the allocation says how many experts there are: not where a method has a number of its own, or none."""
+    return method.kind == "mixture" and method.router != "domain" and method.experts is None
 
 
 def identity(config: Config) -> str:
@@ -27,7 +33,9 @@ def run_directory(config: Config) -> Path:
     """`output_dir`, or ``outputs/<data>/<model>/<method>-r<rank>-s<seed>-<hash>`` below the working directory."""
     if config.output_dir:
         return Path(config.output_dir)
-    name = f"{config.method.name}-r{config.method.rank}-s{config.seed}-{identity(config)}"
+    method = config.method
+    size = {"full": "", "prefix": f"-n{method.virtual_tokens}"}.get(method.kind, f"-r{method.rank}")
+    name = f"{method.name}{size}-s{config.seed}-{identity(config)}"
     return Path("outputs") / config.data.name / config.model.name / name
 
 

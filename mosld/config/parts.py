@@ -5,24 +5,28 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mosld.config.compose import config_directory, group_options
-from mosld.config.errors import UserError, nearest
-from mosld.config.rules import broken_method_rules, broken_model_rules
-from mosld.config.schema import AllocationConfig, MethodConfig, ModelConfig
+from mosld.config.errors import UserError, nearest, typed
+from mosld.config.method import AllocationConfig, MethodConfig
+from mosld.config.method_rules import broken_method_rules, own_number
+from mosld.config.rules import broken_model_rules
+from mosld.config.schema import ModelConfig
 from mosld.config.setting import build
 
 
 def method_config(
-    name: str, allocation: str | int | list[int], options: dict[str, Any]
+    name: str, allocation: str | int | list[int] | None, options: dict[str, Any]
 ) -> tuple[MethodConfig, AllocationConfig]:
-    """The configs of a method and an allocation, with options over the method's own values.
+    """The configs of a method and an allocation (None: triangle), with options over the method's own values.
 
     Raises:
         UserError: with one message for each mistake.
     """
     errors: list[str] = []
     method = build(MethodConfig, {**option_tree("method", name, errors), **options}, errors, "method.")
-    if isinstance(allocation, str):
-        tree = option_tree("allocation", allocation, errors)
+    if allocation is not None and method.experts is not None:
+        errors.append(own_number(f"allocation={typed(allocation)}", method))
+    if allocation is None or isinstance(allocation, str):
+        tree = option_tree("allocation", allocation or "triangle", errors)
     else:
         tree = {"name": "custom", "experts": allocation}
     experts = build(AllocationConfig, tree, errors, "allocation.")

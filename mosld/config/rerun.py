@@ -32,7 +32,7 @@ def rerun_config(recorded: dict[str, Any], overrides: Sequence[str]) -> Config:
             _set(tree, key.split("."), value)
         else:
             tree[key] = option_tree(key, str(value), errors)
-    return checked(tree, errors)
+    return checked(tree, errors, training=False)
 
 
 def _set(tree: Any, path: list[str], value: Any) -> None:

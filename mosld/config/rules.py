@@ -3,19 +3,24 @@
 import re
 from pathlib import Path
 
+from mosld.config.domain_rules import broken_domain_rules
 from mosld.config.errors import typed
-from mosld.config.schema import AllocationConfig, Config, MethodConfig, ModelConfig
+from mosld.config.method_rules import broken_method_rules, experts_of
+from mosld.config.schema import Config, ModelConfig
 
 
-def broken_rules(config: Config) -> list[str]:
-    """One message for every combination of keys that cannot work."""
+def broken_rules(config: Config, training: bool = True) -> list[str]:
+    """One message for every combination of keys that cannot work; fewer where nothing is to be trained."""
     return [
         *_names(config),
         *broken_model_rules(config.model),
         *broken_method_rules(config.method, config.allocation),
         *_depth(config),
+        *(broken_domain_rules(config.method, config.data) if training else []),
+        *_prefix(config),
         *_data(config),
         *_training(config),
+        *_hub(config),
     ]
 
 
@@ -29,44 +34,6 @@ def broken_model_rules(model: ModelConfig) -> list[str]:
     return found
 
 
-def broken_method_rules(method: MethodConfig, allocation: AllocationConfig) -> list[str]:
-    """What in a method, alone or with an allocation, cannot work."""
-    found = []
-    name = method.name
-    if method.dropout and method.dropout_on == "none":
-        usual = "x" if method.kind == "lora" else "A (as mosld does)"
-        found.append(
-            f"method.dropout={method.dropout:g}: {name} drops nothing; "
-            f"set method.dropout_on={usual} or leave method.dropout at 0."
-        )
-    if method.kind == "lora":
-        routed = {"top_k": method.top_k, "share": method.share}
-        found += [
-            f"method.{key}={value}: {name} (method.kind=lora) has one expert and no router; "
-            "use method=mosl or method=mosld."
-            for key, value in routed.items()
-            if value is not None
-        ]
-        if method.balance != "none":
-            found.append(f"method.balance={method.balance}: {name} has no router to balance.")
-        if method.dropout_on not in ("x", "none"):
-            found.append(f"method.dropout_on={method.dropout_on}: {name} drops elements of its input x alone.")
-        return found
-    if method.top_k is None or method.share is None:
-        found.append(f"method={name}: method.top_k and method.share must be given.")
-        return found
-    experts = allocation.experts
-    fewest = min(experts) if isinstance(experts, list) and experts else experts
-    if experts == []:
-        found.append("allocation.experts=[]: names no number of experts.")
-    elif isinstance(fewest, int) and method.top_k > fewest:
-        found.append(
-            f"method.top_k={method.top_k}: the smallest number of experts in allocation.experts={experts} is "
-            f"{fewest}; lower method.top_k or choose another allocation."
-        )
-    return found
-
-
 def _names(config: Config) -> list[str]:
     names = {"model.name": config.model.name, "method.name": config.method.name, "data.name": config.data.name}
     return [
@@ -77,13 +44,19 @@ def _names(config: Config) -> list[str]:
 
 
 def _depth(config: Config) -> list[str]:
-    experts, depth = config.allocation.experts, config.model.shape.get("num_hidden_layers")
+    experts, depth = experts_of(config.method, config.allocation), config.model.shape.get("num_hidden_layers")
     if config.method.kind != "mixture" or config.model.path or not isinstance(experts, list):
         return []
     if isinstance(depth, int) and len(experts) > depth:
         return [
             f"allocation.experts={typed(experts)}: has {len(experts)} parts, {config.model.name} only {depth} layers."
         ]
+    return []
+
+
+def _prefix(config: Config) -> list[str]:
+    if config.method.kind == "prefix" and config.training.gradient_checkpointing:
+        return ["training.gradient_checkpointing=true: fails with prefix-tuning in PEFT; lower micro_batch_size."]
     return []
 
 
@@ -98,6 +71,13 @@ def _data(config: Config) -> list[str]:
     if config.source.name == "bundled" and config.source.root:
         found.append(f"source.root={config.source.root}: the bundled source has no directory; add source=local.")
     return found
+
+
+def _hub(config: Config) -> list[str]:
+    place = config.hub.push_to
+    if place is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
+        return [f"hub.push_to={place}: is no repository; write owner/name."]
+    return []
 
 
 def _training(config: Config) -> list[str]:

@@ -6,10 +6,11 @@ Nothing heavy is imported here: `--help` and every refusal must come in well und
 from dataclasses import dataclass
 from typing import Any
 
+from mosld.config.data import DataConfig, SourceConfig
+from mosld.config.method import AllocationConfig, MethodConfig
 from mosld.config.setting import setting
 
 PROMPTS = ("letter", "list", "cloze")
-TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c")
 
 
 @dataclass(frozen=True)
@@ -37,60 +38,6 @@ class ModelConfig:
     )
     architecture: str = setting("llama", "Model type in transformers, for building the shape without weights.")
     shape: dict[str, Any] = setting({}, "Keys of that model type's transformers config.")
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """How the base model is adapted: a composition of parts (docs/methods.md)."""
-
-    name: str = setting("", "Name in tables and run directories.")
-    kind: str = setting("mixture", "Which builder reads the keys below.", choices=("mixture", "lora"))
-    rank: int = setting(8, "Rank r of each expert.", minimum=1)
-    alpha: float = setting(16.0, "The update is scaled by alpha / rank.", minimum=0)
-    top_k: int | None = setting(2, "Experts that each token takes.", minimum=1)
-    dropout: float = setting(0.0, "Ratio of what is dropped in training.", minimum=0, below=1)
-    dropout_on: str = setting(
-        "none", "What is dropped: elements of A, of the B_i, of the input x.", choices=("A", "B", "x", "none")
-    )
-    share: str | None = setting("A", "The projection that all experts of a module share.", choices=("A", "B", "none"))
-    targets: str = setting("qv", "Which linear layers are adapted.", choices=("qv", "attention", "ffn", "all"))
-    init: str = setting("kaiming", "How A starts.", choices=("kaiming", "gaussian"))
-    balance: str = setting("switch", "Formula of the load-balancing loss.", choices=("switch", "none"))
-    balance_weight: float = setting(0.01, "Weight of the load-balancing loss.", minimum=0)
-
-
-@dataclass(frozen=True)
-class AllocationConfig:
-    """Experts per layer."""
-
-    name: str = setting("", "Name of the shape.", affects_results=False)
-    experts: int | list[int] = setting(
-        5,
-        "Experts per module: one number, or a list stretched over the depth from the first layer.",
-        minimum=1,
-    )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is trained and tested on."""
-
-    name: str = setting("", "Name in tables and run directories.")
-    tasks: list[str] = setting([], "Tasks, mixed by concatenation and shuffling.", choices=TASKS)
-    limit: int | None = setting(None, "Train rows per task; the same rows for every seed.", minimum=1)
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """Where the rows come from."""
-
-    name: str = setting("bundled", "Kind of source.", choices=("bundled", "local"))
-    root: str | None = setting(None, "Directory with <task>/{train,validation,test}.jsonl.")
-    on_bad_row: str = setting(
-        "error",
-        "error: list every bad row and stop; skip: leave them out and say so.",
-        choices=("error", "skip"),
-    )
 
 
 @dataclass(frozen=True)
@@ -148,6 +95,16 @@ class LoggerConfig:
 
 
 @dataclass(frozen=True)
+class HubConfig:
+    """Whether the trained adapter or model is also pushed to the Hugging Face Hub."""
+
+    push_to: str | None = setting(
+        None, "Repository to push to at the end, as in me/my-adapter; null: none.", affects_results=False
+    )
+    private: bool = setting(True, "Whether a repository made for it is private.", affects_results=False)
+
+
+@dataclass(frozen=True)
 class Config:
     """One run: everything that `config.yaml` in its directory records."""
 
@@ -171,3 +128,4 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logger: LoggerConfig = LoggerConfig()
+    hub: HubConfig = HubConfig()

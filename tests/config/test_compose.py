@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mosld.config import Config, UserError, group_options, identity, load_config, run_directory
-from mosld.config.schema import TASKS as SCHEMA_TASKS
+from mosld.config.data import TASKS as SCHEMA_TASKS
 from mosld.config.setting import field_types
 from mosld.data import TASKS
 
@@ -29,7 +29,8 @@ NOT_HASHED = {
     "training.keep_last",
     "training.resume",
     "evaluation.base",
-}  # and every key of logger
+    "method.own_learning_rate",  # `training.learning_rate` holds the one that is used
+}  # and every key of logger and hub
 BUILT_GROUPS = ["model", "method", "allocation", "data", "source", "training", "logger", "experiment", "debug"]
 GROUPS_TO_COME = ["sweep", "launcher"]
 BUILT_KEYS = [
@@ -222,7 +223,9 @@ def test_naming_a_default_leaves_the_hash(default: Config):
 def test_the_hash_changes_with_a_key_if_and_only_if_it_affects_results(key: str, default: Config):
     hint, field = leaves()[key]
     value = another(get(default, key), hint, field.metadata["choices"])
-    assert (identity(put(default, key, value)) == identity(default)) == (key in NOT_HASHED or key.startswith("logger."))
+    assert (identity(put(default, key, value)) == identity(default)) == (
+        key in NOT_HASHED or key.startswith(("logger.", "hub."))
+    )
 
 
 def test_the_allocation_changes_the_hash_of_a_mixture(default: Config):

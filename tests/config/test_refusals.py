@@ -9,8 +9,8 @@ from mosld.config import UserError, load_config
 # command line -> what its one message must contain
 REFUSED: dict[str, list[str]] = {
     # an option of a group
-    "method=mosldd": ["method=mosldd", "did you mean 'mosld'", "lora, mosl, mosld"],
-    "method=": ["method=", "unknown option", "lora, mosl, mosld"],
+    "method=mosldd": ["method=mosldd", "did you mean 'mosld'", "lora, mixlora"],
+    "method=": ["method=", "unknown option", "lora, mixlora"],
     "method=null": ["method=null", "unknown option"],
     "method=3": ["method=3", "unknown option"],
     "model=lama2_7b": ["did you mean 'llama2_7b'"],
