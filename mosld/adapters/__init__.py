@@ -11,7 +11,7 @@ from mosld.adapters.adapt import adapt, adapt_with, peft_config
 from mosld.adapters.allocation import experts_per_layer
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.mixture import Mixture
-from mosld.adapters.tuner import MixtureLinear, MosldModel
+from mosld.adapters.tuner import MosldModel
 
 PEFT_TYPE_TO_CONFIG_MAPPING["MOSLD"] = MosldConfig  # type: ignore[index]
 PEFT_TYPE_TO_TUNER_MAPPING["MOSLD"] = MosldModel  # type: ignore[index]
@@ -19,7 +19,6 @@ PEFT_TYPE_TO_PREFIX_MAPPING["MOSLD"] = MosldModel.prefix  # type: ignore[index]
 
 __all__ = [
     "Mixture",
-    "MixtureLinear",
     "MosldConfig",
     "MosldModel",
     "adapt",

@@ -3,17 +3,20 @@
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model
 
 from mosld.adapters.config import MosldConfig
 from mosld.config import AllocationConfig, MethodConfig, UserError
+from mosld.config.method_rules import experts_of
 from mosld.config.parts import method_config
 
 TARGETS = {
+    "none": [],
     "qv": ["q_proj", "v_proj"],
     "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
     "ffn": ["gate_proj", "up_proj", "down_proj"],
     "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "block": ["mlp"],
 }
 
 
@@ -21,18 +24,23 @@ def adapt(
     model: Any,
     method: str = "mosld",
     *,
-    allocation: str | int | list[int] = "triangle",
+    allocation: str | int | list[int] | None = None,
     seed: int | None = None,
     **options: Any,
-) -> PeftModel:
-    """Wrap a transformers model with the adapter of any method.
+) -> Any:
+    """Make a transformers model trainable by any method.
 
     Args:
-        model: a causal language model; it is changed in place, its weights are frozen.
+        model: a causal language model; it is changed in place, its weights are frozen (with "full" they train).
         method: a name of conf/method.
-        allocation: a name of conf/allocation, one number of experts, or a list stretched over the depth.
+        allocation: a name of conf/allocation, one number of experts, or a list stretched over the depth; None: the
+            method's own number where it has one, else triangle.
         seed: seed of the initial weights; None: the global RNG as it stands.
-        options: keys of the config's method group: rank, alpha, top_k, dropout, targets, share, ...
+        options: keys of the config's method group: rank, alpha, top_k, dropout, targets, share, ... A mixture of
+            domains (method "moa") needs `domains`, the names of its experts.
+
+    Returns:
+        A PeftModel; with "full" the model itself.
 
     Raises:
         UserError: an unknown method or option, or a combination that cannot work.
@@ -41,10 +49,13 @@ def adapt(
     return adapt_with(model, config, shape, seed)
 
 
-def adapt_with(model: Any, method: MethodConfig, allocation: AllocationConfig, seed: int | None) -> PeftModel:
+def adapt_with(model: Any, method: MethodConfig, allocation: AllocationConfig, seed: int | None) -> Any:
     """As `adapt`, from checked configs."""
+    if method.kind == "full":
+        return model.requires_grad_(True)
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    missing = [target for target in TARGETS[method.targets] if target not in names]
+    wanted = [] if method.kind == "prefix" else _targets(method)
+    missing = [target for target in wanted if target not in names]
     if missing:
         raise UserError(f"method.targets={method.targets}: the model has no layer called {', '.join(missing)}.")
     if seed is not None:
@@ -56,30 +67,58 @@ def adapt_with(model: Any, method: MethodConfig, allocation: AllocationConfig, s
 
 
 def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfig:
-    """The PEFT config of a method."""
-    targets = TARGETS[method.targets]
+    """The PEFT config of a method.
+
+    Raises:
+        UserError: a mixture of domains whose domains have no names.
+    """
     if method.kind == "lora":
-        return LoraConfig(
-            r=method.rank,
-            lora_alpha=int(method.alpha) if method.alpha.is_integer() else method.alpha,  # type: ignore[arg-type]
-            lora_dropout=method.dropout,
-            target_modules=targets,
-            init_lora_weights="gaussian" if method.init == "gaussian" else True,
-            task_type="CAUSAL_LM",
-        )
-    assert method.top_k is not None
+        return lora_config(method)
+    if method.kind == "prefix":
+        return PrefixTuningConfig(num_virtual_tokens=method.virtual_tokens, task_type="CAUSAL_LM")
     assert method.share is not None  # rules of the config
+    assert method.router is not None
+    experts = experts_of(method, allocation)
+    if method.router == "domain":
+        if not method.domains:
+            raise UserError(f"method={method.name}: name its experts, as in domains=['obqa', 'csqa'].")
+        experts = len(method.domains)
     return MosldConfig(
         r=method.rank,
         alpha=method.alpha,
-        experts=allocation.experts,
+        experts=experts,
+        router=method.router,
         top_k=method.top_k,
         share=method.share,
         dropout=method.dropout,
         dropout_on=method.dropout_on,
         init=method.init,
+        router_init=method.router_init,
+        capacity_factor=method.capacity_factor,
+        gate_dropout=method.gate_dropout,
         balance=method.balance,
         balance_weight=method.balance_weight,
-        target_modules=targets,
+        domains=method.domains,
+        pool=method.pool,
+        inference=method.inference,
+        router_weight=method.router_weight,
+        target_modules=_targets(method),
+        plain_modules=TARGETS[method.plain_targets],
         task_type="CAUSAL_LM",
     )
+
+
+def lora_config(method: MethodConfig) -> LoraConfig:
+    """PEFT's own LoRA with the rank, alpha, dropout and targets of a method."""
+    return LoraConfig(
+        r=method.rank,
+        lora_alpha=int(method.alpha) if method.alpha.is_integer() else method.alpha,  # type: ignore[arg-type]
+        lora_dropout=method.dropout,
+        target_modules=_targets(method),
+        init_lora_weights="gaussian" if method.init == "gaussian" else True,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _targets(method: MethodConfig) -> list[str]:
+    return [*TARGETS[method.targets], *TARGETS[method.plain_targets]]

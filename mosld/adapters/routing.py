@@ -1,26 +1,36 @@
-"""Which experts a token takes, and how evenly all tokens together use them.
+"""Which experts a token takes, and with what weight.
 
-Shapes: B batch, S sequence, E experts, M modules.
+Shapes: B batch, S sequence, E experts, K experts per token.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout, one_hot
 
 
 class Routing(NamedTuple):
     """The router's answer for every token of one module.
 
     Attributes:
-        probs_BSE: softmax over all experts, fp32.
-        gates_BSE: the weight of each expert in the sum; 0 for an expert that the token does not take.
+        probs_BSE: the router's probabilities over all experts, fp32.
+        gates_BSE: the weight of each expert in the sum; 0 for an expert that the token does not take. S is 1 where a
+            whole sequence takes one expert.
+        chosen_BSE: the experts that the router chose, where some of them had no room; None: those with a gate.
+        loss: the router's own loss, where it is supervised.
     """
 
     probs_BSE: Tensor
     gates_BSE: Tensor
+    chosen_BSE: Tensor | None = None
+    loss: Tensor | None = None
+
+    @property
+    def taken_BSE(self) -> Tensor:
+        """Whether the router chose each expert, as 0 or 1."""
+        return (self.gates_BSE.detach() > 0 if self.chosen_BSE is None else self.chosen_BSE).float()
 
 
 def top_k_routing(logits_BSE: Tensor, k: int) -> Routing:
@@ -31,61 +41,41 @@ def top_k_routing(logits_BSE: Tensor, k: int) -> Routing:
     return Routing(probs_BSE, torch.zeros_like(probs_BSE).scatter(-1, chosen_BSK, weights_BSK))
 
 
-class RoutingTrace:
-    """Collects the routings of one forward pass, by module, while it is open.
+def dense_routing(logits_BSE: Tensor, k: int | None) -> Routing:
+    """Every expert by its probability (MoLoRA, arXiv 2309.05444); with k the others are masked, nothing is divided."""
+    probs_BSE = logits_BSE.softmax(-1, dtype=torch.float32)
+    if k is None:
+        return Routing(probs_BSE, probs_BSE)
+    top_BSK, chosen_BSK = probs_BSE.topk(k, dim=-1)
+    return Routing(probs_BSE, torch.zeros_like(probs_BSE).scatter(-1, chosen_BSK, top_BSK))
 
-    It is closed outside the tuner's forward, so that no graph outlives a step, and so that the second forward of
-    gradient checkpointing counts nothing twice.
+
+def capacity_routing(
+    logits_BSE: Tensor, k: int, factor: float, gate_dropout: float, mask_BS: Tensor | None, training: bool
+) -> Routing:
+    """SiRA's gates (arXiv 2311.09179): G = TopK(Dropout(p)), not divided, and full experts turn tokens away.
+
+    Each expert has room for ``ceil(factor * k * T / E)`` of the T tokens of a forward pass. Slots go to all first
+    choices in token order, then to second choices, and so on; an assignment beyond gets gate 0. Pads take no slot, and
+    neither does an expert whose probability was dropped: it is no choice even where fewer than k are left.
+    Dropout and capacity act in training alone: else an answer would depend on its batch mates and on future tokens.
     """
-
-    def __init__(self) -> None:
-        """Start closed."""
-        self._records: dict[str, Routing] | None = None
-
-    @contextmanager
-    def recording(self) -> Iterator[dict[str, Routing]]:
-        """Open the trace; yields the routings by module, filled as the modules run."""
-        records: dict[str, Routing] = {}
-        self._records = records
-        try:
-            yield records
-        finally:
-            self._records = None
-
-    def add(self, module: str, routing: Routing) -> None:
-        """Called by each module in its forward; does nothing while the trace is closed."""
-        if self._records is not None:
-            self._records[module] = routing
+    probs_BSE = dropout(logits_BSE.softmax(-1, dtype=torch.float32), gate_dropout, training)
+    top_BSK, chosen_BSK = probs_BSE.topk(k, dim=-1)
+    if not training:
+        return Routing(probs_BSE, torch.zeros_like(probs_BSE).scatter(-1, chosen_BSK, top_BSK))
+    experts = probs_BSE.shape[-1]
+    tokens_BS = torch.ones_like(probs_BSE[..., 0]) if mask_BS is None else mask_BS.to(probs_BSE)
+    chosen_BSKE = one_hot(chosen_BSK, experts) * (tokens_BS.unsqueeze(-1) * (top_BSK > 0)).unsqueeze(-1)
+    in_turn = chosen_BSKE.movedim(-2, 0).flatten(0, -2)  # [K*B*S, E]: first choices, then second ones
+    turn_BSKE = in_turn.cumsum(0).view(k, *probs_BSE.shape).movedim(0, -2)
+    slots = torch.ceil(factor * k * tokens_BS.sum() / experts)
+    has_room_BSK = (turn_BSKE * chosen_BSKE).sum(-1) <= slots
+    gates_BSE = torch.zeros_like(probs_BSE).scatter(-1, chosen_BSK, top_BSK * has_room_BSK)
+    return Routing(probs_BSE, gates_BSE, chosen_BSKE.sum(-2) > 0)
 
 
-def balance_loss(routings: dict[str, Routing], mask_BS: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-    """The load-balancing loss, mean over modules, and how many assignments each expert had.
-
-    Per module L = N * sum_i f_i P_i with f_i the share of assignments that expert i has and P_i its mean probability
-    (Switch Transformer, arXiv 2101.03961, eq. 4-6, for k assignments a token): 1 at balance, whatever N, k and depth.
-
-    Args:
-        routings: by module.
-        mask_BS: 1 for a token, 0 for a pad; None: all are tokens. Pads never count.
-
-    Returns:
-        The loss, and for each module the number of assignments of each expert [E], without a graph.
-    """
-    groups: dict[int, list[str]] = {}
-    for name, routing in routings.items():
-        groups.setdefault(routing.probs_BSE.shape[-1], []).append(name)
-    losses: list[Tensor] = []
-    taken: dict[str, Tensor] = {}
-    for experts, names in groups.items():
-        # Modules with equally many experts are computed at once: four stacks in place of sixty small sums.
-        probs_MBSE = torch.stack([routings[name].probs_BSE for name in names])
-        taken_MBSE = torch.stack([routings[name].gates_BSE.detach() > 0 for name in names]).float()
-        if mask_BS is None:
-            mask_BS = torch.ones_like(probs_MBSE[0, ..., 0])
-        tokens_BS = mask_BS.to(probs_MBSE)
-        taken_ME = torch.einsum("mbse,bs->me", taken_MBSE, tokens_BS)
-        f_ME = taken_ME / taken_ME.sum(-1, keepdim=True)
-        P_ME = torch.einsum("mbse,bs->me", probs_MBSE, tokens_BS) / tokens_BS.sum()
-        losses.append(experts * (f_ME * P_ME).sum(-1))
-        taken.update(zip(names, taken_ME, strict=True))
-    return torch.cat(losses).mean(), taken
+def gate_entropy(probs_BSE: Tensor) -> Tensor:
+    """Entropy of the router's probabilities per token [B, S], as a share of the largest possible, ln E."""
+    entropy_BS = -torch.special.xlogy(probs_BSE, probs_BSE).sum(-1)
+    return entropy_BS / math.log(probs_BSE.shape[-1]) if probs_BSE.shape[-1] > 1 else entropy_BS

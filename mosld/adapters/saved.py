@@ -1,10 +1,13 @@
 """Loading a saved adapter, with every fault of its files named before a score is computed from half an adapter."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from mosld.config import UserError
 
@@ -25,14 +28,19 @@ def load_adapter(model: Any, folder: Path) -> PeftModel:
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: {WEIGHTS} is missing (pickled weights are not loaded).")
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder))
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            saved = set(file.keys())
+        with warnings.catch_warnings():  # what is missing is an error here, said once
+            warnings.simplefilter("ignore", UserWarning)
+            adapted = PeftModel.from_pretrained(model, str(folder))
+        saved = load_file(folder / WEIGHTS)
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()
         raise UserError(f"{folder}: is damaged or belongs to another base model: {' '.join(reason[:2])}") from error
-    expected = set(get_peft_model_state_dict(adapted))
-    if saved != expected:
-        odd = sorted(saved ^ expected)
+    loaded = get_peft_model_state_dict(adapted)
+    odd = sorted(saved.keys() ^ loaded.keys())
+    if odd:
         raise UserError(f"{folder}: is damaged: {len(odd)} weights are missing or unknown, the first: {odd[0]}")
+    # PEFT only warns of a key that it could not place: a layer would keep its random start.
+    lost = [name for name, tensor in saved.items() if not torch.equal(tensor, loaded[name].cpu().to(tensor.dtype))]
+    if lost:
+        raise UserError(f"{folder}: {len(lost)} weights could not be put in their place, the first: {lost[0]}")
     return adapted

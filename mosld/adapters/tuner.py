@@ -1,4 +1,4 @@
-"""The PEFT glue: mixtures as a tuner like LoRA, and the balance loss inside the tuner's own forward.
+"""The PEFT glue: mixtures as a tuner like LoRA, and the auxiliary loss inside the tuner's own forward.
 
 PEFT's `register_peft_method` takes only names of its own enum, so `mosld.adapters` writes PEFT's three tables directly
 (peft >= 0.21).
@@ -8,79 +8,47 @@ import re
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from mosld.adapters.allocation import experts_per_layer
+from mosld.adapters.balance import balance_loss
 from mosld.adapters.config import MosldConfig
-from mosld.adapters.mixture import Mixture
-from mosld.adapters.routing import Routing, RoutingTrace, balance_loss
-
-
-class MixtureLinear(nn.Module, BaseTunerLayer):
-    """A frozen linear layer plus the mixtures of its active adapters."""
-
-    adapter_layer_names = ("mosld_mixture",)
-    other_param_names = ()
-
-    def __init__(self, base_layer: nn.Module, key: str, trace: RoutingTrace) -> None:
-        """Wrap `base_layer`; `key` is its name in the model, `trace` takes its routings while it is open."""
-        super().__init__()
-        self.base_layer, self.key, self.trace = base_layer, key, trace
-        self.mosld_mixture = nn.ModuleDict()
-        self.merged_adapters: list[str] = []
-        self._disable_adapters = False
-        self._active_adapter = []
-
-    def add_mixture(self, name: str, experts: int, config: MosldConfig) -> None:
-        """Add an adapter of that name. Its weights are fp32 whatever the base is."""
-        base: Any = self.get_base_layer()
-        mixture = Mixture(base.in_features, base.out_features, experts, config)
-        self.mosld_mixture[name] = mixture.to(self.get_base_weight().device).train(self.training)
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """``W x`` plus the update of each active adapter, in the type of the base's output."""
-        y = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters:
-            return y
-        for name in self.active_adapters:
-            if name in self.mosld_mixture:
-                update, routing = self.mosld_mixture[name](x)
-                self.trace.add(self.key, routing)
-                y = y + update.to(y.dtype)
-        return y
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """A routed update is no fixed matrix: it cannot become a LoRA."""
-        return False
-
-    def merge(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: every token has its own sum of experts, so there is no one weight to merge into."""
-        raise ValueError("a mixture routes every token: it cannot be merged into one weight matrix")
-
-    def unmerge(self) -> None:
-        """Nothing is ever merged."""
+from mosld.adapters.context import ForwardContext
+from mosld.adapters.layers import MixtureFeedForward, MixtureLayer, MixtureLinear
+from mosld.adapters.routing import Routing
 
 
 class MosldModel(BaseTuner):
-    """The tuner: replaces the target layers and adds the balance loss to `outputs.loss`.
+    """The tuner: replaces the target layers and adds the auxiliary loss to `outputs.loss`.
 
     In training mode with labels, `outputs` is a `MoeCausalLMOutputWithPast` whose `loss` holds
-    cross entropy + balance_weight * balance loss and whose `aux_loss` is the balance loss unscaled, so any trainer
-    trains a mixture correctly. In eval mode `outputs` is the base model's own.
+    cross entropy + weight * auxiliary loss and whose `aux_loss` is the auxiliary loss unscaled, so any trainer trains
+    a mixture correctly: the balance loss, or with router "domain" the mean cross entropy of the layers' routers. In
+    eval mode `outputs` is the base model's own.
 
+    Two arguments of the forward pass are the tuner's, for router "domain": `domain` [B], the index of each row's own
+    expert (needed in training), and `prompt_mask` [B, S], 1 for the tokens by which the expert is chosen (default:
+    those without a label, else all).
     """
 
     prefix = "mosld_"
-    tuner_layer_cls = MixtureLinear
+    tuner_layer_cls = MixtureLayer
     target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def _pre_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
-        if not hasattr(self, "trace"):
-            self.trace = RoutingTrace()
-            self._taken: dict[str, Tensor] = {}
+        if hasattr(self, "context"):
+            return
+        self._taken: dict[str, Tensor] = {}
+        self._routers: set[tuple[str, str]] = set()
+        # Transformers' own `load_adapter` makes a tuner for each adapter; all layers of a model share one context.
+        found = next((module.context for module in model.modules() if isinstance(module, MixtureLayer)), None)
+        self.context = found or ForwardContext()
+        if found is None:
+            # The model's own forward, not the tuner's, runs in `generate` and in transformers' `load_adapter`.
+            model.register_forward_pre_hook(self.context.begin, with_kwargs=True)
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -92,43 +60,85 @@ class MosldModel(BaseTuner):
         current_key: str,
         **_: Any,
     ) -> None:
-        if not isinstance(target, MixtureLinear):
-            if not isinstance(target, nn.Linear):
-                raise ValueError(f"a mixture adapts nn.Linear only, {current_key} is {type(target).__name__}")
-            target = MixtureLinear(target, current_key, self.trace)
+        layer = _layer_of(current_key)
+        if not isinstance(target, MixtureLayer):
+            kind = MixtureLinear if isinstance(target, nn.Linear) else MixtureFeedForward
+            target = kind(target, current_key, layer, self.context)
             setattr(parent, target_name, target)
-        target.add_mixture(adapter_name, _experts_of(current_key, config, self.get_model_config(self.model)), config)
+        plain = target_name in config.plain_modules
+        experts = 1 if plain else _experts_of(current_key, config, self.get_model_config(self.model))
+        routed = not plain and (config.router != "domain" or (adapter_name, layer) not in self._routers)
+        assert isinstance(target, MixtureLinear | MixtureFeedForward)
+        target.add_mixture(adapter_name, experts, config, routed)
+        self._routers.add((adapter_name, layer))
+        self.context.elects |= config.router == "domain" and config.inference == "vote"
         if adapter_name not in self.active_adapters:
             target.mosld_mixture[adapter_name].requires_grad_(False)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The base model's forward, with the balance loss in `outputs.loss` in training."""
-        labels = kwargs.get("labels")
-        if labels is None or not self.training:
-            return self.model(*args, **kwargs)
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """The name of a weight in saved files. PEFT's own rule misses the name where a mixture has modules inside."""
+        own = ".mosld_mixture."
+        if own in key:
+            return key.replace(f"{own}{adapter_name}.", own)
+        return super()._remove_adapter_name_from_key(key, adapter_name)  # modules_to_save
+
+    def forward(
+        self, *args: Any, domain: Tensor | None = None, prompt_mask: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """The base model's forward, with the auxiliary loss in `outputs.loss` in training."""
+        if prompt_mask is None:
+            prompt_mask = _prompt_of(kwargs.get("labels"), kwargs.get("input_ids"))
+        self.context.give(domain, prompt_mask)
+        if kwargs.get("labels") is not None and self.training:
+            return self._forward_and_balance(*args, **kwargs)
+        return self.model(*args, **kwargs)
+
+    def _forward_and_balance(self, *args: Any, **kwargs: Any) -> Any:
         _refuse_reentrant_checkpointing(self.model)
-        with self.trace.recording() as routings:
+        with self.context.recording() as routings:
             outputs = self.model(*args, **kwargs)
         config: Any = self.peft_config[self.active_adapters[0]]
         if not routings:  # adapters are disabled
             return outputs
-        aux_loss, taken = balance_loss(routings, _token_mask(kwargs.get("attention_mask"), routings))
-        for name, count in taken.items():
-            self._taken[name] = self._taken.get(name, 0) + count
-        weight = 0.0 if config.balance == "none" else config.balance_weight
+        aux_loss = self._auxiliary_loss(routings, config)
         # A trainer counts the labels that are predicted: shifted ones where given, else all but each row's first.
         shifted = kwargs.get("shift_labels")
-        counted = labels[..., 1:] if shifted is None else shifted
-        loss = outputs[0] + weight * _share(counted, kwargs.get("num_items_in_batch")) * aux_loss
+        counted = kwargs["labels"][..., 1:] if shifted is None else shifted
+        share = _share(counted, kwargs.get("num_items_in_batch"))
+        loss = outputs[0] + config.auxiliary_weight * share * aux_loss
         if isinstance(outputs, tuple):
             return (loss, *outputs[1:])
         return MoeCausalLMOutputWithPast(**{**outputs, "loss": loss, "aux_loss": aux_loss})
+
+    def _auxiliary_loss(self, routings: dict[str, Routing], config: MosldConfig) -> Tensor:
+        own = [routing.loss for routing in routings.values() if routing.loss is not None]
+        formula = "switch" if config.balance == "none" else config.balance  # measured in any case
+        mask = None if own else self.context.mask_BS
+        balance, taken = balance_loss(routings, mask, formula)
+        for name, count in taken.items():
+            self._taken[name] = self._taken.get(name, 0) + count
+        return torch.stack(own).mean() if own else balance
 
     def pop_load(self) -> dict[str, Tensor]:
         """By module, the share of assignments of each expert [E] in the training forwards since the last call."""
         load = {name: count / count.sum() for name, count in self._taken.items()}
         self._taken = {}
         return load
+
+
+def _prompt_of(labels: Tensor | None, ids: Tensor | None) -> Tensor | None:
+    """The tokens of each row that have no label (all, in a row where every token has one): what was asked."""
+    if labels is None or ids is None or labels.shape != ids.shape:
+        return None
+    unlabelled = labels == -100
+    return unlabelled | ~unlabelled.any(-1, keepdim=True)
+
+
+def _layer_of(key: str) -> str:
+    """``model.layers.3`` of ``model.layers.3.self_attn.q_proj``; the whole key where it has no number."""
+    found = re.match(r"(.*?\.\d+)\.", key)
+    return found[1] if found else key
 
 
 def _experts_of(key: str, config: MosldConfig, model_config: dict[str, Any]) -> int:
@@ -142,17 +152,11 @@ def _experts_of(key: str, config: MosldConfig, model_config: dict[str, Any]) -> 
     return experts_per_layer(config.experts, depth)[int(index[1])]
 
 
-def _token_mask(attention_mask: Tensor | None, routings: dict[str, Routing]) -> Tensor | None:
-    """The mask of non-pad tokens, where the attention mask is one (a 4-D mask says nothing of pads)."""
-    tokens = next(iter(routings.values())).probs_BSE.shape[:-1]
-    return attention_mask if attention_mask is not None and attention_mask.shape == tokens else None
-
-
 def _share(labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | float:
     """This forward's share of the label tokens of the optimiser step.
 
     A trainer that divides the cross entropy by the tokens of the whole step sums over its micro-batches; without the
-    share the balance loss would count once for each micro-batch.
+    share the auxiliary loss would count once for each micro-batch.
     """
     if num_items_in_batch is None:
         return 1.0
@@ -160,7 +164,7 @@ def _share(labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | 
 
 
 def _refuse_reentrant_checkpointing(model: nn.Module) -> None:
-    """Reentrant checkpointing runs the forward without a graph: the balance loss would silently lose its gradient."""
+    """Reentrant checkpointing runs the forward without a graph: the auxiliary loss would silently lose its gradient."""
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             options = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})

@@ -1,39 +1,101 @@
-"""An independent mixture: one token, one expert at a time, in float64."""
+"""Independent references: one token and one expert at a time, written from the formulas of METHODS.md.
+
+They share no code with mosld and run in the type of what they are given, float64 in the tests.
+"""
+
+import math
 
 import torch
 
 
-def naive_mixture(x, A, B, router, *, rank, alpha, top_k, share):
-    """Update of every token [B, S, O], probabilities and gates [B, S, E], by loops over tokens and experts."""
-    experts = router.shape[0]
-    updates, all_probs, all_gates = [], [], []
-    for row in x:
-        for token in row:
-            probs = torch.softmax(router @ token, dim=0)
-            order = sorted(range(experts), key=lambda i: -probs[i].item())[:top_k]
-            kept = sum(probs[i] for i in order)
-            update = torch.zeros(B.shape[0], dtype=x.dtype)
-            gates = [probs.new_zeros(())] * experts
-            for i in order:
-                A_i = A if share == "A" else A[i * rank : (i + 1) * rank]
-                B_i = B if share == "B" else B[:, i * rank : (i + 1) * rank]
-                gates[i] = probs[i] / kept
-                update = update + gates[i] * (alpha / rank) * (B_i @ (A_i @ token))
-            updates.append(update)
-            all_probs.append(probs)
-            all_gates.append(torch.stack(gates))
-    shape = x.shape[:2]
-    return (
-        torch.stack(updates).view(*shape, -1),
-        torch.stack(all_probs).view(*shape, -1),
-        torch.stack(all_gates).view(*shape, -1),
-    )
+def probabilities(router, token):
+    """p = softmax(W_r x) over all experts, as a list."""
+    powers = [torch.exp((row * token).sum()) for row in router]
+    return [power / sum(powers) for power in powers]
 
 
-def naive_balance(probs, gates, mask):
-    """N * sum_i f_i P_i over the tokens that the mask keeps."""
+def ranked(probs):
+    return sorted(range(len(probs)), key=lambda i: -probs[i].item())
+
+
+def top_k_gates(probs, k):
+    """The k largest, divided by their sum; the others 0."""
+    best = ranked(probs)[:k]
+    kept = sum(probs[i] for i in best)
+    return [probs[i] / kept if i in best else 0.0 for i in range(len(probs))]
+
+
+def dense_gates(probs, k=None):
+    """All; with k, the others are masked and nothing is divided."""
+    best = ranked(probs)[:k]
+    return [probs[i] if i in best else 0.0 for i in range(len(probs))]
+
+
+def sira_gates(dropped, k, factor, real):
+    """Gates and choices of all tokens of a forward: slots to all first choices in token order, then to second ones.
+
+    `dropped`: by token, the probabilities after gate dropout. `real`: by token, whether it is no pad.
+    """
+    experts, tokens = len(dropped[0]), sum(real)
+    room = math.ceil(factor * k * tokens / experts)
+    gates = [[0.0] * experts for _ in dropped]
+    chosen = [[False] * experts for _ in dropped]
+    used = [0] * experts
+    for place in range(k):
+        for t, probs in enumerate(dropped):
+            i = ranked(probs)[place]
+            if not real[t] or probs[i] == 0:
+                continue
+            chosen[t][i] = True
+            if used[i] < room:
+                used[i] += 1
+                gates[t][i] = probs[i]
+    return gates, chosen
+
+
+def pairs(A, B, rank, share, experts):
+    """(A_i, B_i) of every expert of a bank whose experts stand side by side."""
+    rows = [slice(i * rank, (i + 1) * rank) for i in range(experts)]
+    return [(A if share == "A" else A[own], B if share == "B" else B[:, own]) for own in rows]
+
+
+def update(token, gates, bank, scale):
+    """s * sum_i g_i B_i A_i x of one token."""
+    total = 0.0
+    for gate, (A_i, B_i) in zip(gates, bank, strict=True):
+        total = total + scale * gate * (B_i @ (A_i @ token))
+    return total
+
+
+def mixture(tokens, gates, bank, scale):
+    """The updates [T, O] of tokens [T, I] with the gates of each."""
+    return torch.stack([update(token, own, bank, scale) for token, own in zip(tokens, gates, strict=True)])
+
+
+def feed_forward(token, gates, block, banks, scale):
+    """MixLoRA: sum_i g_i E_i(x), every E_i a whole block whose three weights are W + s B_i A_i."""
+    total = 0.0
+    for i, gate in enumerate(gates):
+        gate_W, up_W, down_W = (
+            weight + scale * banks[part][i][1] @ banks[part][i][0] for part, weight in block.items()
+        )
+        total = total + gate * (down_W @ (torch.nn.functional.silu(gate_W @ token) * (up_W @ token)))
+    return total
+
+
+def sequence_probabilities(router, tokens, prompt, pool="mean"):
+    """MoA: softmax(W_r h), h the mean or the last of the sequence's prompt states. `prompt`: by token, 0 or 1."""
+    states = [token for token, inside in zip(tokens, prompt, strict=True) if inside]
+    return probabilities(router, states[-1] if pool == "last" else sum(states) / len(states))
+
+
+def balance(probs, chosen, mask, formula="switch"):
+    """The balance loss of one module over the tokens that the mask keeps; `chosen` [B, S, E] are 0 or 1."""
     experts = probs.shape[-1]
     tokens = [(b, s) for b in range(mask.shape[0]) for s in range(mask.shape[1]) if mask[b, s]]
-    taken = [sum(1 for t in tokens if gates[t][i] > 0) for i in range(experts)]
+    count = [sum(1 for t in tokens if chosen[t][i] > 0) for i in range(experts)]
     mean = [sum(probs[t][i] for t in tokens) / len(tokens) for i in range(experts)]
-    return experts * sum(taken[i] / sum(taken) * mean[i] for i in range(experts))
+    if formula == "switch":
+        return experts * sum(count[i] / sum(count) * mean[i] for i in range(experts))
+    literal = sum(count[i] / len(tokens) * mean[i] for i in range(experts))
+    return literal / experts if formula == "sira" else literal

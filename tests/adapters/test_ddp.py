@@ -1,49 +1,60 @@
-"""Two processes over gloo: DDP averages the gradients of a mixture, the balance loss included, without options."""
+"""Two processes over gloo: DDP averages every method's gradients, the auxiliary loss included, without options."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from rows import ROWS, over
 
 WORKER = """
-import os, sys, torch
+import json, sys, torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-import mosld
+from rows import ROWS
 dist.init_process_group("gloo")
-rank = dist.get_rank()
-ids = torch.tensor([[5, 6, 7, 8], [15, 16, 17, 18]])
-def fresh():
-    model = mosld.adapt(mosld.load_base("tiny")[0], sys.argv[1], seed=0, dropout=0.0)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        [p.add_(torch.randn_like(p) * .1) for p in model.parameters() if p.requires_grad]
-    return model.train()
-alone = fresh()
-losses = [alone(input_ids=ids[i:i+1], labels=ids[i:i+1]).loss for i in range(2)]
-(sum(losses) / 2).backward()
-wanted = {n: p.grad for n, p in alone.named_parameters() if p.requires_grad}
-both = DistributedDataParallel(fresh())
-both(input_ids=ids[rank:rank+1], labels=ids[rank:rank+1]).loss.backward()
-for name, parameter in both.module.named_parameters():
-    if parameter.requires_grad:
-        torch.testing.assert_close(parameter.grad, wanted[name], msg=name)
-print("equal")
+rank, verdicts = dist.get_rank(), {}
+for row in ROWS:
+    def fresh():
+        model = row.adapted().train()
+        for module in model.modules():  # dropout would draw other masks in each process
+            config = getattr(module, "config", None)
+            if type(config).__name__ == "MosldConfig":
+                config.dropout = config.gate_dropout = 0.0
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        return model
+    mine = [{name: value[i:i + 1] for name, value in row.inputs().items()} for i in range(2)]
+    alone = fresh()
+    (sum(alone(**inputs).loss for inputs in mine) / 2).backward()
+    wanted = {name: p.grad for name, p in alone.named_parameters() if p.requires_grad}
+    both = DistributedDataParallel(fresh())
+    both(**mine[rank]).loss.backward()
+    got = {name: p.grad for name, p in both.module.named_parameters() if p.requires_grad}
+    try:
+        torch.testing.assert_close(got, wanted)
+        verdicts[row.name] = "equal"
+    except AssertionError as error:
+        verdicts[row.name] = str(error)
+print(json.dumps(verdicts))
 """
 
 
-@pytest.mark.parametrize("method", ["lora", "mosld"])
-def test_ddp_gradients_on_two_processes_are_the_mean_of_one_process(method):
+@pytest.fixture(scope="module")
+def verdicts():
+    """What each of two processes says of every method."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, method],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, "-c", WORKER],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -51,4 +62,10 @@ def test_ddp_gradients_on_two_processes_are_the_mean_of_one_process(method):
         for rank in range(2)
     ]
     outputs = [worker.communicate(timeout=120) for worker in workers]
-    assert [out.strip() for out, _ in outputs] == ["equal", "equal"], outputs[0][1][-2000:]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs[0][1][-2000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+
+
+@over(ROWS)
+def test_ddp_gradients_on_two_processes_are_the_mean_of_one_process(row, verdicts):
+    assert [said[row.name] for said in verdicts] == ["equal", "equal"]

@@ -1,0 +1,54 @@
+"""The load-balancing losses.
+
+Shapes: B batch, S sequence, E experts, M modules.
+"""
+
+import torch
+from torch import Tensor
+
+from mosld.adapters.routing import Routing
+
+
+def balance_loss(
+    routings: dict[str, Routing], mask_BS: Tensor | None, formula: str = "switch"
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The load-balancing loss, mean over modules, and how many assignments each expert had.
+
+    Per module, with c_i the tokens that chose expert i, T all tokens, and P_i the mean probability of expert i:
+
+        switch         N * sum_i c_i / sum_j c_j * P_i   Switch Transformer, arXiv 2101.03961, eq. 4-6, for several
+                                                         choices a token: 1 at balance, whatever N, k and depth
+        paper_literal  sum_i c_i / T * P_i               MoSLD, eq. 4 as printed, with c_i divided by T
+        sira           sum_i c_i / T * P_i / N           SiRA, arXiv 2311.09179; P of the probabilities after dropout
+
+    Choices are counted before full experts turn any away.
+
+    Args:
+        routings: by module.
+        mask_BS: 1 for a token, 0 for a pad; None: all are tokens. Pads never count.
+        formula: "switch", "paper_literal" or "sira".
+
+    Returns:
+        The loss, and for each module the number of assignments of each expert [E], without a graph.
+    """
+    groups: dict[int, list[str]] = {}
+    for name, routing in routings.items():
+        groups.setdefault(routing.probs_BSE.shape[-1], []).append(name)
+    losses: list[Tensor] = []
+    taken: dict[str, Tensor] = {}
+    for experts, names in groups.items():
+        # Modules with equally many experts are computed at once: four stacks in place of sixty small sums.
+        probs_MBSE = torch.stack([routings[name].probs_BSE for name in names])
+        taken_MBSE = torch.stack([routings[name].taken_BSE for name in names])
+        if mask_BS is None:
+            mask_BS = torch.ones_like(probs_MBSE[0, ..., 0])
+        tokens_BS = mask_BS.to(probs_MBSE)
+        taken_ME = torch.einsum("mbse,bs->me", taken_MBSE, tokens_BS)
+        P_ME = torch.einsum("mbse,bs->me", probs_MBSE, tokens_BS) / tokens_BS.sum()
+        if formula == "switch":
+            shares_ME = experts * taken_ME / taken_ME.sum(-1, keepdim=True)
+        else:
+            shares_ME = taken_ME / tokens_BS.sum() / (experts if formula == "sira" else 1)
+        losses.append((shares_ME * P_ME).sum(-1))
+        taken.update(zip(names, taken_ME, strict=True))
+    return torch.cat(losses).mean(), taken

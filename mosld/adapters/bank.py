@@ -1,0 +1,60 @@
+"""A bank of LoRA experts that stand side by side in two matrices, so that no loop runs over them.
+
+Shapes: B batch, S sequence, I in, O out, R rank, E experts.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear
+
+from mosld.adapters.config import MosldConfig
+
+NORMAL_DEVIATION = 0.02  # of the author code of MoLoRA
+
+
+class ExpertBank(nn.Module):
+    """The projections A_i and B_i of all experts of one linear layer, with A or B shared by all or neither.
+
+    Attributes:
+        A: [R, I] if shared, else [E*R, I]: expert i has rows i*R to (i+1)*R.
+        B: [O, R] if shared, else [O, E*R]: expert i has columns i*R to (i+1)*R. Starts at zero: an untrained
+            bank changes nothing.
+    """
+
+    def __init__(self, in_features: int, out_features: int, experts: int, config: MosldConfig) -> None:
+        """Make the weights in fp32 on the current default device."""
+        super().__init__()
+        rank = config.r
+        self.experts, self.rank, self.config = experts, rank, config
+        rows = rank if config.share == "A" else experts * rank
+        columns = rank if config.share == "B" else experts * rank
+        self.A = nn.Parameter(torch.empty(rows, in_features, dtype=torch.float32))
+        self.B = nn.Parameter(torch.zeros(out_features, columns, dtype=torch.float32))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """A at random, B at zero."""
+        if self.config.init == "kaiming":
+            nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        else:
+            nn.init.normal_(self.A, std=1 / self.rank if self.config.init == "gaussian" else NORMAL_DEVIATION)
+        nn.init.zeros_(self.B)
+
+    def down(self, x: Tensor) -> Tensor:
+        """``A_i x`` for each expert [..., E, R]; with a shared A it is computed once [..., 1, R]."""
+        z = linear(self._dropped(x.to(self.A.dtype), "x"), self._dropped(self.A, "A"))
+        return z.unflatten(-1, (-1, self.rank))
+
+    def up(self, z: Tensor, gates: Tensor | None = None) -> Tensor:
+        """``(alpha / r) sum_i g_i B_i z_i`` [..., O] of `down`'s result and gates [..., E]; no gates: all are 1."""
+        gated = z if gates is None else gates.to(z.dtype).unsqueeze(-1) * z
+        mixed = gated.sum(-2) if self.config.share == "B" else gated.flatten(-2)
+        return self.config.alpha / self.rank * linear(mixed, self._dropped(self.B, "B"))
+
+    def _dropped(self, tensor: Tensor, name: str) -> Tensor:
+        """Inverted dropout on what the config names (MoSLD eq. 2): a new mask each forward, none in eval."""
+        if self.config.dropout_on != name or not self.config.dropout:
+            return tensor
+        return dropout(tensor, self.config.dropout, self.training)

@@ -1,0 +1,87 @@
+"""One row per method for the generic tests, with what cannot hold for it and why."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+import mosld
+
+IDS = [[5, 6, 7, 8, 9, 10], [25, 26, 27, 28, 29, 30]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on the tiny model.
+
+    Attributes:
+        options: what it cannot be adapted without.
+        domain: it is trained with each row's own domain.
+        routed: it has a router, which checkpointing must not rob of its loss and which cannot be merged.
+        layers: it replaces layers of the model. Not prefix, which gives every forward keys and values in a cache: that
+            changes the answer at step 0, and PEFT allows it no checkpointing, no merge and no `load_adapter` of
+            transformers. Not full.
+        adapter: it has weights of its own beside the base's, which are frozen. Not full.
+        dropout: two forwards in training mode differ.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    domain: bool = False
+    routed: bool = True
+    layers: bool = True
+    adapter: bool = True
+    dropout: bool = False
+
+    def base(self):
+        return mosld.load_base("tiny")[0]
+
+    def adapted(self, trained=True, base=None, method=None):
+        """The method on a tiny base in eval mode; `trained`: every trained weight moved off its initial value."""
+        model = mosld.adapt(self.base() if base is None else base, method or self.name, seed=0, **self.options)
+        if trained:
+            torch.manual_seed(1)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter.add_(torch.randn_like(parameter) * 0.1)
+        return model.eval()
+
+    def inputs(self):
+        """A training batch of two rows."""
+        ids = torch.tensor(IDS)
+        return {"input_ids": ids, "labels": ids} | ({"domain": torch.tensor([0, 1])} if self.domain else {})
+
+    def train(self, model, steps=3):
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        model.train()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(**self.inputs()).loss.backward()
+            optimizer.step()
+        return model.eval()
+
+
+ROWS = [
+    Row("full", routed=False, layers=False, adapter=False),
+    Row("prefix", routed=False, layers=False),
+    Row("lora", routed=False, dropout=True),
+    Row("molora"),
+    Row("sira", dropout=True),
+    Row("mola", dropout=True),
+    Row("mixlora"),
+    Row("mosl"),
+    Row("mosld", dropout=True),
+    Row("mosld_b", dropout=True),
+    Row("moa", {"domains": ["a", "b"]}, domain=True, dropout=True),
+    Row("hydralora"),
+]
+ADAPTERS = [row for row in ROWS if row.adapter]
+LAYERS = [row for row in ROWS if row.layers]
+ROUTED = [row for row in ROWS if row.routed]
+
+
+def over(rows):
+    """A test that runs for each of these rows."""
+    return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
