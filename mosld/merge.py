@@ -1,0 +1,81 @@
+"""Merge a plain LoRA into its base model: ``python -m mosld.merge outputs/... --output DIR``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mosld.config import UserError
+from mosld.flags import FlagParser, add_run, ending_on_ctrl_c, run_config, run_flags
+from mosld.logging import SavedRun, saved_run
+
+USAGE = """Write base + LoRA as one stand-alone transformers model: safetensors, tokenizer, config.yaml, model card.
+
+  python -m mosld.merge outputs/mixture/smollm2_135m/lora-... --output my/model
+  python -m mosld.eval run=my/model
+
+The sum is computed in float32 and rounded once, to the type that is written: with --dtype float32 scores stay equal to
+about 1e-3; in bfloat16 3 of 180 answers of the small model changed, all within .3 nats of a tie, as between any two
+computations in bfloat16. Methods other than lora have nothing that can be merged.
+The last line printed is the directory."""
+
+REFUSED = {
+    "full": "nothing to merge: {weights} already is a whole, stand-alone model.",
+    "prefix": "method {name} learned keys and values that stand before the text in every layer: no weight holds them.",
+    "mixture": "method {name} routes: every token has its own sum of experts, so no one weight matrix can replace "
+    "them. Use the adapter as it is (docs/adapters_elsewhere.md), or train method=lora.",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run_flags(merge, _parser(), argv)
+
+
+def merge(flags: argparse.Namespace) -> int:
+    """The run, its config and a free directory, then model, sum and files."""
+    run = saved_run(flags.run.removeprefix("run="))
+    config = run_config(run, flags, **({"dtype": flags.dtype} if flags.dtype else {}))
+    output = Path(flags.output)
+    mistakes = [*_not_mergeable(run, config.method.kind, config.method.name), *_not_free(output)]
+    if mistakes:
+        raise UserError(*mistakes)
+    with ending_on_ctrl_c():  # torch, transformers and peft: only now is everything checked
+        from mosld.merging import write_merged
+
+    return write_merged(config, run, output)
+
+
+def _not_mergeable(run: SavedRun, kind: str, name: str) -> list[str]:
+    if run.whole:
+        return [REFUSED["full"].format(weights=run.weights)]
+    return [REFUSED[kind].format(name=name, weights=run.weights)] if kind in REFUSED else []
+
+
+def _not_free(output: Path) -> list[str]:
+    """Why nothing can be written there, if so."""
+    try:
+        empty = output.is_dir() and not output.is_symlink() and not any(output.iterdir())
+        if os.path.lexists(output) and not empty:
+            return [f"--output {output}: exists and is not an empty directory; name a new one."]
+        parent = next(path for path in output.resolve().parents if path.exists())
+    except OSError as error:
+        return [f"--output {output}: {error.strerror}."]
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        return [f"--output {output}: nothing can be made in {parent}."]
+    return []
+
+
+def _parser() -> FlagParser:
+    parser = FlagParser("merge", USAGE)
+    add_run(parser)
+    parser.add_argument("--output", metavar="DIR", required=True, help="a new directory (or an empty one)")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), help="type of the written weights; default: the run's own"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
