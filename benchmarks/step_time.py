@@ -11,26 +11,27 @@ import json
 import statistics
 import time
 
-from accelerate import Accelerator
-from rich.console import Console
+from rich import print as show
 from rich.table import Table
 
 import mosld
 from mosld.config import load_config
-from mosld.data import load_dataset
+from mosld.data import Dataset, load_dataset
 from mosld.data.batches import Order, encode_train
 from mosld.data.prompts import PromptEncoder
+from mosld.logging import Console
 from mosld.quiet import silence_libraries
-from mosld.training import Stepper, make_optimizer
+from mosld.stages import Stages, load_on_device
+from mosld.training import Stepper
 
 
-def make_stepper(model: str, method: str, pad: int) -> Stepper:
+def make_stepper(model: str, method: str, dataset: Dataset) -> Stepper:
     """A fresh base with the method on it, ready for steps."""
     config = load_config([f"model={model}", f"method={method}"])
-    adapted = mosld.adapt(mosld.load_base(model)[0], method, seed=0)
-    accelerator = Accelerator(mixed_precision="no")
-    prepared = accelerator.prepare_model(adapted)
-    return Stepper(prepared, make_optimizer(prepared, config.training), accelerator, pad, 1.0, 0.01)
+    base, tokenizer = load_on_device(config)
+    stages = Stages(config, dataset, tokenizer, Console())
+    dtype = base.dtype  # before full fine-tuning makes it float32
+    return stages.make_stepper(stages.adapt(base), dtype)
 
 
 def main() -> None:
@@ -48,11 +49,10 @@ def main() -> None:
     config = load_config([f"model={given.model}", "data=mixture", "source=bundled"])
     tokenizer = mosld.load_base(given.model)[1]
     encoder = PromptEncoder(tokenizer, config.model.prompt)
-    examples, _ = encode_train(load_dataset(config.data, config.source).train, encoder, tokenizer.eos_token_id)
+    dataset = load_dataset(config.data, config.source)
+    examples, _ = encode_train(dataset.train, encoder, tokenizer.eos_token_id)
     order = Order(len(examples), given.batch_size, seed=0)
-    steppers = {
-        method: make_stepper(given.model, method, tokenizer.pad_token_id) for method in given.methods.split(",")
-    }
+    steppers = {method: make_stepper(given.model, method, dataset) for method in given.methods.split(",")}
 
     seconds: dict[str, list[float]] = {method: [] for method in steppers}
     tokens: list[int] = []
@@ -80,7 +80,7 @@ def main() -> None:
         }  # fmt: skip
         spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}, {max(ratios):.3f})"
         table.add_row(method, f"{statistics.median(found):.3f}", f"{rate:.0f}", spread)
-    Console().print(table)
+    show(table)
     if given.json:
         with open(given.json, "w", encoding="utf-8") as file:
             json.dump(figures, file, indent=2)

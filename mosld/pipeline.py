@@ -3,11 +3,13 @@
 from mosld.cli import DIVERGED, FINISHED, INTERRUPTED
 from mosld.config import Config
 from mosld.data import Dataset
-from mosld.evaluation import Evaluation
+from mosld.domains import adapt_domains
+from mosld.evaluation import Evaluation, ExpertUse
 from mosld.logging import Console, Results, RunDirectory, results_table
+from mosld.logging.atomic import write_json
 from mosld.logging.tracker import NoTracker, Tracker, make_tracker
 from mosld.quiet import silence_libraries
-from mosld.stages import Stages, load_on_device
+from mosld.stages import Stages, load_on_device, parameter_counts
 from mosld.training import DivergedError
 
 EXIT_CODES = {"finished": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
@@ -50,7 +52,8 @@ def check(config: Config, dataset: Dataset) -> int:
     model, tokenizer = load_on_device(config)
     stages = Stages(config, dataset, tokenizer, console)
     examples = stages.encode_train()
-    rows, length = stages.make_stepper(model).try_longest(examples, config.training.micro_batch_size)
+    stepper = stages.make_stepper(stages.adapt(model), model.dtype)
+    rows, length = stepper.try_longest(examples, config.training.micro_batch_size)
     console.say(f"check passed: the longest micro-batch ({rows} rows, {length} tokens) went forward and backward")
     return FINISHED
 
@@ -66,12 +69,20 @@ def _run(
     test = stages.questions("test", config.evaluation.limit)
     if config.evaluation.base:
         results.add(**stages.base_scores(model, test, run))
-    stepper = stages.make_stepper(model)
+    dtype = model.dtype  # full fine-tuning trains a float32 copy and saves this type
+    by_domain = config.method.router == "domain"
+    adapted = adapt_domains(stages, model, run) if by_domain else stages.adapt(model)
+    stepper = stages.make_stepper(adapted, dtype)
     progress = stages.make_loop(stepper, run, tracker).run()
-    evaluation = stages.score(stepper.model, test, "scoring")
+    trained = stages.settle(stepper, dtype)
+    use = ExpertUse(config.method.domains)
+    evaluation = stages.score(trained, test, "scoring", use)
+    if use.table():
+        write_json(run.routing, use.table())
     results.add(
-        dtype=str(model.dtype).removeprefix("torch."),
-        parameters=stages.count(stepper.model),
+        **use.accuracy(),
+        dtype=str(dtype).removeprefix("torch."),
+        parameters=parameter_counts(trained),
         scores=evaluation.scores,
         average=evaluation.average,
         steps=progress.step,
@@ -83,5 +94,7 @@ def _run(
         tokens_per_second=round(progress.tokens / progress.seconds, 2),
     )
     run.write_predictions(evaluation.records())
-    stages.save_adapter(stepper.model, run, results)
+    saved = stages.save_trained(trained, run, results)
+    if config.hub.push_to:
+        results.add(pushed_to=stages.push(saved))
     return evaluation

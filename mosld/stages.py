@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
+from peft import PeftModel
 
 from mosld.adapters import adapt_with
+from mosld.adapters.saved import adapter_size
 from mosld.config import Config
 from mosld.data import Dataset
 from mosld.data.batches import Example, Order, encode_train
 from mosld.data.prompts import PromptEncoder
-from mosld.evaluation import Evaluation, Questions, evaluate
+from mosld.evaluation import Evaluation, ExpertUse, Questions, evaluate
 from mosld.logging import Console, Results, RunDirectory
 from mosld.logging.atomic import write_json
+from mosld.logging.hub import push
 from mosld.logging.manifest import write_folder
 from mosld.logging.model_card import write_model_card
 from mosld.logging.tracker import Tracker
@@ -58,10 +61,10 @@ class Stages:
         self._say_cut(cut, "train")
         return examples
 
-    def score(self, model: Any, questions: Questions, title: str) -> Evaluation:
-        """Accuracy of a model, in eval mode."""
+    def score(self, model: Any, questions: Questions, title: str, use: ExpertUse | None = None) -> Evaluation:
+        """Accuracy of a model, in eval mode; `use` takes note of the experts that each task takes."""
         batch_tokens = self.config.evaluation.batch_tokens
-        return evaluate(model, questions, self.tokenizer.pad_token_id, batch_tokens, self.console.track(title))
+        return evaluate(model, questions, self.tokenizer.pad_token_id, batch_tokens, self.console.track(title), use)
 
     def base_scores(self, model: Any, questions: Questions, run: RunDirectory) -> dict[str, Any]:
         """Scores of the untrained model; a resumed run reads them back."""
@@ -73,31 +76,46 @@ class Stages:
         write_json(run.base_scores, found)
         return found
 
-    def make_stepper(self, model: Any) -> Stepper:
-        """The model with the method's adapter, on its device, with an optimiser."""
+    def adapt(self, model: Any) -> Any:
+        """The model with the method's adapter, ready to be trained."""
         config = self.config
         set_seed(config.seed)
         adapted: Any = adapt_with(model, config.method, config.allocation, config.seed)
+        inner = adapted
+        if isinstance(adapted, PeftModel):
+            inner = adapted.get_base_model()
+        else:
+            adapted.float()  # an update of 1e-5 is lost in a bfloat16 weight
         if config.training.gradient_checkpointing:
             adapted.enable_input_require_grads()
-            adapted.base_model.model.activation_checkpointing_enable(
-                activation_checkpointing_kwargs={"use_reentrant": False}
-            )
-        count = self.count(adapted)
+            inner.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        count = parameter_counts(adapted)
         share = 100 * count["trainable"] / count["total"]
         self.console.say(f"trainable parameters: {count['trainable']:,} of {count['total']:,} ({share:.3f} %)")
+        return adapted
+
+    def make_stepper(self, adapted: Any, base_dtype: torch.dtype) -> Stepper:
+        """The adapted model on its device, with an optimiser."""
+        config = self.config
         accelerator = Accelerator(mixed_precision="no")
         prepared = accelerator.prepare_model(adapted)
-        optimizer = make_optimizer(prepared, config.training)
-        weight = config.method.balance_weight if config.method.balance != "none" else 0.0
-        pad = self.tokenizer.pad_token_id
-        return Stepper(prepared, optimizer, accelerator, pad, config.training.max_grad_norm, weight)
+        peft_config = adapted.active_peft_config if isinstance(adapted, PeftModel) else None
+        return Stepper(
+            prepared,
+            make_optimizer(prepared, config.training),
+            accelerator,
+            pad=self.tokenizer.pad_token_id,
+            max_norm=config.training.max_grad_norm,
+            weight=getattr(peft_config, "auxiliary_weight", 0.0),
+            domains=config.method.domains or (),
+            low_precision=base_dtype if adapted.dtype != base_dtype else None,
+        )
 
     def make_loop(self, stepper: Stepper, run: RunDirectory, tracker: Tracker) -> Loop:
         """The training loop with everything it works with."""
         config, examples = self.config, self.encode_train()
         validation = self.questions("validation", config.evaluation.validation_limit)
-        tuner = stepper.model.base_model
+        tuner: Any = getattr(stepper.model, "base_model", None)
 
         def load() -> dict[str, list[float]]:
             """Rounded shares of assignments by module; empty without a router."""
@@ -105,37 +123,65 @@ class Stages:
             flat = iter(torch.cat(list(shares.values())).tolist() if shares else [])  # one host read for all modules
             return {module: [round(next(flat), 4) for _ in found] for module, found in shares.items()}
 
+        def validate() -> Evaluation:
+            """Scores of the validation split."""
+            with stepper.autocast():
+                return self.score(stepper.model, validation, "validating")
+
         return Loop(
             stepper=stepper,
             examples=examples,
             order=Order(len(examples), config.training.batch_size, config.seed),
             config=config.training,
-            validate=lambda: self.score(stepper.model, validation, "validating"),
+            validate=validate,
             load=load,
             checkpoints=Checkpoints(run.checkpoints, config.training.keep_last),
             metrics_path=run.metrics,
             every=config.logger.every,
             console=self.console,
+            auxiliary="router_loss" if config.method.router == "domain" else "balance_loss",
             track=tracker.step,
         )
 
-    def save_adapter(self, model: Any, run: RunDirectory, results: Results) -> None:
-        """The adapter in PEFT's format with card, config and checksums; whole or not there."""
+    @staticmethod
+    def settle(stepper: Stepper, dtype: torch.dtype) -> Any:
+        """The trained model as it is scored and saved: a whole model in the type that it was loaded in."""
+        model = stepper.accelerator.unwrap_model(stepper.model)
+        return model if isinstance(model, PeftModel) else model.to(dtype)
+
+    def save_trained(self, model: Any, run: RunDirectory, results: Results) -> Path:
+        """What was trained, with card, config and checksums, whole or not there: the adapter, or the whole model."""
 
         def write(folder: Path) -> None:
             """Fill the folder that is renamed when it is whole."""
             model.save_pretrained(folder)
+            if not isinstance(model, PeftModel):
+                self.tokenizer.save_pretrained(folder)
             shutil.copy(run.config, folder / "config.yaml")
             write_model_card(folder, self.config, results.tree)
 
-        write_folder(run.adapter, write, prose=("README.md",))
+        target = run.adapter if isinstance(model, PeftModel) else run.model
+        write_folder(target, write, prose=("README.md",))
+        return target
 
-    @staticmethod
-    def count(model: Any) -> dict[str, int]:
-        """Trained parameters and all parameters."""
-        trainable = sum(parameter.numel() for parameter in trained_parameters(model).values())
-        return {"trainable": trainable, "total": sum(parameter.numel() for parameter in model.parameters())}
+    def push(self, folder: Path) -> str | None:
+        """Push what was saved to the hub; a failure costs the push and not the run."""
+        try:
+            address = push(folder, self.config, f"{self.config.method.name} trained by mosld")
+        except Exception as error:  # whatever the hub or the network says: the files lie here
+            self.console.say(f"not pushed to {self.config.hub.push_to}: {str(error).splitlines()[0]}")
+            return None
+        self.console.say(f"pushed to {address}")
+        return address
 
     def _say_cut(self, count: int, split: str) -> None:
         if count:
             self.console.say(f"{count} {split} rows had their passage cut to the task's cutoff")
+
+
+def parameter_counts(model: Any) -> dict[str, int]:
+    """Trained parameters and all parameters; of an adapter all weights count, also those frozen in its last stage."""
+    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
+    if isinstance(model, PeftModel) and model.device.type != "meta":
+        trained = adapter_size(model)
+    return {"trainable": trained, "total": sum(parameter.numel() for parameter in model.parameters())}

@@ -7,6 +7,7 @@ from mosld.cli import FINISHED, run_command
 from mosld.config import load_config, run_directory
 from mosld.data import load_dataset
 from mosld.logging import Console, RunDirectory, results_table
+from mosld.logging.hub import require_token
 
 USAGE = """Fine-tune a base model with one method on one data setting, and score it before and after.
 
@@ -25,6 +26,7 @@ def train(overrides: list[str]) -> int:
     """Config, data, then the heavy stages: model, adapter, training, evaluation."""
     config = load_config(overrides)
     dataset = load_dataset(config.data, config.source)
+    require_token(config)
     run = RunDirectory(run_directory(config))
     if config.check:
         from mosld.pipeline import check

@@ -25,4 +25,5 @@ def test_every_training_command_composes():
 
 
 def test_the_table_has_every_method():
-    assert re.findall(r"^\| `(\w+)`", README, flags=re.M) == group_options()["method"]
+    own = [name for name in group_options()["method"] if not name.endswith("_authors")]
+    assert re.findall(r"^\| `(\w+)`", README, flags=re.M) == own

@@ -96,12 +96,13 @@ def answer_tokens(examples: Sequence[Example]) -> int:
     return sum(len(example.tokens) - example.answer_start for example in examples)
 
 
-def collate(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
+def collate(examples: Sequence[Example], pad: int, domains: Sequence[str] = ()) -> dict[str, torch.Tensor]:
     """The keyword arguments of the model's forward pass, right-padded, with logits at answer positions alone.
 
     Returns:
         input_ids, attention_mask: [B, S]; logits_to_keep: [B, P], the positions that predict the answer;
-        labels, shift_labels: [B, P], the tokens to be predicted there, already shifted.
+        labels, shift_labels: [B, P], the tokens to be predicted there, already shifted. With domains also
+        domain: [B], the index of each row's task among them, and prompt_mask: [B, S].
     """
     longest = max(len(example.tokens) for example in examples)
     answers = max(len(example.tokens) - example.answer_start for example in examples)
@@ -115,10 +116,15 @@ def collate(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
         attention_mask[i, :length] = 1
         labels[i, : len(answer)] = torch.tensor(answer)
         positions[i, : len(answer)] = torch.arange(example.answer_start - 1, length - 1)
-    return {
+    batch = {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
         "logits_to_keep": positions,
         "labels": labels,
         "shift_labels": labels,
     }
+    if domains:
+        starts = torch.tensor([example.answer_start for example in examples])
+        batch["domain"] = torch.tensor([domains.index(example.row.task) for example in examples])
+        batch["prompt_mask"] = (torch.arange(longest) < starts.unsqueeze(-1)).long()
+    return batch

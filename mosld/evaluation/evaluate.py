@@ -7,6 +7,7 @@ from typing import Any
 from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import Row
 from mosld.data.splits import TaskData, sample
+from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.metrics import average, task_score
 from mosld.evaluation.multiple_choice import Prediction, Progress, predict
 
@@ -45,10 +46,17 @@ class Questions:
         return sum(question.cut for questions in self.by_task.values() for question in questions)
 
 
-def evaluate(model: Any, questions: Questions, pad: int, batch_tokens: int, progress: Progress = iter) -> Evaluation:
+def evaluate(
+    model: Any,
+    questions: Questions,
+    pad: int,
+    batch_tokens: int,
+    progress: Progress = iter,
+    use: ExpertUse | None = None,
+) -> Evaluation:
     """Score a model on questions; all tasks share batches, so that few are padded."""
     flat = [question for found in questions.by_task.values() for question in found]
-    answers = iter(predict(model, flat, pad, batch_tokens, progress))
+    answers = iter(predict(model, flat, pad, batch_tokens, progress, use))
     predictions = {name: [next(answers) for _ in found] for name, found in questions.by_task.items()}
     scores = {name: task_score(found, questions.style) for name, found in predictions.items()}
     return Evaluation(predictions, scores)

@@ -1,14 +1,17 @@
 """Multiple choice by likelihood: the option whose tokens the model finds most likely is its answer."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from peft import PeftConfig
 
 from mosld.data.prompts import Encoded
 from mosld.data.rows import Row
-from mosld.evaluation.packing import Packed, batches, model_inputs, pack
+from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.packing import Packed, batches, pack, packed_inputs, prompt_mask, spread, spread_inputs
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -40,7 +43,12 @@ class Prediction:
 
 @torch.inference_mode()
 def predict(
-    model: Any, questions: Sequence[Encoded], pad: int, batch_tokens: int, progress: Progress = iter
+    model: Any,
+    questions: Sequence[Encoded],
+    pad: int,
+    batch_tokens: int,
+    progress: Progress = iter,
+    use: ExpertUse | None = None,
 ) -> list[Prediction]:
     """Answer every question, in eval mode, in the order given.
 
@@ -50,19 +58,44 @@ def predict(
         pad: any token id; pads are masked.
         batch_tokens: padded tokens per forward pass.
         progress: wraps the batches, for a progress bar.
+        use: takes note of the experts that tokens take.
     """
     was_training = model.training
     model.eval()
     weight = next(model.parameters())
+    packs = [_pack(model, question) for question in questions]
     scores: dict[int, list[float]] = {}
-    packed = [pack(question) for question in questions]
-    for batch in progress(list(batches(packed, batch_tokens))):
-        inputs = {key: value.to(weight.device) for key, value in model_inputs(batch, pad, weight.dtype).items()}
-        logits = model(**inputs, use_cache=False).logits.float()
-        for question, found in zip(batch, _scores(batch, logits), strict=True):
-            scores[id(question)] = found
+    for batch in progress(list(batches([one for found in packs for one in found], batch_tokens))):
+        inputs = {key: value.to(weight.device) for key, value in _inputs(model, batch, pad, weight.dtype).items()}
+        with nullcontext() if use is None else use.watch(model, batch):
+            logits = model(**inputs, use_cache=False).logits.float()
+        for packed, found in zip(batch, _scores(batch, logits), strict=True):
+            scores[id(packed)] = found
     model.train(was_training)
-    return [_answer(question.question.row, scores[id(question)]) for question in packed]
+    return [
+        _answer(question.row, [score for one in found for score in scores[id(one)]])
+        for question, found in zip(questions, packs, strict=True)
+    ]
+
+
+def _pack(model: Any, question: Encoded) -> list[Packed]:
+    """One sequence for all options, or one for each where the adapter (a learned prefix) cannot see a block mask."""
+    return spread(question) if _adapter(model).is_prompt_learning else [pack(question)]
+
+
+def _inputs(model: Any, batch: Sequence[Packed], pad: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    if _adapter(model).is_prompt_learning:
+        return spread_inputs(batch, pad)
+    inputs = packed_inputs(batch, pad, dtype)
+    if getattr(_adapter(model), "router", None) == "domain":  # the expert is chosen by the prompt, not by an option
+        inputs["prompt_mask"] = prompt_mask(batch)
+    return inputs
+
+
+def _adapter(model: Any) -> PeftConfig:
+    """The config of the model's adapter; of none, an empty one."""
+    configs = getattr(getattr(model, "module", model), "peft_config", None) or {}
+    return next(iter(configs.values()), PeftConfig())
 
 
 def _scores(batch: Sequence[Packed], logits_BPV: torch.Tensor) -> list[list[float]]:

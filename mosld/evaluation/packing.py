@@ -50,6 +50,18 @@ def pack(question: Encoded) -> Packed:
     return Packed(question, tokens, positions, segments, sites, targets)
 
 
+def spread(question: Encoded) -> list[Packed]:
+    """Every option as a sequence of its own, for models that cannot see a block mask; prompt and pads as in `pack`."""
+    start, found = len(question.prompt), []
+    for option in question.options:
+        tokens = [*question.prompt, *option[:-1]]
+        sites = list(range(start - 1, len(tokens)))
+        segments = [0] * start + [1] * (len(option) - 1)
+        targets = [list(enumerate(option))]
+        found.append(Packed(question, tokens, list(range(len(tokens))), segments, sites, targets))
+    return found
+
+
 def batches(questions: Sequence[Packed], batch_tokens: int) -> Iterator[list[Packed]]:
     """Questions of similar length together, at most `batch_tokens` padded tokens each (one question at least)."""
     batch: list[Packed] = []
@@ -62,7 +74,16 @@ def batches(questions: Sequence[Packed], batch_tokens: int) -> Iterator[list[Pac
         yield batch
 
 
-def model_inputs(batch: Sequence[Packed], pad: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def spread_inputs(batch: Sequence[Packed], pad: int) -> dict[str, Tensor]:
+    """Keyword arguments of the model's forward on what `spread` made: a 2-D mask, positions are the model's own."""
+    return {
+        "input_ids": _table([q.tokens for q in batch], pad),
+        "attention_mask": token_mask(batch),
+        "logits_to_keep": _table([q.sites for q in batch], 0),
+    }
+
+
+def packed_inputs(batch: Sequence[Packed], pad: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Keyword arguments of the model's forward: input_ids, position_ids [B, S], logits_to_keep [B, P], a 4-D mask."""
     segments = _table([q.segments for q in batch], PADDING)
     own_BSS = segments.unsqueeze(-1) == segments.unsqueeze(-2)
@@ -74,6 +95,16 @@ def model_inputs(batch: Sequence[Packed], pad: int, dtype: torch.dtype) -> dict[
         "attention_mask": mask.unsqueeze(1),
         "logits_to_keep": _table([q.sites for q in batch], 0),
     }
+
+
+def prompt_mask(batch: Sequence[Packed]) -> Tensor:
+    """1 for the tokens of each prompt [B, S], 0 for options and pads."""
+    return (_table([q.segments for q in batch], PADDING) == 0).long()
+
+
+def token_mask(batch: Sequence[Packed]) -> Tensor:
+    """1 for every token [B, S], 0 for pads."""
+    return (_table([q.segments for q in batch], PADDING) != PADDING).long()
 
 
 def _table(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The README.md of a saved adapter: what it is, what it scored, how to load it."""
+"""The README.md of what a run saved: what it is, what it scored, how to load it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,13 @@ from typing import Any
 from mosld.config import Config
 from mosld.logging.atomic import write_text
 
-LOADING = """import mosld.adapters  # registers the mixture with peft; without it: KeyError 'MOSLD'
-from peft import PeftModel
+ADAPTER = """{register}from peft import PeftModel
 {base}
 model = PeftModel.from_pretrained(base, "path/to/this/directory")"""
+WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
+REGISTER = "import mosld.adapters  # registers the mixture with peft; without it: KeyError 'MOSLD'\n"
 
 
 def write_model_card(folder: Path, config: Config, results: dict[str, Any]) -> None:
@@ -17,7 +20,7 @@ def write_model_card(folder: Path, config: Config, results: dict[str, Any]) -> N
     model = config.model
     head = [
         "---",
-        "library_name: peft",
+        f"library_name: {'transformers' if config.method.kind == 'full' else 'peft'}",
         *([f"base_model: {model.hub}"] if model.hub else []),
         "tags:",
         "- mosld",
@@ -30,8 +33,8 @@ def write_model_card(folder: Path, config: Config, results: dict[str, Any]) -> N
         "",
     ]
     lines += [
-        f"{config.method.name} adapter (rank {config.method.rank}, alpha {config.method.alpha:g}) for {model.name}, "
-        f"trained by mosld on {config.data.name} ({', '.join(config.data.tasks)}; source {config.source.name}), "
+        f"{_what(config)} {model.name}, trained by mosld on "
+        f"{config.data.name} ({', '.join(config.data.tasks)}; source {config.source.name}), "
         f"seed {config.seed}, {results['parameters']['trainable']:,} trainable parameters.",
         "",
         f"| task | accuracy (prompt {config.prompt}) | items |",
@@ -43,12 +46,27 @@ def write_model_card(folder: Path, config: Config, results: dict[str, Any]) -> N
     ]
     lines += [f"| average | {100 * results['average']:.1f} | |", "", "## Loading", "", "```python"]
     lines += [
-        LOADING.format(base=_base_line(config)),
+        _loading(config),
         "```",
         "",
         "Score it: `python -m mosld.eval run=path/to/this/directory`",
     ]
     write_text(folder / "README.md", "\n".join(lines) + "\n")
+
+
+def _what(config: Config) -> str:
+    method = config.method
+    if method.kind == "full":
+        return "All weights of"
+    size = f"{method.virtual_tokens} virtual tokens" if method.kind == "prefix" else f"rank {method.rank}"
+    scale = "" if method.kind == "prefix" else f", alpha {method.alpha:g}"
+    return f"{method.name} adapter ({size}{scale}) for"
+
+
+def _loading(config: Config) -> str:
+    if config.method.kind == "full":
+        return WHOLE
+    return ADAPTER.format(register=REGISTER if config.method.kind == "mixture" else "", base=_base_line(config))
 
 
 def _base_line(config: Config) -> str:

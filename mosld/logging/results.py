@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mosld.config import Config, identity
+from mosld.config.method_rules import experts_of
 from mosld.logging.atomic import write_json
 from mosld.logging.run_directory import RunDirectory, run_name
 
@@ -31,7 +32,7 @@ class Results:
             "model": config.model.name,
             "prompt": config.prompt,
             "data": {"name": config.data.name, **data},
-            "allocation": config.allocation.experts if config.method.kind == "mixture" else None,
+            "allocation": _experts(config),
             "seed": config.seed,
             "overrides": overrides,
             "config_hash": identity(config),
@@ -54,6 +55,14 @@ class Results:
         )
         write_json(self.run.results, self.tree)
         return self.tree
+
+
+def _experts(config: Config) -> int | list[int] | None:
+    """Experts per layer; None where the method has one pair of projections, or none."""
+    if config.method.kind != "mixture":
+        return None
+    domains = config.method.domains
+    return len(domains) if domains else experts_of(config.method, config.allocation)
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from mosld.logging.atomic import write_json, write_lines, write_text
 
 OURS = (
     "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id",
-    "checkpoints", "adapter", "predictions", "wandb", "config.yaml", "data.json",
+    "checkpoints", "adapter", "model", "experts", "routing.json", "predictions", "wandb", "config.yaml", "data.json",
 )  # fmt: skip
 
 
@@ -53,6 +53,20 @@ class RunDirectory:
     def adapter(self) -> Path:
         """The best adapter, in PEFT's format."""
         return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        """The whole model, in transformers' format, where all its weights were trained."""
+        return self.path / "model"
+
+    @property
+    def routing(self) -> Path:
+        """routing.json: which experts each task used."""
+        return self.path / "routing.json"
+
+    def expert(self, task: str) -> "RunDirectory":
+        """The directory of one task's own LoRA, stage 1 of a mixture of domains."""
+        return RunDirectory(self.path / "experts" / task)
 
     @property
     def results(self) -> Path:

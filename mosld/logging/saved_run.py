@@ -1,4 +1,4 @@
-"""What `mosld.eval` is pointed at: a run directory, or the adapter directory of a run, wherever it was copied."""
+"""What `mosld.eval` and its kin are pointed at: a run directory, or the adapter or model directory out of one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,41 +11,51 @@ from mosld.logging.run_directory import read_config_tree
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A trained adapter and the config it was trained with.
+    """What a run trained, and the config it was trained with.
 
     Attributes:
         path: the directory that was named.
-        adapter: the PEFT directory.
+        weights: the directory of the adapter (PEFT's format), or of the whole model (transformers' format).
+        whole: whether it is the whole model.
         recorded: the tree of its config.yaml; scoring the untrained model is off in it.
     """
 
     path: Path
-    adapter: Path
+    weights: Path
+    whole: bool
     recorded: dict[str, Any]
 
 
 def saved_run(place: str) -> SavedRun:
-    """Find the adapter and the config below `place`.
+    """Find the trained weights and the config below `place`.
 
     Raises:
-        UserError: nothing there can be scored, and why.
+        UserError: nothing there can be used, and why.
     """
     path = Path(place)
     if not path.is_dir():
         raise UserError(f"run={place}: no such directory.")
-    adapter = path if (path / "adapter_config.json").is_file() else path / "adapter"
-    if not (adapter / "adapter_config.json").is_file():
+    weights = _weights(path)
+    if weights is None:
         unfinished = (path / "config.yaml").is_file()
-        why = "the run has no adapter yet; type its train command again to finish it" if unfinished else "no run there"
-        raise UserError(f"run={place}: {why} (looked for {adapter / 'adapter_config.json'}).")
-    config = next((c for c in (path / "config.yaml", adapter / "config.yaml") if c.is_file()), None)
+        why = "the run is not finished; type its train command again to finish it" if unfinished else "no run there"
+        raise UserError(f"run={place}: {why} (looked for adapter/adapter_config.json and model/config.json).")
+    config = next((c for c in (path / "config.yaml", weights / "config.yaml") if c.is_file()), None)
     if config is None:
         raise UserError(
-            f"run={place}: the adapter has no config.yaml beside it, so its base model is unknown; mosld writes one."
+            f"run={place}: no config.yaml beside the weights, so their base model and prompt are unknown; "
+            "mosld writes one."
         )
-    faults = list(damage(adapter)) if (adapter / MANIFEST).is_file() else []
+    faults = list(damage(weights)) if (weights / MANIFEST).is_file() else []
     if faults:
-        raise UserError(*(f"{adapter} is damaged: {fault}." for fault in faults))
+        raise UserError(*(f"{weights} is damaged: {fault}." for fault in faults))
     recorded = read_config_tree(config)
     recorded["evaluation"] = {**(recorded.get("evaluation") or {}), "base": False}
-    return SavedRun(path, adapter, recorded)
+    return SavedRun(path, weights, not (weights / "adapter_config.json").is_file(), recorded)
+
+
+def _weights(path: Path) -> Path | None:
+    """The first directory that holds an adapter or a model: the named one, or one of a run's two."""
+    marks = [(path, "adapter_config.json"), (path, "config.json")]
+    marks += [(path / "adapter", "adapter_config.json"), (path / "model", "config.json")]
+    return next((folder for folder, mark in marks if (folder / mark).is_file()), None)

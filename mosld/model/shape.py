@@ -9,11 +9,14 @@ from mosld.config import ModelConfig, UserError
 
 
 def transformers_config(config: ModelConfig) -> PretrainedConfig:
-    """The transformers config that `architecture` and `shape` describe."""
+    """The transformers config that `architecture` and `shape` describe, or that of the checkpoint in `path`."""
     try:
+        if config.path:
+            return AutoConfig.from_pretrained(config.path, trust_remote_code=False)
         return AutoConfig.for_model(config.architecture, **config.shape)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model={config.name}: model.architecture, model.shape: {error}") from error
+    except (OSError, ValueError, TypeError) as error:
+        place = config.path or "model.architecture, model.shape"
+        raise UserError(f"model={config.name}: {place}: {error}") from error
 
 
 def meta_model(config: ModelConfig) -> Any:

@@ -34,6 +34,7 @@ class Loop:
         config: the training group.
         validate: scores the model on the validation split.
         load: the share of assignments of each expert by module since the last call; empty without a router.
+        auxiliary: the name of the adapter's own loss in metrics.jsonl.
         checkpoints: the run's checkpoints.
         metrics_path: metrics.jsonl.
         every: steps between lines of metrics.jsonl.
@@ -51,6 +52,7 @@ class Loop:
     metrics_path: Path
     every: int
     console: Console
+    auxiliary: str = "balance_loss"
     track: Callable[[dict[str, Any]], None] = lambda _: None
 
     def run(self) -> Progress:
@@ -135,7 +137,7 @@ class Loop:
             "epoch": round(progress.step / self.order.steps_per_epoch, 4),
             "tokens": progress.tokens,
             "cross_entropy": result.cross_entropy,
-            "balance_loss": result.balance,
+            self.auxiliary: result.auxiliary,
             "learning_rate": rate,
             "grad_norm": result.grad_norm,
             "tokens_per_second": round(result.tokens / seconds, 2),
@@ -171,5 +173,5 @@ class Loop:
 
 
 def _note(result: StepResult, seconds: float) -> str:
-    balance = "" if result.balance is None else f"  balance {result.balance:.2f}"
-    return f"loss {result.cross_entropy:.3f}{balance}  {result.tokens / seconds:.0f} tokens/s"
+    auxiliary = "" if result.auxiliary is None else f"  auxiliary {result.auxiliary:.2f}"
+    return f"loss {result.cross_entropy:.3f}{auxiliary}  {result.tokens / seconds:.0f} tokens/s"

@@ -16,14 +16,14 @@ class StepResult:
 
     Attributes:
         cross_entropy: mean over the step's answer tokens, in nats.
-        balance: load-balancing loss, unscaled; None where the method has none.
+        auxiliary: the adapter's own loss, unscaled (balance, or the routers' of domains); None where it has none.
         grad_norm: norm of the gradient before clipping.
         tokens: tokens seen, pads not counted.
         applied: False where loss or gradient was not finite and the weights were left alone.
     """
 
     cross_entropy: float
-    balance: float | None
+    auxiliary: float | None
     grad_norm: float
     tokens: int
     applied: bool
@@ -33,11 +33,32 @@ class Stepper:
     """Takes optimiser steps on the wrapped model; it calls no part of it (hooks of DDP, prefix, balance loss)."""
 
     def __init__(
-        self, model: Any, optimizer: Any, accelerator: Any, pad: int, max_norm: float | None, weight: float
+        self,
+        model: Any,
+        optimizer: Any,
+        accelerator: Any,
+        *,
+        pad: int,
+        max_norm: float | None = None,
+        weight: float = 0.0,
+        domains: Sequence[str] = (),
+        low_precision: torch.dtype | None = None,
     ) -> None:
-        """Keep what every step needs; `weight` is that of the balance loss, to log the two losses apart."""
+        """Keep what every step needs.
+
+        Args:
+            model: wrapped for its device.
+            optimizer: of the trained parameters.
+            accelerator: accelerate's.
+            pad: token id of a pad.
+            max_norm: gradients are clipped to it.
+            weight: that of the auxiliary loss, to log the two losses apart.
+            domains: tasks that have an expert of their own.
+            low_precision: type of the products where the weights are fp32 and train as a whole.
+        """
         self.model, self.optimizer, self.accelerator = model, optimizer, accelerator
         self.pad, self.max_norm, self.weight = pad, max_norm, weight
+        self.domains, self.low_precision = domains, low_precision
         # On a processor a short pass is nearly free; an accelerator would rather pad than start another.
         self.overhead = 128 if accelerator.device.type == "cpu" else 2048
         self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
@@ -48,7 +69,7 @@ class Stepper:
         total = answer_tokens(examples)
         device = self.accelerator.device
         cross_entropy = torch.zeros((), device=device)
-        balance = torch.zeros((), device=device)
+        auxiliary = torch.zeros((), device=device)
         routed = False
         for batch in micro_batches(examples, micro_batch_size, self.overhead):
             outputs = self._forward(batch, total)
@@ -57,13 +78,13 @@ class Stepper:
             if getattr(outputs, "aux_loss", None) is not None:
                 routed = True
                 aux = outputs.aux_loss.detach() * (answer_tokens(batch) / total)
-                balance += aux
+                auxiliary += aux
                 loss = loss - self.weight * aux
             cross_entropy += loss
         limit = float("inf") if self.max_norm is None else self.max_norm
         norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
         # The only host read of a step; it comes before the update, so that no weight is ever poisoned.
-        values = torch.stack([cross_entropy, balance, norm]).tolist()
+        values = torch.stack([cross_entropy, auxiliary, norm]).tolist()
         applied = all(map(_is_finite, values))
         if applied:
             for group in self.optimizer.param_groups:
@@ -84,9 +105,16 @@ class Stepper:
         return len(batch), len(batch[0].tokens)
 
     def _forward(self, batch: Sequence[Example], total: int) -> Any:
-        inputs = {key: value.to(self.accelerator.device) for key, value in collate(batch, self.pad).items()}
-        items = torch.tensor(total, device=self.accelerator.device)
-        return self.model(**inputs, num_items_in_batch=items, use_cache=False)
+        device = self.accelerator.device
+        inputs = {key: value.to(device) for key, value in collate(batch, self.pad, self.domains).items()}
+        items = torch.tensor(total, device=device)
+        with self.autocast():
+            return self.model(**inputs, num_items_in_batch=items, use_cache=False)
+
+    def autocast(self) -> Any:
+        """The context in which the model runs while it trains, scoring included."""
+        kind = self.accelerator.device.type
+        return torch.autocast(kind, dtype=self.low_precision, enabled=self.low_precision is not None)
 
 
 def _is_finite(value: float) -> bool:

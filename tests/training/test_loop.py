@@ -40,7 +40,7 @@ def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, 
     torch.manual_seed(0)
     model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0)
     optimizer = make_optimizer(model, config)
-    stepper = Stepper(model, optimizer, Accelerator(cpu=True), 259, config.max_grad_norm, 0.01)
+    stepper = Stepper(model, optimizer, Accelerator(cpu=True), pad=259, max_norm=config.max_grad_norm, weight=0.01)
     take, taken = stepper.step, iter(scores or [0.1, 0.2, 0.3, 0.4, 0.5])
 
     def step(*arguments):

@@ -1,0 +1,111 @@
+"""Which experts the tokens of each task take, and how sure the routers are of it.
+
+Shapes: M modules, B sequences, S tokens, E experts, K tasks.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mosld.adapters.routing import Routing, gate_entropy
+from mosld.evaluation.packing import Packed, token_mask
+
+
+class ExpertUse:
+    """Sums over scored sequences, by task and module.
+
+    With a mixture of domains a whole sequence takes one expert: sequences are counted in place of tokens.
+    """
+
+    def __init__(self, domains: Sequence[str] | None = None) -> None:
+        """Start with no counts; `domains` are the tasks that have an expert of their own."""
+        self.domains = list(domains or [])
+        self._sums: dict[str, dict[str, Tensor]] = {}  # task -> module -> [3 + 2 E] sums
+        self._right: dict[str, list[tuple[float, bool]]] = {}
+
+    @contextmanager
+    def watch(self, model: Any, batch: Sequence[Packed]) -> Iterator[None]:
+        """Take note of the routings of one forward pass on this batch."""
+        context = getattr(getattr(model, "module", model), "context", None)
+        if context is None:
+            yield
+            return
+        with context.recording() as routings:
+            yield
+        self._add(dict(routings), batch)
+
+    def _add(self, routings: dict[str, Routing], batch: Sequence[Packed]) -> None:
+        groups: dict[int, list[str]] = {}
+        for module, routing in routings.items():
+            groups.setdefault(routing.probs_BSE.shape[-1], []).append(module)
+        names = sorted({packed.question.row.task for packed in batch})
+        own_BK = torch.tensor([[packed.question.row.task == name for name in names] for packed in batch])
+        for modules in groups.values():
+            found = [_measures(routings[module]) for module in modules]
+            measures_MBSF = torch.stack(found)
+            mask_BS = token_mask(batch) if measures_MBSF.shape[2] > 1 else torch.ones(len(batch), 1)
+            weights = torch.einsum("bs,bk->bsk", mask_BS.float(), own_BK.float()).to(measures_MBSF)
+            sums_KMF = torch.einsum("mbsf,bsk->kmf", measures_MBSF, weights).double().cpu()
+            for name, sums_MF in zip(names, sums_KMF, strict=True):
+                kept = self._sums.setdefault(name, {})
+                for module, sums_F in zip(modules, sums_MF, strict=True):
+                    kept[module] = kept.get(module, 0) + sums_F
+        if self.domains and routings:
+            self._judge(routings, batch)
+
+    def _judge(self, routings: dict[str, Routing], batch: Sequence[Packed]) -> None:
+        """Compare the layers' choices with the task of each sequence."""
+        choices_LB = torch.stack([routing.probs_BSE[:, 0].argmax(-1) for routing in routings.values()]).cpu()
+        elected_B = choices_LB.mode(dim=0).values.tolist()
+        for packed, choices_L, elected in zip(batch, choices_LB.T, elected_B, strict=True):
+            task = packed.question.row.task
+            if task in self.domains:
+                own = self.domains.index(task)
+                outcome = ((choices_L == own).float().mean().item(), elected == own)
+                self._right.setdefault(task, []).append(outcome)
+
+    def table(self) -> dict[str, Any]:
+        """{task: {module: {"tokens", "share", "weight", "entropy", "dropped"}}}; empty without a router.
+
+        `share`: of the tokens, by expert, how many take it; `weight`: its mean gate; `entropy`: mean entropy of the
+        router's probabilities as a share of the largest possible; `dropped`: share of choices that found no room.
+        """
+        return {
+            task: {module: _entry(sums) for module, sums in modules.items()}
+            for task, modules in sorted(self._sums.items())
+        }
+
+    def accuracy(self) -> dict[str, Any]:
+        """{"routing_accuracy": {task: {"per_layer", "vote", "n"}}} of a mixture of domains; else nothing."""
+        found = {
+            task: {
+                "per_layer": sum(share for share, _ in outcomes) / len(outcomes),
+                "vote": sum(right for _, right in outcomes) / len(outcomes),
+                "n": len(outcomes),
+            }
+            for task, outcomes in sorted(self._right.items())
+        }
+        return {"routing_accuracy": found} if found else {}
+
+
+def _measures(routing: Routing) -> Tensor:
+    """Per token [B, S, 3 + 2 E]: 1, the entropy, choices without room, then choices and gates by expert."""
+    gates_BSE, taken_BSE = routing.gates_BSE.float(), routing.taken_BSE
+    dropped_BS = (taken_BSE * (gates_BSE == 0)).sum(-1)
+    head = torch.stack([torch.ones_like(dropped_BS), gate_entropy(routing.probs_BSE), dropped_BS], dim=-1)
+    return torch.cat([head, taken_BSE, gates_BSE], dim=-1)
+
+
+def _entry(sums: Tensor) -> dict[str, Any]:
+    tokens, entropy, dropped = sums[:3].tolist()
+    taken, gates = sums[3:].chunk(2)
+    return {
+        "tokens": round(tokens),
+        "share": [round(value, 6) for value in (taken / tokens).tolist()],
+        "weight": [round(value, 6) for value in (gates / tokens).tolist()],
+        "entropy": round(entropy / tokens, 6),
+        "dropped": round(dropped / max(taken.sum().item(), 1), 6),
+    }

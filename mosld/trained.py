@@ -1,0 +1,37 @@
+"""A trained run as a model: the base with its adapter, or the whole model where all weights were trained."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from peft import PeftModel
+
+from mosld.adapters.saved import load_adapter
+from mosld.config import Config
+from mosld.logging import SavedRun
+from mosld.stages import load_on_device
+
+
+def load_trained(config: Config, run: SavedRun) -> tuple[Any, Any]:
+    """The trained model on its device, in eval mode, and its tokenizer.
+
+    Raises:
+        UserError: base model or trained weights cannot be had, and why.
+    """
+    if run.whole:
+        model, tokenizer = load_on_device(replace(config, model=replace(config.model, path=str(run.weights.resolve()))))
+    else:
+        base, tokenizer = load_on_device(config)
+        model = load_adapter(base, run.weights)
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def untrained(config: Config, model: Any) -> Iterator[Any]:
+    """The model as it was before training."""
+    if isinstance(model, PeftModel):
+        with model.disable_adapter():
+            yield model
+    else:
+        yield load_on_device(config)[0]

@@ -1,0 +1,95 @@
+"""A whole run of every method by the commands a user types: train, results, the scores again by eval, routing.json."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mosld import eval as eval_command
+from mosld import plan as plan_command
+from mosld import train as train_command
+from mosld.config import group_options
+
+METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
+ROUTED = [name for name in METHODS if name not in ("full", "lora", "prefix")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def arguments(method: str, runs: Path, root: Path) -> list[str]:
+    return [
+        f"method={method}", "model=tiny", "source=local", f"source.root={root}", "data.tasks=[obqa,arc_e]",
+        "debug=fast", "data.limit=16", "training.max_steps=4", "evaluation.base=true", "logger=files",
+        f"output_dir={runs / method}",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def finished(request, runs, toy_root) -> Path:
+    assert train_command.main(arguments(request.param, runs, toy_root)) == 0
+    return runs / request.param
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_eval_gives_the_same_scores_and_parameters_from_the_directory_alone(finished):
+    assert eval_command.main([f"run={finished}", "evaluation.base=true"]) == 0
+    before, after = read(finished / "results.json"), read(finished / "eval" / "mixture-letter" / "results.json")
+    assert after["scores"] == before["scores"]
+    assert after["base_scores"] == before["base_scores"]
+    assert after["parameters"] == before["parameters"]
+    for task in ("obqa", "arc_e"):
+        again = (finished / "eval" / "mixture-letter" / "predictions" / f"{task}.jsonl").read_bytes()
+        assert again == (finished / "predictions" / f"{task}.jsonl").read_bytes()
+
+
+def test_the_run_trained_something(finished):
+    scores = [
+        [json.loads(line)["scores"] for line in (finished / "predictions" / part).read_text().splitlines()]
+        for part in ("obqa.jsonl", "base/obqa.jsonl")
+    ]
+    assert scores[0] != scores[1]
+
+
+def test_plan_counts_the_parameters_that_train_counts(finished, toy_root, capsys):
+    trained = read(finished / "results.json")["parameters"]
+    capsys.readouterr()
+    assert plan_command.main([*arguments(finished.name, finished.parent, toy_root), "json=true"]) == 0
+    planned = json.loads(capsys.readouterr().out)["parameters"]
+    assert {key: planned[key] for key in trained} == trained
+
+
+def test_what_was_trained_has_a_card_that_says_how_to_load_it(finished):
+    folder = finished / ("model" if finished.name == "full" else "adapter")
+    card = (folder / "README.md").read_text()
+    assert "| obqa |" in card
+    assert ("PeftModel" in card) == (finished.name != "full")
+    assert ("import mosld.adapters" in card) == (finished.name in ROUTED)
+
+
+def test_routing_json_says_which_experts_each_task_used(finished):
+    for place in (finished, finished / "eval" / "mixture-letter"):
+        if finished.name not in ROUTED:
+            assert not (place / "routing.json").exists()
+            continue
+        table = read(place / "routing.json")
+        assert sorted(table) == ["arc_e", "obqa"]
+        for modules in table.values():
+            assert len({name.split(".")[2] for name in modules}) == 4  # layers
+            for entry in modules.values():
+                assert len(entry["share"]) == len(entry["weight"])
+                assert entry["tokens"] > 0
+                assert 0 <= entry["entropy"] <= 1
+                assert entry["dropped"] == 0
+
+
+def test_the_same_command_again_trains_nothing(finished, toy_root, capsys):
+    before = (finished / "results.json").stat().st_mtime_ns
+    assert train_command.main(arguments(finished.name, finished.parent, toy_root)) == 0
+    assert "this run is finished" in capsys.readouterr().err
+    assert (finished / "results.json").stat().st_mtime_ns == before
