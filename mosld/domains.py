@@ -13,6 +13,7 @@ from mosld.data import Dataset
 from mosld.logging import RunDirectory
 from mosld.logging.manifest import damage, write_folder
 from mosld.logging.tracker import NoTracker
+from mosld.model import processes
 from mosld.stages import Stages
 
 
@@ -25,7 +26,7 @@ def adapt_domains(stages: Stages, model: Any, run: RunDirectory) -> Any:
     own = [method.add_task] if method.add_task else [d for d in method.domains or [] if d not in method.experts_from]
     folders = {task: Path(folder) for task, folder in method.experts_from.items()}
     for task in own:
-        if any(damage(run.expert(task).adapter)):
+        if processes().from_main(any(damage(run.expert(task).adapter))):
             model = _train_expert(stages, task, len(method.domains or own), model, run.expert(task))
         folders[task] = run.expert(task).adapter
     mixture = stages.adapt(model)
@@ -42,7 +43,7 @@ def _train_expert(stages: Stages, task: str, count: int, model: Any, run: RunDir
     stages.console.say(f"stage 1: the expert of {task}")
     config = expert_config(stages.config, task, count)
     alone = Dataset({task: stages.dataset.tasks[task]}, stages.dataset.source)
-    single = Stages(config, alone, stages.tokenizer, stages.console)
+    single = Stages(config, alone, stages.tokenizer, stages.console, stages.stop)
     stepper = single.make_stepper(single.adapt(model), model.dtype)
     run.path.mkdir(parents=True, exist_ok=True)
     single.make_loop(stepper, run, NoTracker()).run()
@@ -53,6 +54,7 @@ def _train_expert(stages: Stages, task: str, count: int, model: Any, run: RunDir
         (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
 
     write_folder(run.adapter, write)
+    processes().from_main(None)  # all wait until it is written
     return stepper.model.unload()
 
 

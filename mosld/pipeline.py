@@ -2,6 +2,7 @@
 
 from mosld.cli import DIVERGED, FINISHED, INTERRUPTED
 from mosld.config import Config
+from mosld.config.ranks import is_main
 from mosld.data import Dataset
 from mosld.domains import adapt_domains
 from mosld.evaluation import Evaluation, ExpertUse
@@ -10,7 +11,8 @@ from mosld.logging.atomic import write_json
 from mosld.logging.tracker import NoTracker, Tracker, make_tracker
 from mosld.quiet import silence_libraries
 from mosld.stages import Stages, load_on_device, parameter_counts
-from mosld.training import DivergedError
+from mosld.training import DivergedError, StopSignals
+from mosld.training.memory import fit_micro_batch
 
 EXIT_CODES = {"finished": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
 
@@ -23,9 +25,10 @@ def fit(config: Config, dataset: Dataset, run: RunDirectory, overrides: list[str
     tracker: Tracker = NoTracker()
     evaluation, status = None, "failed"
     try:
-        tracker = make_tracker(config, run, overrides, console)
-        evaluation = _run(config, dataset, run, results, tracker, console)
-        status = "finished"
+        with StopSignals() as stop:
+            tracker = make_tracker(config, run, overrides, console)
+            evaluation = _run(config, dataset, run, results, tracker, console, stop)
+            status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
         console.say("interrupted; the same command goes on from the last checkpoint")
@@ -41,7 +44,8 @@ def fit(config: Config, dataset: Dataset, run: RunDirectory, overrides: list[str
     if evaluation:
         console.show(results_table(results.tree))
     console.close()
-    print(run.path)
+    if is_main():
+        print(run.path)
     return EXIT_CODES[status]
 
 
@@ -53,19 +57,26 @@ def check(config: Config, dataset: Dataset) -> int:
     stages = Stages(config, dataset, tokenizer, console)
     examples = stages.encode_train()
     stepper = stages.make_stepper(stages.adapt(model), model.dtype)
-    rows, length = stepper.try_longest(examples, config.training.micro_batch_size)
+    rows = fit_micro_batch(stepper, examples, config.training.micro_batch_size, config.training.batch_size)
+    length = max(len(example.tokens) for example in examples)
     console.say(f"check passed: the longest micro-batch ({rows} rows, {length} tokens) went forward and backward")
     return FINISHED
 
 
 def _run(
-    config: Config, dataset: Dataset, run: RunDirectory, results: Results, tracker: Tracker, console: Console
+    config: Config,
+    dataset: Dataset,
+    run: RunDirectory,
+    results: Results,
+    tracker: Tracker,
+    console: Console,
+    stop: StopSignals,
 ) -> Evaluation:
     console.say(f"{config.method.name} on {config.model.name}, data {config.data.name} ({dataset.source}), {run.path}")
     for line in dataset.summary():
         console.say(f"  {line}")
     model, tokenizer = load_on_device(config)
-    stages = Stages(config, dataset, tokenizer, console)
+    stages = Stages(config, dataset, tokenizer, console, stop)
     test = stages.questions("test", config.evaluation.limit)
     if config.evaluation.base:
         results.add(**stages.base_scores(model, test, run))

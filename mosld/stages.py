@@ -2,12 +2,11 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from peft import PeftModel
 
@@ -24,14 +23,14 @@ from mosld.logging.hub import push
 from mosld.logging.manifest import write_folder
 from mosld.logging.model_card import write_model_card
 from mosld.logging.tracker import Tracker
-from mosld.model import load_model
-from mosld.training import Checkpoints, Loop, Stepper, make_optimizer, trained_parameters
+from mosld.model import load_model, processes
+from mosld.training import Checkpoints, Loop, Stepper, StopSignals, make_optimizer, trained_parameters
 
 
 def load_on_device(config: Config) -> tuple[Any, Any]:
     """The base model on this process's device, and its tokenizer."""
     model, tokenizer = load_model(config.model)
-    return model.to(PartialState().device), tokenizer
+    return model.to(processes().device), tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Stages:
     dataset: Dataset
     tokenizer: Any
     console: Console
+    stop: StopSignals = field(default_factory=StopSignals)
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -97,13 +97,13 @@ class Stages:
     def make_stepper(self, adapted: Any, base_dtype: torch.dtype) -> Stepper:
         """The adapted model on its device, with an optimiser."""
         config = self.config
-        accelerator = Accelerator(mixed_precision="no")
-        prepared = accelerator.prepare_model(adapted)
+        adapted.to(processes().device)
         peft_config = adapted.active_peft_config if isinstance(adapted, PeftModel) else None
         return Stepper(
-            prepared,
-            make_optimizer(prepared, config.training),
-            accelerator,
+            adapted,
+            make_optimizer(adapted, config.training),
+            processes=processes(),
+            seed=config.seed,
             pad=self.tokenizer.pad_token_id,
             max_norm=config.training.max_grad_norm,
             weight=getattr(peft_config, "auxiliary_weight", 0.0),
@@ -139,6 +139,7 @@ class Stages:
             metrics_path=run.metrics,
             every=config.logger.every,
             console=self.console,
+            stop=self.stop,
             auxiliary="router_loss" if config.method.router == "domain" else "balance_loss",
             track=tracker.step,
         )
@@ -146,8 +147,7 @@ class Stages:
     @staticmethod
     def settle(stepper: Stepper, dtype: torch.dtype) -> Any:
         """The trained model as it is scored and saved: a whole model in the type that it was loaded in."""
-        model = stepper.accelerator.unwrap_model(stepper.model)
-        return model if isinstance(model, PeftModel) else model.to(dtype)
+        return stepper.model if isinstance(stepper.model, PeftModel) else stepper.model.to(dtype)
 
     def save_trained(self, model: Any, run: RunDirectory, results: Results) -> Path:
         """What was trained, with card, config and checksums, whole or not there: the adapter, or the whole model."""

@@ -1,11 +1,14 @@
 """Train an adapter and score it: ``python -m mosld.train method=mosld data=mixture``."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from mosld.cli import FINISHED, run_command
-from mosld.config import load_config, run_directory
-from mosld.data import load_dataset
+from mosld.config import Config, load_config, run_directory
+from mosld.config.ranks import is_main, several
+from mosld.data import Dataset, load_dataset
 from mosld.logging import Console, RunDirectory, results_table
 from mosld.logging.hub import require_token
 
@@ -32,19 +35,39 @@ def train(overrides: list[str]) -> int:
         from mosld.pipeline import check
 
         return check(config, dataset)
-    run.open(config, dataset.describe(), anew=config.training.resume == "never")
-    finished = run.finished()
-    if finished:
-        console = Console()
-        console.say("this run is finished; training.resume=never starts it anew")
-        console.show(results_table(finished))
-        if config.evaluation.base and "base_scores" not in finished:
-            console.say(f"to score the untrained model too: python -m mosld.eval run={run.path} evaluation.base=true")
-        print(run.path)
-        return FINISHED
-    from mosld.pipeline import fit  # imports torch, transformers and peft: only now is everything checked
+    with _opened(run, config, dataset):
+        finished = run.finished()
+        if several():
+            from mosld.model import processes
 
-    return fit(config, dataset, run, overrides)
+            finished = processes().from_main(finished)
+        if finished:
+            return _show(finished, run, config)
+        from mosld.pipeline import fit  # imports torch, transformers and peft: only now is everything checked
+
+        return fit(config, dataset, run, overrides)
+
+
+@contextmanager
+def _opened(run: RunDirectory, config: Config, dataset: Dataset) -> Iterator[None]:
+    """The run directory, held by the main process as long as the run lasts."""
+    if not is_main():
+        yield
+        return
+    with run.locked():
+        run.open(config, dataset.describe(), Console().say)
+        yield
+
+
+def _show(finished: dict[str, Any], run: RunDirectory, config: Config) -> int:
+    console = Console()
+    console.say("this run is finished; training.resume=never starts it anew")
+    console.show(results_table(finished))
+    if config.evaluation.base and "base_scores" not in finished:
+        console.say(f"to score the untrained model too: python -m mosld.eval run={run.path} evaluation.base=true")
+    if is_main():
+        print(run.path)
+    return FINISHED
 
 
 if __name__ == "__main__":

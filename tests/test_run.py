@@ -82,7 +82,11 @@ def test_metrics_hold_both_losses_apart_and_the_load_of_every_module(finished):
     load = steps[0]["expert_load"]
     assert len(load) == 8  # q and v of four layers
     assert all(sum(shares) == pytest.approx(1, abs=0.01) for shares in load.values())
-    assert list(lines[-1]["validation_accuracy"]) == ["obqa", "csqa", "arc_e"]
+    (validation,) = [line for line in lines if "validation_accuracy" in line]
+    assert list(validation["validation_accuracy"]) == ["obqa", "csqa", "arc_e"]
+    (checkpoint,) = [line for line in lines if "checkpoint_bytes" in line]
+    assert checkpoint["checkpoint_bytes"] > 4 * 11_008
+    assert checkpoint["checkpoint_seconds"] > 0
 
 
 def test_the_config_is_recorded_resolved(finished):

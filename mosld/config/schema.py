@@ -48,7 +48,9 @@ class TrainingConfig:
     epochs: int = setting(3, "Passes over the train rows.", minimum=1)
     max_steps: int | None = setting(None, "Stop after this many optimiser steps.", minimum=1)
     batch_size: int = setting(8, "Rows per optimiser step, over all processes.", minimum=1)
-    micro_batch_size: int = setting(8, "Most rows per forward pass of one process.", minimum=1)
+    micro_batch_size: int | str = setting(
+        8, "Most rows per forward pass of one process; auto: as many as fit in memory.", minimum=1, choices=("auto",)
+    )
     learning_rate: float = setting(3e-3, "Peak learning rate of AdamW.", minimum=0)
     warmup: float = setting(0.06, "Share of the steps in which the learning rate rises.", minimum=0, below=1)
     weight_decay: float = setting(0.0, "AdamW's decoupled weight decay.", minimum=0)
@@ -59,8 +61,8 @@ class TrainingConfig:
     keep_last: int = setting(2, "Checkpoints kept beside the best one.", minimum=1, affects_results=False)
     resume: str = setting(
         "auto",
-        "auto: go on from the newest whole checkpoint; never: start anew.",
-        choices=("auto", "never"),
+        "auto: go on from the newest whole checkpoint; never: start anew; force: go on with another config or data.",
+        choices=("auto", "never", "force"),
         affects_results=False,
     )
 

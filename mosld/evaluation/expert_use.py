@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mosld.adapters.routing import Routing, gate_entropy
 from mosld.evaluation.packing import Packed, token_mask
+from mosld.model import Processes
 
 
 class ExpertUse:
@@ -66,6 +67,20 @@ class ExpertUse:
                 own = self.domains.index(task)
                 outcome = ((choices_L == own).float().mean().item(), elected == own)
                 self._right.setdefault(task, []).append(outcome)
+
+    def add_up(self, team: Processes) -> None:
+        """Add what the other processes saw; to be called once, in all of them."""
+        if team.count == 1:
+            return
+        everywhere = team.gather((self._sums, self._right))
+        self._sums, self._right = {}, {}
+        for sums, right in everywhere:
+            for task, modules in sums.items():
+                kept = self._sums.setdefault(task, {})
+                for module, found in modules.items():
+                    kept[module] = kept.get(module, 0) + found
+            for task, outcomes in right.items():
+                self._right.setdefault(task, []).extend(outcomes)
 
     def table(self) -> dict[str, Any]:
         """{task: {module: {"tokens", "share", "weight", "entropy", "dropped"}}}; empty without a router.

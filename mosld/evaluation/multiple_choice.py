@@ -12,6 +12,7 @@ from mosld.data.prompts import Encoded
 from mosld.data.rows import Row
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.packing import Packed, batches, pack, packed_inputs, prompt_mask, spread, spread_inputs
+from mosld.model import processes
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -64,17 +65,24 @@ def predict(
     model.eval()
     weight = next(model.parameters())
     packs = [_pack(model, question) for question in questions]
-    scores: dict[int, list[float]] = {}
-    for batch in progress(list(batches([one for found in packs for one in found], batch_tokens))):
+    work = list(batches([one for found in packs for one in found], batch_tokens))
+    team = processes()
+    answers: list[list[list[float]]] = []
+    for batch in progress(team.share(work)):
         inputs = {key: value.to(weight.device) for key, value in _inputs(model, batch, pad, weight.dtype).items()}
         with nullcontext() if use is None else use.watch(model, batch):
             logits = model(**inputs, use_cache=False).logits.float()
-        for packed, found in zip(batch, _scores(batch, logits), strict=True):
-            scores[id(packed)] = found
+        answers.append(_scores(batch, logits))
     model.train(was_training)
+    scores: dict[int, list[float]] = {}
+    for rank, found in enumerate(team.gather(answers)):
+        for batch, answered in zip(work[rank :: team.count], found, strict=True):
+            scores.update(zip(map(id, batch), answered, strict=True))
+    if use is not None:
+        use.add_up(team)
     return [
-        _answer(question.row, [score for one in found for score in scores[id(one)]])
-        for question, found in zip(questions, packs, strict=True)
+        _answer(question.row, [score for one in own for score in scores[id(one)]])
+        for question, own in zip(questions, packs, strict=True)
     ]
 
 

@@ -5,9 +5,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mosld.config.ranks import is_main
+
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by a file with this text; a reader sees the old file or the new one, never half of it."""
+    """Replace `path` by a file with this text; a reader sees the old file or the new one, never half of it.
+
+    Of several processes the main one alone writes.
+    """
+    if not is_main():
+        return
     aside = path.with_name(f".{path.name}.tmp")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)

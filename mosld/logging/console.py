@@ -18,15 +18,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mosld.config.ranks import is_main
+
 
 class Console:
     """Messages and progress on stderr, tables on stdout, all of them in the log file too."""
 
     def __init__(self, log: Path | None = None) -> None:
-        """Write to the terminal, and append to `log` where one is given."""
-        self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
-        self._out = RichConsole(file=sys.stdout, highlight=False)
-        self._file = log.open("a", encoding="utf-8") if log else None
+        """Write to the terminal, and append to `log` where one is given; of several processes the main one alone."""
+        quiet = not is_main()
+        self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True, quiet=quiet)
+        self._out = RichConsole(file=sys.stdout, highlight=False, quiet=quiet)
+        self._file = log.open("a", encoding="utf-8") if log and not quiet else None
         self._log = RichConsole(file=self._file, width=110, highlight=False) if self._file else None
 
     def say(self, text: str) -> None:

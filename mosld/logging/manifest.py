@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mosld.config.ranks import is_main
+
 MANIFEST = "manifest.json"
 
 
@@ -14,8 +16,11 @@ def write_folder(target: Path, write: Callable[[Path], object], prose: tuple[str
     """Let `write` fill a folder, then put it in place of any of that name: whole or not there, whatever is killed.
 
     All files go into a folder aside, each synced; a manifest with the size and sha256 of each; one rename; the parent
-    synced. Files named in `prose` stand outside the manifest: people edit them.
+    synced. Files named in `prose` stand outside the manifest: people edit them. Of several processes the main one alone
+    writes.
     """
+    if not is_main():
+        return
     aside = target.with_name(f".tmp-{target.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from mosld.config.ranks import is_main
 from mosld.logging.atomic import write_text
 
 
@@ -12,20 +13,29 @@ class MetricsLog:
     """Appends measurements; on resume it drops the lines of steps that will be taken again."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        """Keep the lines up to optimiser step `resume_step`."""
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
-        write_text(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        """Keep the lines up to optimiser step `resume_step`; of several processes the main one alone writes."""
+        self._file = None
+        if is_main():
+            kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
+            write_text(path, "".join(kept))
+            self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> "MetricsLog":
+        """The log itself; it is closed in the end."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
 
     def write(self, **values: Any) -> None:
         """Append one line at once; a number that is not finite becomes null, which JSON can say."""
+        if self._file is None:
+            return
         finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
         self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,8 +1,11 @@
 """The directory of one run: where each file lies, and whether the run is new, half done or finished."""
 
 import dataclasses
+import fcntl
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,33 +89,46 @@ class RunDirectory:
             return None
         return results if results.get("status") == "finished" else None
 
-    def open(self, config: Config, data: dict[str, Any], anew: bool) -> None:
-        """Make the directory, or take up the one that is there.
+    def open(self, config: Config, data: dict[str, Any], say: Callable[[str], None]) -> None:
+        """Begin a run in the directory, or take up the one that is there, as `training.resume` says.
 
         Args:
             config: the run's config.
             data: what identifies the run's rows: fingerprint, counts, notes.
-            anew: remove what an earlier run left.
+            say: told of what differs from before, where it goes on in spite of that.
 
         Raises:
             UserError: the directory holds a run of another config or other rows.
         """
-        held = self.config.is_file() and (self.path / "data.json").is_file()
-        if anew and held:
+        if self._held() and config.training.resume == "never":
             self._clear()
-        elif held:
-            self._refuse_other_run(config, data)
-        elif self.path.is_dir() and self._foreign_files():
-            raise UserError(f"{self.path}: is not empty and holds no run; choose another output_dir.")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be made a run directory: {error.strerror}.") from error
+        elif self._held():
+            self._compare(config, data, say)
         if not self.finished():
             write_json(self.path / "data.json", data)
             write_text(self.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
             for stale in self.path.glob(".*.tmp"):
                 stale.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directory and keep other commands out of it; the system lets go when the process ends, in any way.
+
+        Raises:
+            UserError: another process works in the directory, or it cannot be a run's.
+        """
+        if not self._held() and self.path.is_dir() and self._foreign_files():
+            raise UserError(f"{self.path}: is not empty and holds no run; choose another output_dir.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be made a run directory: {error.strerror}.") from error
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{self.path}: another process works on this run; wait for it or stop it.") from error
+            yield
 
     def write_predictions(self, predictions: dict[str, list[dict[str, Any]]], subfolder: str = "") -> None:
         """One file a task: id, prediction, correct, scores; no question text."""
@@ -120,6 +136,10 @@ class RunDirectory:
         folder.mkdir(parents=True, exist_ok=True)
         for task, records in predictions.items():
             write_lines(folder / f"{task}.jsonl", records)
+
+    def _held(self) -> bool:
+        """Whether a run has begun here."""
+        return self.config.is_file() and (self.path / "data.json").is_file()
 
     def _foreign_files(self) -> bool:
         """Whether the directory holds more than the start of a run that was killed at once."""
@@ -134,7 +154,7 @@ class RunDirectory:
             else:
                 path.unlink(missing_ok=True)
 
-    def _refuse_other_run(self, config: Config, data: dict[str, Any]) -> None:
+    def _compare(self, config: Config, data: dict[str, Any], say: Callable[[str], None]) -> None:
         before = read_config_tree(self.config)
         ours = results_keys(config)
         differing = [
@@ -148,11 +168,15 @@ class RunDirectory:
                 f"data: the rows changed (fingerprint was {recorded['fingerprint']}, is {data['fingerprint']}; "
                 f"counts were {recorded['counts']}, are {data['counts']})"
             )
-        if differing:
+        if differing and config.training.resume != "force":
             raise UserError(
-                f"{self.path} holds another run; give another output_dir, or start it anew with training.resume=never.",
+                f"{self.path} holds another run; give another output_dir, start it anew with training.resume=never, or "
+                "go on in spite of the difference with training.resume=force.",
                 *differing,
             )
+        if differing:
+            say(f"going on in spite of what differs (training.resume=force): {'; '.join(differing)}")
+            self.results.unlink(missing_ok=True)  # what it says was reached with the former config
 
 
 def read_config_tree(path: Path) -> dict[str, Any]:

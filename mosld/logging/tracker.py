@@ -4,6 +4,7 @@ import os
 from typing import Any, Protocol
 
 from mosld.config import Config
+from mosld.config.ranks import is_main
 from mosld.evaluation import Evaluation
 from mosld.logging.console import Console
 from mosld.logging.run_directory import RunDirectory
@@ -31,7 +32,7 @@ class NoTracker:
 
 def make_tracker(config: Config, run: RunDirectory, overrides: list[str], console: Console) -> Tracker:
     """The tracker that the config names."""
-    if config.logger.name != "wandb" or os.environ.get("WANDB_MODE") == "disabled":
+    if config.logger.name != "wandb" or os.environ.get("WANDB_MODE") == "disabled" or not is_main():
         return NoTracker()
     from mosld.logging.wandb import WandbTracker  # importing wandb takes a second
 

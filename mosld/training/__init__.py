@@ -1,10 +1,12 @@
 """Training: the loop and the guarantees around it."""
 
 from mosld.training.checkpoint import Checkpoints
-from mosld.training.loop import DivergedError, Loop
+from mosld.training.guard import DivergedError
+from mosld.training.loop import Loop
 from mosld.training.optim import make_optimizer, trained_parameters
 from mosld.training.state import Progress
 from mosld.training.step import Stepper
+from mosld.training.stop import StopSignals
 
 __all__ = [
     "Checkpoints",
@@ -12,6 +14,7 @@ __all__ = [
     "Loop",
     "Progress",
     "Stepper",
+    "StopSignals",
     "make_optimizer",
     "trained_parameters",
 ]

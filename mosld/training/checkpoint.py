@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from mosld.config.ranks import is_main
 from mosld.logging.manifest import damage, write_folder
 
 
@@ -14,6 +15,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep_last: int) -> None:
         """Name the folder; what a killed process left half written is removed."""
         self.folder, self.keep_last = folder, keep_last
+        if not is_main():  # reads alone
+            return
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob(".tmp-*"):
             shutil.rmtree(stale)
@@ -26,15 +29,21 @@ class Checkpoints:
         """Save the weights of the best validation so far; former ones stay while a checkpoint names them."""
         write_folder(self.best(step), write)
 
-    def save_step(self, step: int, write: Callable[[Path], None]) -> None:
-        """Save the checkpoint of a step, then delete what is no longer needed.
+    def save_step(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Save the checkpoint of a step, then delete what is no longer needed; returns its folder.
 
         Kept are the last `keep_last` up to this step (later ones are left over from before a fall-back) and the best
         weights that each of them names.
         """
-        write_folder(self.folder / f"step-{step:06d}", write)
+        folder = self.folder / f"step-{step:06d}"
+        write_folder(folder, write)
+        if is_main():
+            self._delete_old(folder)
+        return folder
+
+    def _delete_old(self, newest: Path) -> None:
         names = [folder.name for folder in self._steps()]
-        now = names.index(f"step-{step:06d}") + 1
+        now = names.index(newest.name) + 1
         kept = names[:now][-self.keep_last :]
         for name in names:
             if name not in kept:

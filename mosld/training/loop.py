@@ -1,7 +1,7 @@
 """The training loop: steps, measurements, validations, checkpoints. It goes on exactly where a run stopped."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,17 @@ from mosld.evaluation import Evaluation
 from mosld.logging import Console, MetricsLog
 from mosld.logging.manifest import damage
 from mosld.training.checkpoint import Checkpoints
-from mosld.training.optim import learning_rate, total_steps
+from mosld.training.guard import report_skipped
+from mosld.training.memory import fit_micro_batch
+from mosld.training.optim import learning_rate, total_steps, trained_parameters
 from mosld.training.state import Progress, load_state, load_weights, save_state, save_weights
 from mosld.training.step import Stepper, StepResult
-
-MAX_SKIPPED = 3  # steps in a row without a finite gradient before the run stops
-
-
-class DivergedError(RuntimeError):
-    """Loss or gradient was not finite several steps in a row; the weights are those of the last good step."""
+from mosld.training.stop import StopSignals
 
 
 @dataclass
 class Loop:
-    """What the loop works with.
+    """What the loop works with. In several processes all take the same steps; the main one alone writes.
 
     Attributes:
         stepper: takes optimiser steps.
@@ -34,16 +31,17 @@ class Loop:
         config: the training group.
         validate: scores the model on the validation split.
         load: the share of assignments of each expert by module since the last call; empty without a router.
-        auxiliary: the name of the adapter's own loss in metrics.jsonl.
         checkpoints: the run's checkpoints.
         metrics_path: metrics.jsonl.
         every: steps between lines of metrics.jsonl.
         track: takes a copy of each of its lines, for a dashboard.
+        auxiliary: the name of the adapter's own loss in metrics.jsonl.
         console: where a person looks.
+        stop: the signals that ask the run to stop.
     """
 
     stepper: Stepper
-    examples: Sequence[Example]
+    examples: list[Example]
     order: Order
     config: TrainingConfig
     validate: Callable[[], Evaluation]
@@ -52,56 +50,89 @@ class Loop:
     metrics_path: Path
     every: int
     console: Console
+    stop: StopSignals
     auxiliary: str = "balance_loss"
     track: Callable[[dict[str, Any]], None] = lambda _: None
 
     def run(self) -> Progress:
-        """Train to the end and leave the model with the weights of the best validation."""
+        """Train to the end and leave the model with the weights of the best validation.
+
+        Raises:
+            KeyboardInterrupt: a signal asked the run to stop; its last step is in a checkpoint.
+            DivergedError: loss or gradient was not finite several steps in a row.
+            UserError: the longest rows do not fit in memory.
+        """
         progress = self._resume()
-        metrics = MetricsLog(self.metrics_path, progress.step)
+        asked = progress.micro_batch_size or self.config.micro_batch_size
+        progress.micro_batch_size = fit_micro_batch(self.stepper, self.examples, asked, self.config.batch_size)
+        if self.config.micro_batch_size == "auto":
+            self.console.say(f"micro-batches of up to {progress.micro_batch_size} rows fit in memory")
         total = total_steps(self.order.steps_per_epoch, self.config)
-        skipped_in_a_row = 0
-        with self.console.progress("training", total, progress.step) as advance:
+        with (
+            MetricsLog(self.metrics_path, progress.step) as metrics,
+            self.console.progress("training", total, progress.step) as advance,
+            self.stop.waiting(),
+        ):
             while progress.step < total:
-                started = time.perf_counter()
-                rows = self.order.rows(progress.step)
-                rate = learning_rate(progress.step, total, self.config)
-                result = self.stepper.step([self.examples[i] for i in rows], self.config.micro_batch_size, rate)
-                seconds = time.perf_counter() - started
-                progress.step += 1
-                progress.tokens += result.tokens
-                progress.seconds += seconds
-                self._write_step(metrics, progress, result, rate, seconds, total)
-                skipped_in_a_row = 0 if result.applied else skipped_in_a_row + 1
-                if not result.applied:
-                    progress.skipped += 1
-                    self._report_skipped(rows, result, skipped_in_a_row, progress.step)
-                self._validate_and_save(metrics, progress, total)
-                advance(_note(result, seconds))
-        metrics.close()
+                advance(self._step(metrics, progress, total))
         self._load_best(progress)
         return progress
 
     def _resume(self) -> Progress:
-        newest = self.checkpoints.newest(self.console.say)
+        processes = self.stepper.processes
+        newest = processes.from_main(self.checkpoints.newest(self.console.say) if processes.main else None)
         if newest is None:
             return Progress()
         progress = load_state(self.stepper.model, self.stepper.optimizer, newest)
         self.console.say(f"resuming from {newest.name}")
-        if progress.best_step and any(damage(self.checkpoints.best(progress.best_step))):
+        best = self.checkpoints.best(progress.best_step)
+        if progress.best_step and processes.from_main(processes.main and any(damage(best))):
             self.console.say(f"the best weights, of step {progress.best_step}, are damaged: chosen anew from here")
             progress.best_score, progress.best_step = -1.0, 0
         return progress
 
-    def _validate_and_save(self, metrics: MetricsLog, progress: Progress, total: int) -> None:
+    def _step(self, metrics: MetricsLog, progress: Progress, total: int) -> str:
+        """One step and what belongs to it; returns a note for the progress bar."""
+        started = time.perf_counter()
+        rows = self.order.rows(progress.step)
+        rate = learning_rate(progress.step, total, self.config)
+        examples, asked_to_stop = [self.examples[i] for i in rows], self.stop.requested is not None
+        result = self.stepper.step(examples, progress.micro_batch_size, rate, progress.step, asked_to_stop)
+        seconds = time.perf_counter() - started
+        progress.step += 1
+        progress.tokens += result.tokens
+        progress.seconds += seconds
+        progress.skipped_in_a_row = 0 if result.applied else progress.skipped_in_a_row + 1
+        self._write_step(metrics, progress, result, rate, seconds, total)
+        if not result.applied:
+            progress.skipped += 1
+            report_skipped(self.console, progress, result, examples)
+        self._validate_and_save(metrics, progress, total, result.stopping)
+        return _note(result, seconds)
+
+    def _validate_and_save(self, metrics: MetricsLog, progress: Progress, total: int, stopping: bool) -> None:
         every = self.config.validate_every or self.order.steps_per_epoch
         best = False
         if progress.step % every == 0 or progress.step == total:
             best = self._validate(metrics, progress)
+        due = progress.step % self.config.checkpoint_every == 0 or progress.step == total
         # A new best is checkpointed at once: the best weights on disk are always those that a checkpoint knows of.
-        if best or progress.step % self.config.checkpoint_every == 0 or progress.step == total:
-            model, optimizer = self.stepper.model, self.stepper.optimizer
-            self.checkpoints.save_step(progress.step, lambda folder: save_state(model, optimizer, progress, folder))
+        if best or due or stopping:
+            self._save(metrics, progress)
+        if stopping:
+            self.console.say(f"{self.stop.requested or 'a signal'}: step {progress.step} is saved")
+            raise KeyboardInterrupt
+
+    def _save(self, metrics: MetricsLog, progress: Progress) -> None:
+        started = time.perf_counter()
+        model, optimizer = self.stepper.model, self.stepper.optimizer
+        folder = self.checkpoints.save_step(
+            progress.step, lambda folder: save_state(model, optimizer, progress, folder)
+        )
+        if self.stepper.processes.main:
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            seconds = round(time.perf_counter() - started, 4)
+            self._write(metrics, {"step": progress.step, "checkpoint_seconds": seconds, "checkpoint_bytes": size})
 
     def _validate(self, metrics: MetricsLog, progress: Progress) -> bool:
         """Score the validation split; keep the weights and return True if they are the best so far."""
@@ -150,26 +181,18 @@ class Loop:
         metrics.write(**values)
         self.track(values)
 
-    def _report_skipped(self, rows: Sequence[int], result: StepResult, in_a_row: int, step: int) -> None:
-        ids = ", ".join(f"{self.examples[i].row.task}:{self.examples[i].row.id}" for i in rows)
-        self.console.say(
-            f"step {step} left out: loss {result.cross_entropy}, gradient norm {result.grad_norm}; its rows: {ids}"
-        )
-        if in_a_row >= MAX_SKIPPED:
-            raise DivergedError(
-                f"loss or gradient was not finite {in_a_row} steps in a row, up to step {step}; the weights are those "
-                "of the last good step. Lower training.learning_rate, or look at the rows named above."
-            )
-
     def _load_best(self, progress: Progress) -> None:
-        best = self.checkpoints.best(progress.best_step)
-        faults = list(damage(best))
-        if faults:
-            self.console.say(f"{best.name} is damaged ({faults[0]}): the weights of the last step are kept instead")
-            progress.best_step = progress.step
-            return
-        load_weights(self.stepper.model, best)
-        self.console.say(f"kept the adapter of step {progress.best_step}")
+        processes, best = self.stepper.processes, self.checkpoints.best(progress.best_step)
+        if processes.main:
+            faults = list(damage(best))
+            if faults:
+                self.console.say(f"{best.name} is damaged ({faults[0]}): the weights of the last step are kept instead")
+                progress.best_step = progress.step
+            else:
+                load_weights(self.stepper.model, best)
+                self.console.say(f"kept the adapter of step {progress.best_step}")
+        progress.best_step = processes.from_main(progress.best_step)
+        processes.copy_from_main([p.data for p in trained_parameters(self.stepper.model).values()])
 
 
 def _note(result: StepResult, seconds: float) -> str:

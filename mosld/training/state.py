@@ -1,4 +1,8 @@
-"""What a run must remember to go on as if it had never stopped: weights, optimiser, random numbers, position."""
+"""What a run must remember to go on as if it had never stopped: weights, optimiser, position.
+
+The rows of a step and its dropout are pure functions of the run's seed and the step, in every process, so there is no
+state of random numbers to be saved.
+"""
 
 import dataclasses
 import json
@@ -24,6 +28,8 @@ class Progress:
         best_score: best mean validation accuracy so far.
         best_step: the step of that validation.
         skipped: steps whose loss or gradient was not finite.
+        skipped_in_a_row: of these, the ones just before this step.
+        micro_batch_size: rows per forward pass that fit in memory; 0 before step 1.
     """
 
     step: int = 0
@@ -32,6 +38,8 @@ class Progress:
     best_score: float = -1.0
     best_step: int = 0
     skipped: int = 0
+    skipped_in_a_row: int = 0
+    micro_batch_size: int = 0
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
@@ -58,7 +66,6 @@ def save_state(model: nn.Module, optimizer: Any, progress: Progress, folder: Pat
     """Everything that resuming needs, as safetensors and JSON."""
     save_weights(model, folder)
     save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
-    save_file(_rng_tensors(), folder / "rng.safetensors")
     (folder / "progress.json").write_text(json.dumps(dataclasses.asdict(progress)))
 
 
@@ -72,10 +79,6 @@ def load_state(model: nn.Module, optimizer: Any, folder: Path) -> Progress:
         state[index] = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": {i: s for i, s in state.items() if s}, "param_groups": groups})
-    rng = load_file(folder / "rng.safetensors")
-    torch.set_rng_state(rng["cpu"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([rng[f"cuda{i}"] for i in range(torch.cuda.device_count())])
     return Progress(**json.loads((folder / "progress.json").read_text()))
 
 
@@ -86,10 +89,3 @@ def _optimizer_tensors(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
         for index, entries in optimizer.state_dict()["state"].items()
         for key, value in entries.items()
     }
-
-
-def _rng_tensors() -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states

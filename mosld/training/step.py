@@ -1,13 +1,16 @@
 """One optimiser step: micro-batches forward and backward, one host read, clip, update."""
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mosld.data.batches import Example, answer_tokens, collate, micro_batches
+from mosld.model import Processes
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class StepResult:
         grad_norm: norm of the gradient before clipping.
         tokens: tokens seen, pads not counted.
         applied: False where loss or gradient was not finite and the weights were left alone.
+        stopping: whether any process was asked to stop.
     """
 
     cross_entropy: float
@@ -27,18 +31,25 @@ class StepResult:
     grad_norm: float
     tokens: int
     applied: bool
+    stopping: bool = False
 
 
 class Stepper:
-    """Takes optimiser steps on the wrapped model; it calls no part of it (hooks of DDP, prefix, balance loss)."""
+    """Takes optimiser steps on the model as a whole; it calls no part of it (prefix, balance loss).
+
+    Several processes take the micro-batches of a step in turn and add up their gradients once, in one exchange that
+    also carries the losses and whether any process was asked to stop. So every process takes the same decision, and
+    the step is that of one process on the same micro-batches.
+    """
 
     def __init__(
         self,
         model: Any,
         optimizer: Any,
-        accelerator: Any,
         *,
+        processes: Processes,
         pad: int,
+        seed: int = 0,
         max_norm: float | None = None,
         weight: float = 0.0,
         domains: Sequence[str] = (),
@@ -47,65 +58,93 @@ class Stepper:
         """Keep what every step needs.
 
         Args:
-            model: wrapped for its device.
+            model: on its device.
             optimizer: of the trained parameters.
-            accelerator: accelerate's.
+            processes: those of this run.
             pad: token id of a pad.
+            seed: the run's; dropout is a pure function of it, the step and the micro-batch.
             max_norm: gradients are clipped to it.
             weight: that of the auxiliary loss, to log the two losses apart.
             domains: tasks that have an expert of their own.
             low_precision: type of the products where the weights are fp32 and train as a whole.
         """
-        self.model, self.optimizer, self.accelerator = model, optimizer, accelerator
-        self.pad, self.max_norm, self.weight = pad, max_norm, weight
+        self.model, self.optimizer, self.processes = model, optimizer, processes
+        self.pad, self.seed, self.max_norm, self.weight = pad, seed, max_norm, weight
         self.domains, self.low_precision = domains, low_precision
         # On a processor a short pass is nearly free; an accelerator would rather pad than start another.
-        self.overhead = 128 if accelerator.device.type == "cpu" else 2048
+        self.overhead = 128 if processes.device.type == "cpu" else 2048
         self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def step(self, examples: Sequence[Example], micro_batch_size: int, learning_rate: float) -> StepResult:
-        """One step on these rows. The loss is the mean over all their answer tokens, however they are split."""
+    def step(
+        self,
+        examples: Sequence[Example],
+        micro_batch_size: int,
+        learning_rate: float,
+        number: int,
+        stop: bool = False,
+    ) -> StepResult:
+        """One step on these rows. The loss is the mean over all their answer tokens, however they are split.
+
+        Args:
+            examples: the rows of the step, over all processes.
+            micro_batch_size: most rows per forward pass.
+            learning_rate: of this step.
+            number: of this step.
+            stop: whether this process was asked to stop.
+        """
         self.model.train()
-        total = answer_tokens(examples)
-        device = self.accelerator.device
-        cross_entropy = torch.zeros((), device=device)
-        auxiliary = torch.zeros((), device=device)
+        total, sums = answer_tokens(examples), torch.zeros(2, device=self.processes.device)
+        size = min(micro_batch_size, -(-len(examples) // self.processes.count))
+        batches = list(enumerate(micro_batches(examples, size, self.overhead)))
         routed = False
-        for batch in micro_batches(examples, micro_batch_size, self.overhead):
+        for index, batch in self.processes.share(batches):
+            torch.manual_seed(_seed(self.seed, number, index))
             outputs = self._forward(batch, total)
-            self.accelerator.backward(outputs.loss)
-            loss = outputs.loss.detach()
+            outputs.loss.backward()
+            loss, aux = outputs.loss.detach(), torch.zeros((), device=self.processes.device)
             if getattr(outputs, "aux_loss", None) is not None:
                 routed = True
                 aux = outputs.aux_loss.detach() * (answer_tokens(batch) / total)
-                auxiliary += aux
-                loss = loss - self.weight * aux
-            cross_entropy += loss
+            sums += torch.stack([loss - self.weight * aux, aux])
+        sums, stopping = self._add_up(sums, stop)
         limit = float("inf") if self.max_norm is None else self.max_norm
-        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
         # The only host read of a step; it comes before the update, so that no weight is ever poisoned.
-        values = torch.stack([cross_entropy, auxiliary, norm]).tolist()
-        applied = all(map(_is_finite, values))
+        cross_entropy, auxiliary, grad_norm, stopping = torch.stack([*sums, norm, stopping]).tolist()
+        applied = all(map(math.isfinite, (cross_entropy, auxiliary, grad_norm)))
         if applied:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
         self.optimizer.zero_grad()
         tokens = sum(len(example.tokens) for example in examples)
-        return StepResult(values[0], values[1] if routed else None, values[2], tokens, applied)
+        return StepResult(cross_entropy, auxiliary if routed else None, grad_norm, tokens, applied, stopping > 0)
 
     def try_longest(self, examples: Sequence[Example], micro_batch_size: int) -> tuple[int, int]:
         """The longest micro-batch forward and backward, without an update; its rows and its length in tokens."""
-        state = torch.get_rng_state()
         batch = sorted(examples, key=lambda example: -len(example.tokens))[:micro_batch_size]
         self.model.train()
-        self.accelerator.backward(self._forward(batch, answer_tokens(batch)).loss)
+        self._forward(batch, answer_tokens(batch)).loss.backward()
         self.optimizer.zero_grad()
-        torch.set_rng_state(state)
         return len(batch), len(batch[0].tokens)
 
+    def _add_up(self, sums: Tensor, stop: bool) -> tuple[Tensor, Tensor]:
+        """Gradients, sums and the wish to stop, added up over all processes in one exchange."""
+        flag = torch.full((), float(stop), device=sums.device)
+        if self.processes.count == 1:
+            return sums, flag
+        for parameter in self.parameters:
+            if parameter.grad is None:  # fewer micro-batches than processes
+                parameter.grad = torch.zeros_like(parameter)
+        gradients: list[Any] = [parameter.grad for parameter in self.parameters]
+        flat = self.processes.add(torch.cat([*(g.flatten() for g in gradients), sums, flag[None]]))
+        *parts, sums, flag = flat.split([*(g.numel() for g in gradients), 2, 1])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return sums, flag[0]
+
     def _forward(self, batch: Sequence[Example], total: int) -> Any:
-        device = self.accelerator.device
+        device = self.processes.device
         inputs = {key: value.to(device) for key, value in collate(batch, self.pad, self.domains).items()}
         items = torch.tensor(total, device=device)
         with self.autocast():
@@ -113,9 +152,10 @@ class Stepper:
 
     def autocast(self) -> Any:
         """The context in which the model runs while it trains, scoring included."""
-        kind = self.accelerator.device.type
+        kind = self.processes.device.type
         return torch.autocast(kind, dtype=self.low_precision, enabled=self.low_precision is not None)
 
 
-def _is_finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+def _seed(run: int, step: int, micro_batch: int) -> int:
+    """A seed of its own for every micro-batch of a run: nothing of the random numbers needs saving or sharing."""
+    return int.from_bytes(hashlib.sha256(f"{run}/{step}/{micro_batch}".encode()).digest()[:8], "big", signed=True)

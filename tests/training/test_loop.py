@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 import mosld
 from mosld.config import TrainingConfig
@@ -14,7 +13,16 @@ from mosld.data.batches import Example, Order
 from mosld.data.rows import Row
 from mosld.evaluation import Evaluation
 from mosld.logging import Console
-from mosld.training import Checkpoints, DivergedError, Loop, Stepper, make_optimizer, trained_parameters
+from mosld.model import processes
+from mosld.training import (
+    Checkpoints,
+    DivergedError,
+    Loop,
+    Stepper,
+    StopSignals,
+    make_optimizer,
+    trained_parameters,
+)
 
 CONFIG = TrainingConfig(
     epochs=2, batch_size=4, micro_batch_size=2, checkpoint_every=1, validate_every=2, keep_last=100, learning_rate=1e-2
@@ -40,7 +48,7 @@ def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, 
     torch.manual_seed(0)
     model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0)
     optimizer = make_optimizer(model, config)
-    stepper = Stepper(model, optimizer, Accelerator(cpu=True), pad=259, max_norm=config.max_grad_norm, weight=0.01)
+    stepper = Stepper(model, optimizer, processes=processes(), pad=259, max_norm=config.max_grad_norm, weight=0.01)
     take, taken = stepper.step, iter(scores or [0.1, 0.2, 0.3, 0.4, 0.5])
 
     def step(*arguments):
@@ -69,7 +77,7 @@ def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, 
         stepper, rows, Order(len(rows), config.batch_size, 0), config,
         validate=lambda: Evaluation({}, {"arc_e": {"accuracy": next(taken)}}), load=dict,
         checkpoints=Checkpoints(folder / "checkpoints", config.keep_last), metrics_path=folder / "metrics.jsonl",
-        every=1, console=Console(),
+        every=1, console=Console(), stop=StopSignals(),
     )  # fmt: skip
     resume = loop._resume
 
@@ -169,7 +177,7 @@ def test_the_loss_does_not_depend_on_the_split_into_micro_batches(tmp_path):
     results = []
     for size in (1, 2, 4):
         loop = make_loop(tmp_path, "mosl", dataclasses.replace(CONFIG, micro_batch_size=size, max_grad_norm=1e9))
-        results.append(loop.stepper.step(loop.examples[:4], size, 0.0))
+        results.append(loop.stepper.step(loop.examples[:4], size, 0.0, 0))
     for result in results[1:]:
         assert result.cross_entropy == pytest.approx(results[0].cross_entropy, rel=1e-5)
 
@@ -180,5 +188,5 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
     loop.stepper.optimizer.step = lambda: seen.append(
         torch.cat([p.grad.flatten() for p in loop.stepper.parameters]).norm().item()
     )
-    assert loop.stepper.step(loop.examples[:4], 2, 1e-3).grad_norm > 0.5
+    assert loop.stepper.step(loop.examples[:4], 2, 1e-3, 0).grad_norm > 0.5
     assert seen[0] == pytest.approx(0.5, rel=1e-3)

@@ -1,0 +1,76 @@
+"""What several processes of one run exchange. Alone, a process exchanges nothing."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, distributed
+
+from mosld.config import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run.
+
+    Attributes:
+        rank: number of this one, from 0.
+        count: how many there are.
+        device: where this one's model lies.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process prints and writes files."""
+        return self.rank == 0
+
+    def share(self, items: list[Any]) -> list[Any]:
+        """This process's part of a list that all have: every count-th item."""
+        return items[self.rank :: self.count]
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.count > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, in the order of their ranks, in every process."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        distributed.all_gather_object(found, value)
+        return found
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        if self.count == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def copy_from_main(self, tensors: list[Tensor]) -> None:
+        """Overwrite the tensors with the main process's."""
+        if self.count > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, src=0)
+
+
+def processes() -> Processes:
+    """The processes of this run, joined on the first call where a launcher started several.
+
+    Raises:
+        UserError: the launcher announced other processes than have joined.
+    """
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    announced = int(os.environ.get("WORLD_SIZE", "1"))
+    if announced != state.num_processes:
+        raise UserError(f"WORLD_SIZE={announced}, but {state.num_processes} processes have joined: use torchrun.")
+    return Processes(state.process_index, state.num_processes, state.device)
