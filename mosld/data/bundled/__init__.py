@@ -19,7 +19,7 @@ from .reading import reading_items
 from .relation import Relation, table_items
 from .subjects import all_subjects
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of any row, because results on different data must not be compared."""
 
 SIZES = {
