@@ -180,3 +180,9 @@ def test_the_book_of_a_new_case_has_its_rule_and_two_others() -> None:
             assert stated < {item.answer, *item.wrong}, item
         else:
             assert len(stated) == 1, item
+
+
+@pytest.mark.parametrize("task", ["csqa", "arc_e"])
+def test_every_split_has_negated_questions(task: str) -> None:
+    for split in SIZES[task]:
+        assert any(item.kind.endswith("/negative") for item in items(task, split)), split

@@ -24,11 +24,11 @@ VERSION = 2
 
 SIZES = {
     "obqa": {"train": 800, "validation": 100, "test": 100},
-    "csqa": {"train": 1000, "validation": 100},
-    "race": {"train": 800, "validation": 100, "test": 100},
-    "mctest": {"train": 800, "validation": 100, "test": 100},
-    "arc_e": {"train": 800, "validation": 100, "test": 100},
-    "arc_c": {"train": 800, "validation": 100, "test": 100},
+    "csqa": {"train": 1400, "validation": 100},
+    "race": {"train": 500, "validation": 100, "test": 100},
+    "mctest": {"train": 600, "validation": 100, "test": 100},
+    "arc_e": {"train": 1100, "validation": 100, "test": 100},
+    "arc_c": {"train": 1000, "validation": 100, "test": 100},
     "gsm8k": {"train": 800, "test": 200},
     "openorca": {"train": 2000},
 }
