@@ -168,3 +168,21 @@ def test_too_few_wordings_are_refused() -> None:
 
 def test_division_by_weights_keeps_the_sum() -> None:
     assert sum(divide(100, [1.0, 2.0, 4.0])) == 100
+
+
+def test_the_book_of_a_new_case_has_its_rule_and_two_others() -> None:
+    rules = {value: texts for table in load("obqa") for value, texts in table["rules"].items()}
+    for item in (item for split in SIZES["obqa"] for item in items("obqa", split)):
+        stated = {value for value, texts in rules.items() if any(text in item.context for text in texts)}
+        if item.kind.endswith("/forward"):
+            assert len(stated) == 3, item
+            assert item.answer in stated, item
+            assert stated < {item.answer, *item.wrong}, item
+        else:
+            assert len(stated) == 1, item
+
+
+@pytest.mark.parametrize("task", ["csqa", "arc_e"])
+def test_every_split_has_negated_questions(task: str) -> None:
+    for split in SIZES[task]:
+        assert any(item.kind.endswith("/negative") for item in items(task, split)), split

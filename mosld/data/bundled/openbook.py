@@ -12,11 +12,11 @@ from .relation import Relation, table_items
 def with_book(rules: dict[str, list[str]], relation: Relation, item: Item, rng: Random) -> Item:
     """The item with its context.
 
-    A question about a case gets the rule that decides it and another rule of the family, in either order, so
+    A question about a case gets the rule that decides it and two other rules of the family, in any order, so
     that repeating the context is not enough. A question for a case of a rule gets that rule alone.
     """
     if item.kind.endswith("/forward"):
-        pages = [item.answer, rng.choice(item.wrong)]
+        pages = [item.answer, *rng.sample(item.wrong, 2)]
     else:
         pages = [relation.value_of[item.answer]]
     rng.shuffle(pages)

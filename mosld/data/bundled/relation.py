@@ -22,7 +22,7 @@ from .item import Item, capital
 T = TypeVar("T")
 
 FORMS = ("forward", "inverse", "negative", "peer")
-SHARE = {"forward": 2.0, "inverse": 2.0, "negative": 0.6, "peer": 2.0}
+SHARE = {"forward": 2.0, "inverse": 2.0, "negative": 0.3, "peer": 2.0}
 """How many questions a form gets, relative to the others."""
 
 
