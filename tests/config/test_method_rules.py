@@ -1,5 +1,7 @@
 """Combinations of keys of a method: what cannot work, or says nothing, is refused in one message with the reason."""
 
+import re
+
 import pytest
 
 import mosld
@@ -62,6 +64,13 @@ def test_every_method_file_says_what_it_is_and_how_to_run_it(name: str):
     text = (mosld.config.config_directory() / "method" / f"{name}.yaml").read_text()
     assert text.startswith("# ")
     assert f"python -m mosld.train method={name}" in text.split("\nname:")[0]
+
+
+@pytest.mark.parametrize("name", group_options()["method"])
+def test_every_value_of_a_method_says_where_it_comes_from(name: str):
+    lines = (mosld.config.config_directory() / "method" / f"{name}.yaml").read_text().splitlines()
+    values = [line for line in lines if re.match(r"\w+:", line) and not line.startswith(("name:", "kind:"))]
+    assert [line for line in values if " # " not in line] == []
 
 
 def test_full_has_its_own_learning_rate_and_the_command_line_goes_before():
