@@ -12,6 +12,7 @@ from transformers import TextStreamer
 from mosld.config import UserError
 from mosld.data.prompts import PromptEncoder, render
 from mosld.data.rows import Row
+from mosld.evaluation import end_tokens
 
 LISTING = ("letter", "list")  # the prompt formats that show the options
 CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -106,7 +107,7 @@ class Answerer:
         except KeyboardInterrupt:
             streamer.end()
             stopped = True
-        ends = set(self._ends())
+        ends = set(end_tokens(self.model, self.tokenizer))
         return Answer(prompt, [token for token in streamer.tokens if token not in ends], stopped)
 
     @torch.inference_mode()
@@ -118,17 +119,11 @@ class Answerer:
             input_ids=ids_BS,
             attention_mask=torch.ones_like(ids_BS),
             max_new_tokens=min(self.max_new_tokens, room - len(prompt)) if room else self.max_new_tokens,
-            eos_token_id=self._ends(),
+            eos_token_id=end_tokens(self.model, self.tokenizer),
             pad_token_id=self.tokenizer.pad_token_id,
             streamer=streamer,
             **sampling,
         )
-
-    def _ends(self) -> list[int]:
-        """The tokens that end an answer: those of the model, and the one that runs are trained with."""
-        own = self.model.generation_config.eos_token_id
-        listed = own if isinstance(own, list) else [own]
-        return sorted({token for token in (*listed, self.tokenizer.eos_token_id) if token is not None})
 
     def _written(self, text: str) -> str:
         if self.form == "plain":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from peft import PeftModel
 
 from mosld.adapters import adapt_with
 from mosld.adapters.saved import adapter_size
-from mosld.config import Config
+from mosld.config import Config, UserError
 from mosld.data import Dataset
-from mosld.data.batches import Example, Order, encode_train
+from mosld.data.batches import Example, encode_train
+from mosld.data.mixing import Order, quotas
 from mosld.data.prompts import PromptEncoder
 from mosld.evaluation import Evaluation, ExpertUse, Questions, evaluate
 from mosld.logging import Console, Results, RunDirectory
@@ -57,19 +59,23 @@ class Stages:
 
     def encode_train(self) -> list[Example]:
         """The train rows as tokens."""
-        examples, cut = encode_train(self.dataset.train, self.encoder, self.tokenizer.eos_token_id)
+        examples, cut, left_out = encode_train(self.dataset.train, self.encoder, self.tokenizer.eos_token_id)
         self._say_cut(cut, "train")
+        if left_out:
+            self.console.say(f"{left_out} train rows left out: solutions longer than the task's cutoff are not cut")
+        if not examples:
+            raise UserError(f"data.tasks={self.config.data.tasks}: no train row fits into its task's cutoff.")
         return examples
 
     def score(self, model: Any, questions: Questions, title: str, use: ExpertUse | None = None) -> Evaluation:
         """Accuracy of a model, in eval mode; `use` takes note of the experts that each task takes."""
-        batch_tokens = self.config.evaluation.batch_tokens
-        return evaluate(model, questions, self.tokenizer.pad_token_id, batch_tokens, self.console.track(title), use)
+        return evaluate(model, questions, self.tokenizer, self.config.evaluation, self.console.track(title), use)
 
     def base_scores(self, model: Any, questions: Questions, run: RunDirectory) -> dict[str, Any]:
         """Scores of the untrained model; a resumed run reads them back."""
-        if run.base_scores.is_file():
-            return json.loads(run.base_scores.read_text())
+        kept = processes().from_main(_read_json(run.base_scores))
+        if kept:
+            return kept
         before = self.score(model, questions, "scoring the untrained model")
         run.write_predictions(before.records(), "base")
         found = {"base_scores": before.scores, "base_average": before.average}
@@ -131,7 +137,7 @@ class Stages:
         return Loop(
             stepper=stepper,
             examples=examples,
-            order=Order(len(examples), config.training.batch_size, config.seed),
+            order=self.make_order(examples),
             config=config.training,
             validate=validate,
             load=load,
@@ -143,6 +149,16 @@ class Stages:
             auxiliary="router_loss" if config.method.router == "domain" else "balance_loss",
             track=tracker.step,
         )
+
+    def make_order(self, examples: list[Example]) -> Order:
+        """Which rows each step sees, the tasks mixed as the config says."""
+        counts = dict(Counter(example.row.task for example in examples))  # in the order of the tasks, as the rows lie
+        taken = quotas(counts, self.config.data)
+        if taken != counts:
+            listed = ", ".join(f"{task} {count}" for task, count in taken.items())
+            self.console.say(f"an epoch takes (data.mixing={self.config.data.mixing}): {listed}")
+        training, seed = self.config.training, self.config.seed
+        return Order(tuple(counts.values()), tuple(taken.values()), training.batch_size, seed)
 
     @staticmethod
     def settle(stepper: Stepper, dtype: torch.dtype) -> Any:
@@ -177,6 +193,14 @@ class Stages:
     def _say_cut(self, count: int, split: str) -> None:
         if count:
             self.console.say(f"{count} {split} rows had their passage cut to the task's cutoff")
+
+
+def _read_json(path: Path) -> Any:
+    """What a file holds; None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def parameter_counts(model: Any) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,26 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, count in (("train", 40), ("validation", 20), ("test", 20)):
             lines = [json.dumps(toy_row(task, split, i)) for i in range(count)]
             (root / task / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def toy_solution(split: str, number: int) -> dict:
+    """A sum with its worked solution."""
+    a, b = random.Random(f"gsm8k/{split}/{number}").sample(range(2, 50), 2)
+    question = f"In {split} {number}, Ann has {a} nuts and Bob {b}. How many in all?"
+    answer = f"In all {a}+{b} = <<{a}+{b}={a + b}>>{a + b} nuts.\n#### {a + b}"
+    return {"id": f"gsm8k-{split}-{number}", "question": question, "answer": answer, "final": str(a + b)}
+
+
+@pytest.fixture(scope="session")
+def mixed_root(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy source with gsm8k beside the other tasks: 40 train and 20 test rows."""
+    root = tmp_path_factory.mktemp("mixed") / "rows"
+    shutil.copytree(toy_root, root)
+    (root / "gsm8k").mkdir()
+    for split, count in (("train", 40), ("test", 20)):
+        lines = [json.dumps(toy_solution(split, i)) for i in range(count)]
+        (root / "gsm8k" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     return root
 
 

@@ -106,6 +106,22 @@ def test_a_task_added_later_leaves_the_other_experts_bit_equal(frozen, widened):
     assert not (widened / "experts" / "obqa").exists()
 
 
+def test_a_task_whose_answers_are_generated_is_added_to_tasks_of_choices(frozen, mixed_root, tmp_path):
+    run = tmp_path / "run"
+    more = ["method.add_task=gsm8k", f"method.from_run={frozen}"]
+    assert train_command.main(command(mixed_root, run, *more, tasks="obqa,arc_e,gsm8k")) == 0
+    (A, B), (old_A, old_B) = bank(run), bank(frozen)
+    assert torch.equal(A[: 2 * RANK], old_A)
+    assert torch.equal(B[:, : 2 * RANK], old_B)
+    new_A, new_B = lora(run / "experts" / "gsm8k" / "adapter")
+    assert new_B.any()
+    assert torch.equal(A[2 * RANK :], new_A)
+    assert torch.equal(B[:, 2 * RANK :], new_B)
+    results = json.loads((run / "results.json").read_text())
+    assert list(results["scores"]) == ["obqa", "arc_e", "gsm8k"]
+    assert results["routing_accuracy"]["gsm8k"]["n"] == results["scores"]["gsm8k"]["n"] == 8
+
+
 def test_a_widened_run_is_scored_from_its_directory_when_the_first_run_is_gone(widened, frozen, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(widened, moved)

@@ -24,7 +24,8 @@ from mosld.config.domain_rules import with_domains
 from mosld.config.errors import UserError, nearest, typed
 from mosld.config.method_rules import own_number
 from mosld.config.rules import broken_rules
-from mosld.config.schema import Config
+from mosld.config.schema import MAPS, Config
+from mosld.config.secrets import secrets_in
 from mosld.config.setting import build, field_types
 
 # In YAML: ${unless:${oc.select:method.own_learning_rate,null},3.0e-3} is the method's own rate, or else this one.
@@ -62,7 +63,7 @@ def load_config(overrides: Sequence[str]) -> Config:
 
 def checked(tree: dict[str, Any], errors: list[str], training: bool = True) -> Config:
     """The tree as a `Config` whose keys, types, ranges and combinations are right, with null defaults filled in."""
-    config = build(Config, tree, errors)
+    config = build(Config, tree, errors := [*errors, *secrets_in(tree)])
     wrong = {re.split("[=:]", error)[0].strip("'+~") for error in errors} - {""}
     # A wrong value was replaced by a default: what a rule says of that key would be about the default.
     errors = [*errors, *(rule for rule in broken_rules(config, training) if not any(key in rule for key in wrong))]
@@ -151,7 +152,7 @@ def override_mistakes(text: str, errors: list[str]) -> bool:
             errors.append(f"{text}: {problem}")
         elif override.is_add() and "shape" not in key:
             errors.append(f"{text}: the key exists; write {text.lstrip('+')} without the +.")
-        elif isinstance(override.value(), dict) and not key.startswith(("model.shape", "method.experts_from")):
+        elif isinstance(override.value(), dict) and not key.startswith(MAPS):
             errors.append(f"{text}: takes no map.")
     return len(errors) > before
 

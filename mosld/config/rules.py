@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from mosld.config.data_rules import broken_mixing_rules
 from mosld.config.domain_rules import broken_domain_rules
 from mosld.config.errors import typed
 from mosld.config.method_rules import broken_method_rules, experts_of
@@ -61,15 +62,16 @@ def _prefix(config: Config) -> list[str]:
 
 
 def _data(config: Config) -> list[str]:
-    found = []
+    found = list(broken_mixing_rules(config.data))
     if not config.data.tasks:
         found.append("data.tasks=[]: names no task.")
     if len(set(config.data.tasks)) < len(config.data.tasks):
         found.append(f"data.tasks={typed(config.data.tasks)}: names a task twice.")
     if config.source.name == "local" and not config.source.root:
         found.append("source.root: source=local needs a directory, as in source.root=my/data.")
-    if config.source.name == "bundled" and config.source.root:
-        found.append(f"source.root={config.source.root}: the bundled source has no directory; add source=local.")
+    if config.source.name != "local" and config.source.root:
+        name = config.source.name
+        found.append(f"source.root={config.source.root}: the {name} source has no directory; add source=local.")
     return found
 
 

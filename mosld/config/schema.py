@@ -11,6 +11,7 @@ from mosld.config.method import AllocationConfig, MethodConfig
 from mosld.config.setting import setting
 
 PROMPTS = ("letter", "list", "cloze")
+MAPS = ("model.shape", "method.experts_from", "data.weights")  # keys that take a map
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class EvaluationConfig:
     )
     limit: int | None = setting(None, "Test items per task; the same items for every run.", minimum=1)
     validation_limit: int = setting(16, "Validation items per task.", minimum=1)
-    batch_tokens: int = setting(1024, "Padded tokens per forward pass.", minimum=1)
+    batch_tokens: int = setting(1024, "Padded tokens per forward pass; of a generation: of its prompts.", minimum=1)
+    max_new_tokens: int = setting(256, "Longest generated answer, in tokens; one that is not done is cut.", minimum=1)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 """
 
 from mosld.data.dataset import Dataset, load_dataset
-from mosld.data.rows import Row
+from mosld.data.rows import AnyRow, Row, Solution
 from mosld.data.tasks import TASKS, Task
 
-__all__ = ["TASKS", "Dataset", "Row", "Task", "load_dataset"]
+__all__ = ["TASKS", "AnyRow", "Dataset", "Row", "Solution", "Task", "load_dataset"]

@@ -1,19 +1,19 @@
-"""Training batches: which rows a step sees, and their tensors. Both are pure functions: nothing is skipped by reading.
+"""Training batches: rows as tokens, the micro-batches of a step, and their tensors.
 
 The rows of an optimiser step are a uniformly random draw; only its micro-batches are sorted by length, which saves the
 padding without changing what the step averages over.
 Shapes: B rows of the micro-batch, S longest row, P longest answer.
 """
 
-import functools
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from mosld.data.prompts import PromptEncoder
-from mosld.data.rows import Row
+from mosld.data.prompts import PromptEncoder, right_option
+from mosld.data.rows import AnyRow
+from mosld.data.tasks import TASKS
 
 IGNORED = -100  # label of a position that has no loss
 
@@ -22,48 +22,28 @@ IGNORED = -100  # label of a position that has no loss
 class Example:
     """A train row: its tokens, and the index of the first token of the answer."""
 
-    row: Row
+    row: AnyRow
     tokens: list[int]
     answer_start: int
 
 
-@dataclass(frozen=True)
-class Order:
-    """The order of training rows: `rows(step)` is a pure function of (seed, epoch, index).
+class TrainRows(NamedTuple):
+    """The train rows as tokens, how many of them had their passage cut, and how many rows were left out."""
 
-    Attributes:
-        count: train rows.
-        batch_size: rows per step; the last step of an epoch may have fewer.
-        seed: the run's seed.
+    examples: list[Example]
+    cut: int
+    left_out: int
+
+
+def encode_train(rows: Sequence[AnyRow], encoder: PromptEncoder, end: int) -> TrainRows:
+    """Tokens of prompt + right answer + end-of-text for each row.
+
+    A worked solution that does not fit into its task's cutoff is left out: cut, it would teach to give no result.
     """
-
-    count: int
-    batch_size: int
-    seed: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps in one pass over the rows."""
-        return -(-self.count // self.batch_size)
-
-    def rows(self, step: int) -> list[int]:
-        """Indices of the rows that optimiser step `step` (from 0) sees."""
-        epoch, index = divmod(step, self.steps_per_epoch)
-        return list(_permutation(self.count, self.seed, epoch)[index * self.batch_size :][: self.batch_size])
-
-
-@functools.lru_cache(maxsize=2)
-def _permutation(count: int, seed: int, epoch: int) -> tuple[int, ...]:
-    order = list(range(count))
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    return tuple(order)
-
-
-def encode_train(rows: Sequence[Row], encoder: PromptEncoder, end: int) -> tuple[list[Example], int]:
-    """Tokens of prompt + right answer + end-of-text for each row, and the number of rows whose passage was cut."""
-    encoded = encoder.encode(rows, keep=lambda row: [row.answer])
-    examples = [Example(e.row, [*e.prompt, *e.options[0], end], len(e.prompt)) for e in encoded]
-    return examples, sum(e.cut for e in encoded)
+    encoded = encoder.encode(rows, keep=right_option)
+    fitting = [e for e in encoded if not TASKS[e.row.task].generated or e.length <= TASKS[e.row.task].cutoff]
+    examples = [Example(e.row, [*e.prompt, *e.options[0], end], len(e.prompt)) for e in fitting]
+    return TrainRows(examples, sum(e.cut for e in fitting), len(encoded) - len(fitting))
 
 
 def micro_batches(examples: Sequence[Example], size: int, overhead: int = 0) -> list[list[Example]]:

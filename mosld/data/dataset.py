@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mosld.config import DataConfig, SourceConfig, UserError
-from mosld.data.rows import Row
+from mosld.data.rows import AnyRow, Row
 from mosld.data.sources import read_splits
 from mosld.data.splits import TaskData, split_rows
 from mosld.data.tasks import TASKS
@@ -29,7 +29,7 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def train(self) -> list[Row]:
+    def train(self) -> list[AnyRow]:
         """All train rows, task after task."""
         return [row for data in self.tasks.values() for row in data.train]
 
@@ -95,7 +95,8 @@ def load_dataset(data: DataConfig, source: SourceConfig, training: bool = True) 
 def _oddities(data: TaskData) -> Iterator[str]:
     """Faults that published sets have and that do not stop a run, with a count."""
     name = data.task.name
-    twins = sum(len(set(row.choices)) < len(row.choices) for row in [*data.train, *data.validation, *data.test])
+    rows = [*data.train, *data.validation, *data.test]
+    twins = sum(isinstance(row, Row) and len(set(row.choices)) < len(row.choices) for row in rows)
     if twins:
         yield f"{name}: {twins} rows have two equal choices"
     seen = _items(data.train)
@@ -104,11 +105,6 @@ def _oddities(data: TaskData) -> Iterator[str]:
         yield f"{name}: {leaks} of {len(data.test)} test items also stand in train"
 
 
-def _items(rows: Iterable[Row], unique: bool = True) -> set | list:
-    found = [
-        tuple(
-            " ".join(text.lower().split()) for text in (row.context, row.question, *sorted(map(str.lower, row.choices)))
-        )
-        for row in rows
-    ]
+def _items(rows: Iterable[AnyRow], unique: bool = True) -> set | list:
+    found = [tuple(" ".join(text.lower().split()) for text in row.texts) for row in rows]
     return set(found) if unique else found

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mosld.data.rows import Row, parse_row
+from mosld.data.parsing import parse_row
+from mosld.data.rows import AnyRow
 
 
-def read_rows(path: Path, task: str, bad: list[str]) -> list[Row]:
+def read_rows(path: Path, task: str, bad: list[str]) -> list[AnyRow]:
     """The good rows of a file; ``file:line: reason`` for each bad one is appended to `bad`."""
-    rows: list[Row] = []
+    rows: list[AnyRow] = []
     first_line: dict[str, int] = {}
     for number, raw in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if not raw.strip():

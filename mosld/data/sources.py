@@ -13,12 +13,13 @@ from pathlib import Path
 
 from mosld.config import SourceConfig, UserError, cache_directory, nearest
 from mosld.data import bundled
+from mosld.data.hub import hub_root
 from mosld.data.jsonl import read_rows
-from mosld.data.rows import Row
+from mosld.data.rows import AnyRow
 from mosld.data.splits import needed_splits
 from mosld.data.tasks import TASKS
 
-Published = dict[str, tuple[dict[str, list[Row]], list[str]]]
+Published = dict[str, tuple[dict[str, list[AnyRow]], list[str]]]
 
 
 def read_splits(tasks: Sequence[str], source: SourceConfig, training: bool) -> Published:
@@ -27,7 +28,7 @@ def read_splits(tasks: Sequence[str], source: SourceConfig, training: bool) -> P
     Raises:
         UserError: the directory, a task or a file is missing.
     """
-    root = bundled_root() if source.name == "bundled" else Path(source.root or "")
+    root = _root(tasks, source)
     if not root.is_dir():
         raise UserError(f"source.root={source.root}: no such directory.")
     files = {
@@ -48,6 +49,12 @@ def read_splits(tasks: Sequence[str], source: SourceConfig, training: bool) -> P
         problems: list[str] = []
         published[name] = ({split: read_rows(path, name, problems) for split, path in files[name].items()}, problems)
     return published
+
+
+def _root(tasks: Sequence[str], source: SourceConfig) -> Path:
+    if source.name == "hub":
+        return hub_root(tasks)
+    return bundled_root() if source.name == "bundled" else Path(source.root or "")
 
 
 def bundled_root() -> Path:

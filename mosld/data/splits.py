@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mosld.data.rows import Row
+from mosld.data.rows import AnyRow
 from mosld.data.tasks import Task
 
 
@@ -13,9 +13,9 @@ class TaskData:
     """The rows of one task."""
 
     task: Task
-    train: list[Row]
-    validation: list[Row]
-    test: list[Row]
+    train: list[AnyRow]
+    validation: list[AnyRow]
+    test: list[AnyRow]
 
 
 def needed_splits(task: Task, training: bool) -> tuple[str, ...]:
@@ -25,7 +25,7 @@ def needed_splits(task: Task, training: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["train", *([] if task.holdout else ["validation"]), task.test_split]))
 
 
-def split_rows(task: Task, published: Mapping[str, Sequence[Row]], limit: int | None) -> TaskData:
+def split_rows(task: Task, published: Mapping[str, Sequence[AnyRow]], limit: int | None) -> TaskData:
     """Apply the task's split rule, then keep `limit` train rows.
 
     Where the task holds out a share of train, a row's place depends on the ids alone, so that neither seed nor limit
@@ -43,7 +43,7 @@ def split_rows(task: Task, published: Mapping[str, Sequence[Row]], limit: int | 
     return TaskData(task, train, validation, list(published[task.test_split]))
 
 
-def sample(rows: Sequence[Row], count: int | None, purpose: str) -> list[Row]:
+def sample(rows: Sequence[AnyRow], count: int | None, purpose: str) -> list[AnyRow]:
     """`count` rows (all where None), chosen by a hash of purpose and id, in their own order."""
     if count is None or count >= len(rows):
         return list(rows)

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """One multiple-choice benchmark.
+    """One benchmark.
 
     Attributes:
         name: the name used everywhere (config, file names, tables).
         title: the benchmark's own name.
         test_split: the published split that serves as the test.
         holdout: share of train set aside as validation where no validation split is left.
-        cutoff: longest row in tokens; a longer passage is cut.
+        cutoff: longest row in tokens; a longer passage is cut, a longer solution left out of training.
         stem: the question is a sentence to be completed, and stands alone where there is no passage and no option is
             listed (lm-evaluation-harness scores OpenBookQA so).
+        generated: the answer is written out, not chosen: a worked solution, scored by its final number.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Task:
     holdout: float = 0.0
     cutoff: int = 256
     stem: bool = False
+    generated: bool = False
 
 
 TASKS = {
@@ -35,5 +37,6 @@ TASKS = {
         Task("mctest", "MCTest", cutoff=512),
         Task("arc_e", "ARC-Easy"),
         Task("arc_c", "ARC-Challenge"),
+        Task("gsm8k", "GSM8K", holdout=0.1, cutoff=512, generated=True),
     )
 }

@@ -2,17 +2,22 @@
 
 from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.metrics import accuracy, average, task_score
+from mosld.evaluation.generation import FinalNumber, end_tokens, solve
+from mosld.evaluation.metrics import Outcome, accuracy, average, task_score
 from mosld.evaluation.multiple_choice import Prediction, predict
 
 __all__ = [
     "Evaluation",
     "ExpertUse",
+    "FinalNumber",
+    "Outcome",
     "Prediction",
     "Questions",
     "accuracy",
     "average",
+    "end_tokens",
     "evaluate",
     "predict",
+    "solve",
     "task_score",
 ]

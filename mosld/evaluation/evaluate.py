@@ -1,22 +1,26 @@
 """One call that scores a model on a split of every task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mosld.data.prompts import Encoded, PromptEncoder
-from mosld.data.rows import Row
+from mosld.config import EvaluationConfig
+from mosld.data import TASKS, AnyRow
+from mosld.data.prompts import Encoded, PromptEncoder, Tokenizer
 from mosld.data.splits import TaskData, sample
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.metrics import average, task_score
-from mosld.evaluation.multiple_choice import Prediction, Progress, predict
+from mosld.evaluation.generation import solve
+from mosld.evaluation.metrics import Outcome, average, task_score
+from mosld.evaluation.multiple_choice import predict
+from mosld.evaluation.passes import Progress
+from mosld.model import processes
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Predictions and scores by task."""
 
-    predictions: dict[str, list[Prediction]]
+    predictions: dict[str, list[Outcome]]
     scores: dict[str, dict[str, float | int]]
 
     def records(self) -> dict[str, list[dict[str, Any]]]:
@@ -35,10 +39,19 @@ class Questions:
     def __init__(self, tasks: Mapping[str, TaskData], split: str, limit: int | None, encoder: PromptEncoder) -> None:
         """Take `limit` items per task (all where None; the same ones for every run) and tokenise them."""
         self.style = encoder.style
-        rows: dict[str, Sequence[Row]] = {
+        rows: dict[str, Sequence[AnyRow]] = {
             name: sample(getattr(data, split), limit, split) for name, data in tasks.items()
         }
-        self.by_task: dict[str, list[Encoded]] = {name: encoder.encode(found) for name, found in rows.items()}
+        self.by_task: dict[str, list[Encoded]] = {
+            # What is to be generated has no options to compare.
+            name: encoder.encode(found, keep=(lambda _: ()) if TASKS[name].generated else None)
+            for name, found in rows.items()
+        }
+
+    def of_kind(self, generated: bool) -> list[Encoded]:
+        """The questions whose answers are generated, or those whose answers are chosen, task after task."""
+        found = [questions for name, questions in self.by_task.items() if TASKS[name].generated == generated]
+        return [question for questions in found for question in questions]
 
     @property
     def cut(self) -> int:
@@ -49,14 +62,25 @@ class Questions:
 def evaluate(
     model: Any,
     questions: Questions,
-    pad: int,
-    batch_tokens: int,
+    tokenizer: Tokenizer,
+    config: EvaluationConfig,
     progress: Progress = iter,
     use: ExpertUse | None = None,
 ) -> Evaluation:
-    """Score a model on questions; all tasks share batches, so that few are padded."""
-    flat = [question for found in questions.by_task.values() for question in found]
-    answers = iter(predict(model, flat, pad, batch_tokens, progress, use))
-    predictions = {name: [next(answers) for _ in found] for name, found in questions.by_task.items()}
+    """Score a model on questions; the tasks of a kind share batches, so that few are padded.
+
+    To be called in all processes of a run, with the same questions; they share the work and all know the outcome.
+    """
+    chosen, generated = questions.of_kind(generated=False), questions.of_kind(generated=True)
+    batch_tokens, answers = config.batch_tokens, dict[bool, Iterator[Outcome]]()
+    if chosen:
+        answers[False] = iter(predict(model, chosen, tokenizer.pad_token_id, batch_tokens, progress, use))
+    if generated:
+        answers[True] = iter(solve(model, generated, tokenizer, config.max_new_tokens, batch_tokens, progress, use))
+    if use is not None:
+        use.add_up(processes())
+    predictions = {
+        name: [next(answers[TASKS[name].generated]) for _ in found] for name, found in questions.by_task.items()
+    }
     scores = {name: task_score(found, questions.style) for name, found in predictions.items()}
     return Evaluation(predictions, scores)

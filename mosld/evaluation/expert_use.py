@@ -27,14 +27,18 @@ class ExpertUse:
         self._sums: dict[str, dict[str, Tensor]] = {}  # task -> module -> [3 + 2 E] sums
         self._right: dict[str, list[tuple[float, bool]]] = {}
 
+    @staticmethod
+    def watches(model: Any) -> bool:
+        """Whether the model has experts."""
+        return getattr(getattr(model, "module", model), "context", None) is not None
+
     @contextmanager
     def watch(self, model: Any, batch: Sequence[Packed]) -> Iterator[None]:
         """Take note of the routings of one forward pass on this batch."""
-        context = getattr(getattr(model, "module", model), "context", None)
-        if context is None:
+        if not self.watches(model):
             yield
             return
-        with context.recording() as routings:
+        with getattr(model, "module", model).context.recording() as routings:
             yield
         self._add(dict(routings), batch)
 

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from mosld.evaluation.generation import FinalNumber
 from mosld.evaluation.multiple_choice import Prediction
+
+Outcome = Prediction | FinalNumber
 
 
 def accuracy(outcomes: Sequence[bool]) -> tuple[float, float]:
@@ -13,16 +16,18 @@ def accuracy(outcomes: Sequence[bool]) -> tuple[float, float]:
     return mean, math.sqrt(mean * (1 - mean) / (n - 1)) if n > 1 else 0.0
 
 
-def task_score(predictions: Sequence[Prediction], style: str) -> dict[str, float | int]:
+def task_score(predictions: Sequence[Outcome], style: str) -> dict[str, float | int]:
     """The numbers of one task for results.json.
 
     `accuracy` compares options by likelihood where letters are answered, and by likelihood per character where the
-    answer is the option's text (else short options win); there the raw comparison is `accuracy_raw`.
+    answer is the option's text (else short options win); there the raw comparison is `accuracy_raw`. Of worked
+    solutions it is the share whose final number is right, whatever the style.
     """
     raw, raw_error = accuracy([p.correct for p in predictions])
-    if style == "letter":
+    normalised = [p.normalised_correct for p in predictions if isinstance(p, Prediction)]
+    if style == "letter" or not normalised:
         return {"accuracy": raw, "stderr": raw_error, "n": len(predictions)}
-    mean, error = accuracy([p.normalised_correct for p in predictions])
+    mean, error = accuracy(normalised)
     return {
         "accuracy": mean,
         "stderr": error,

@@ -1,20 +1,17 @@
 """Multiple choice by likelihood: the option whose tokens the model finds most likely is its answer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from peft import PeftConfig
 
 from mosld.data.prompts import Encoded
-from mosld.data.rows import Row
+from mosld.data.rows import AnyRow, Row
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.packing import Packed, batches, pack, packed_inputs, prompt_mask, spread, spread_inputs
-from mosld.model import processes
-
-Progress = Callable[[Sequence[Any]], Iterable[Any]]
+from mosld.evaluation.packing import Packed, batches, pack, spread
+from mosld.evaluation.passes import Progress, adapter_config, in_batches, inputs_for, scoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,6 @@ class Prediction:
         return asdict(self)
 
 
-@torch.inference_mode()
 def predict(
     model: Any,
     questions: Sequence[Encoded],
@@ -59,27 +55,19 @@ def predict(
         pad: any token id; pads are masked.
         batch_tokens: padded tokens per forward pass.
         progress: wraps the batches, for a progress bar.
-        use: takes note of the experts that tokens take.
+        use: takes note of the experts that this process's tokens take.
     """
-    was_training = model.training
-    model.eval()
-    weight = next(model.parameters())
     packs = [_pack(model, question) for question in questions]
-    work = list(batches([one for found in packs for one in found], batch_tokens))
-    team = processes()
-    answers: list[list[list[float]]] = []
-    for batch in progress(team.share(work)):
-        inputs = {key: value.to(weight.device) for key, value in _inputs(model, batch, pad, weight.dtype).items()}
+
+    def answer(batch: list[Packed]) -> list[list[float]]:
+        """The log-likelihoods of each sequence's options."""
         with nullcontext() if use is None else use.watch(model, batch):
-            logits = model(**inputs, use_cache=False).logits.float()
-        answers.append(_scores(batch, logits))
-    model.train(was_training)
-    scores: dict[int, list[float]] = {}
-    for rank, found in enumerate(team.gather(answers)):
-        for batch, answered in zip(work[rank :: team.count], found, strict=True):
-            scores.update(zip(map(id, batch), answered, strict=True))
-    if use is not None:
-        use.add_up(team)
+            logits = model(**inputs_for(model, batch, pad), use_cache=False).logits.float()
+        return _scores(batch, logits)
+
+    with scoring(model):
+        work = list(batches([one for found in packs for one in found], batch_tokens))
+        scores = in_batches(work, answer, progress)
     return [
         _answer(question.row, [score for one in own for score in scores[id(one)]])
         for question, own in zip(questions, packs, strict=True)
@@ -88,22 +76,7 @@ def predict(
 
 def _pack(model: Any, question: Encoded) -> list[Packed]:
     """One sequence for all options, or one for each where the adapter (a learned prefix) cannot see a block mask."""
-    return spread(question) if _adapter(model).is_prompt_learning else [pack(question)]
-
-
-def _inputs(model: Any, batch: Sequence[Packed], pad: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    if _adapter(model).is_prompt_learning:
-        return spread_inputs(batch, pad)
-    inputs = packed_inputs(batch, pad, dtype)
-    if getattr(_adapter(model), "router", None) == "domain":  # the expert is chosen by the prompt, not by an option
-        inputs["prompt_mask"] = prompt_mask(batch)
-    return inputs
-
-
-def _adapter(model: Any) -> PeftConfig:
-    """The config of the model's adapter; of none, an empty one."""
-    configs = getattr(getattr(model, "module", model), "peft_config", None) or {}
-    return next(iter(configs.values()), PeftConfig())
+    return spread(question) if adapter_config(model).is_prompt_learning else [pack(question)]
 
 
 def _scores(batch: Sequence[Packed], logits_BPV: torch.Tensor) -> list[list[float]]:
@@ -115,7 +88,8 @@ def _scores(batch: Sequence[Packed], logits_BPV: torch.Tensor) -> list[list[floa
     return [[sum(next(values) for _ in option) for option in q.targets] for q in batch]
 
 
-def _answer(row: Row, scores: list[float]) -> Prediction:
+def _answer(row: AnyRow, scores: list[float]) -> Prediction:
+    assert isinstance(row, Row)  # worked solutions are generated
     best = max(range(len(scores)), key=scores.__getitem__)
     per_character = [score / len(choice) for score, choice in zip(scores, row.choices, strict=True)]
     normalised = max(range(len(scores)), key=per_character.__getitem__)

@@ -7,12 +7,23 @@ Shapes: B questions, S longest packed sequence, P most scored positions.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from mosld.data.prompts import Encoded
 
+
+class Measured(Protocol):
+    """What has a length in tokens."""
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+
+
+Long = TypeVar("Long", bound=Measured)
 PADDING = -1  # segment of a pad; 0 is the prompt, 1, 2, ... are the options
 
 
@@ -33,6 +44,11 @@ class Packed:
     segments: list[int]
     sites: list[int]
     targets: list[list[tuple[int, int]]]
+
+    @property
+    def length(self) -> int:
+        """Packed tokens."""
+        return len(self.tokens)
 
 
 def pack(question: Encoded) -> Packed:
@@ -62,11 +78,11 @@ def spread(question: Encoded) -> list[Packed]:
     return found
 
 
-def batches(questions: Sequence[Packed], batch_tokens: int) -> Iterator[list[Packed]]:
+def batches(questions: Sequence[Long], batch_tokens: int) -> Iterator[list[Long]]:
     """Questions of similar length together, at most `batch_tokens` padded tokens each (one question at least)."""
-    batch: list[Packed] = []
-    for question in sorted(questions, key=lambda q: -len(q.tokens)):
-        if batch and len(batch[0].tokens) * (len(batch) + 1) > batch_tokens:
+    batch: list[Long] = []
+    for question in sorted(questions, key=lambda q: -q.length):
+        if batch and batch[0].length * (len(batch) + 1) > batch_tokens:
             yield batch
             batch = []
         batch.append(question)

@@ -84,3 +84,26 @@ def test_from_python_an_allocation_for_a_method_with_its_own_number_is_refused(t
     with pytest.raises(UserError, match=r"experts=null"):
         mosld.adapt(tiny, "mixlora", allocation=4)
     assert mosld.adapt(tiny, "mixlora", allocation=4, experts=None).peft_config["default"].experts == 4
+
+
+MIXING = {
+    "weights without their mixing": (["data.weights={obqa: 1}"], "data.mixing=weights"),
+    "a cap without its mixing": (["data.cap=5"], "data.mixing=cap"),
+    "a cap of nothing": (["data.mixing=cap"], "give data.cap"),
+    "a task without a weight": (["data.mixing=weights", "data.weights={obqa: 1}"], "no weight for csqa"),
+    "a weight that is none": (
+        ["data.tasks=[obqa]", "data.mixing=weights", "data.weights={obqa: heavy}"], "must be a number above 0",
+    ),
+    "a weight for no task": (
+        ["data.tasks=[obqa]", "data.mixing=weights", "data.weights={obqa: 1, obqaa: 2}"], "did you mean 'obqa'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MIXING)
+def test_mixing_that_cannot_work_is_refused(case: str):
+    overrides, words = MIXING[case]
+    with pytest.raises(UserError) as caught:
+        load_config(overrides)
+    assert len(caught.value.messages) == 1
+    assert words in caught.value.messages[0]

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mosld.data import Row
-from mosld.data.batches import IGNORED, Example, Order, answer_tokens, collate, encode_train, micro_batches
+from mosld.data.batches import IGNORED, Example, answer_tokens, collate, encode_train, micro_batches
+from mosld.data.mixing import Order
 from mosld.data.prompts import PromptEncoder, render
 
 ROW = Row("obqa", "1", "", "What?", ("x", "y"), 1)
@@ -26,44 +27,44 @@ def epoch_rows(order: Order, epoch: int) -> list[int]:
 
 @pytest.mark.parametrize(("count", "batch", "steps"), [(10, 4, 3), (8, 4, 2), (1, 4, 1), (9, 1, 9)])
 def test_an_epoch_has_enough_steps_for_every_row(count: int, batch: int, steps: int):
-    assert Order(count, batch, 0).steps_per_epoch == steps
+    assert Order((count,), (count,), batch, 0).steps_per_epoch == steps
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 5])
 def test_an_epoch_sees_every_row_once(epoch: int):
-    assert sorted(epoch_rows(Order(10, 4, 0), epoch)) == list(range(10))
+    assert sorted(epoch_rows(Order((10,), (10,), 4, 0), epoch)) == list(range(10))
 
 
 def test_the_last_step_of_an_epoch_sees_the_rest():
-    assert [len(Order(10, 4, 0).rows(step)) for step in range(6)] == [4, 4, 2, 4, 4, 2]
+    assert [len(Order((10,), (10,), 4, 0).rows(step)) for step in range(6)] == [4, 4, 2, 4, 4, 2]
 
 
 def test_the_rows_of_a_step_do_not_depend_on_what_was_read_before():
-    order = Order(50, 7, 3)
+    order = Order((50,), (50,), 7, 3)
     for step in (99, 0, 41):
         order.rows(step)
-    assert order.rows(17) == Order(50, 7, 3).rows(17)
+    assert order.rows(17) == Order((50,), (50,), 7, 3).rows(17)
 
 
 def test_the_rows_of_a_step_stay_as_they_are_from_release_to_release():
-    assert Order(10, 4, 0).rows(0) == [1, 0, 2, 4]
+    assert Order((10,), (10,), 4, 0).rows(0) == [1, 0, 2, 4]
 
 
 def test_two_epochs_differ():
-    order = Order(50, 7, 0)
+    order = Order((50,), (50,), 7, 0)
     assert epoch_rows(order, 0) != epoch_rows(order, 1)
 
 
 def test_two_seeds_differ():
-    assert epoch_rows(Order(50, 7, 0), 0) != epoch_rows(Order(50, 7, 1), 0)
+    assert epoch_rows(Order((50,), (50,), 7, 0), 0) != epoch_rows(Order((50,), (50,), 7, 1), 0)
 
 
 def test_the_next_epoch_of_one_seed_is_not_the_first_of_the_next():
-    assert epoch_rows(Order(50, 7, 0), 1) != epoch_rows(Order(50, 7, 1), 0)
+    assert epoch_rows(Order((50,), (50,), 7, 0), 1) != epoch_rows(Order((50,), (50,), 7, 1), 0)
 
 
 def test_changing_the_rows_that_were_returned_leaves_the_order():
-    order = Order(10, 4, 0)
+    order = Order((10,), (10,), 4, 0)
     order.rows(0).clear()
     assert len(order.rows(0)) == 4
 
@@ -131,20 +132,20 @@ def test_every_tensor_is_of_whole_numbers():
 @pytest.mark.parametrize("style", ["letter", "list", "cloze"])
 def test_a_train_row_is_prompt_right_answer_and_end(style: str, tokenizer):
     prompt, options = render(ROW, style)
-    (found,), _ = encode_train([ROW], PromptEncoder(tokenizer, style), tokenizer.eos_token_id)
+    (found,) = encode_train([ROW], PromptEncoder(tokenizer, style), tokenizer.eos_token_id).examples
     assert tokenizer.decode(found.tokens) == prompt + options[1] + tokenizer.eos_token
 
 
 @pytest.mark.parametrize("style", ["letter", "list", "cloze"])
 def test_the_loss_is_on_the_right_answer_and_the_end_alone(style: str, tokenizer):
-    (found,), _ = encode_train([ROW], PromptEncoder(tokenizer, style), tokenizer.eos_token_id)
+    (found,) = encode_train([ROW], PromptEncoder(tokenizer, style), tokenizer.eos_token_id).examples
     answer = render(ROW, style)[1][1] + tokenizer.eos_token
     assert tokenizer.decode(found.tokens[found.answer_start :]) == answer
 
 
 def test_rows_whose_passage_was_cut_are_counted(tokenizer):
     long = Row("race", "2", "word " * 400, "What?", ("x", "y"), 0)
-    assert encode_train([ROW, long, ROW], PromptEncoder(tokenizer, "letter"), 0)[1] == 1
+    assert encode_train([ROW, long, ROW], PromptEncoder(tokenizer, "letter"), 0).cut == 1
 
 
 def all_splits(lengths: list[int], size: int):

@@ -1,0 +1,93 @@
+"""Which rows of which task a step sees: how tasks are mixed, and the order, a pure function of (seed, epoch, index)."""
+
+import functools
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mosld.config import DataConfig
+
+
+def quotas(counts: Mapping[str, int], data: DataConfig) -> dict[str, int]:
+    """Rows that each task gives to an epoch.
+
+    concatenate  all its rows (the paper)
+    weights      its share of `data.weights` of as many rows as there are in all; rows of small tasks come again
+    temperature  as weights, each task weighted by (its rows) ^ (1 / data.temperature): 1 is concatenate, more is evener
+    cap          all its rows, at most data.cap
+    """
+    if data.mixing == "concatenate":
+        return dict(counts)
+    if data.mixing == "cap":
+        return {task: min(count, data.cap or count) for task, count in counts.items()}
+    if data.mixing == "weights":
+        weights = {task: float(data.weights[task]) for task in counts}
+    else:
+        weights = {task: count ** (1 / data.temperature) for task, count in counts.items()}
+    return apportion(sum(counts.values()), weights)
+
+
+def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Whole numbers in proportion to the weights that add up to `total`, by largest remainder; at least 1 each."""
+    scale = total / sum(weights.values())
+    parts = {task: max(1, int(weight * scale)) for task, weight in weights.items()}
+    by_remainder = sorted(parts, key=lambda task: parts[task] - weights[task] * scale)
+    for task in by_remainder[: max(0, total - sum(parts.values()))]:
+        parts[task] += 1
+    return parts
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of training rows; `rows(step)` is a pure function of (seed, epoch, index).
+
+    Attributes:
+        counts: train rows of each task, which lie task after task.
+        quotas: rows that each task gives to an epoch; fewer or more than it has.
+        batch_size: rows per step; the last step of an epoch may have fewer.
+        seed: the run's seed.
+    """
+
+    counts: tuple[int, ...]
+    quotas: tuple[int, ...]
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one epoch."""
+        return -(-sum(self.quotas) // self.batch_size)
+
+    def rows(self, step: int) -> list[int]:
+        """Indices of the rows that optimiser step `step` (from 0) sees."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order = _epoch(self.counts, self.quotas, self.seed, epoch)
+        return list(order[index * self.batch_size :][: self.batch_size])
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch(counts: tuple[int, ...], quotas: tuple[int, ...], seed: int, epoch: int) -> tuple[int, ...]:
+    """The rows of an epoch. A task goes on where it stopped in the epoch before: all its rows come equally often."""
+    chosen: list[int] = []
+    start = 0
+    for task, (count, quota) in enumerate(zip(counts, quotas, strict=True)):
+        if quota == count:
+            chosen += range(start, start + count)
+        else:
+            chosen += [start + _row(count, f"{seed}/{task}", epoch * quota + place) for place in range(quota)]
+        start += count
+    random.Random(f"{seed}/{epoch}").shuffle(chosen)
+    return tuple(chosen)
+
+
+def _row(count: int, seed: str, position: int) -> int:
+    """The row at a position of an endless series of permutations."""
+    turn, index = divmod(position, count)
+    return _permutation(count, f"{seed}/{turn}")[index]
+
+
+@functools.lru_cache(maxsize=64)
+def _permutation(count: int, seed: str) -> tuple[int, ...]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return tuple(order)

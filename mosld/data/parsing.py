@@ -1,0 +1,104 @@
+"""From a JSON record to a row, and everything that can be wrong with one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mosld.data.numbers import FINAL, value
+from mosld.data.rows import AnyRow, Row, Solution
+from mosld.data.tasks import TASKS
+
+
+def parse_row(task: str, record: Any) -> AnyRow:
+    """The row that a JSON record holds: a `Solution` where the task's answers are generated, else a `Row`.
+
+    Raises:
+        ValueError: with the reason, as a reader of the file would put it.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"is no object but {_kind(record)}")
+    return _solution(task, record) if TASKS[task].generated else _choice(task, record)
+
+
+def _choice(task: str, record: dict[str, Any]) -> Row:
+    _check(record, texts=("id", "question"), others=("choices", "answer"))
+    return Row(
+        task=task,
+        id=record["id"],
+        context=record.get("context", "").strip(),
+        question=record["question"].strip(),
+        choices=_choices(record["choices"]),
+        answer=_answer(record["answer"], len(record["choices"])),
+    )
+
+
+def _solution(task: str, record: dict[str, Any]) -> Solution:
+    _check(record, texts=("id", "question", "answer", "final"))
+    answer, final = record["answer"].strip(), record["final"].strip()
+    if value(final) is None:
+        raise ValueError(f"'final' is no number: '{final}'")
+    marked = next(reversed(list(FINAL.finditer(answer))), None)
+    if marked and value(marked[1]) != value(final):
+        raise ValueError(f"'final' is {final}, but 'answer' ends in #### {marked[1]}")
+    if marked and "\n" in answer[marked.end() :]:
+        raise ValueError(f"'answer' goes on after its line '#### {marked[1]}'")
+    context, question = record.get("context", "").strip(), record["question"].strip()
+    return Solution(task, record["id"], context, question, answer, final)
+
+
+def _check(record: dict[str, Any], texts: Sequence[str], others: Sequence[str] = ()) -> None:
+    """Every key is there, those of `texts` hold text that is not empty, and a context is text."""
+    for key in (*texts, *others):
+        if key not in record:
+            raise ValueError(f"has no '{key}'")
+    for key in (*texts, "context"):
+        if not isinstance(record.get(key, ""), str):
+            raise ValueError(f"'{key}' must be text, is {_kind(record[key])}")
+        _encodable(f"'{key}'", record.get(key, ""))
+    for key in texts:
+        if not record[key].strip():
+            raise ValueError(f"'{key}' is empty")
+
+
+def _choices(choices: Any) -> tuple[str, ...]:
+    if not isinstance(choices, list):
+        raise ValueError(f"'choices' must be a list, is {_kind(choices)}")
+    if len(choices) < 2:
+        raise ValueError(f"'choices' has {len(choices)} entries, needs at least 2")
+    if len(choices) > 26:
+        raise ValueError(f"'choices' has {len(choices)} entries, there are letters for 26")
+    for position, choice in enumerate(choices):
+        if not isinstance(choice, str):
+            raise ValueError(f"choice {position} must be text, is {_kind(choice)}")
+        if not choice.strip():
+            raise ValueError(f"choice {position} is empty")
+        _encodable(f"choice {position}", choice)
+    return tuple(choice.strip() for choice in choices)
+
+
+def _answer(answer: Any, count: int) -> int:
+    if answer is None:
+        raise ValueError("'answer' is hidden (null)")
+    if not isinstance(answer, int) or isinstance(answer, bool):
+        raise ValueError(
+            f"'answer' must be a whole number from 0, is {answer if isinstance(answer, float) else _kind(answer)}"
+        )
+    if not 0 <= answer < count:
+        raise ValueError(f"'answer' is {answer}, must lie in 0..{count - 1}")
+    return answer
+
+
+def _encodable(name: str, text: str) -> None:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{name} holds half a surrogate pair, which is no character")
+
+
+def _kind(value: Any) -> str:
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+    }
+    return names.get(type(value), "null")

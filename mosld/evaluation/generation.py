@@ -1,0 +1,147 @@
+"""Worked solutions by greedy generation with a cache: right where the final number is worth what it should be.
+
+Shapes: B questions, S longest prompt and what was generated so far.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+
+from mosld.data.numbers import final_number, value
+from mosld.data.prompts import Encoded, Tokenizer
+from mosld.data.rows import AnyRow, Solution
+from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.packing import batches, pack
+from mosld.evaluation.passes import Progress, in_batches, inputs_for, scoring
+
+# A base model goes on with a question of its own: lm-evaluation-harness stops there, too.
+DONE = re.compile(r"####[^\n]*\d[^\n]*\n|\nQuestion:")
+TAIL = 32  # tokens in which the end of an answer is looked for: the line of a final number is shorter
+# Greedy whatever the model's own generation config says.
+GREEDY = {
+    "do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "temperature": None, "top_p": None, "top_k": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FinalNumber:
+    """The number that the model's solution of one question ends in.
+
+    Attributes:
+        id: the row's id.
+        prediction: the number as the model wrote it; None: its answer holds no number.
+        correct: whether it has the value of the row's own.
+    """
+
+    id: str
+    prediction: str | None
+    correct: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The prediction as an object of `predictions/<task>.jsonl`; no text is part of it."""
+        return asdict(self)
+
+
+def solve(
+    model: Any,
+    questions: Sequence[Encoded],
+    tokenizer: Tokenizer,
+    max_new_tokens: int,
+    batch_tokens: int,
+    progress: Progress = iter,
+    use: ExpertUse | None = None,
+) -> list[FinalNumber]:
+    """Solve every question, in eval mode, in the order given.
+
+    Args:
+        model: a causal language model, adapted or not; its training mode is restored afterwards.
+        questions: prompts as tokens, without options.
+        tokenizer: the model's.
+        max_new_tokens: longest answer; it is cut there.
+        batch_tokens: padded tokens of the prompts of one batch.
+        progress: wraps the batches, for a progress bar.
+        use: takes note of the experts that this process's tokens take: those of the prompt and of the answer.
+    """
+
+    def answer(batch: list[Encoded]) -> list[str | None]:
+        """The final numbers of a batch, as text."""
+        answers = generate(model, [question.prompt for question in batch], tokenizer, max_new_tokens)
+        if use is not None and use.watches(model):
+            _watch(model, batch, answers, tokenizer.pad_token_id, batch_tokens, use)
+        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [final_number(text) for text in texts]
+
+    with scoring(model):
+        numbers = in_batches(list(batches(questions, batch_tokens)), answer, progress)
+    return [_judge(question.row, numbers[id(question)]) for question in questions]
+
+
+def generate(model: Any, prompts: Sequence[list[int]], tokenizer: Tokenizer, max_new_tokens: int) -> list[list[int]]:
+    """The most likely next tokens of each prompt, up to the end of its answer, which is no part of them.
+
+    An answer ends with the end of the text, with the line that gives the final number, where the model begins another
+    question, or after `max_new_tokens`.
+    """
+    pad, device = tokenizer.pad_token_id, next(model.parameters()).device
+    longest = max(map(len, prompts))
+    ids_BS = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
+    mask_BS = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    ends = end_tokens(model, tokenizer)
+    made_BS = getattr(model, "module", model).generate(
+        input_ids=ids_BS,
+        attention_mask=mask_BS,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        stopping_criteria=[Answered(tokenizer, longest)],
+        use_cache=True,
+        **GREEDY,
+    )
+    return [_until(made, {*ends, pad}) for made in made_BS[:, longest:].tolist()]
+
+
+class Answered(StoppingCriteria):
+    """A sequence is done when it has given a final number, or begins another question."""
+
+    def __init__(self, tokenizer: Tokenizer, start: int) -> None:
+        """Look at the tokens from `start` on."""
+        self.tokenizer, self.start = tokenizer, start
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """Which sequences are done [B]."""
+        tails_BS = input_ids[:, max(self.start, input_ids.shape[1] - TAIL) :]
+        texts = self.tokenizer.batch_decode(tails_BS, skip_special_tokens=True)
+        return torch.tensor([bool(DONE.search(text)) for text in texts], device=input_ids.device)
+
+
+def end_tokens(model: Any, tokenizer: Tokenizer) -> list[int]:
+    """The tokens that end an answer: those of the model, and the one that runs are trained with."""
+    own = getattr(model, "module", model).generation_config.eos_token_id
+    listed = own if isinstance(own, list) else [own]
+    return sorted({token for token in (*listed, tokenizer.eos_token_id) if token is not None})
+
+
+def _until(tokens: list[int], ends: set[int]) -> list[int]:
+    return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]
+
+
+def _watch(
+    model: Any, batch: Sequence[Encoded], answers: Sequence[list[int]], pad: int, batch_tokens: int, use: ExpertUse
+) -> None:
+    """Run prompts and answers once more, whole: a generation's own passes see one token each."""
+    whole = [pack(replace(question, options=[answer])) for question, answer in zip(batch, answers, strict=True)]
+    for part in batches([replace(packed, sites=packed.sites[:1]) for packed in whole], batch_tokens):
+        with use.watch(model, part):
+            model(**inputs_for(model, part, pad), use_cache=False)
+
+
+def _judge(row: AnyRow, number: str | None) -> FinalNumber:
+    assert isinstance(row, Solution)  # choices are scored by likelihood
+    found = None if number is None else value(number)
+    return FinalNumber(row.id, number, found is not None and found == value(row.final))
