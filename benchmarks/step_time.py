@@ -17,7 +17,8 @@ from rich.table import Table
 import mosld
 from mosld.config import load_config
 from mosld.data import Dataset, load_dataset
-from mosld.data.batches import Order, encode_train
+from mosld.data.batches import encode_train
+from mosld.data.mixing import Order
 from mosld.data.prompts import PromptEncoder
 from mosld.logging import Console
 from mosld.quiet import silence_libraries
@@ -50,8 +51,8 @@ def main() -> None:
     tokenizer = mosld.load_base(given.model)[1]
     encoder = PromptEncoder(tokenizer, config.model.prompt)
     dataset = load_dataset(config.data, config.source)
-    examples, _ = encode_train(dataset.train, encoder, tokenizer.eos_token_id)
-    order = Order(len(examples), given.batch_size, seed=0)
+    examples = encode_train(dataset.train, encoder, tokenizer.eos_token_id).examples
+    order = Order((len(examples),), (len(examples),), given.batch_size, seed=0)
     steppers = {method: make_stepper(given.model, method, dataset) for method in given.methods.split(",")}
 
     seconds: dict[str, list[float]] = {method: [] for method in steppers}
@@ -60,7 +61,7 @@ def main() -> None:
         rows = [examples[i] for i in order.rows(step)]
         for method, stepper in steppers.items():
             started = time.perf_counter()
-            result = stepper.step(rows, given.micro_batch_size, 1e-4)
+            result = stepper.step(rows, given.micro_batch_size, 1e-4, step)
             if step:  # the first step warms up
                 seconds[method].append(time.perf_counter() - started)
         tokens += [result.tokens] if step else []

@@ -1,7 +1,7 @@
 """What all commands share: exit codes, errors of the user without a traceback, and `--help`.
 
-Exit codes: 0 finished, 2 a mistake of the user, 3 diverged, 75 interrupted and resumable; a bug keeps its traceback
-and exits with 1.
+Exit codes: 0 finished, 2 a mistake of the user, 3 diverged, 75 interrupted and resumable, 130 stopped by Ctrl-C
+before a run began; a bug keeps its traceback and exits with 1.
 """
 
 import dataclasses
@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mosld.config import Config, UserError, group_options
+from mosld.config.secrets import hidden
 from mosld.config.setting import field_types
 
-FINISHED, USER_ERROR, DIVERGED, INTERRUPTED = 0, 2, 3, 75
+FINISHED, USER_ERROR, DIVERGED, INTERRUPTED, STOPPED = 0, 2, 3, 75, 130
 
 
 def run_command(command: Callable[[list[str]], int], usage: str, argv: Sequence[str] | None = None) -> int:
@@ -25,8 +26,10 @@ def run_command(command: Callable[[list[str]], int], usage: str, argv: Sequence[
         return command(arguments)
     except UserError as error:
         for message in error.messages:
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {hidden(message)}", file=sys.stderr)
         return USER_ERROR
+    except KeyboardInterrupt:  # before a run has begun: there is nothing to go on from
+        return STOPPED
 
 
 def describe_keys() -> str:

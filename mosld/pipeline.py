@@ -1,19 +1,24 @@
 """A training run from a checked config to results.json, one stage a line, and every way in which it can end."""
 
+from typing import Any
+
 from mosld.cli import DIVERGED, FINISHED, INTERRUPTED
-from mosld.config import Config
+from mosld.config import Config, UserError
 from mosld.config.ranks import is_main
+from mosld.config.secrets import hidden
 from mosld.data import Dataset
 from mosld.domains import adapt_domains
 from mosld.evaluation import Evaluation, ExpertUse
 from mosld.logging import Console, Results, RunDirectory, results_table
-from mosld.logging.atomic import write_json
+from mosld.logging.atomic import disk_is_full, write_json
 from mosld.logging.tracker import NoTracker, Tracker, make_tracker
+from mosld.model import processes
 from mosld.quiet import silence_libraries
 from mosld.stages import Stages, load_on_device, parameter_counts
 from mosld.training import DivergedError, StopSignals
 from mosld.training.memory import fit_micro_batch
 
+FULL = "{}: no room is left on its disk; the checkpoints there are whole. Make room, and the same command goes on."
 EXIT_CODES = {"finished": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
 
 
@@ -24,29 +29,44 @@ def fit(config: Config, dataset: Dataset, run: RunDirectory, overrides: list[str
     results = Results(run, config, overrides, dataset.describe())
     tracker: Tracker = NoTracker()
     evaluation, status = None, "failed"
-    try:
-        with StopSignals() as stop:
+    with StopSignals() as stop:
+        try:
             tracker = make_tracker(config, run, overrides, console)
             evaluation = _run(config, dataset, run, results, tracker, console, stop)
             status = "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        console.say("interrupted; the same command goes on from the last checkpoint")
-    except DivergedError as error:
-        status = "diverged"
-        results.add(error=str(error))
-        console.say(f"error: {error}")
-    except BaseException as error:
-        results.add(error=f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        tracker.finish(results.write(status), evaluation)
+        except KeyboardInterrupt:
+            if processes().another_failed():  # its launcher stops this one
+                raise
+            status = "interrupted"
+            console.say("interrupted; the same command goes on from the last checkpoint")
+        except DivergedError as error:
+            status = "diverged"
+            results.add(error=str(error))
+            console.say(f"error: {error}")
+        except BaseException as error:
+            processes().tell_failure()
+            results.add(error=hidden(f"{type(error).__name__}: {error}"))
+            if disk_is_full(error):
+                raise UserError(FULL.format(run.path)) from error
+            raise
+        finally:
+            stop.end()
+            tracker.finish(_written(results, status, console), evaluation)
     if evaluation:
         console.show(results_table(results.tree))
     console.close()
     if is_main():
         print(run.path)
     return EXIT_CODES[status]
+
+
+def _written(results: Results, status: str, console: Console) -> dict[str, Any]:
+    """What results.json says, and the file, where there is room for it."""
+    try:
+        return results.write(status)
+    except OSError as error:
+        console.say(f"{results.run.results}: cannot be written: {error.strerror}")
+        return results.tree
 
 
 def check(config: Config, dataset: Dataset) -> int:

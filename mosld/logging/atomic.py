@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written aside, synced, renamed."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -31,3 +32,9 @@ def write_json(path: Path, tree: Any) -> None:
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
     """As `write_text`, of one JSON object a line."""
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left; safetensors says it in words alone."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(f"os error {number}" in str(error) for number in full)

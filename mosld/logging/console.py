@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class Console:
         """One line."""
         self._err.print(text, markup=False)
         if self._log:
-            self._log.print(text, markup=False, soft_wrap=True)
+            with suppress(OSError):  # a full disk: the message stands on the terminal
+                self._log.print(text, markup=False, soft_wrap=True)
 
     def show(self, table: RenderableType) -> None:
         """A table."""

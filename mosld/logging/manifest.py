@@ -24,12 +24,16 @@ def write_folder(target: Path, write: Callable[[Path], object], prose: tuple[str
     aside = target.with_name(f".tmp-{target.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    write(aside)
-    files = sorted(path for path in aside.iterdir() if path.is_file())
-    entries = {path.name: _entry(path) for path in files if path.name not in prose}
-    (aside / MANIFEST).write_text(json.dumps(entries, indent=2))
-    for path in [*files, aside / MANIFEST, aside]:
-        _sync(path)
+    try:
+        write(aside)
+        files = sorted(path for path in aside.iterdir() if path.is_file())
+        entries = {path.name: _entry(path) for path in files if path.name not in prose}
+        (aside / MANIFEST).write_text(json.dumps(entries, indent=2))
+        for path in [*files, aside / MANIFEST, aside]:
+            _sync(path)
+    except BaseException:  # a full disk, say, which half a folder shall not fill further
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     if target.exists():
         shutil.rmtree(target)
     aside.rename(target)
@@ -40,8 +44,8 @@ def damage(folder: Path) -> Iterator[str]:
     """What is wrong with a folder, compared with its manifest; nothing if it is whole. Other files may stand beside."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        names = sorted(manifest)
-    except (OSError, ValueError):
+        names = sorted(manifest.keys())
+    except (OSError, ValueError, AttributeError):
         yield f"{MANIFEST} is missing or damaged"
         return
     for name in names:

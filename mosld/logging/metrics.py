@@ -16,7 +16,7 @@ class MetricsLog:
         """Keep the lines up to optimiser step `resume_step`; of several processes the main one alone writes."""
         self._file = None
         if is_main():
-            kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
+            kept = [line for line in _lines(path) if _step(line) <= resume_step]
             write_text(path, "".join(kept))
             self._file = path.open("a", encoding="utf-8")
 
@@ -33,13 +33,30 @@ class MetricsLog:
         """Append one line at once; a number that is not finite becomes null, which JSON can say."""
         if self._file is None:
             return
-        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._file.write(json.dumps(_finite(values), allow_nan=False) + "\n")
         self._file.flush()
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that are not finite become None, in lists and maps too: after a NaN the experts' load is made of them."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lines(path: Path) -> list[str]:
     """The whole lines of a file; one that a crash cut short is left out."""
     if not path.is_file():
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    content = path.read_text(encoding="utf-8", errors="replace")
+    return [line for line in content.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _step(line: str) -> float:
+    """The step that a line is of; none is as late as that of a damaged line, which is thus dropped."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -107,6 +107,7 @@ class RunDirectory:
         if not self.finished():
             write_json(self.path / "data.json", data)
             write_text(self.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+            self.results.unlink(missing_ok=True)  # how the last start ended says nothing of this one
             for stale in self.path.glob(".*.tmp"):
                 stale.unlink()
 
@@ -128,6 +129,8 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UserError(f"{self.path}: another process works on this run; wait for it or stop it.") from error
+            except OSError:
+                pass  # some shared file systems have no locks
             yield
 
     def write_predictions(self, predictions: dict[str, list[dict[str, Any]]], subfolder: str = "") -> None:
@@ -155,18 +158,17 @@ class RunDirectory:
                 path.unlink(missing_ok=True)
 
     def _compare(self, config: Config, data: dict[str, Any], say: Callable[[str], None]) -> None:
-        before = read_config_tree(self.config)
+        before, recorded = self._recorded(config.training.resume == "force")
         ours = results_keys(config)
         differing = [
             f"{key}: was {_lookup(before, key)}, is {value}"
             for key, value in ours.items()
             if _lookup(before, key) != value
         ]
-        recorded = json.loads((self.path / "data.json").read_text())
-        if recorded["fingerprint"] != data["fingerprint"]:
+        if recorded.get("fingerprint") != data["fingerprint"]:
             differing.append(
-                f"data: the rows changed (fingerprint was {recorded['fingerprint']}, is {data['fingerprint']}; "
-                f"counts were {recorded['counts']}, are {data['counts']})"
+                f"data: the rows changed (fingerprint was {recorded.get('fingerprint')}, is {data['fingerprint']}; "
+                f"counts were {recorded.get('counts')}, are {data['counts']})"
             )
         if differing and config.training.resume != "force":
             raise UserError(
@@ -176,7 +178,19 @@ class RunDirectory:
             )
         if differing:
             say(f"going on in spite of what differs (training.resume=force): {'; '.join(differing)}")
-            self.results.unlink(missing_ok=True)  # what it says was reached with the former config
+            for path in (self.results, self.base_scores):  # reached with the former config and rows
+                path.unlink(missing_ok=True)
+
+    def _recorded(self, force: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The config and the description of the rows that the run began with; a damaged file stops all but `force`."""
+        try:
+            config, data = read_config_tree(self.config), json.loads((self.path / "data.json").read_text())
+        except (UserError, ValueError) as error:
+            if force:
+                return {}, {}
+            how = "training.resume=force goes on in spite of it, training.resume=never starts anew."
+            raise UserError(f"{self.path}: config.yaml or data.json is damaged; {how}") from error
+        return config, data
 
 
 def read_config_tree(path: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class WandbTracker:
             scores = {f"validation/{task}": score for task, score in values["validation_accuracy"].items()}
             self._run.log({"train/step": values["step"], "validation/average": values["validation_average"], **scores})
             return
-        load = values["expert_load"].values()
+        load = values.get("expert_load", {}).values()  # a checkpoint's line has none
         shares = {
             "train/busiest_expert_share": max(map(max, load)),
             "train/idlest_expert_share": min(map(min, load)),
@@ -87,7 +87,7 @@ class WandbTracker:
         if evaluation is not None:
             columns: list[str | int] = ["task", "id", "prediction", "correct", "scores"]
             rows = [
-                [task, p.id, p.prediction, p.correct, str(p.scores)]
+                [task, p.id, str(p.prediction), p.correct, str(p.as_json().get("scores", ""))]
                 for task, found in evaluation.predictions.items()
                 for p in found[:TABLE_ROWS]
             ]

@@ -1,6 +1,7 @@
 """What several processes of one run exchange. Alone, a process exchanges nothing."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from accelerate import PartialState
 from torch import Tensor, distributed
 
 from mosld.config import UserError
+
+FAILED = "mosld/failed"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,24 @@ class Processes:
         if self.count > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
+
+    def tell_failure(self) -> None:
+        """Let the others know that this process ends by an error, so that none takes its end for a wish to stop."""
+        if self.count > 1:
+            with suppress(RuntimeError):  # the process that keeps the store may be gone
+                _store().set(FAILED, str(self.rank))
+
+    def another_failed(self) -> bool:
+        """Whether any process has ended by an error."""
+        if self.count > 1:
+            with suppress(RuntimeError):
+                return _store().check([FAILED])
+        return False
+
+
+def _store() -> Any:
+    """The small table that all processes share besides their collectives."""
+    return distributed.distributed_c10d._get_default_store()
 
 
 def processes() -> Processes:

@@ -60,10 +60,14 @@ class Checkpoints:
             if not faults:
                 return folder
             report(f"checkpoint {folder.name} is damaged and passed over: {faults[0]}")
+        if self._steps():
+            report("no checkpoint is whole: training starts at step 0 again")
         return None
 
     def _steps(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"))
+        """The checkpoints in the order of their steps; a folder of another name is none."""
+        found = [folder for folder in self.folder.glob("step-*") if folder.name.removeprefix("step-").isdecimal()]
+        return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
 
 
 def _best_step(folder: Path) -> int:

@@ -1,6 +1,9 @@
 """What happens when loss or gradient is not finite: the step is left out and named, and three in a row end the run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
 
 from mosld.data.batches import Example
 from mosld.logging import Console
@@ -28,4 +31,17 @@ def report_skipped(console: Console, progress: Progress, result: StepResult, exa
         raise DivergedError(
             f"loss or gradient was not finite {MAX_SKIPPED} steps in a row, up to step {progress.step}; the weights "
             "are those of the last good step. Lower training.learning_rate, or look at the rows named above."
+        )
+
+
+def require_finite(weights: Iterable[Tensor], step: int) -> None:
+    """Refuse weights that are not finite: a finite gradient with too large a rate can make them so.
+
+    Raises:
+        DivergedError: they are not, and no checkpoint shall hold them.
+    """
+    if not torch.stack([weight.detach().isfinite().all() for weight in weights]).all():
+        raise DivergedError(
+            f"a weight was not finite at step {step}; the checkpoints written before are whole. Lower "
+            "training.learning_rate."
         )

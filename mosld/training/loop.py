@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from mosld.config import TrainingConfig
-from mosld.data.batches import Example, Order
+from mosld.data.batches import Example
+from mosld.data.mixing import Order
 from mosld.evaluation import Evaluation
 from mosld.logging import Console, MetricsLog
 from mosld.logging.manifest import damage
 from mosld.training.checkpoint import Checkpoints
-from mosld.training.guard import report_skipped
-from mosld.training.memory import fit_micro_batch
+from mosld.training.guard import report_skipped, require_finite
+from mosld.training.memory import fit_micro_batch, naming_the_knobs
 from mosld.training.optim import learning_rate, total_steps, trained_parameters
 from mosld.training.state import Progress, load_state, load_weights, save_state, save_weights
 from mosld.training.step import Stepper, StepResult
@@ -62,9 +63,11 @@ class Loop:
             DivergedError: loss or gradient was not finite several steps in a row.
             UserError: the longest rows do not fit in memory.
         """
-        progress = self._resume()
-        asked = progress.micro_batch_size or self.config.micro_batch_size
+        progress, asked = self._resume(), self.config.micro_batch_size
+        if asked == "auto" and progress.micro_batch_size:  # a run keeps the size that it began with
+            asked = progress.micro_batch_size
         progress.micro_batch_size = fit_micro_batch(self.stepper, self.examples, asked, self.config.batch_size)
+        self.load()  # what the trial counted
         if self.config.micro_batch_size == "auto":
             self.console.say(f"micro-batches of up to {progress.micro_batch_size} rows fit in memory")
         total = total_steps(self.order.steps_per_epoch, self.config)
@@ -72,6 +75,7 @@ class Loop:
             MetricsLog(self.metrics_path, progress.step) as metrics,
             self.console.progress("training", total, progress.step) as advance,
             self.stop.waiting(),
+            naming_the_knobs(self.config.micro_batch_size),
         ):
             while progress.step < total:
                 advance(self._step(metrics, progress, total))
@@ -96,32 +100,39 @@ class Loop:
         started = time.perf_counter()
         rows = self.order.rows(progress.step)
         rate = learning_rate(progress.step, total, self.config)
-        examples, asked_to_stop = [self.examples[i] for i in rows], self.stop.requested is not None
-        result = self.stepper.step(examples, progress.micro_batch_size, rate, progress.step, asked_to_stop)
+        examples = [self.examples[i] for i in rows]
+        result = self.stepper.step(examples, progress.micro_batch_size, rate, progress.step, self._asked_to_stop)
         seconds = time.perf_counter() - started
         progress.step += 1
         progress.tokens += result.tokens
         progress.seconds += seconds
         progress.skipped_in_a_row = 0 if result.applied else progress.skipped_in_a_row + 1
+        progress.skipped += not result.applied
         self._write_step(metrics, progress, result, rate, seconds, total)
         if not result.applied:
-            progress.skipped += 1
             report_skipped(self.console, progress, result, examples)
         self._validate_and_save(metrics, progress, total, result.stopping)
         return _note(result, seconds)
 
     def _validate_and_save(self, metrics: MetricsLog, progress: Progress, total: int, stopping: bool) -> None:
-        every = self.config.validate_every or self.order.steps_per_epoch
-        best = False
-        if progress.step % every == 0 or progress.step == total:
-            best = self._validate(metrics, progress)
+        every, processes = self.config.validate_every or self.order.steps_per_epoch, self.stepper.processes
+        validating = progress.step % every == 0 or progress.step == total
         due = progress.step % self.config.checkpoint_every == 0 or progress.step == total
+        if validating or due or stopping:
+            require_finite(self.stepper.parameters, progress.step)
+        best = validating and self._validate(metrics, progress)
+        if validating:  # it takes long: a signal may have come meanwhile, to any process
+            stopping = any(processes.gather(stopping or self._asked_to_stop()))
         # A new best is checkpointed at once: the best weights on disk are always those that a checkpoint knows of.
         if best or due or stopping:
             self._save(metrics, progress)
         if stopping:
             self.console.say(f"{self.stop.requested or 'a signal'}: step {progress.step} is saved")
+            processes.from_main(None)  # a launcher that sees one process end soon kills the others: not while one saves
             raise KeyboardInterrupt
+
+    def _asked_to_stop(self) -> bool:
+        return self.stop.requested is not None
 
     def _save(self, metrics: MetricsLog, progress: Progress) -> None:
         started = time.perf_counter()

@@ -1,10 +1,18 @@
 """Out of memory: found out before step 1, on the longest rows, with a message that names the knobs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from mosld.config import UserError
 from mosld.data.batches import Example
 from mosld.training.step import Stepper
+
+ADVICE = (
+    "Lower training.micro_batch_size (now {asked}; auto finds it), set training.gradient_checkpointing=true, or take a "
+    "smaller model or model.dtype=bfloat16."
+)
 
 
 def fit_micro_batch(stepper: Stepper, examples: list[Example], asked: int | str, batch_size: int) -> int:
@@ -13,13 +21,14 @@ def fit_micro_batch(stepper: Stepper, examples: list[Example], asked: int | str,
     Args:
         stepper: takes the trial.
         examples: all train rows.
-        asked: rows per forward pass, or "auto": the batch size, halved until it fits.
+        asked: rows per forward pass, or "auto": a process's share of the batch, halved until it fits.
         batch_size: rows per optimiser step.
 
     Raises:
         UserError: it does not fit, and what to change.
     """
-    size = batch_size if asked == "auto" else int(asked)
+    share = -(-batch_size // stepper.processes.count)  # no process ever sees more rows of a step
+    size = share if asked == "auto" else min(int(asked), share)
     while True:
         fits = _fits(stepper, examples, size)
         if all(stepper.processes.gather(fits)):
@@ -28,9 +37,8 @@ def fit_micro_batch(stepper: Stepper, examples: list[Example], asked: int | str,
             rows = min(size, len(examples))
             length = max(len(example.tokens) for example in examples)
             raise UserError(
-                f"out of memory: a micro-batch of {rows} rows of up to {length} tokens does not fit. Lower "
-                f"training.micro_batch_size (now {asked}; auto finds it), set training.gradient_checkpointing=true, or "
-                "take a smaller model or model.dtype=bfloat16."
+                f"out of memory: a micro-batch of {rows} rows of up to {length} tokens does not fit. "
+                + ADVICE.format(asked=asked)
             )
         size = -(-size // 2)
 
@@ -46,6 +54,21 @@ def _fits(stepper: Stepper, examples: list[Example], size: int) -> bool:
             torch.cuda.empty_cache()
         return False
     return True
+
+
+@contextmanager
+def naming_the_knobs(asked: int | str) -> Iterator[None]:
+    """Training, in which memory can still run out after the trial: the optimiser's state comes with the first step.
+
+    Raises:
+        UserError: it did, and what to change.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"out of memory while training. {ADVICE.format(asked=asked)}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

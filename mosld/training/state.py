@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mosld.config import UserError
 from mosld.training.optim import trained_parameters
 
 
@@ -52,11 +54,11 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """Put saved weights back, name by name.
 
     Raises:
-        ValueError: the names are not those of the model.
+        UserError: they are not those of the model, or no safetensors.
     """
-    saved, parameters = load_file(folder / "weights.safetensors"), trained_parameters(model)
-    if saved.keys() != parameters.keys():
-        raise ValueError(f"{folder}: holds the weights of another model")
+    saved, parameters = _tensors(folder / "weights.safetensors"), trained_parameters(model)
+    if {n: t.shape for n, t in saved.items()} != {n: p.shape for n, p in parameters.items()}:
+        raise UserError(f"{folder}: holds the weights of another model or method; training.resume=never starts anew.")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
@@ -72,7 +74,7 @@ def save_state(model: nn.Module, optimizer: Any, progress: Progress, folder: Pat
 def load_state(model: nn.Module, optimizer: Any, folder: Path) -> Progress:
     """Put back what `save_state` saved, and return where the run was."""
     load_weights(model, folder)
-    saved = load_file(folder / "optimizer.safetensors")
+    saved = _tensors(folder / "optimizer.safetensors")
     state: dict[int, dict[str, Tensor]] = {}
     for index, name in enumerate(trained_parameters(model)):
         prefix = f"{name}|"
@@ -80,6 +82,13 @@ def load_state(model: nn.Module, optimizer: Any, folder: Path) -> Progress:
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": {i: s for i, s in state.items() if s}, "param_groups": groups})
     return Progress(**json.loads((folder / "progress.json").read_text()))
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:  # its checksum is right, so it was written thus: a pickle, say
+        raise UserError(f"{path}: is no safetensors file ({error}); nothing else is read.") from error
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:

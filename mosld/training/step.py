@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ class Stepper:
         micro_batch_size: int,
         learning_rate: float,
         number: int,
-        stop: bool = False,
+        stop: Callable[[], bool] = lambda: False,
     ) -> StepResult:
         """One step on these rows. The loss is the mean over all their answer tokens, however they are split.
 
@@ -90,7 +90,7 @@ class Stepper:
             micro_batch_size: most rows per forward pass.
             learning_rate: of this step.
             number: of this step.
-            stop: whether this process was asked to stop.
+            stop: whether this process was asked to stop; looked at when its part of the step is done.
         """
         self.model.train()
         total, sums = answer_tokens(examples), torch.zeros(2, device=self.processes.device)
@@ -106,7 +106,7 @@ class Stepper:
                 routed = True
                 aux = outputs.aux_loss.detach() * (answer_tokens(batch) / total)
             sums += torch.stack([loss - self.weight * aux, aux])
-        sums, stopping = self._add_up(sums, stop)
+        sums, stopping = self._add_up(sums, stop())
         limit = float("inf") if self.max_norm is None else self.max_norm
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
         # The only host read of a step; it comes before the update, so that no weight is ever poisoned.

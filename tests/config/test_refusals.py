@@ -75,7 +75,7 @@ REFUSED: dict[str, list[str]] = {
     "prompt=leter": ["prompt=leter", "did you mean 'letter'"],
     "method.dropout_on=C": ["method.dropout_on=C", "A, B, none, x"],
     "model.dtype=float16": ["model.dtype=float16", "float32"],
-    "training.resume=maybe": ["training.resume=maybe", "auto, never"],
+    "training.resume=maybe": ["training.resume=maybe", "auto, force, never"],
     "source.on_bad_row=ignore": ["source.on_bad_row=ignore", "error, skip"],
     "data.tasks=[obqq]": ["did you mean 'obqa'"],
     "data.tasks=[obqa,nosuch]": ["data.tasks", "'nosuch'"],

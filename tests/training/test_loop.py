@@ -9,7 +9,8 @@ import torch
 
 import mosld
 from mosld.config import TrainingConfig
-from mosld.data.batches import Example, Order
+from mosld.data.batches import Example
+from mosld.data.mixing import Order
 from mosld.data.rows import Row
 from mosld.evaluation import Evaluation
 from mosld.logging import Console
@@ -74,7 +75,7 @@ def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, 
     stepper.step = step
     rows = examples()
     loop = Loop(
-        stepper, rows, Order(len(rows), config.batch_size, 0), config,
+        stepper, rows, Order((len(rows),), (len(rows),), config.batch_size, 0), config,
         validate=lambda: Evaluation({}, {"arc_e": {"accuracy": next(taken)}}), load=dict,
         checkpoints=Checkpoints(folder / "checkpoints", config.keep_last), metrics_path=folder / "metrics.jsonl",
         every=1, console=Console(), stop=StopSignals(),

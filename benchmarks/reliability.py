@@ -1,0 +1,95 @@
+"""The promises of docs/reliability.md, counted: every row with its cases, those that hold, a figure and the seconds.
+
+    python benchmarks/reliability.py [--quick] [--rows 1,2,5] [--json FILE]
+
+The full form takes about twenty minutes on two cores, --quick (what the test suite runs) about two. Exit code 1 if any
+case fails; each one that does is named.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rich import print as show
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "tests" / "reliability"
+ROWS = {  # number: module, promise, what its figure is
+    1: ("row01_resume", "bit-exact resume", None),
+    2: ("row02_kill", "kill -9 during a save", None),
+    3: ("row03_damage", "damaged checkpoint", None),
+    4: ("row04_nan", "NaN or inf in loss or gradient", None),
+    5: ("row05_signals", "SIGTERM, SIGUSR1, SIGINT", None),
+    6: ("row06_rows", "bad data rows", None),
+    7: ("row07_config", "bad config", "slowest {:.2f} s"),
+    8: ("row08_changes", "data or config changed", None),
+    10: ("row10_memory", "out of memory", None),
+    11: ("row11_unsafe", "unsafe files", None),
+    12: ("row12_secrets", "secrets", None),
+    13: ("row13_twice", "same command twice", "largest difference {:.1g}"),
+    14: ("row14_cost", "cost of all this", "saves and checks: {:.2%} of the time"),
+    15: ("row15_ranks", "a failure on one process; full disk; lock", "slowest {:.0f} s"),
+}
+
+
+def prove(number: int, quick: bool) -> dict[str, Any]:
+    """Run the cases of a row; returns its line of the table."""
+    module, promise, words = ROWS[number]
+    started, cases, failures, figures = time.perf_counter(), 0, list[str](), list[float]()
+    for case in importlib.import_module(module).cases(full=not quick):
+        with tempfile.TemporaryDirectory(prefix="mosld-") as folder:
+            place = Path(folder) / "case"
+            place.mkdir()
+            print(f"  {number:2} {case.name}", file=sys.stderr, flush=True)
+            try:
+                outcome = case.check(place)
+            except Exception:
+                cases, failures = cases + 1, [*failures, f"{case.name}: {traceback.format_exc(limit=-2)}"]
+                continue
+        cases += outcome.cases if outcome else 1
+        failures += [f"{case.name}: {failure}" for failure in (outcome.failures if outcome else [])]
+        figures += [outcome.figure] if outcome and outcome.figure is not None else []
+    return {
+        "row": number,
+        "promise": promise,
+        "cases": cases,
+        "passed": cases - len(failures),
+        "figure": words.format(max(figures)) if words and figures else "",
+        "seconds": round(time.perf_counter() - started, 1),
+        "failures": failures,
+    }
+
+
+def main() -> int:
+    """Parse, prove, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the short form, as in the test suite")
+    parser.add_argument("--rows", help="only these, as in 1,2,5")
+    parser.add_argument("--json", help="write the figures to this file")
+    given = parser.parse_args()
+    sys.path[:0] = [str(SOURCES), str(ROOT)]
+    wanted = [int(number) for number in given.rows.split(",")] if given.rows else list(ROWS)
+    lines = [prove(number, given.quick) for number in wanted]
+    table = Table(title=f"Promises, {'short' if given.quick else 'full'} form")
+    for column in ("row", "promise", "cases", "passed", "figure", "seconds"):
+        table.add_column(column, justify="left" if column in ("promise", "figure") else "right")
+    for line in lines:
+        table.add_row(*(str(line[column.header]) for column in table.columns))  # type: ignore[index]
+    show(table)
+    for line in lines:
+        for failure in line["failures"]:
+            print(f"row {line['row']}: {failure}", file=sys.stderr)
+    if given.json:
+        Path(given.json).write_text(json.dumps(lines, indent=2) + "\n")
+    return int(any(line["failures"] for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

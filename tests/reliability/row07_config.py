@@ -1,0 +1,40 @@
+"""Row 7: a faulty command line is refused within two seconds, in words that name the nearest valid key, exit code 2."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from cases import Case, Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = ROOT / "tests" / "config" / "test_refusals.py"  # the faults, with the words that each message must have
+SECONDS = 2.0
+
+
+def cases(full: bool) -> list[Case]:
+    """The table's faults as commands, each a process of its own."""
+    return [Case("faulty commands", partial(_refused, None if full else 3))]
+
+
+def _refused(count: int | None, folder: Path) -> Outcome:
+    spec = importlib.util.spec_from_file_location("faulty_command_lines", TABLE)
+    assert spec
+    assert spec.loader
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    lines = list(table.REFUSED)[:: len(table.REFUSED) // count if count else 1]
+    outcome = Outcome(len(lines), figure=0.0)
+    for line in lines:
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "mosld.train", *table.overrides(line)], cwd=ROOT, capture_output=True, text=True
+        )
+        seconds = time.perf_counter() - started
+        outcome.figure = max(outcome.figure or 0.0, seconds)
+        missing = [part for part in table.REFUSED[line] if part not in done.stderr]
+        if done.returncode != 2 or missing or "Traceback" in done.stderr or seconds > SECONDS:
+            outcome.failures.append(f"{line}: exit {done.returncode}, {seconds:.1f} s, {done.stderr[-300:]}")
+    return outcome
