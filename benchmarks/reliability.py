@@ -28,7 +28,7 @@ ROWS = {  # number: module, promise, what its figure is
     4: ("row04_nan", "NaN or inf in loss or gradient", None),
     5: ("row05_signals", "SIGTERM, SIGUSR1, SIGINT", None),
     6: ("row06_rows", "bad data rows", None),
-    7: ("row07_config", "bad config", "slowest {:.2f} s"),
+    7: ("row07_config", "bad config", "slowest {:.2f} s of the processor"),
     8: ("row08_changes", "data or config changed", None),
     10: ("row10_memory", "out of memory", None),
     11: ("row11_unsafe", "unsafe files", None),

@@ -17,7 +17,8 @@ from mosld.logging.atomic import write_json, write_lines, write_text
 
 OURS = (
     "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id",
-    "checkpoints", "adapter", "model", "experts", "routing.json", "predictions", "wandb", "config.yaml", "data.json",
+    "checkpoints", "adapter", "model", "experts", "routing.json", "predictions", "eval", "wandb",
+    "config.yaml", "data.json",
 )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ class Loop:
         if not result.applied:
             report_skipped(self.console, progress, result, examples)
         self._validate_and_save(metrics, progress, total, result.stopping)
-        return _note(result, seconds)
+        return _note(result, seconds, self.auxiliary)
 
     def _validate_and_save(self, metrics: MetricsLog, progress: Progress, total: int, stopping: bool) -> None:
         every, processes = self.config.validate_every or self.order.steps_per_epoch, self.stepper.processes
@@ -206,6 +206,6 @@ class Loop:
         processes.copy_from_main([p.data for p in trained_parameters(self.stepper.model).values()])
 
 
-def _note(result: StepResult, seconds: float) -> str:
-    auxiliary = "" if result.auxiliary is None else f"  auxiliary {result.auxiliary:.2f}"
+def _note(result: StepResult, seconds: float, name: str) -> str:
+    auxiliary = "" if result.auxiliary is None else f"  {name.replace('_', ' ')} {result.auxiliary:.2f}"
     return f"loss {result.cross_entropy:.3f}{auxiliary}  {result.tokens / seconds:.0f} tokens/s"
