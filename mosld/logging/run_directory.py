@@ -16,9 +16,8 @@ from mosld.config.identity import results_keys
 from mosld.logging.atomic import write_json, write_lines, write_text
 
 OURS = (
-    "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id",
-    "checkpoints", "adapter", "model", "experts", "routing.json", "predictions", "eval", "wandb",
-    "config.yaml", "data.json",
+    "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id", "routing.json", "checkpoints",
+    "adapter", "model", "experts", "predictions", "eval", "wandb", "config.yaml", "data.json",
 )  # fmt: skip
 
 
