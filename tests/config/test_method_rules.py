@@ -56,7 +56,7 @@ WORKING = [
 
 @pytest.mark.parametrize("overrides", WORKING, ids=" ".join)
 def test_options_compose_freely_where_they_can_work(overrides: list[str]):
-    load_config(overrides)
+    assert load_config(overrides).method.name == overrides[0].removeprefix("method=")
 
 
 @pytest.mark.parametrize("name", group_options()["method"])
