@@ -12,6 +12,7 @@ cat <<TEXT
 
 The adapter lies in $run/adapter (README.md there says how to load it).
 Try next, from $PWD:
+  .venv/bin/python -m mosld.chat $run                             # talk to it
   .venv/bin/python -m mosld.eval run=$run data=single_arc_c       # score it on other data
   .venv/bin/python -m mosld.train method=lora data=mixture        # another method, same data
   .venv/bin/python -m mosld.train --help                          # every option
