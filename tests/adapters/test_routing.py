@@ -24,7 +24,7 @@ def stacked(gates, logits):
     return torch.stack([torch.stack([torch.as_tensor(gate, dtype=logits.dtype) for gate in own]) for own in gates])
 
 
-def same(routing, gates, logits, mask=None):
+def assert_gates(routing, gates, logits, mask=None):
     ours, theirs = routing.gates_BSE.double(), stacked(gates, logits).view_as(logits)
     if mask is not None:
         ours, theirs = ours * mask.unsqueeze(-1), theirs * mask.unsqueeze(-1)
@@ -34,7 +34,7 @@ def same(routing, gates, logits, mask=None):
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_top_k_keeps_the_largest_and_divides_by_their_sum(k):
     logits = random_logits()
-    same(top_k_routing(logits, k), [naive.top_k_gates(probs, k) for probs in naive_probs(logits)], logits)
+    assert_gates(top_k_routing(logits, k), [naive.top_k_gates(probs, k) for probs in naive_probs(logits)], logits)
 
 
 def test_top_1_has_gate_1():
@@ -45,7 +45,7 @@ def test_top_1_has_gate_1():
 @pytest.mark.parametrize("k", [None, 1, 3])
 def test_dense_takes_the_softmax_and_top_k_masks_it_without_dividing(k):
     logits = random_logits()
-    same(dense_routing(logits, k), [naive.dense_gates(probs, k) for probs in naive_probs(logits)], logits)
+    assert_gates(dense_routing(logits, k), [naive.dense_gates(probs, k) for probs in naive_probs(logits)], logits)
 
 
 def mask_of(*lengths, width=6, left=False):
@@ -70,7 +70,7 @@ def test_capacity_gives_slots_to_first_choices_in_token_order_then_to_second_one
     assert torch.equal(ours.taken_BSE * mask.unsqueeze(-1), wanted), "counted before drops"
     assert wanted.sum() > (stacked(gates, logits) > 0).sum(), "no expert was full: the test shows nothing"
     torch.testing.assert_close(ours.probs_BSE.double(), stacked(dropped, logits).view_as(logits), rtol=1e-5, atol=1e-6)
-    same(ours, gates, logits, mask)
+    assert_gates(ours, gates, logits, mask)
 
 
 def test_pads_take_no_slot():
@@ -103,7 +103,7 @@ def test_an_expert_that_gate_dropout_took_away_is_no_choice():
 def test_capacity_and_gate_dropout_are_off_in_eval():
     logits = random_logits()
     ours = capacity_routing(logits, 2, 0.1, 0.9, None, training=False)
-    same(ours, [naive.dense_gates(probs, 2) for probs in naive_probs(logits)], logits)
+    assert_gates(ours, [naive.dense_gates(probs, 2) for probs in naive_probs(logits)], logits)
 
 
 def test_gate_entropy_is_a_share_of_the_largest():
