@@ -123,11 +123,18 @@ class Stages:
         validation = self.questions("validation", config.evaluation.validation_limit)
         tuner: Any = getattr(stepper.model, "base_model", None)
 
-        def load() -> dict[str, list[float]]:
-            """Rounded shares of assignments by module; empty without a router."""
-            shares = tuner.pop_load() if hasattr(tuner, "pop_load") else {}
-            flat = iter(torch.cat(list(shares.values())).tolist() if shares else [])  # one host read for all modules
-            return {module: [round(next(flat), 4) for _ in found] for module, found in shares.items()}
+        def load() -> dict[str, dict[str, Any]]:
+            """Rounded shares of assignments, taken and dropped, by module; empty without a router."""
+            counted = tuner.pop_load() if hasattr(tuner, "pop_load") else {"expert_load": {}}
+            shares = [share.flatten() for modules in counted.values() for share in modules.values()]
+            flat = iter(torch.cat(shares).tolist() if shares else [])  # one host read for all modules
+            return {
+                name: {
+                    module: [round(next(flat), 4) for _ in share] if share.ndim else round(next(flat), 4)
+                    for module, share in modules.items()
+                }
+                for name, modules in counted.items()
+            }
 
         def validate() -> Evaluation:
             """Scores of the validation split."""

@@ -88,6 +88,17 @@ def test_routing_json_says_which_experts_each_task_used(finished):
                 assert entry["dropped"] == 0
 
 
+def test_metrics_say_of_sira_alone_what_found_no_room_in_training(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "cross_entropy" in line]
+    assert steps
+    for line in steps:
+        assert ("dropped" in line) == (finished.name == "sira")
+        if finished.name == "sira":
+            assert line["dropped"].keys() == line["expert_load"].keys()
+            assert all(0 <= share < 1 for share in line["dropped"].values())
+
+
 def test_the_same_command_again_trains_nothing(finished, toy_root, capsys):
     before = (finished / "results.json").stat().st_mtime_ns
     assert train_command.main(arguments(finished.name, finished.parent, toy_root)) == 0

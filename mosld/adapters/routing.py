@@ -32,6 +32,11 @@ class Routing(NamedTuple):
         """Whether the router chose each expert, as 0 or 1."""
         return (self.gates_BSE.detach() > 0 if self.chosen_BSE is None else self.chosen_BSE).float()
 
+    @property
+    def dropped_BS(self) -> Tensor:
+        """How many choices of each token found no room."""
+        return (self.taken_BSE * (self.gates_BSE.detach() == 0)).sum(-1)
+
 
 def top_k_routing(logits_BSE: Tensor, k: int) -> Routing:
     """Softmax over all experts in fp32, the k largest kept and divided by their sum (MoSLD eq. 1)."""

@@ -42,6 +42,7 @@ class MosldModel(BaseTuner):
         if hasattr(self, "context"):
             return
         self._taken: dict[str, Tensor] = {}
+        self._dropped: dict[str, Tensor] = {}
         self._routers: set[tuple[str, str]] = set()
         # Transformers' own `load_adapter` makes a tuner for each adapter; all layers of a model share one context.
         found = next((module.context for module in model.modules() if isinstance(module, MixtureLayer)), None)
@@ -118,12 +119,22 @@ class MosldModel(BaseTuner):
         balance, taken = balance_loss(routings, mask, formula)
         for name, count in taken.items():
             self._taken[name] = self._taken.get(name, 0) + count
+        for name, routing in routings.items():
+            if routing.chosen_BSE is not None:  # experts have a limited room; pads never choose
+                self._dropped[name] = self._dropped.get(name, 0) + routing.dropped_BS.sum()
         return torch.stack(own).mean() if own else balance
 
-    def pop_load(self) -> dict[str, Tensor]:
-        """By module, the share of assignments of each expert [E] in the training forwards since the last call."""
-        load = {name: count / count.sum() for name, count in self._taken.items()}
-        self._taken = {}
+    def pop_load(self) -> dict[str, dict[str, Tensor]]:
+        """What the training forwards since the last call counted, by module.
+
+        Returns:
+            "expert_load": the share of assignments of each expert [E]; with router "capacity" also "dropped": the
+            share of assignments that found no room [].
+        """
+        load = {"expert_load": {name: count / count.sum() for name, count in self._taken.items()}}
+        if self._dropped:
+            load["dropped"] = {name: count / self._taken[name].sum() for name, count in self._dropped.items()}
+        self._taken, self._dropped = {}, {}
         return load
 
 

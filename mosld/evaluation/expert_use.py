@@ -112,8 +112,7 @@ class ExpertUse:
 
 def _measures(routing: Routing) -> Tensor:
     """Per token [B, S, 3 + 2 E]: 1, the entropy, choices without room, then choices and gates by expert."""
-    gates_BSE, taken_BSE = routing.gates_BSE.float(), routing.taken_BSE
-    dropped_BS = (taken_BSE * (gates_BSE == 0)).sum(-1)
+    gates_BSE, taken_BSE, dropped_BS = routing.gates_BSE.float(), routing.taken_BSE, routing.dropped_BS
     head = torch.stack([torch.ones_like(dropped_BS), gate_entropy(routing.probs_BSE), dropped_BS], dim=-1)
     return torch.cat([head, taken_BSE, gates_BSE], dim=-1)
 

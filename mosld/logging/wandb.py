@@ -71,6 +71,9 @@ class WandbTracker:
             "train/busiest_expert_share": max(map(max, load)),
             "train/idlest_expert_share": min(map(min, load)),
         } if load else {}  # fmt: skip
+        dropped = values.get("dropped", {}).values()  # where experts have limited room
+        if dropped:
+            shares["train/dropped_share"] = sum(dropped) / len(dropped)
         numbers = {f"train/{key}": value for key, value in values.items() if isinstance(value, int | float)}
         self._run.log({**numbers, **shares})
 

@@ -31,7 +31,8 @@ class Loop:
         order: which rows each step sees.
         config: the training group.
         validate: scores the model on the validation split.
-        load: the share of assignments of each expert by module since the last call; empty without a router.
+        load: what metrics.jsonl says of the experts since the last call: "expert_load", the share of assignments of
+            each expert by module; "dropped", where they have limited room.
         checkpoints: the run's checkpoints.
         metrics_path: metrics.jsonl.
         every: steps between lines of metrics.jsonl.
@@ -46,7 +47,7 @@ class Loop:
     order: Order
     config: TrainingConfig
     validate: Callable[[], Evaluation]
-    load: Callable[[], dict[str, list[float]]]
+    load: Callable[[], dict[str, dict[str, Any]]]
     checkpoints: Checkpoints
     metrics_path: Path
     every: int
@@ -184,7 +185,7 @@ class Loop:
             "grad_norm": result.grad_norm,
             "tokens_per_second": round(result.tokens / seconds, 2),
             "skipped": progress.skipped,
-            "expert_load": self.load(),
+            **self.load(),
         }
         self._write(metrics, values)
 
