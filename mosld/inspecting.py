@@ -1,0 +1,91 @@
+"""The stages of `mosld.inspect`: choose what can be looked at, compute, draw, write."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markdown import Markdown
+
+from mosld.cli import FINISHED
+from mosld.config import Config, UserError
+from mosld.logging import Console, SavedRun
+from mosld.logging.atomic import write_json, write_text
+from mosld.quiet import silence_libraries
+from mosld.reporting.inspection.figures import draw
+from mosld.reporting.inspection.inspected import Inspected
+from mosld.reporting.inspection.numbers import numbers
+from mosld.reporting.inspection.table import markdown
+
+NUMBERS, TABLE = "inspect.json", "inspect.md"
+
+
+def inspect(
+    found: Sequence[tuple[SavedRun, Config]], notes: Sequence[str], out: str | None, evaluation: str | None
+) -> int:
+    """Write numbers, table and figures; returns the exit code.
+
+    Args:
+        found: the runs, each with its config.
+        notes: what was left out, and why.
+        out: the directory to write; None: inspect/ in the first run.
+        evaluation: the evaluation whose routing.json is read; None: that of the run itself.
+
+    Raises:
+        UserError: files are damaged, or the directory cannot be written.
+    """
+    silence_libraries()
+    console, runs = Console(), [Inspected(*pair) for pair in found]
+    output = Path(out) if out else runs[0].directory / "inspect"
+    tree = numbers(dict(zip(_names(runs), runs, strict=True)), evaluation)
+    notes = [*notes, *_missing(tree["subspaces"], runs), *_unrouted(runs, evaluation)]
+    for note in notes:
+        console.say(f"note: {note}")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        _clear(output)
+        write_json(output / NUMBERS, {**tree, "notes": notes, "figures": draw(tree, output)})
+        text = markdown(tree, notes)
+        write_text(output / TABLE, text)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}; choose another --out.") from error
+    console.show(Markdown(text[: text.find("## By layer")]))
+    print(output)
+    return FINISHED
+
+
+def _names(runs: Sequence[Inspected]) -> list[str]:
+    """The shortest of method, method and data, method, data and seed, directory, path that tells all runs apart."""
+    for parts in range(1, 4):
+        named = [
+            " ".join((run.config.method.name, run.config.data.name, f"s{run.config.seed}")[:parts]) for run in runs
+        ]
+        if len(set(named)) == len(named):
+            return named
+    folders = [run.directory.resolve().name for run in runs]
+    return folders if len(set(folders)) == len(folders) else [str(run.directory) for run in runs]
+
+
+def _missing(pairs: Sequence[object], runs: Sequence[Inspected]) -> list[str]:
+    """Why no A is compared with another, where one could be."""
+    if pairs or not any(run.one_A for run in runs):
+        return []
+    return ["name runs of method=lora on single tasks beside it, on the same base model, to see whose A the A is like."]
+
+
+def _unrouted(runs: Sequence[Inspected], evaluation: str | None) -> list[str]:
+    return [
+        f"{run.directory}: no routing.json, so nothing is said of expert use; python -m mosld.eval run={run.directory} "
+        "makes one, and --evaluation NAME reads it."
+        for run in runs
+        if run.mixture and run.routing(evaluation) is None
+    ]
+
+
+def _clear(output: Path) -> None:
+    """Remove the figures of an earlier inspection: fewer may be drawn now."""
+    try:
+        for name in json.loads((output / NUMBERS).read_text())["figures"]:
+            if Path(name).name == name and Path(name).suffix in (".png", ".svg"):
+                (output / name).unlink(missing_ok=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass

@@ -1,0 +1,53 @@
+"""The A that a run began with, drawn again from its seed: the base model's shapes are enough.
+
+A starts at random and moves little, so two runs of one method and seed have nearly the same A whatever they learned.
+"""
+
+import json
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from torch import nn
+
+from mosld.adapters import adapt_with
+from mosld.config import UserError
+from mosld.model.load import resolve_dtype
+from mosld.model.shape import meta_model
+from mosld.reporting.inspection.inspected import Array, Inspected, banks
+
+
+def starting_A(run: Inspected) -> dict[str, Array] | None:
+    """The A of each layer before training [R, I]; None where it cannot be told.
+
+    That is so if the base model's shape is not at hand, or if the weights were drawn by another rule than today's
+    (another torch): training then seems to have moved A further than it is long.
+    """
+    config, trained = run.config, run.single_A
+    try:
+        hollow = _without_storage(meta_model(config.model), _dtype(run))
+        adapted = adapt_with(hollow, config.method, config.allocation, config.seed)
+    except UserError:
+        return None
+    rank = config.method.rank if run.mixture else None
+    start = {key: bank.A_ERI[0] for key, bank in banks(get_peft_model_state_dict(adapted), rank).items()}
+    known = all(key in start and start[key].shape == A_RI.shape for key, A_RI in trained.items())
+    if not known or any(((A_RI - start[key]) ** 2).sum() > (start[key] ** 2).sum() for key, A_RI in trained.items()):
+        return None
+    return {key: start[key] for key in trained}
+
+
+def _without_storage(model: Any, dtype: torch.dtype) -> Any:
+    """Every weight a single zero, seen in its shape: adapters are made beside it as beside the real one."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.zeros((), dtype=dtype).expand(parameter.shape), False))
+    return model
+
+
+def _dtype(run: Inspected) -> torch.dtype:
+    """That of the base in training: PEFT's LoRA starts rounded to it."""
+    try:
+        return getattr(torch, json.loads((run.directory / "results.json").read_text())["dtype"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return resolve_dtype(run.config.model.dtype)
