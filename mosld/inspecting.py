@@ -13,7 +13,7 @@ from mosld.logging.atomic import write_json, write_text
 from mosld.quiet import silence_libraries
 from mosld.reporting.inspection.figures import draw
 from mosld.reporting.inspection.inspected import Inspected
-from mosld.reporting.inspection.numbers import numbers
+from mosld.reporting.inspection.numbers import compares_A, numbers
 from mosld.reporting.inspection.table import markdown
 
 NUMBERS, TABLE = "inspect.json", "inspect.md"
@@ -33,8 +33,9 @@ def inspect(
     Raises:
         UserError: files are damaged, or the directory cannot be written.
     """
-    silence_libraries()
     console, runs = Console(), [Inspected(*pair) for pair in found]
+    if compares_A(runs):  # that needs transformers and peft, which take seconds
+        silence_libraries()
     output = Path(out) if out else runs[0].directory / "inspect"
     tree = numbers(dict(zip(_names(runs), runs, strict=True)), evaluation)
     notes = [*notes, *_missing(tree["subspaces"], runs), *_unrouted(runs, evaluation)]

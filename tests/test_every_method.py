@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mosld import eval as eval_command
+from mosld import inspect as inspect_command
 from mosld import plan as plan_command
 from mosld import train as train_command
 from mosld.config import group_options
@@ -86,6 +87,24 @@ def test_routing_json_says_which_experts_each_task_used(finished):
                 assert entry["tokens"] > 0
                 assert 0 <= entry["entropy"] <= 1
                 assert entry["dropped"] == 0
+
+
+def test_inspect_says_what_every_mixture_holds_and_why_the_others_hold_nothing(finished, capsys):
+    code = inspect_command.main([str(finished)])
+    if finished.name not in ROUTED:
+        assert code == 2
+        assert f"({finished.name})" in capsys.readouterr().err
+        return
+    assert code == 0
+    (run,) = read(finished / "inspect" / "inspect.json")["runs"]
+    assert len({module["layer"] for module in run["modules"].values()}) == 4
+    assert all(run["use"][task].keys() == run["specialisation"].keys() for task in ("obqa", "arc_e"))
+    values = [value for module in run["modules"].values() for value in module["similarity"].values()]
+    assert values
+    assert all(-1 <= value <= 1 for value in values if value is not None)
+    assert {path.name for path in (finished / "inspect").glob("*.png")} == {
+        "similarity.png", "specialisation.png", "tasks.png", "use.png"
+    }  # fmt: skip
 
 
 def test_metrics_say_of_sira_alone_what_found_no_room_in_training(finished):

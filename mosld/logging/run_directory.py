@@ -17,7 +17,7 @@ from mosld.logging.atomic import write_json, write_lines, write_text
 
 OURS = (
     "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id", "routing.json", "checkpoints",
-    "adapter", "model", "experts", "predictions", "eval", "wandb", "config.yaml", "data.json",
+    "adapter", "model", "experts", "predictions", "eval", "inspect", "wandb", "config.yaml", "data.json",
 )  # fmt: skip
 
 

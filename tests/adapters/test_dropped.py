@@ -36,7 +36,9 @@ def counted(sira) -> dict[str, list[int]]:
             gates, chosen = naive.sira_gates(probs, TOP_K, FACTOR, mask)
             sums = found.setdefault(module, [0, 0])
             sums[0] += sum(map(sum, chosen))
-            sums[1] += sum(c and not g for gs, cs in zip(gates, chosen, strict=True) for g, c in zip(gs, cs, strict=True))
+            sums[1] += sum(
+                c and not g for gs, cs in zip(gates, chosen, strict=True) for g, c in zip(gs, cs, strict=True)
+            )
 
         return hook
 

@@ -24,7 +24,14 @@ HELP = ("mosld.train", ["--help"])
 REFUSED = ("mosld.train", ["method.rnk=4"])
 NO_DATA = ("mosld.train", ["source=local", "source.root=nowhere"])
 NO_RUN = ("mosld.eval", ["run=nowhere"])
-COMMANDS = {"help": HELP, "a wrong key": REFUSED, "no data": NO_DATA, "no run to score": NO_RUN}
+NOTHING_TO_INSPECT = ("mosld.inspect", ["nowhere"])
+COMMANDS = {
+    "help": HELP,
+    "a wrong key": REFUSED,
+    "no data": NO_DATA,
+    "no run to score": NO_RUN,
+    "no run to inspect": NOTHING_TO_INSPECT,
+}
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -81,6 +88,7 @@ def test_a_refused_command_puts_one_message_a_mistake_on_stderr(refused: subproc
         ("mosld.train", ["source=local", "source.root=nowhere"]),
         ("mosld.eval", []),
         ("mosld.eval", ["run=nowhere"]),
+        NOTHING_TO_INSPECT,
     ],
 )
 def test_a_users_mistake_is_one_line_on_stderr_without_a_traceback(module: str, arguments: list[str], tmp_path: Path):

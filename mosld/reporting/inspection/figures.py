@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mosld.reporting.inspection.inspected import Array, layer_and_kind
+from mosld.reporting.inspection.inspected import Array
 from mosld.reporting.inspection.lines import Line, similarity_lines, specialisation_lines, subspace_lines
 from mosld.reporting.inspection.similarity import MEASURES
 
 COLOURS = ("#000000", "#b2182b", "#2166ac", "#e08214", "#1b7837", "#9970ab", "#80cdc1", "#878787")
 MARKERS = "os^DvPX<"
-DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (6, 3)))
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "mosld"}
+DASHES = ("-", "--", "-.", (0, (8, 2)), (0, (3, 1)), (0, (8, 2, 2, 2, 2, 2)), (0, (8, 5)))  # dotted is random
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "mosld"}
 DARKER = "Blues"  # one hue that only grows darker: the same in grey
 
 
@@ -46,7 +46,7 @@ def _figures(tree: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     special = specialisation_lines(tree)
     if special:
         title = "Specialisation: what the expert says of the task"
-        yield "specialisation", _line_figure(title, {"": special}, "mutual information, part of the largest")
+        yield "specialisation", _line_figure(title, {"": special}, "mutual information, share of the largest possible")
     for number, run in enumerate(tree["runs"], 1):
         if run["use"]:
             yield f"use-{number}" if len(tree["runs"]) > 1 else "use", _use_figure(run)
@@ -79,7 +79,8 @@ def _line_figure(title: str, panels: Mapping[str, Sequence[Line]], unit: str) ->
             if line.random:
                 points = zip(*sorted(line.random.items()), strict=True)
                 axes.plot(*points, color=style["color"], linewidth=0.8, linestyle=":")
-        axes.set(title=name, xlabel="layer", ylim=(min(0, *every) - 0.02, max(every) * 1.05 + 0.02))
+        low, high = min(0, *every), max(0.01, *every)
+        axes.set(title=name, xlabel="layer", ylim=(low - 0.03 * (high - low), high + 0.05 * (high - low)))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.axes[0].set_ylabel(unit)
     if any(line.random for lines in panels.values() for line in lines):
@@ -92,25 +93,24 @@ def _use_figure(run: Mapping[str, Any]) -> Figure:
     """A column of panels for each task, a row for each kind of module; in each, layers x experts."""
     tasks, modules = list(run["use"]), next(iter(run["use"].values()))
     kinds: dict[str, dict[int, str]] = {}
-    for module in modules:
-        layer, kind = layer_and_kind(module)
-        kinds.setdefault(kind, {})[layer] = module
+    for module, place in run["specialisation"].items():
+        kinds.setdefault(place["module"], {})[place["layer"]] = module
     depth, width = max(map(len, kinds.values())), max(map(len, modules.values()))
-    size = (1.5 + len(tasks) * max(1.4, 0.22 * width), 1.2 + len(kinds) * max(1.6, 0.11 * depth))
+    size = (1.5 + len(tasks) * max(1.4, 0.22 * width), 1.4 + len(kinds) * max(1.6, 0.11 * depth))
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(f"{run['name']}: expert use by task (data {run['use_of']})")
     most = max(max(part) * len(part) for own in run["use"].values() for part in own.values())
     panels = figure.subplots(len(kinds), len(tasks), squeeze=False, sharex=True, sharey="row")
     for row, (kind, layers) in zip(panels, kinds.items(), strict=True):
         for axes, task in zip(row, tasks, strict=True):
-            image = _heat(axes, [run["use"][task][module] for module in layers.values()], width, most)
-            axes.set_yticks(*_ticks(list(layers)))
+            image = _heat(axes, [run["use"][task][layers[layer]] for layer in sorted(layers)], width, most)
+            axes.set_yticks(*_ticks(sorted(layers)))
             if kind == next(iter(kinds)):
                 axes.set_title(task)
-        row[0].set_ylabel(f"{kind}, layer")
+        row[0].set_ylabel("layer" if kind == "layer" else f"{kind}, layer")
     for axes in panels[-1]:
         _name_experts(axes, run["experts"], width)
-    figure.colorbar(image, ax=panels, label="part of the gates x number of experts (1: even)", aspect=40)
+    figure.colorbar(image, ax=panels, label="use (1: even)", aspect=40)
     return figure
 
 
@@ -158,7 +158,7 @@ def _task_figure(runs: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _write_values(axes: Any, values: Array, most: float) -> None:
-    digits = 2 if most >= 0.1 else 3 if most >= 0.01 else 4
+    digits = 3 if most >= 0.01 else 4
     for (row, column), value in np.ndenumerate(values):
         if row != column:
             text = f"{value:.{digits}f}".removeprefix("0")

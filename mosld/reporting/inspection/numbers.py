@@ -4,7 +4,7 @@ Shapes: T tasks, E experts.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,16 @@ def numbers(runs: Mapping[str, Inspected], evaluation: str | None = None) -> dic
 
 def _starts(runs: Mapping[str, Inspected]) -> dict[str, dict[str, Array] | None]:
     """What each A was before training, where A's are to be compared."""
-    with_one = [name for name, run in runs.items() if run.one_A]
-    if len(with_one) < 2:
+    if not compares_A(runs.values()):
         return dict.fromkeys(runs)
     from mosld.reporting.inspection.start import starting_A  # transformers and peft, seconds
 
-    return {name: starting_A(run) if name in with_one else None for name, run in runs.items()}
+    return {name: starting_A(run) if run.one_A else None for name, run in runs.items()}
+
+
+def compares_A(runs: Iterable[Inspected]) -> bool:
+    """Whether two of the runs have one A a layer."""
+    return sum(run.one_A for run in runs) > 1
 
 
 def _run(name: str, run: Inspected, start: Mapping[str, Array] | None, evaluation: str | None) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def _run(name: str, run: Inspected, start: Mapping[str, Array] | None, evaluatio
         "experts": config.method.domains,  # their names, where they have one
         "modules": {key: _module(run, bank, start) for key, bank in run.banks.items()},
         "use_of": evaluation or config.data.name,
-        **(_routed(use) if use else {"use": {}, "specialisation": {}, "divergence": None}),
+        **(_routed(use, bool(config.method.domains)) if use else {"use": {}, "specialisation": {}, "divergence": None}),
     }
 
 
@@ -79,12 +83,14 @@ def _module(run: Inspected, bank: Bank, start: Mapping[str, Array] | None) -> di
     }
 
 
-def _routed(use: Use) -> dict[str, Any]:
+def _routed(use: Use, by_layer: bool) -> dict[str, Any]:
+    """`by_layer`: one module decides for its whole layer."""
+    places = {key: layer_and_kind(key) for modules in use.values() for key in modules}
     return {
         "use": {task: {module: _plain(part_E) for module, part_E in modules.items()} for task, modules in use.items()},
         "specialisation": {
-            module: {"layer": layer_and_kind(module)[0], "module": layer_and_kind(module)[1], "score": _rounded(score)}
-            for module, score in specialisation(use).items()
+            key: {"layer": places[key][0], "module": "layer" if by_layer else places[key][1], "score": _rounded(score)}
+            for key, score in specialisation(use).items()
         },
         "divergence": {"tasks": list(use), "bits": _plain(divergence(use))} if len(use) > 1 else None,
     }

@@ -36,7 +36,9 @@ def markdown(tree: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
 def _summary(tree: Mapping[str, Any]) -> Iterable[str]:
     columns = {name: {line[:2]: line for line in similarity_lines(tree, name)} for name in MEASURES}
     columns["specialisation"] = {line[:2]: line for line in specialisation_lines(tree)}
-    rows = list(dict.fromkeys(key for lines in columns.values() for key in lines))
+    names = [run["name"] for run in tree["runs"]]
+    found = dict.fromkeys(key for lines in columns.values() for key in lines)
+    rows = sorted(found, key=lambda key: names.index(key[0]))
     if rows:
         yield "## Experts, mean over layers\n"
         head = ["run", "module", *MEASURES, "specialisation"]
@@ -92,4 +94,6 @@ def _mean(line: Line | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.4f}"  # specialisation is often below .01
