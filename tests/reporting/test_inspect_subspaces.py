@@ -71,6 +71,18 @@ def test_the_start_is_drawn_again_to_the_last_bit(method, tiny, monkeypatch):
     assert all(moved(A, start[key]) == 0 for key, A in run.single_A.items())
 
 
+def test_a_start_is_known_also_where_training_moved_A_by_twice_its_length(tiny, monkeypatch):
+    run = trained(monkeypatch, adapt(tiny, "mosl", seed=0), "mosl")
+    before = run.single_A
+    draw = np.random.default_rng(0).standard_normal
+    steps = {key: draw(A.shape) for key, A in before.items()}
+    after = {key: A + 2 * steps[key] * np.linalg.norm(A) / np.linalg.norm(steps[key]) for key, A in before.items()}
+    monkeypatch.setattr(Inspected, "single_A", after)
+    start = starting_A(run)
+    assert all(np.array_equal(start[key], A) for key, A in before.items())
+    assert [moved(A, start[key]) for key, A in after.items()] == pytest.approx([2] * 8)
+
+
 @pytest.mark.parametrize(("method", "given"), [("mosl", {"seed": 1}), ("lora", {"seed": 0, "rank": 4})])
 def test_a_start_that_cannot_be_this_one_is_not_given(method, given, tiny, monkeypatch):
     run = trained(monkeypatch, adapt(tiny, method, **given), method)  # the config says seed 0 and rank 8

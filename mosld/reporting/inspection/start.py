@@ -1,11 +1,13 @@
 """The A that a run began with, drawn again from its seed: the base model's shapes are enough.
 
-A starts at random and moves little, so two runs of one method and seed have nearly the same A whatever they learned.
+A starts at random and keeps much of it, so two runs of one seed can have nearly the same A whatever they learned.
+Shapes: I in, R rank.
 """
 
 import json
 from typing import Any
 
+import numpy as np
 import torch
 from peft import get_peft_model_state_dict
 from torch import nn
@@ -20,8 +22,8 @@ from mosld.reporting.inspection.inspected import Array, Inspected, banks
 def starting_A(run: Inspected) -> dict[str, Array] | None:
     """The A of each layer before training [R, I]; None where it cannot be told.
 
-    That is so if the base model's shape is not at hand, or if the weights were drawn by another rule than today's
-    (another torch): training then seems to have moved A further than it is long.
+    That is so if the base model's shape is not at hand, or if what is drawn today has nothing to do with the trained A
+    (another torch may draw otherwise).
     """
     config, trained = run.config, run.single_A
     try:
@@ -31,10 +33,16 @@ def starting_A(run: Inspected) -> dict[str, Array] | None:
         return None
     rank = config.method.rank if run.mixture else None
     start = {key: bank.A_ERI[0] for key, bank in banks(get_peft_model_state_dict(adapted), rank).items()}
-    known = all(key in start and start[key].shape == A_RI.shape for key, A_RI in trained.items())
-    if not known or any(((A_RI - start[key]) ** 2).sum() > (start[key] ** 2).sum() for key, A_RI in trained.items()):
-        return None
-    return {key: start[key] for key in trained}
+    known = all(key in start and _began_with(A_RI, start[key]) for key, A_RI in trained.items())
+    return {key: start[key] for key in trained} if known else None
+
+
+def _began_with(A_RI: Array, start_RI: Array) -> bool:
+    """Whether A can have begun so: the cosine of two unrelated matrices has a deviation of 1 / root of their size."""
+    if A_RI.shape != start_RI.shape:
+        return False
+    cosine = (A_RI * start_RI).sum() / np.sqrt((A_RI**2).sum() * (start_RI**2).sum())
+    return bool(cosine > 3 / np.sqrt(A_RI.size))
 
 
 def _without_storage(model: Any, dtype: torch.dtype) -> Any:
