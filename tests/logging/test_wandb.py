@@ -2,11 +2,13 @@
 
 import json
 import struct
+from types import SimpleNamespace
 
 import pytest
 from wandb.proto import wandb_internal_pb2
 
 from mosld import train as train_command
+from mosld.logging.wandb import WandbTracker
 
 SECRET = "f00dfeedf00dfeedf00dfeedf00dfeedf00dfeed"
 
@@ -61,6 +63,16 @@ def test_history_holds_every_step_and_validation(found):
                for line in history if "train/cross_entropy" in line)  # fmt: skip
     assert any("validation/arc_e" in line for line in history)
     assert any(key.startswith("predictions") for line in history for key in line)
+
+
+def test_the_share_that_found_no_room_is_a_number_to_draw():
+    logged = []
+    tracker = WandbTracker.__new__(WandbTracker)
+    tracker._run = SimpleNamespace(log=logged.append)
+    tracker.step({"step": 1, "expert_load": {"a": [0.5, 0.5], "b": [1.0]}, "dropped": {"a": 0.1, "b": 0.3}})
+    tracker.step({"step": 2, "expert_load": {"a": [1.0]}})
+    assert logged[0]["train/dropped_share"] == pytest.approx(0.2)
+    assert "train/dropped_share" not in logged[1]
 
 
 def test_summary_holds_the_scores_of_results_json(found, run):
