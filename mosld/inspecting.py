@@ -1,8 +1,9 @@
 """The stages of `mosld.inspect`: choose what can be looked at, compute, draw, write."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.markdown import Markdown
 
@@ -38,7 +39,7 @@ def inspect(
         silence_libraries()
     output = Path(out) if out else runs[0].directory / "inspect"
     tree = numbers(dict(zip(_names(runs), runs, strict=True)), evaluation)
-    notes = [*notes, *_missing(tree["subspaces"], runs), *_unrouted(runs, evaluation)]
+    notes = [*notes, *_missing(tree["subspaces"], runs), *_unrouted(runs, evaluation), *_too_few(tree["runs"])]
     for note in notes:
         console.say(f"note: {note}")
     try:
@@ -80,6 +81,15 @@ def _unrouted(runs: Sequence[Inspected], evaluation: str | None) -> list[str]:
         for run in runs
         if run.mixture and run.routing(evaluation) is None
     ]
+
+
+def _too_few(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Why a run has experts or tasks, but nothing to compare."""
+    for run in runs:
+        if run["use"] and max(len(module["norm"]) for module in run["modules"].values()) == 1:
+            yield f"{run['path']}: one expert a layer, so there is no other to compare it with, and no choice."
+        elif len(run["use"]) == 1:
+            yield f"{run['path']}: one task, so nothing is said of task similarity and specialisation."
 
 
 def _clear(output: Path) -> None:

@@ -146,6 +146,24 @@ def test_without_routing_json_the_experts_are_compared_and_the_rest_is_said_to_m
 
 
 @pytest.mark.parametrize(
+    ("given", "message", "figures"),
+    [
+        (["allocation.experts=1", "method.top_k=1"], "one expert a layer", set()),
+        (["allocation.experts=3"], "one task", {"similarity", "use"}),
+    ],
+)
+def test_what_has_nothing_to_be_compared_with_is_said(toy_root, tmp_path, capsys, given, message, figures):
+    run = tmp_path / "run"
+    assert train_command.main([
+        "method=mosl", "data=single_obqa", "model=tiny", "source=local", f"source.root={toy_root}", "debug=fast",
+        "evaluation.base=false", "logger=files", f"output_dir={run}", *given,
+    ]) == 0  # fmt: skip
+    assert inspect_command.main([str(run)]) == 0
+    assert message in capsys.readouterr().err
+    assert {path.stem for path in (run / "inspect").glob("*.png")} == figures
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([FIRST], "one A and one B a layer"),

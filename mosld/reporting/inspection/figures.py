@@ -48,7 +48,7 @@ def _figures(tree: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
         title = "Specialisation: what the expert says of the task"
         yield "specialisation", _line_figure(title, {"": special}, "mutual information, share of the largest possible")
     for number, run in enumerate(tree["runs"], 1):
-        if run["use"]:
+        if any(len(part) > 1 for own in run["use"].values() for part in own.values()):
             yield f"use-{number}" if len(tree["runs"]) > 1 else "use", _use_figure(run)
     compared = [run for run in tree["runs"] if run["divergence"]]
     if compared:
