@@ -84,9 +84,13 @@ def feed_forward(token, gates, block, banks, scale):
 
 
 def sequence_probabilities(router, tokens, prompt, pool="mean"):
-    """MoA: softmax(W_r h), h the mean or the last of the sequence's prompt states. `prompt`: by token, 0 or 1."""
-    states = [token for token, inside in zip(tokens, prompt, strict=True) if inside]
-    return probabilities(router, states[-1] if pool == "last" else sum(states) / len(states))
+    """MoA: softmax(W_r h), h the mean or the last of the sequence's prompt states, divided by its root mean square.
+
+    The states enter as numbers, not as functions of the experts before. `prompt`: by token, 0 or 1.
+    """
+    states = [token.detach() for token, inside in zip(tokens, prompt, strict=True) if inside]
+    state = states[-1] if pool == "last" else sum(states) / len(states)
+    return probabilities(router, state / (sum(value**2 for value in state) / len(state)) ** 0.5)
 
 
 def balance(probs, chosen, mask, formula="switch"):
