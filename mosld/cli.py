@@ -1,7 +1,7 @@
 """What all commands share: exit codes, errors of the user without a traceback, and `--help`.
 
-Exit codes: 0 finished, 2 a mistake of the user, 3 diverged, 75 interrupted and resumable, 130 stopped by Ctrl-C
-before a run began; a bug keeps its traceback and exits with 1.
+Exit codes: 0 finished, 2 a mistake of the user, 3 diverged, 4 some jobs of a sweep did not finish, 75 interrupted and
+resumable, 130 stopped by Ctrl-C before a run began; a bug keeps its traceback and exits with 1.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from mosld.config import Config, UserError, group_options
 from mosld.config.secrets import hidden
 from mosld.config.setting import field_types
 
-FINISHED, USER_ERROR, DIVERGED, INTERRUPTED, STOPPED = 0, 2, 3, 75, 130
+FINISHED, USER_ERROR, DIVERGED, JOBS_FAILED, INTERRUPTED, STOPPED = 0, 2, 3, 4, 75, 130
 
 
 def run_command(command: Callable[[list[str]], int], usage: str, argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from mosld.cli import FINISHED, run_command
 from mosld.config import Config, load_config, run_directory
 from mosld.config.ranks import is_main, several
+from mosld.config.sweep import is_sweep
 from mosld.data import Dataset, load_dataset
 from mosld.logging import Console, RunDirectory, results_table
 from mosld.logging.hub import require_token
@@ -15,9 +16,11 @@ from mosld.logging.hub import require_token
 USAGE = """Fine-tune a base model with one method on one data setting, and score it before and after.
 
   python -m mosld.train method=mosld data=mixture source=local source.root=my/data
+  python -m mosld.train -m method.dropout=0.1,0.2 method.rank=4,8    # a sweep: every combination (docs/sweeps.md)
 
-The same command again resumes the run, or shows its results if it is finished. The last line printed is the run
-directory. Exit codes: 0 finished, 2 a mistake in the arguments or the data, 3 diverged, 75 interrupted."""
+The same command again resumes the run, or shows its results if it is finished; of a sweep, what is missing. The last
+line printed is the run's directory, or the sweep's. Exit codes: 0 finished, 2 a mistake in the arguments or the data,
+3 diverged, 4 some jobs of a sweep did not finish, 75 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,8 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(train, USAGE, argv)
 
 
-def train(overrides: list[str]) -> int:
-    """Config, data, then the heavy stages: model, adapter, training, evaluation."""
+def train(arguments: list[str]) -> int:
+    """One run, or every run of a sweep."""
+    if is_sweep(arguments):
+        from mosld.sweeping import sweep
+
+        return sweep(arguments)
+    return train_one(arguments)
+
+
+def train_one(overrides: list[str], waits: bool = False) -> int:
+    """Config, data, then the heavy stages: model, adapter, training, evaluation.
+
+    Args:
+        overrides: of the config.
+        waits: wait for another process that works on the same run, and do not refuse.
+    """
     config = load_config(overrides)
     dataset = load_dataset(config.data, config.source)
     require_token(config)
@@ -35,7 +52,7 @@ def train(overrides: list[str]) -> int:
         from mosld.pipeline import check
 
         return check(config, dataset)
-    with _opened(run, config, dataset):
+    with _opened(run, config, dataset, waits):
         finished = run.finished()
         if several():
             from mosld.model import processes
@@ -49,12 +66,12 @@ def train(overrides: list[str]) -> int:
 
 
 @contextmanager
-def _opened(run: RunDirectory, config: Config, dataset: Dataset) -> Iterator[None]:
+def _opened(run: RunDirectory, config: Config, dataset: Dataset, waits: bool) -> Iterator[None]:
     """The run directory, held by the main process as long as the run lasts."""
     if not is_main():
         yield
         return
-    with run.locked():
+    with run.locked(waits):
         run.open(config, dataset.describe(), Console().say)
         yield
 

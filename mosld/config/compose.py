@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mosld.config.domain_rules import with_domains
 from mosld.config.errors import UserError, nearest, typed
+from mosld.config.groups import OPTIONAL, config_directory, group_options, missing_plugin
 from mosld.config.method_rules import own_number
 from mosld.config.rules import broken_rules
 from mosld.config.schema import MAPS, Config
@@ -32,19 +33,6 @@ from mosld.config.setting import build, field_types
 OmegaConf.register_new_resolver("unless", lambda given, other: other if given is None else given, replace=True)
 
 COMPOSING = (HydraException, OmegaConfBaseException)
-
-
-def config_directory() -> Path:
-    """`conf/`: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
-def group_options() -> dict[str, list[str]]:
-    """The config groups and the options of each, from the files of `conf/`."""
-    groups = sorted(path for path in config_directory().iterdir() if path.is_dir())
-    return {group.name: sorted(option.stem for option in group.glob("*.yaml")) for group in groups}
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -85,13 +73,13 @@ def compose_tree(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _tree(overrides: list[str]) -> dict[str, Any]:
-    tree = OmegaConf.to_container(compose("config", overrides=[_forced(text) for text in overrides]), resolve=True)
+    tree = OmegaConf.to_container(compose("config", overrides=[forced(text) for text in overrides]), resolve=True)
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
 
 
-def _forced(text: str) -> str:
-    """A key of the schema can be set whether or not the chosen option's file names it."""
+def forced(text: str) -> str:
+    """As Hydra takes it: a key of the schema can be set whether or not the chosen option's file names it."""
     key = parse_override(text).key_or_group
     return text if key in group_options() or key.startswith("model.shape.") else f"++{text.lstrip('+')}"
 
@@ -138,7 +126,8 @@ def override_mistakes(text: str, errors: list[str]) -> bool:
     groups, key = group_options(), override.key_or_group
     if override.is_sweep_override():
         errors.append(
-            f"{text}: several values make a sweep; give one value, or quote a text that has commas, as in key='a,b'."
+            f"{text}: several values make a sweep; add -m to train them all, give one value, or quote a text that has "
+            "commas, as in key='a,b'."
         )
     elif override.is_delete():
         errors.append(f"{text}: keys cannot be deleted; set the key to null or to another value.")
@@ -159,13 +148,15 @@ def override_mistakes(text: str, errors: list[str]) -> bool:
 
 def _wrong_option(override: Override, options: list[str], errors: list[str]) -> None:
     group, value = override.key_or_group, override.value()
-    optional = group in ("experiment", "debug")
+    optional = group in OPTIONAL
     if override.is_add() or override.is_force_add():
         errors.append(f"{override.input_line}: the group exists; write it without the +.")
     elif not (value in options or (optional and value is None)):
         hint = f"{group} is a group; " if isinstance(value, list | dict | int) else ""
         extra = f"give numbers as allocation.experts={typed(value)}; " if group == "allocation" and hint else ""
         errors.append(f"{group}={typed(value)}: {hint}{extra}unknown option; {nearest(str(value), options)}")
+    elif lacking := missing_plugin(f"{group}={value}"):
+        errors.append(f"{group}={value}: {lacking}")
 
 
 def _unknown_key(key: str) -> str:

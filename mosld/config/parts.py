@@ -4,8 +4,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mosld.config.compose import config_directory, group_options
 from mosld.config.errors import UserError, nearest, typed
+from mosld.config.groups import config_directory, group_options
 from mosld.config.method import AllocationConfig, MethodConfig
 from mosld.config.method_rules import broken_method_rules, own_number
 from mosld.config.rules import broken_model_rules

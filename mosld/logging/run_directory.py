@@ -14,6 +14,7 @@ import yaml
 from mosld.config import Config, UserError, identity
 from mosld.config.identity import results_keys
 from mosld.logging.atomic import write_json, write_lines, write_text
+from mosld.logging.config_tree import lookup, read_config_tree
 
 OURS = (
     "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id", "routing.json", "checkpoints",
@@ -112,8 +113,11 @@ class RunDirectory:
                 stale.unlink()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, waits: bool = False) -> Iterator[None]:
         """Make the directory and keep other commands out of it; the system lets go when the process ends, in any way.
+
+        Args:
+            waits: wait for another process that works in the directory, as two sweeps that share a run do.
 
         Raises:
             UserError: another process works in the directory, or it cannot be a run's.
@@ -126,7 +130,7 @@ class RunDirectory:
             raise UserError(f"{self.path}: cannot be made a run directory: {error.strerror}.") from error
         with (self.path / ".lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 raise UserError(f"{self.path}: another process works on this run; wait for it or stop it.") from error
             except OSError:
@@ -157,19 +161,28 @@ class RunDirectory:
             else:
                 path.unlink(missing_ok=True)
 
-    def _compare(self, config: Config, data: dict[str, Any], say: Callable[[str], None]) -> None:
+    def differences(self, config: Config, data: dict[str, Any]) -> list[str]:
+        """What differs between the run that is here and one of this config and these rows, a line each.
+
+        Raises:
+            UserError: what the run began with cannot be read, and `training.resume` is not `force`.
+        """
         before, recorded = self._recorded(config.training.resume == "force")
         ours = results_keys(config)
         differing = [
-            f"{key}: was {_lookup(before, key)}, is {value}"
+            f"{key}: was {lookup(before, key)}, is {value}"
             for key, value in ours.items()
-            if _lookup(before, key) != value
+            if lookup(before, key) != value
         ]
         if recorded.get("fingerprint") != data["fingerprint"]:
             differing.append(
                 f"data: the rows changed (fingerprint was {recorded.get('fingerprint')}, is {data['fingerprint']}; "
                 f"counts were {recorded.get('counts')}, are {data['counts']})"
             )
+        return differing
+
+    def _compare(self, config: Config, data: dict[str, Any], say: Callable[[str], None]) -> None:
+        differing = self.differences(config, data)
         if differing and config.training.resume != "force":
             raise UserError(
                 f"{self.path} holds another run; give another output_dir, start it anew with training.resume=never, or "
@@ -191,28 +204,6 @@ class RunDirectory:
             how = "training.resume=force goes on in spite of it, training.resume=never starts anew."
             raise UserError(f"{self.path}: config.yaml or data.json is damaged; {how}") from error
         return config, data
-
-
-def read_config_tree(path: Path) -> dict[str, Any]:
-    """The plain tree of a config.yaml.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: is no config")
-    return tree
-
-
-def _lookup(tree: dict[str, Any], key: str) -> Any:
-    node: Any = tree
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
 
 
 def run_name(config: Config, path: Path) -> str:

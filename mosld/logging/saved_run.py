@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mosld.config import UserError
+from mosld.logging.config_tree import read_config_tree
 from mosld.logging.manifest import MANIFEST, damage
-from mosld.logging.run_directory import read_config_tree
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,158 @@
+"""A job of a sweep, as Hydra's launchers call it: found finished, or trained in a process of its own, and recorded.
+
+Each job leaves jobs/<number>.json in the sweep's directory, wherever it ran: the summary is made from these records.
+"""
+
+import dataclasses
+import functools
+import json
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from mosld.cli import DIVERGED, FINISHED, INTERRUPTED, STOPPED
+from mosld.config import Config, DataConfig, SourceConfig, load_config, run_directory
+from mosld.config.sweep import job_overrides
+from mosld.data import load_dataset
+from mosld.logging import Console, RunDirectory
+from mosld.logging.atomic import write_json
+from mosld.own_process import Ended, StopFile, own_process, task_environment
+
+STATUS = {FINISHED: "finished", DIVERGED: "diverged", INTERRUPTED: "interrupted", STOPPED: "interrupted"}
+
+
+class JobFailedError(RuntimeError):
+    """A job did not finish; its record says why."""
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """Trains one job; Hydra's task function.
+
+    Attributes:
+        directory: the sweep's.
+        total: how many jobs there are; 0 where the sweeper chooses as it goes.
+        launcher: Hydra's name of the launcher.
+        start: starts a job in processes of its own, as `own_process` does.
+    """
+
+    directory: Path
+    total: int
+    launcher: str
+    start: Any = own_process
+
+    def __call__(self, cfg: DictConfig) -> float:
+        """Train the job that Hydra's config names; returns its validation accuracy, nan where there is none.
+
+        Raises:
+            KeyboardInterrupt: the sweep is asked to stop, and jobs run one after the other in this process.
+            JobFailedError: it did not finish, and a sweeper that learns from results is to know.
+        """
+        hydra = HydraConfig.get()
+        number, overrides = int(hydra.job.num), job_overrides(hydra.overrides.task)
+        stop = StopFile(self.directory)
+        if self.launcher == "joblib":
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which asks by its stop file
+        if not stop.requested():
+            self._train(number, overrides, stop)
+        record = read_record(self.directory, number)
+        if stop.requested() and self.launcher == "basic":
+            raise KeyboardInterrupt
+        score = record.get("validation_average")
+        if self.total == 0 and score is None:
+            raise JobFailedError(record.get("error") or record.get("status", "not started"))
+        return float("nan") if score is None else float(score)
+
+    def _train(self, number: int, overrides: list[str], stop: "StopFile") -> None:
+        config = load_config([*overrides, *self._group(overrides)])
+        run, console = RunDirectory(run_directory(config)), Console()
+        ended, before = Ended(FINISHED), _finished(run, config)
+        if not before:
+            environment = task_environment() if self.launcher.startswith("submitit") else {}
+            log = self.directory / "jobs" / f"{number + 1}.log" if self.launcher == "joblib" else None
+            main = environment.get("RANK", "0") == "0"
+            if main:
+                console.say(f"\n{self._title(number)}: {' '.join(overrides)}")
+            ended = self.start([*overrides, *self._group(overrides)], stop, environment, log)
+            if not main:
+                return
+        record = _record(number, overrides, run, config, ended, _read(run.results))
+        write_json(self.directory / "jobs" / f"{number + 1}.json", record)
+        when = " before" if before else ""
+        console.say(f"{self._title(number)} {record['status']}{when}: {record['error'] or run.path}")
+
+    def _group(self, overrides: list[str]) -> list[str]:
+        """The sweep is the group on a dashboard, unless another was given."""
+        given = any(text.startswith("logger.group=") for text in overrides)
+        return [] if given else [f"logger.group={self.directory.name}"]
+
+    def _title(self, number: int) -> str:
+        return f"job {number + 1}" + (f" of {self.total}" if self.total else "")
+
+
+def described(config: Config) -> dict[str, Any]:
+    """What identifies the rows of a job; read once in a process for all jobs with the same data.
+
+    Raises:
+        UserError: as `load_dataset`.
+    """
+    return _rows(json.dumps(dataclasses.asdict(config.data)), json.dumps(dataclasses.asdict(config.source)))
+
+
+@functools.cache
+def _rows(data: str, source: str) -> dict[str, Any]:
+    return load_dataset(DataConfig(**json.loads(data)), SourceConfig(**json.loads(source))).describe()
+
+
+def read_record(directory: Path, number: int) -> dict[str, Any]:
+    """What is known of a job; empty where it has not been started."""
+    return _read(directory / "jobs" / f"{number + 1}.json")
+
+
+def clear_records(directory: Path) -> None:
+    """Forget how the jobs of an earlier start ended."""
+    for path in (*directory.glob("jobs/*.json"), *directory.glob("jobs/*.log")):
+        path.unlink()
+
+
+def _finished(run: RunDirectory, config: Config) -> bool:
+    """Whether there is nothing to do: the run is there, whole, and of the same rows."""
+    if config.check or config.training.resume != "auto" or not run.finished():
+        return False
+    return not run.differences(config, described(config))
+
+
+def _record(
+    number: int, overrides: Sequence[str], run: RunDirectory, config: Config, ended: Ended, results: dict[str, Any]
+) -> dict[str, Any]:
+    """A job as the summary shows it; a run that ended otherwise than its process says nothing."""
+    status = "passed the check" if config.check and ended.code == FINISHED else STATUS.get(ended.code, "failed")
+    results = results if results.get("status") == status else {}
+    good = status in ("finished", "passed the check")
+    return {
+        "job": number + 1,
+        "overrides": list(overrides),
+        "run": str(run.path),
+        "status": status,
+        "average": results.get("average"),
+        "validation_average": results.get("validation_average"),
+        "seconds": results.get("seconds"),
+        "error": None
+        if status in ("finished", "passed the check")
+        else ended.message or results.get("error") or status,
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

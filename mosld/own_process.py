@@ -1,0 +1,154 @@
+"""A training command in a process of its own: what it does to memory, state and itself stays there.
+
+The process is a fork of this one, which has torch imported and no accelerator touched: it starts at once. It ends with
+this one, however that ends.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+POLL = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code (minus the signal that killed it), and what it said of an error."""
+
+    code: int
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class StopFile:
+    """The wish that a sweep ends, as a file in its directory: every process of it sees it, on every machine."""
+
+    directory: Path
+
+    def requested(self) -> bool:
+        """Whether it is there."""
+        return (self.directory / "stop").exists()
+
+    def request(self) -> None:
+        """Make it."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "stop").touch()
+
+    def withdraw(self) -> None:
+        """Remove that of an earlier start."""
+        (self.directory / "stop").unlink(missing_ok=True)
+
+
+class OwnProcess:
+    """A training command that runs in a child of this process.
+
+    Attributes:
+        stop: what asks it to end after its step.
+    """
+
+    def __init__(self, overrides: list[str], stop: StopFile, environment: Mapping[str, str], log: Path | None) -> None:
+        """Start it; `environment` is added to its own, and `log` takes what it prints."""
+        context = _context()
+        receiver, sender = context.Pipe(duplex=False)
+        self._receiver, self.stop, self._told = receiver, stop, False
+        # A daemon is asked to end when this process exits in an orderly way.
+        self._child = context.Process(target=_live, args=(overrides, dict(environment), log, sender), daemon=True)
+        self._child.start()
+        sender.close()
+
+    def ended(self) -> Ended | None:
+        """How it ended; None while it runs. Waits a moment, and passes on the wish to stop."""
+        self._child.join(POLL)
+        if self._child.is_alive():
+            if self.stop.requested() and not self._told:
+                self.ask_to_end()
+            return None
+        code = self._child.exitcode or 0
+        message = f"killed by {signal.Signals(-code).name}" if code < 0 else ""
+        return Ended(code, self._receiver.recv() if self._receiver.poll() else message)
+
+    def ask_to_end(self) -> None:
+        """Once: it saves its step and ends."""
+        self._told = True
+        self._child.terminate()
+
+    def kill(self) -> None:
+        """At once."""
+        self._child.kill()
+
+
+def own_process(overrides: list[str], stop: StopFile, environment: Mapping[str, str], log: Path | None) -> Ended:
+    """Train in a process of its own, to its end."""
+    process = OwnProcess(overrides, stop, environment, log)
+    while not (ended := process.ended()):
+        pass
+    return ended
+
+
+def task_environment() -> dict[str, str]:
+    """The variables of torch.distributed for a task of submitit, which starts functions and no launcher."""
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    if JobEnvironment().num_tasks == 1:
+        return {}
+    task = TorchDistributedEnvironment()
+    return {
+        "RANK": str(task.rank),
+        "WORLD_SIZE": str(task.world_size),
+        "LOCAL_RANK": str(task.local_rank),
+        "LOCAL_WORLD_SIZE": str(task.local_world_size),
+        "MASTER_ADDR": task.master_addr,
+        "MASTER_PORT": str(task.master_port),
+    }
+
+
+def _context() -> "multiprocessing.context.ForkContext | multiprocessing.context.SpawnContext":
+    import torch
+
+    import mosld.pipeline  # noqa: F401 - all that a run needs, imported once for all of them
+
+    # A fork cannot use an accelerator that its parent has begun to use; macOS aborts many libraries in a fork.
+    if torch.cuda.is_initialized() or sys.platform == "darwin":
+        return multiprocessing.get_context("spawn")
+    return multiprocessing.get_context("fork")
+
+
+def _live(overrides: list[str], environment: dict[str, str], log: Path | None, sender: Connection) -> None:
+    """The life of the child: `mosld.train` as a command, with a word to the parent on what went wrong."""
+    from mosld.cli import run_command
+    from mosld.config.secrets import hidden
+    from mosld.train import USAGE, train_one
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.default_int_handler)
+    os.environ.update(environment)
+    if log:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+
+    def command(arguments: list[str]) -> int:
+        """The command; tells the parent of an error before it is dealt with as ever."""
+        try:
+            return train_one(arguments, waits=True)
+        except Exception as error:
+            name = "" if hasattr(error, "messages") else f"{type(error).__name__}: "
+            sender.send(hidden(f"{name}{error}"))
+            raise
+
+    sys.exit(run_command(command, USAGE, overrides))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
