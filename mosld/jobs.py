@@ -144,9 +144,7 @@ def _record(
         "average": results.get("average"),
         "validation_average": results.get("validation_average"),
         "seconds": results.get("seconds"),
-        "error": None
-        if status in ("finished", "passed the check")
-        else ended.message or results.get("error") or status,
+        "error": None if good else ended.message or results.get("error") or status,
     }
 
 

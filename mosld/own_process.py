@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -70,8 +71,9 @@ class OwnProcess:
                 self.ask_to_end()
             return None
         code = self._child.exitcode or 0
-        message = f"killed by {signal.Signals(-code).name}" if code < 0 else ""
-        return Ended(code, self._receiver.recv() if self._receiver.poll() else message)
+        with suppress(EOFError):  # it said nothing
+            return Ended(code, self._receiver.recv())
+        return Ended(code, f"killed by {signal.Signals(-code).name}" if code < 0 else "")
 
     def ask_to_end(self) -> None:
         """Once: it saves its step and ends."""
