@@ -30,6 +30,7 @@ ROWS = {  # number: module, promise, what its figure is
     6: ("row06_rows", "bad data rows", None),
     7: ("row07_config", "bad config", "slowest {:.2f} s of the processor"),
     8: ("row08_changes", "data or config changed", None),
+    9: ("row09_sweep", "sweeps: failing jobs, a kill, signals", None),
     10: ("row10_memory", "out of memory", None),
     11: ("row11_unsafe", "unsafe files", None),
     12: ("row12_secrets", "secrets", None),

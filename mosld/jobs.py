@@ -7,8 +7,8 @@ import dataclasses
 import functools
 import json
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mosld.cli import DIVERGED, FINISHED, INTERRUPTED, STOPPED
-from mosld.config import Config, DataConfig, SourceConfig, load_config, run_directory
+from mosld.config import Config, DataConfig, SourceConfig, UserError, load_config, run_directory
 from mosld.config.sweep import job_overrides
 from mosld.data import load_dataset
 from mosld.logging import Console, RunDirectory
 from mosld.logging.atomic import write_json
-from mosld.own_process import Ended, StopFile, own_process, task_environment
+from mosld.own_process import Ended, StopFile, own_process
+from mosld.places import own_device, task_environment
 
 STATUS = {FINISHED: "finished", DIVERGED: "diverged", INTERRUPTED: "interrupted", STOPPED: "interrupted"}
 
@@ -71,22 +72,32 @@ class SweepJob:
         return float("nan") if score is None else float(score)
 
     def _train(self, number: int, overrides: list[str], stop: "StopFile") -> None:
-        config = load_config([*overrides, *self._group(overrides)])
+        grouped = [*overrides, *self._group(overrides)]
+        config = load_config(grouped)
         run, console = RunDirectory(run_directory(config)), Console()
         ended, before = Ended(FINISHED), _finished(run, config)
-        if not before:
-            environment = task_environment() if self.launcher.startswith("submitit") else {}
-            log = self.directory / "jobs" / f"{number + 1}.log" if self.launcher == "joblib" else None
+        with self._place() as environment:
             main = environment.get("RANK", "0") == "0"
-            if main:
+            if main and not before:
                 console.say(f"\n{self._title(number)}: {' '.join(overrides)}")
-            ended = self.start([*overrides, *self._group(overrides)], stop, environment, log)
-            if not main:
-                return
+            if not before:
+                log = self.directory / "jobs" / f"{number + 1}.log" if self.launcher == "joblib" else None
+                ended = self.start(grouped, stop, environment, log)
+        if not main:
+            return
         record = _record(number, overrides, run, config, ended, _read(run.results))
         write_json(self.directory / "jobs" / f"{number + 1}.json", record)
         when = " before" if before else ""
         console.say(f"{self._title(number)} {record['status']}{when}: {record['error'] or run.path}")
+
+    @contextmanager
+    def _place(self) -> Iterator[dict[str, str]]:
+        """What a job's environment says of its ranks or of its device."""
+        if self.launcher == "joblib":
+            with own_device(self.directory / "jobs") as device:
+                yield device
+        else:
+            yield task_environment() if self.launcher.startswith("submitit") else {}
 
     def _group(self, overrides: list[str]) -> list[str]:
         """The sweep is the group on a dashboard, unless another was given."""
@@ -126,7 +137,10 @@ def _finished(run: RunDirectory, config: Config) -> bool:
     """Whether there is nothing to do: the run is there, whole, and of the same rows."""
     if config.check or config.training.resume != "auto" or not run.finished():
         return False
-    return not run.differences(config, described(config))
+    try:
+        return not run.differences(config, described(config))
+    except UserError:  # told by the run itself
+        return False
 
 
 def _record(

@@ -93,24 +93,6 @@ def own_process(overrides: list[str], stop: StopFile, environment: Mapping[str, 
     return ended
 
 
-def task_environment() -> dict[str, str]:
-    """The variables of torch.distributed for a task of submitit, which starts functions and no launcher."""
-    from submitit import JobEnvironment
-    from submitit.helpers import TorchDistributedEnvironment
-
-    if JobEnvironment().num_tasks == 1:
-        return {}
-    task = TorchDistributedEnvironment()
-    return {
-        "RANK": str(task.rank),
-        "WORLD_SIZE": str(task.world_size),
-        "LOCAL_RANK": str(task.local_rank),
-        "LOCAL_WORLD_SIZE": str(task.local_world_size),
-        "MASTER_ADDR": task.master_addr,
-        "MASTER_PORT": str(task.master_port),
-    }
-
-
 def _context() -> "multiprocessing.context.ForkContext | multiprocessing.context.SpawnContext":
     import torch
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from mosld.config import group_options, load_config
+from mosld.config.sweep import is_sweep, plan_sweep
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,7 +21,9 @@ def test_every_training_command_composes():
     commands = re.findall(r"python -m mosld\.train ([^#\n]*)", README)
     assert len(commands) >= 5
     for command in commands:
-        if "--help" not in command:
+        if is_sweep(command.split()):
+            plan_sweep(command.split())
+        elif "--help" not in command:
             load_config(command.split())
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from mosld.config import config_directory, load_config
 from mosld.config.rerun import require_run
+from mosld.config.sweep import is_sweep, plan_sweep
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mosld"
 FLOW = ["config", "data", "model", "adapters", "evaluation", "logging", "training", "reporting"]
@@ -99,7 +100,10 @@ def test_a_yaml_opens_with_a_command_that_composes(path: Path):
     assert found, "its opening comment shows no `python -m mosld.` command"
     for module, arguments in found:
         assert module in ENTRY_POINTS
-        overrides = [argument for argument in arguments if argument not in ("--help", "-m")]
+        overrides = [argument for argument in arguments if argument != "--help"]
+        if is_sweep(overrides):
+            plan_sweep(overrides)
+            continue
         if module == "eval":
             overrides = require_run(overrides)[1]
         local = "source=local" in overrides and not any(o.startswith("source.root=") for o in overrides)

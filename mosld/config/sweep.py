@@ -82,9 +82,8 @@ def plan_sweep(arguments: Sequence[str]) -> Sweep:
     groups = [text for text in given if text.startswith(("sweep=", "experiment=", "launcher="))]
     if errors or any(override_mistakes(text, errors) for text in groups):
         raise UserError(*errors)
-    hydra = _hydra_config([*groups, *own])
+    hydra, loader = _hydra_config([*groups, *own])
     merged = _merged(hydra, given)
-    loader = _loader()
     for text in merged:
         for single in _singles(text, loader, errors):
             if override_mistakes(single, errors) and "unknown key" in errors[-1]:
@@ -119,19 +118,15 @@ def _refused(own: list[str], given: list[str]) -> list[str]:
     return errors
 
 
-def _hydra_config(overrides: list[str]) -> DictConfig:
+def _hydra_config(overrides: list[str]) -> tuple[DictConfig, Any]:
+    """Hydra's own config, and what finds the options of a group for method=glob(*)."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
-            return compose("config", overrides=overrides, return_hydra_config=True).hydra
+            hydra = compose("config", overrides=overrides, return_hydra_config=True).hydra
         except COMPOSING as error:
             raise UserError(f"{' '.join(overrides)}: {' '.join(str(error).splitlines()[:2])}.") from error
-
-
-def _loader() -> Any:
-    """What finds the options of a group: method=glob(*)."""
-    with initialize_config_dir(str(config_directory()), version_base="1.3"):
-        return GlobalHydra.instance().config_loader()
+        return hydra, GlobalHydra.instance().config_loader()
 
 
 def _merged(hydra: DictConfig, given: list[str]) -> list[str]:

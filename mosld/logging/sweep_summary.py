@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mosld.config.sweep import Sweep, varying
@@ -47,7 +47,7 @@ def summarise(plan: Sweep, seconds: float, error: str) -> dict[str, Any]:
 def summary_table(summary: dict[str, Any]) -> RenderableType:
     """A line for every job, the best validation accuracy marked, and below it why jobs did not finish."""
     jobs = summary["jobs"]
-    table = Table("job", "what differs", "status")
+    table = Table("job", Column("what differs", overflow="fold"), "status")
     for column in ("validation", "test", "seconds"):
         table.add_column(column, justify="right")
     everything = [job["overrides"] for job in jobs]

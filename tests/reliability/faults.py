@@ -5,7 +5,8 @@ A fault is a JSON object:
   {"inside": "module:Class.function", "call": 2, "operation": 5, "when": "before" | "half" | "after", "do": DO}
 The second counts the file operations (mkdir, write, fsync, rename, delete) that this one call makes; "half" writes the
 first half of a file and dies. DO is the name of a signal or of two, "nan" or "inf" (a loss), "nan gradient", "overflow"
-(of a weight), "full" (no room on the disk), "memory", "error", or "say WORDS" (an error with these words).
+(of a weight), "full" (no room on the disk), "memory", "error", or "say WORDS" (an error with these words). With "only"
+those calls count whose arguments show these words, such as one job of a sweep by its seed.
 """
 
 import errno
@@ -55,8 +56,9 @@ def _at(whole: Any, fault: dict[str, Any]) -> Any:
 
     def wrapped(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
-        calls += 1
-        due = fault["call"] <= calls <= last
+        counts = "only" not in fault or fault["only"] in repr(arguments)
+        calls += counts
+        due = counts and fault["call"] <= calls <= last
         if due and fault.get("when", "before") == "before":
             _do(fault["do"])
         result = whole(*arguments, **named)
