@@ -22,6 +22,12 @@ from mosld.logging.hub import require_token
 from mosld.logging.sweep_summary import summarise, summary_table
 from mosld.own_process import StopFile, own_process
 
+ENDS = {  # exit code, and what to do next
+    "finished": (FINISHED, "every job finished"),
+    "interrupted": (INTERRUPTED, "interrupted; the same command goes on with what is missing"),
+    "failed": (JOBS_FAILED, "some jobs did not finish; the same command tries them again, and only them"),
+}
+
 
 def sweep(arguments: list[str]) -> int:
     """Run what is missing of a sweep and show its table; returns the exit code."""
@@ -74,18 +80,23 @@ def run_jobs(plan: Sweep, start: Callable[..., Any]) -> int:
     stop.withdraw()
     clear_records(plan.directory)
     job = SweepJob(plan.directory, len(plan.jobs), plan.launcher, start)
-    console.say(f"sweep {plan.name}: {f'{len(plan.jobs)} jobs' if plan.jobs else 'jobs as its sweeper chooses'}")
+    console.say(f"sweep {plan.name}: {_count(plan)}")
     with _told_to_stop(stop):
         trouble = _multirun(plan, job)
-    summary = summarise(plan, round(time.perf_counter() - started, 3), trouble)
+    summary = summarise(plan, round(time.perf_counter() - started, 3), trouble, stop.requested())
     console.show(summary_table(summary))
-    code = _code(summary, stop.requested())
-    if code == INTERRUPTED:
-        console.say("interrupted; the same command goes on with what is missing")
-    elif code == JOBS_FAILED:
-        console.say("some jobs did not finish; the same command tries them again, and only them")
+    code, advice = ENDS[summary["status"]]
+    console.say(advice)
     print(plan.directory)
     return code
+
+
+def _count(plan: Sweep) -> str:
+    """How many jobs there are, and how many of them say the same as another: allocations of a method without experts."""
+    runs = [run_directory(job.config) for job in plan.jobs]
+    double = len(runs) - len(set(runs))
+    count = f"{len(runs)} jobs" if runs else "jobs as its sweeper chooses"
+    return f"{count}, {double} of them the same run as another, made once" if double else count
 
 
 def _multirun(plan: Sweep, job: SweepJob) -> str:
@@ -122,10 +133,3 @@ def _told_to_stop(stop: StopFile) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _code(summary: dict[str, Any], stopped: bool) -> int:
-    statuses = {job["status"] for job in summary["jobs"]}
-    if stopped or "interrupted" in statuses:
-        return INTERRUPTED
-    return FINISHED if statuses <= {"finished", "passed the check"} and not summary["error"] else JOBS_FAILED

@@ -95,7 +95,7 @@ class LoggerConfig:
     )
     project: str = setting("mosld", "W&B project.", affects_results=False)
     entity: str | None = setting(None, "W&B team or user.", affects_results=False)
-    group: str | None = setting(None, "W&B group; null: <data>-<model>.", affects_results=False)
+    group: str | None = setting(None, "W&B group; null: <data>-<model>, or the sweep.", affects_results=False)
 
 
 @dataclass(frozen=True)

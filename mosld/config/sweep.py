@@ -76,7 +76,7 @@ def plan_sweep(arguments: Sequence[str]) -> Sweep:
         UserError: with one message for each mistake in any job.
     """
     texts = [text for text in arguments if text not in FLAGS]
-    own = [text for text in texts if text.startswith(("hydra.", "hydra/"))]
+    own = [text for text in texts if text.lstrip("+").startswith(("hydra.", "hydra/"))]
     given = [text for text in texts if text not in own]
     errors = _refused(own, given)
     groups = [text for text in given if text.startswith(("sweep=", "experiment=", "launcher="))]
@@ -108,7 +108,7 @@ def job_overrides(task: Sequence[str]) -> list[str]:
 
 def _refused(own: list[str], given: list[str]) -> list[str]:
     """What no sweep can take."""
-    errors = [f"{text}: in a sweep only {', '.join(OPEN)} are open." for text in own if not text.startswith(OPEN)]
+    errors = [f"{text}: in a sweep only {', '.join(OPEN)} are open." for text in own if not text.lstrip("+").startswith(OPEN)]
     errors += [f"{hidden(text)}: holds what looks like a secret." for text in own if hidden(text) != text]
     for text in given:
         if text.lstrip("+").startswith("output_dir=") and not text.endswith("=null"):

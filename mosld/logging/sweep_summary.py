@@ -12,15 +12,17 @@ from mosld.config.sweep import Sweep, varying
 from mosld.logging.atomic import write_json
 
 SCHEMA_VERSION = 1
+GOOD = {"finished", "passed the check"}
 
 
-def summarise(plan: Sweep, seconds: float, error: str) -> dict[str, Any]:
+def summarise(plan: Sweep, seconds: float, error: str, stopped: bool) -> dict[str, Any]:
     """What the records of the jobs say, and summary.json with the same.
 
     Args:
         plan: the sweep.
         seconds: that it took.
         error: of the sweeper or launcher itself; empty where there was none.
+        stopped: whether it was asked to end.
     """
     jobs = {number: _planned(number, job.overrides) for number, job in enumerate(plan.jobs, 1)}
     for path in plan.directory.glob("jobs/*.json"):
@@ -32,6 +34,7 @@ def summarise(plan: Sweep, seconds: float, error: str) -> dict[str, Any]:
     summary = {
         "schema_version": SCHEMA_VERSION,
         "name": plan.name,
+        "status": _status({job["status"] for job in found}, error, stopped, complete=bool(plan.jobs)),
         "directory": str(plan.directory),
         "launcher": plan.launcher,
         "finished": sum(job["status"] == "finished" for job in found),
@@ -59,6 +62,13 @@ def summary_table(summary: dict[str, Any]) -> RenderableType:
         table.add_row(str(job["job"]), what, job["status"], *scores, seconds, style=style)
     title = f"Sweep {summary['name']}: {summary['finished']} of {len(jobs)} jobs finished; accuracy in %"
     return Group(title, table, *(Text(line) for job in jobs if (line := _trouble(job))))
+
+
+def _status(statuses: set[str], error: str, stopped: bool, complete: bool) -> str:
+    """finished, interrupted or failed, as a run's; `complete` says that no job is unknown."""
+    if statuses <= GOOD and not error and (complete or not stopped):
+        return "finished"
+    return "interrupted" if stopped or "interrupted" in statuses else "failed"
 
 
 def _trouble(job: dict[str, Any]) -> str:

@@ -1,0 +1,149 @@
+"""Sweeps as users start them: Optuna, joblib, submitit's tasks and `accelerate launch`, on the tiny model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mosld.own_process import StopFile
+from mosld.places import own_device
+
+ROOT = Path(__file__).resolve().parents[1]
+FAULTY = ROOT / "tests" / "reliability" / "faulty_train.py"
+
+
+def run(folder: Path, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True)
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(folder, ["-m", "mosld.train", *arguments])
+
+
+def summary(folder: Path) -> dict:
+    (path,) = (folder / "outputs" / "sweeps").glob("*/summary.json")
+    return json.loads(path.read_text())
+
+
+def statuses(folder: Path) -> list[str]:
+    return [job["status"] for job in summary(folder)["jobs"]]
+
+
+def results(folder: Path) -> dict[Path, int]:
+    """When each run wrote its results."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("outputs/single_obqa/tiny/*/results.json")}
+
+
+@pytest.fixture
+def arguments(toy_root: Path) -> list[str]:
+    return [
+        "model=tiny", "data=single_obqa", "source=local", f"source.root={toy_root}", "training.max_steps=2",
+        "training.batch_size=4", "training.micro_batch_size=2", "evaluation.limit=4", "logger=files",
+    ]  # fmt: skip
+
+
+def test_optuna_proposes_the_same_trials_again_and_finds_them_finished(tmp_path: Path, arguments: list[str]):
+    pytest.importorskip("optuna")
+    command = [*arguments, "sweep=optuna", "hydra.sweeper.n_trials=3"]
+    first = train(tmp_path, *command)
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert statuses(tmp_path) == ["finished"] * 3
+    found = summary(tmp_path)
+    best = max(job["validation_average"] for job in found["jobs"])
+    assert found["jobs"][found["best"] - 1]["validation_average"] == best
+    assert "best_value" in (tmp_path / found["directory"] / "optimization_results.yaml").read_text()
+    before = results(tmp_path)
+    assert len(before) == len({job["run"] for job in found["jobs"]})
+    second = train(tmp_path, *command)
+    assert second.returncode == 0
+    assert second.stderr.count("finished before") == 3
+    assert results(tmp_path) == before
+    assert second.stdout.splitlines()[-1] == found["directory"]
+
+
+def test_optuna_goes_on_after_a_trial_that_diverges(tmp_path: Path, arguments: list[str]):
+    pytest.importorskip("optuna")
+    more = ["training.learning_rate=choice(1.0e-3,1.0e+38)", "method.rank=4", "method.dropout=0"]
+    more += ["training.max_grad_norm=null", "training.max_steps=8", "hydra.sweeper.n_trials=6"]
+    done = train(tmp_path, *arguments, "sweep=optuna", *more)
+    assert done.returncode == 4, done.stderr[-3000:]
+    by_rate = {job["overrides"][-1]: job["status"] for job in summary(tmp_path)["jobs"]}
+    assert len(statuses(tmp_path)) == 6
+    assert set(statuses(tmp_path)) == {"finished", "diverged"}, by_rate
+
+
+def test_joblib_runs_jobs_at_the_same_time_and_keeps_what_each_prints(tmp_path: Path, arguments: list[str]):
+    pytest.importorskip("joblib")
+    done = train(tmp_path, "-m", *arguments, "launcher=joblib", "seed=0,1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert statuses(tmp_path) == ["finished"] * 2
+    for number in (1, 2):
+        log = tmp_path / summary(tmp_path)["directory"] / "jobs" / f"{number}.log"
+        assert "accuracy" in log.read_text()
+    assert "training 1/2" not in done.stderr
+
+
+def test_a_job_of_submitit_is_one_run_of_all_its_tasks(tmp_path: Path, arguments: list[str]):
+    pytest.importorskip("submitit")
+    local = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.launcher.timeout_min=5"]
+    done = train(tmp_path, "-m", *arguments, *local, "seed=0")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (job,) = summary(tmp_path)["jobs"]
+    assert job["status"] == "finished"
+    assert len(results(tmp_path)) == 1
+    one = train(tmp_path, *arguments, "output_dir=one", "training.max_steps=2")
+    assert one.returncode == 0
+    assert losses(tmp_path / job["run"]) == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["cross_entropy"] for line in lines if "cross_entropy" in line]
+
+
+@pytest.mark.parametrize("launch", ["accelerate", "torchrun"])
+def test_a_job_that_fails_on_one_rank_ends_on_both_and_no_other_does(launch: str, tmp_path: Path, arguments: list[str]):
+    starts = {
+        "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+        "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    }
+    fault = {"at": "mosld.stages:Stages.make_loop", "call": 1, "only": "Config(seed=1,", "do": "error"}
+    command = [*starts[launch], str(FAULTY), "-m", *arguments, "seed=0,1,2"]
+    done = run(tmp_path, command, FAULTS=json.dumps({"1": [fault]}))
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert statuses(tmp_path) == ["finished", "failed", "finished"]
+    assert "planted" in summary(tmp_path)["jobs"][1]["error"]
+    assert len(list(tmp_path.glob("outputs/single_obqa/tiny/*"))) == 3
+    before = results(tmp_path)
+    again = run(tmp_path, command)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert statuses(tmp_path) == ["finished"] * 3
+    assert again.stderr.count("finished before") == 2
+    changed = {path for path, when in results(tmp_path).items() if before.get(path) != when}
+    assert len(changed) == 1
+
+
+def test_jobs_at_the_same_time_have_devices_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    with own_device(tmp_path) as first, own_device(tmp_path) as second, own_device(tmp_path) as third:
+        assert [place["CUDA_VISIBLE_DEVICES"] for place in (first, second, third)] == ["3", "5", "3"]
+    with own_device(tmp_path) as free:
+        assert free == {"CUDA_VISIBLE_DEVICES": "3"}
+
+
+def test_a_machine_without_devices_has_no_places_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with own_device(tmp_path) as place:
+        assert place == {}
+
+
+def test_a_stop_file_can_be_made_seen_and_removed(tmp_path: Path):
+    stop = StopFile(tmp_path / "sweep")
+    stop.request()
+    assert stop.requested()
+    stop.withdraw()
+    assert not stop.requested()
