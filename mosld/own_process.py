@@ -1,7 +1,7 @@
 """A training command in a process of its own: what it does to memory, state and itself stays there.
 
-The process is a fork of this one, which has torch imported and no accelerator touched: it starts at once. It ends with
-this one, however that ends.
+Without CUDA the process is a fork of this one, which has torch imported: it starts at once. It ends with this one,
+however that ends.
 """
 
 import multiprocessing
@@ -98,8 +98,9 @@ def _context() -> "multiprocessing.context.ForkContext | multiprocessing.context
 
     import mosld.pipeline  # noqa: F401 - all that a run needs, imported once for all of them
 
-    # A fork cannot use an accelerator that its parent has begun to use; macOS aborts many libraries in a fork.
-    if torch.cuda.is_initialized() or sys.platform == "darwin":
+    # CUDA cannot be used in a fork of a process that only asked whether it is there, as some library may have done;
+    # macOS aborts many libraries in a fork. Then each job imports all of it anew: some seconds.
+    if torch.cuda.device_count() or sys.platform == "darwin":
         return multiprocessing.get_context("spawn")
     return multiprocessing.get_context("fork")
 
@@ -115,9 +116,9 @@ def _live(overrides: list[str], environment: dict[str, str], log: Path | None, s
         signal.signal(number, signal.default_int_handler)
     os.environ.update(environment)
     if log:
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
+        sys.stdout = sys.stderr = log.open("a", buffering=1)
+        for stream in (1, 2):
+            os.dup2(sys.stdout.fileno(), stream)
 
     def command(arguments: list[str]) -> int:
         """The command; tells the parent of an error before it is dealt with as ever."""

@@ -92,7 +92,7 @@ def run_jobs(plan: Sweep, start: Callable[..., Any]) -> int:
 
 
 def _count(plan: Sweep) -> str:
-    """How many jobs there are, and how many of them say the same as another: allocations of a method without experts."""
+    """How many jobs there are, and how many say the same as another: allocations of a method without experts."""
     runs = [run_directory(job.config) for job in plan.jobs]
     double = len(runs) - len(set(runs))
     count = f"{len(runs)} jobs" if runs else "jobs as its sweeper chooses"

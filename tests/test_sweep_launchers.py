@@ -13,6 +13,7 @@ from mosld.places import own_device
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTY = ROOT / "tests" / "reliability" / "faulty_train.py"
+BUG = {"at": "mosld.stages:Stages.make_loop", "call": 1, "only": "Config(seed=1,", "do": "error"}
 
 
 def run(folder: Path, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
@@ -65,15 +66,16 @@ def test_optuna_proposes_the_same_trials_again_and_finds_them_finished(tmp_path:
     assert second.stdout.splitlines()[-1] == found["directory"]
 
 
-def test_optuna_goes_on_after_a_trial_that_diverges(tmp_path: Path, arguments: list[str]):
+def test_optuna_goes_on_after_a_trial_that_fails(tmp_path: Path, arguments: list[str]):
     pytest.importorskip("optuna")
-    more = ["training.learning_rate=choice(1.0e-3,1.0e+38)", "method.rank=4", "method.dropout=0"]
-    more += ["training.max_grad_norm=null", "training.max_steps=8", "hydra.sweeper.n_trials=6"]
-    done = train(tmp_path, *arguments, "sweep=optuna", *more)
+    more = ["method.rank=4", "method.dropout=0", "training.learning_rate=1.0e-3", "seed=choice(0,1)"]
+    command = [str(FAULTY), *arguments, "sweep=optuna", *more, "hydra.sweeper.n_trials=5"]
+    done = run(tmp_path, command, FAULTS=json.dumps({"0": [BUG]}))
     assert done.returncode == 4, done.stderr[-3000:]
-    by_rate = {job["overrides"][-1]: job["status"] for job in summary(tmp_path)["jobs"]}
-    assert len(statuses(tmp_path)) == 6
-    assert set(statuses(tmp_path)) == {"finished", "diverged"}, by_rate
+    assert summary(tmp_path)["status"] == "failed"
+    found = {job["overrides"][-1]: (job["status"], job["error"]) for job in summary(tmp_path)["jobs"]}
+    assert found == {"seed=0": ("finished", None), "seed=1": ("failed", "RuntimeError: planted")}
+    assert len(statuses(tmp_path)) == 5
 
 
 def test_joblib_runs_jobs_at_the_same_time_and_keeps_what_each_prints(tmp_path: Path, arguments: list[str]):
@@ -111,9 +113,8 @@ def test_a_job_that_fails_on_one_rank_ends_on_both_and_no_other_does(launch: str
         "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
         "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
     }
-    fault = {"at": "mosld.stages:Stages.make_loop", "call": 1, "only": "Config(seed=1,", "do": "error"}
     command = [*starts[launch], str(FAULTY), "-m", *arguments, "seed=0,1,2"]
-    done = run(tmp_path, command, FAULTS=json.dumps({"1": [fault]}))
+    done = run(tmp_path, command, FAULTS=json.dumps({"1": [BUG]}))
     assert done.returncode == 1, done.stderr[-3000:]
     assert statuses(tmp_path) == ["finished", "failed", "finished"]
     assert "planted" in summary(tmp_path)["jobs"][1]["error"]

@@ -108,7 +108,9 @@ def job_overrides(task: Sequence[str]) -> list[str]:
 
 def _refused(own: list[str], given: list[str]) -> list[str]:
     """What no sweep can take."""
-    errors = [f"{text}: in a sweep only {', '.join(OPEN)} are open." for text in own if not text.lstrip("+").startswith(OPEN)]
+    errors = [
+        f"{text}: in a sweep only {', '.join(OPEN)} are open." for text in own if not text.lstrip("+").startswith(OPEN)
+    ]
     errors += [f"{hidden(text)}: holds what looks like a secret." for text in own if hidden(text) != text]
     for text in given:
         if text.lstrip("+").startswith("output_dir=") and not text.endswith("=null"):
