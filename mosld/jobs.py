@@ -25,7 +25,13 @@ from mosld.logging.atomic import write_json
 from mosld.own_process import Ended, StopFile, own_process
 from mosld.places import own_device, task_environment
 
-STATUS = {FINISHED: "finished", DIVERGED: "diverged", INTERRUPTED: "interrupted", STOPPED: "interrupted"}
+STATUS = {
+    FINISHED: "finished",
+    DIVERGED: "diverged",
+    INTERRUPTED: "interrupted",
+    STOPPED: "interrupted",
+    -signal.SIGTERM: "interrupted",  # asked to end before it could take the wish
+}
 
 
 class JobFailedError(RuntimeError):
@@ -149,7 +155,7 @@ def _record(
     """A job as the summary shows it; a run that ended otherwise than its process says nothing."""
     status = "passed the check" if config.check and ended.code == FINISHED else STATUS.get(ended.code, "failed")
     results = results if results.get("status") == status else {}
-    good = status in ("finished", "passed the check")
+    known = status in ("finished", "passed the check", "interrupted")
     return {
         "job": number + 1,
         "overrides": list(overrides),
@@ -158,7 +164,7 @@ def _record(
         "average": results.get("average"),
         "validation_average": results.get("validation_average"),
         "seconds": results.get("seconds"),
-        "error": None if good else ended.message or results.get("error") or status,
+        "error": None if known else ended.message or results.get("error") or status,
     }
 
 
