@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from mosld.cli import DIVERGED, FINISHED, INTERRUPTED, STOPPED
 from mosld.config import Config, DataConfig, SourceConfig, UserError, load_config, run_directory
-from mosld.config.sweep import job_overrides
+from mosld.config.sweep_values import job_overrides
 from mosld.data import load_dataset
 from mosld.logging import Console, RunDirectory
 from mosld.logging.atomic import write_json

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,6 +25,7 @@ from mosld.config.identity import run_directory
 from mosld.config.ranks import several
 from mosld.config.schema import Config
 from mosld.config.secrets import hidden
+from mosld.config.sweep_values import job_overrides, probes, product, refuse_kinds, singles, varying
 
 FLAGS = ("-m", "--multirun")
 OPEN = ("hydra.sweeper.", "hydra.launcher.", "hydra/launcher", "hydra/sweeper")
@@ -82,28 +81,24 @@ def plan_sweep(arguments: Sequence[str]) -> Sweep:
     groups = [text for text in given if text.startswith(("sweep=", "experiment=", "launcher="))]
     if errors or any(override_mistakes(text, errors) for text in groups):
         raise UserError(*errors)
+    _only_hydra(groups)
     hydra, loader = _hydra_config([*groups, *own])
     merged = _merged(hydra, given)
     for text in merged:
-        for single in _singles(text, loader, errors):
+        for single in singles(text, loader, errors):
             if override_mistakes(single, errors) and "unknown key" in errors[-1]:
                 break  # as wrong with every other value
     if errors:
         raise UserError(*dict.fromkeys(errors))
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(merged)
     adaptive = not hydra.sweeper._target_.endswith("BasicSweeper")
-    _no_unknown_sweeps(parsed, adaptive)
-    jobs = _checked(_probes(merged, loader) if adaptive else _product(parsed))
+    refuse_kinds(parsed, adaptive)
+    jobs = _checked(probes(merged, loader) if adaptive else product(parsed))
     name = _name(groups, jobs, [*merged, *own] if adaptive else [])
     directory = Path("outputs") / "sweeps" / name
     launcher = str(hydra.runtime.choices["hydra/launcher"])
     ours = ["hydra.sweeper.params=null", f"hydra.sweep.dir={directory}", "hydra.mode=MULTIRUN"]
     return Sweep(name, directory, [*map(forced, merged), *own, *ours], [] if adaptive else jobs, launcher)
-
-
-def job_overrides(task: Sequence[str]) -> list[str]:
-    """The overrides of one job as a command of its own takes them."""
-    return [text.lstrip("+") if "shape" not in text else text for text in task if not text.startswith("launcher=")]
 
 
 def _refused(own: list[str], given: list[str]) -> list[str]:
@@ -118,6 +113,15 @@ def _refused(own: list[str], given: list[str]) -> list[str]:
         elif text.startswith("launcher=") and several() and not text.endswith("=local"):
             errors.append(f"{text}: jobs are started by this launch of several processes already; leave it out.")
     return errors
+
+
+def _only_hydra(groups: list[str]) -> None:
+    """A sweep file says which values there are and nothing of a run: a job is then a command without `sweep=`."""
+    for name in (text.split("=")[1] for text in groups if text.startswith("sweep=")):
+        file = config_directory() / "sweep" / f"{name}.yaml"
+        more = sorted({str(key) for key in OmegaConf.load(file)} - {"defaults", "hydra"}) if file.is_file() else []
+        if more:
+            raise UserError(f"{file}: sets {', '.join(more)}; a sweep file has hydra alone.")
 
 
 def _hydra_config(overrides: list[str]) -> tuple[DictConfig, Any]:
@@ -142,44 +146,6 @@ def _merged(hydra: DictConfig, given: list[str]) -> list[str]:
     return list(found.values())
 
 
-def _singles(text: str, loader: Any, errors: list[str]) -> list[str]:
-    """One override for each value that this one takes: the two ends of an interval."""
-    try:
-        (override,) = OverridesParser.create(config_loader=loader).parse_overrides([text])
-        if not override.is_sweep_override():
-            return [text]
-        value = override.value()
-        if isinstance(value, IntervalSweep):
-            return [f"{override.get_key_element()}={end}" for end in (value.start, value.end)]
-        found = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-    except HydraException:
-        return [text]
-    if not found:
-        errors.append(f"{text}: names no value.")
-    return found
-
-
-def _no_unknown_sweeps(parsed: list[Override], adaptive: bool) -> None:
-    """Refuse the kinds of values that the sweeper cannot take."""
-    for override in parsed:
-        if isinstance(override.value(), IntervalSweep) and not adaptive:
-            raise UserError(f"{override.input_line}: an interval has no list of values; use sweep=optuna.")
-        if isinstance(override.value(), Glob) and adaptive:
-            raise UserError(f"{override.input_line}: name the values for Optuna, as in choice(lora,mosld).")
-
-
-def _product(parsed: list[Override]) -> list[list[str]]:
-    """All combinations, in the order in which Hydra's sweeper takes them."""
-    return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
-
-
-def _probes(merged: list[str], loader: Any) -> list[list[str]]:
-    """Where the sweeper chooses: every value once, beside the first ones of the other keys."""
-    values = [_singles(text, loader, []) for text in merged]
-    first = [found[0] for found in values]
-    return [[*first[:i], value, *first[i + 1 :]] for i, found in enumerate(values) for value in found]
-
-
 def _checked(jobs: list[list[str]]) -> list[Job]:
     """Each job with its config; a mistake that several share is told once, with the first of them."""
     found: list[Job] = []
@@ -200,12 +166,6 @@ def _where(broken: list[list[str]], jobs: list[list[str]]) -> str:
     if len(broken) == len(jobs):
         return ""
     return f" (in {len(broken)} of {len(jobs)} jobs, the first: {' '.join(varying(broken[0], jobs))})"
-
-
-def varying(overrides: list[str], jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Those overrides of a job that not all jobs share; all of them where there is one job."""
-    shared = set.intersection(*(set(job_overrides(job)) for job in jobs)) if len(jobs) > 1 else set()
-    return [text for text in overrides if text not in shared and not text.startswith("sweep=")]
 
 
 def _name(groups: list[str], jobs: list[Job], texts: list[str]) -> str:

@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from mosld.config.sweep import Sweep, varying
+from mosld.config.sweep import Sweep
+from mosld.config.sweep_values import varying
 from mosld.logging.atomic import write_json
 
 SCHEMA_VERSION = 1

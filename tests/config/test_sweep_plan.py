@@ -6,7 +6,8 @@ import pytest
 
 from mosld.config import UserError, groups, load_config, run_directory
 from mosld.config.groups import config_directory, group_options
-from mosld.config.sweep import is_sweep, job_overrides, plan_sweep
+from mosld.config.sweep import is_sweep, plan_sweep
+from mosld.config.sweep_values import job_overrides
 
 JOBS = {"dropout": 6, "rank": 5, "allocation": 5, "seeds": 3, "dropout_x_rank": 30, "optuna": 0}
 
@@ -88,7 +89,7 @@ def test_a_job_is_the_run_that_a_command_of_its_own_makes():
 
 
 def test_overrides_of_a_job_are_as_they_are_typed():
-    assert job_overrides(["++seed=1", "method=lora", "launcher=joblib", "+model.shape.x=1"]) == [
+    assert job_overrides(["++seed=1", "method=lora", "launcher=joblib", "sweep=rank", "+model.shape.x=1"]) == [
         "seed=1", "method=lora", "+model.shape.x=1",
     ]  # fmt: skip
 
@@ -169,6 +170,13 @@ def test_the_extra_of_an_option_exists(chosen: str):
     pyproject = (config_directory().parent / "pyproject.toml").read_text()
     package, extra = groups.PLUGINS[chosen]
     assert f'\n{extra} = ["{package.split(".")[1].replace("_", "-")}' in pyproject
+
+
+def test_a_sweep_file_that_sets_a_key_of_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "rank.yaml").write_text("seed: 3\nhydra:\n  mode: MULTIRUN\n")
+    monkeypatch.setattr("mosld.config.sweep.config_directory", lambda: tmp_path)
+    assert "sets seed; a sweep file has hydra alone" in refusal("sweep=rank")[0]
 
 
 def test_without_m_the_message_says_to_add_it():
