@@ -114,6 +114,7 @@ def _live(overrides: list[str], environment: dict[str, str], log: Path | None, s
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's: the parent queues the job again, and asks this to end
     os.environ.update(environment)
     if log:
         sys.stdout = sys.stderr = log.open("a", buffering=1)

@@ -83,6 +83,9 @@ def plan_sweep(arguments: Sequence[str]) -> Sweep:
         raise UserError(*errors)
     _only_hydra(groups)
     hydra, loader = _hydra_config([*groups, *own])
+    launcher = str(hydra.runtime.choices["hydra/launcher"])
+    if several() and launcher != "basic":
+        raise UserError(f"launcher: jobs are started by this launch of several processes, not by {launcher}; drop it.")
     merged = _merged(hydra, given)
     for text in merged:
         for single in singles(text, loader, errors):
@@ -96,7 +99,6 @@ def plan_sweep(arguments: Sequence[str]) -> Sweep:
     jobs = _checked(probes(merged, loader) if adaptive else product(parsed))
     name = _name(groups, jobs, [*merged, *own] if adaptive else [])
     directory = Path("outputs") / "sweeps" / name
-    launcher = str(hydra.runtime.choices["hydra/launcher"])
     ours = ["hydra.sweeper.params=null", f"hydra.sweep.dir={directory}", "hydra.mode=MULTIRUN"]
     return Sweep(name, directory, [*map(forced, merged), *own, *ours], [] if adaptive else jobs, launcher)
 
@@ -110,8 +112,6 @@ def _refused(own: list[str], given: list[str]) -> list[str]:
     for text in given:
         if text.lstrip("+").startswith("output_dir=") and not text.endswith("=null"):
             errors.append(f"{text}: names one run, and a sweep has a directory for each; leave it out.")
-        elif text.startswith("launcher=") and several() and not text.endswith("=local"):
-            errors.append(f"{text}: jobs are started by this launch of several processes already; leave it out.")
     return errors
 
 

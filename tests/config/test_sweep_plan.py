@@ -155,7 +155,8 @@ def test_no_secret_is_repeated():
 
 def test_other_launchers_are_refused_in_a_launch_of_several_processes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "started by this launch" in refusal("sweep=rank", "launcher=joblib")[0]
+    for chosen in ("launcher=joblib", "hydra/launcher=submitit_local"):
+        assert "started by this launch" in refusal("sweep=rank", chosen)[0]
 
 
 @pytest.mark.parametrize("chosen", groups.PLUGINS)
