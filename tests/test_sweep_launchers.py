@@ -108,25 +108,30 @@ def losses(run: Path) -> list[float]:
     return [line["cross_entropy"] for line in lines if "cross_entropy" in line]
 
 
-@pytest.mark.parametrize("launch", ["accelerate", "torchrun"])
+STARTS = {
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+}
+
+
+@pytest.mark.parametrize("launch", STARTS)
 def test_a_job_that_fails_on_one_rank_ends_on_both_and_no_other_does(launch: str, tmp_path: Path, arguments: list[str]):
-    starts = {
-        "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
-        "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-    }
-    command = [*starts[launch], str(FAULTY), "-m", *arguments, "seed=0,1,2"]
+    command = [*STARTS[launch], str(FAULTY), "-m", *arguments, "seed=0,1,2"]
     done = run(tmp_path, command, FAULTS=json.dumps({"1": [BUG]}))
     assert done.returncode == 1, done.stderr[-3000:]
     assert statuses(tmp_path) == ["finished", "failed", "finished"]
     assert "planted" in summary(tmp_path)["jobs"][1]["error"]
     assert len(list(tmp_path.glob("outputs/single_obqa/tiny/*"))) == 3
+
+
+def test_a_sweep_in_several_processes_makes_only_what_is_missing(tmp_path: Path, arguments: list[str]):
+    assert train(tmp_path, *arguments, "seed=0").returncode == 0
     before = results(tmp_path)
-    again = run(tmp_path, command)
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert statuses(tmp_path) == ["finished"] * 3
-    assert again.stderr.count("finished before") == 2
-    changed = {path for path, when in results(tmp_path).items() if before.get(path) != when}
-    assert len(changed) == 1
+    done = run(tmp_path, [*STARTS["torchrun"], "-m", "mosld.train", "-m", *arguments, "seed=0,1"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert statuses(tmp_path) == ["finished"] * 2
+    assert done.stderr.count("finished before") == 1
+    assert results(tmp_path).items() > before.items()
 
 
 def test_jobs_at_the_same_time_have_devices_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
