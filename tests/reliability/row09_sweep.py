@@ -58,7 +58,7 @@ def _killed(full: bool, folder: Path) -> Outcome:
     arguments = _arguments(folder, f"range(0,{JOBS})")
     child = _start(folder, arguments, _faults(), "log")
     while not (_run(folder, KILLED_IN) / "metrics.jsonl").exists():
-        assert nursery().wait(child, 0.0) is None, (folder / "log").read_text()[-3000:]
+        assert nursery().wait(child, 0.01) is None, (folder / "log").read_text()[-3000:]
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
     assert nursery().wait(child) == -signal.SIGKILL
@@ -108,7 +108,7 @@ def _stopped(name: str, folder: Path) -> None:
     arguments = _arguments(folder, "0,1,2")
     child = _start(folder, arguments, [], "log")
     while not (_run(folder, 1) / "metrics.jsonl").exists():
-        assert nursery().wait(child, 0.0) is None, (folder / "log").read_text()[-3000:]
+        assert nursery().wait(child, 0.01) is None, (folder / "log").read_text()[-3000:]
         time.sleep(0.005)
     os.kill(child, signal.Signals[name])
     assert nursery().wait(child) == 75
