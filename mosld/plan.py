@@ -1,17 +1,22 @@
-"""What a run would train, without loading anything: ``python -m mosld.plan model=llama2_7b method=mosld``."""
+"""What a run would train and need, without loading anything: ``python -m mosld.plan model=llama2_7b method=mosld``."""
 
 import sys
 from collections.abc import Sequence
 
 from mosld.cli import FINISHED, run_command
-from mosld.config import UserError, load_config
+from mosld.config import load_config
+from mosld.plan_keys import describe, split_keys
 
-USAGE = """Count the parameters that a run would train; nothing is loaded or fetched, the shapes stand in conf/model.
+USAGE = f"""Parameters, memory for each GPU, FLOPs, hours, and which file of conf/accelerate fits.
 
   python -m mosld.plan model=llama2_7b method=mosld
+  python -m mosld.plan model=llama2_13b method=mosld training=paper gpus=16 gpu_memory=40GiB
   python -m mosld.plan model=llama2_7b method=mosld json=true    # one JSON object
 
-Takes the groups and keys of mosld.train."""
+Nothing is loaded or fetched: one step runs in shapes alone, which stand in conf/model. Takes the groups and keys of
+mosld.train, and its own:
+
+{describe()}"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,25 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def plan(arguments: list[str]) -> int:
     """Config, shapes, counts."""
-    as_json, overrides = split_json(arguments)
+    keys, overrides = split_keys(arguments)
     config = load_config(overrides)
-    from mosld.planning import estimate, show  # imports torch, transformers and peft: only now is everything checked
+    from mosld.planning import estimate  # imports torch, transformers and peft: only now is everything checked
+    from mosld.plan_view import show
 
-    show(estimate(config), as_json)
+    show(estimate(config, keys), keys.json)
     return FINISHED
-
-
-def split_json(arguments: list[str]) -> tuple[bool, list[str]]:
-    """Whether `json=true` is among the arguments, and the others.
-
-    Raises:
-        UserError: json has another value.
-    """
-    given = [argument for argument in arguments if argument.startswith("json=")]
-    wrong = [argument for argument in given if argument not in ("json=true", "json=false")]
-    if wrong:
-        raise UserError(f"{wrong[0]}: must be true or false.")
-    return "json=true" in given, [argument for argument in arguments if argument not in given]
 
 
 if __name__ == "__main__":

@@ -1,44 +1,76 @@
-"""What a run would train, counted on the meta device: shapes without weights."""
+"""The plan of a run: what `needs` measured, for the data at hand and the machines that are asked about."""
 
-import json
+from dataclasses import asdict
 from typing import Any
 
-from mosld.adapters import adapt_with
 from mosld.config import Config, identity, run_directory
 from mosld.config.method_rules import experts_of
-from mosld.model.shape import meta_model
+from mosld.layouts import RESERVED, first_fitting, layouts, peak
+from mosld.needs import Needs, needs
+from mosld.plan_keys import PlanKeys
 from mosld.quiet import silence_libraries
-from mosld.stages import parameter_counts
+from mosld.workload import Workload, workload
 
 
-def estimate(config: Config) -> dict[str, Any]:
-    """Model, method, where the run would lie, and its exact parameter counts."""
+def estimate(config: Config, keys: PlanKeys) -> dict[str, Any]:
+    """Model, method, exact parameters, memory, FLOPs, hours, and where the run would lie.
+
+    Raises:
+        UserError: rows of a local source that cannot be read.
+    """
     silence_libraries()
-    model = meta_model(config.model)
-    base = sum(parameter.numel() for parameter in model.parameters())
-    adapted = adapt_with(model, config.method, config.allocation, seed=None)
-    mixture = config.method.kind == "mixture"
+    work = workload(config, keys.length, keys.answer)
+    found = needs(config, work.length, work.answer, keys.gpus)
     experts = len(config.method.domains or []) or experts_of(config.method, config.allocation)
     return {
         "model": config.model.name,
         "method": config.method.name,
-        "experts": experts if mixture else None,
-        "parameters": {**parameter_counts(adapted), "base": base},
+        "experts": experts if config.method.kind == "mixture" else None,
+        "parameters": found.parameters,
+        "data": asdict(work),
+        "micro_batch": found.rows,
+        "memory": _memory(found, config, keys),
+        "flops_per_token": _flops(found, config, work),
+        **(_machines(found, config, work, keys) if keys.gpus else {}),
         "run": str(run_directory(config)),
         "config_hash": identity(config),
     }
 
 
-def show(plan: dict[str, Any], as_json: bool) -> None:
-    """Print the plan: for a person, or as one JSON object."""
-    if as_json:
-        print(json.dumps(plan))
-        return
-    count = plan["parameters"]
-    print(f"{plan['method']} on {plan['model']}")
-    if plan["experts"] is not None:
-        print(f"  experts     {plan['experts']} (per module; a list is stretched over the depth)")
-    print(f"  base        {count['base']:>15,} parameters")
-    print(f"  trainable   {count['trainable']:>15,} ({100 * count['trainable'] / count['base']:.3f} % of the base)")
-    print(f"  total       {count['total']:>15,}")
-    print(f"  run         {plan['run']}")
+def _memory(found: Needs, config: Config, keys: PlanKeys) -> dict[str, Any]:
+    """The parts of a device's memory in bytes where nothing is cut among several, and the peak with them all."""
+    reserved = RESERVED if keys.gpus else 0
+    return {
+        "weights": found.sizes.weights,
+        "adapter": found.sizes.adapter,
+        "gradients": found.plain.gradients,
+        "optimiser": found.sizes.optimiser,
+        "activations": found.plain.saved,
+        "activations_checkpointing": found.saving.saved if found.saving else None,
+        "reserved": reserved,
+        "peak": peak(found.sizes, found.plain) + reserved,
+        "peak_checkpointing": peak(found.sizes, found.saving) + reserved if found.saving else None,
+    }
+
+
+def _flops(found: Needs, config: Config, work: Workload) -> dict[str, float]:
+    """FLOPs for each token of the longest rows, as the run is configured."""
+    cost = found.saving if config.training.gradient_checkpointing and found.saving else found.plain
+    tokens = found.rows * work.length
+    return {"forward": cost.forward_flops / tokens, "training": cost.flops / tokens}
+
+
+def _machines(found: Needs, config: Config, work: Workload, keys: PlanKeys) -> dict[str, Any]:
+    """Hours on the machines, bytes on each GPU by layout, and the layout that fits."""
+    flops = work.tokens * _flops(found, config, work)["training"]
+    seconds = flops / (keys.gpus * keys.gpu_tflops * 1e12 * keys.utilisation)
+    plain = layouts(found.sizes, found.plain, keys.gpus)
+    saving = layouts(found.sizes, found.saving, keys.gpus) if found.saving else plain
+    chosen = saving if config.training.gradient_checkpointing else plain
+    fitting = first_fitting(chosen, keys.memory_bytes)
+    return {
+        "machines": {**asdict(keys), "hours": seconds / 3600},
+        "layouts": {"plain": plain, "checkpointing": saving if found.saving else None},
+        "accelerate": fitting or first_fitting(saving, keys.memory_bytes),
+        "needs_checkpointing": fitting is None and first_fitting(saving, keys.memory_bytes) is not None,
+    }

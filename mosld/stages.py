@@ -26,7 +26,7 @@ from mosld.logging.manifest import write_folder
 from mosld.logging.model_card import write_model_card
 from mosld.logging.tracker import Tracker
 from mosld.model import load_model, processes
-from mosld.training import Checkpoints, Loop, Stepper, StopSignals, make_optimizer, trained_parameters
+from mosld.training import Checkpoints, Loop, Stepper, StopSignals, make_optimizer, ready_to_train, trained_parameters
 
 
 def load_on_device(config: Config) -> tuple[Any, Any]:
@@ -87,14 +87,7 @@ class Stages:
         config = self.config
         set_seed(config.seed)
         adapted: Any = adapt_with(model, config.method, config.allocation, config.seed)
-        inner = adapted
-        if isinstance(adapted, PeftModel):
-            inner = adapted.get_base_model()
-        else:
-            adapted.float()  # an update of 1e-5 is lost in a bfloat16 weight
-        if config.training.gradient_checkpointing:
-            adapted.enable_input_require_grads()
-            inner.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        ready_to_train(adapted, config.training.gradient_checkpointing)
         count = parameter_counts(adapted)
         share = 100 * count["trainable"] / count["total"]
         self.console.say(f"trainable parameters: {count['trainable']:,} of {count['total']:,} ({share:.3f} %)")

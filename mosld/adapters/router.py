@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, one_hot, rms_norm
+from transformers.utils.generic import maybe_autocast
 
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.context import ForwardContext
@@ -40,7 +41,7 @@ class Router(nn.Module):
     def forward(self, x_BSI: Tensor, context: ForwardContext) -> Routing:
         """The routing of every token; with router "domain", of every sequence (S is 1)."""
         # Under autocast a router in low precision would flip close choices.
-        with torch.autocast(x_BSI.device.type, enabled=False):
+        with maybe_autocast(x_BSI.device.type, enabled=False):
             x_BSI, weight = x_BSI.float(), self.weight.float()
             config = self.config
             if config.router == "domain":

@@ -19,7 +19,15 @@ def transformers_config(config: ModelConfig) -> PretrainedConfig:
         raise UserError(f"model={config.name}: {place}: {error}") from error
 
 
-def meta_model(config: ModelConfig) -> Any:
-    """The model on the meta device: shapes and parameter counts, no memory."""
+def meta_model(config: ModelConfig, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:
+    """The model on the meta device: shapes and parameter counts, no memory.
+
+    Args:
+        config: the model group.
+        dtype: of the weights; None: the default one.
+        attention: name of the attention function; None: transformers' own choice.
+    """
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(transformers_config(config))
+        return AutoModelForCausalLM.from_config(
+            transformers_config(config), dtype=dtype, attn_implementation=attention
+        )

@@ -1,0 +1,95 @@
+"""A plan as a person reads it, or as one JSON object."""
+
+import json
+from typing import Any
+
+GIB = 2**30
+
+
+def show(plan: dict[str, Any], as_json: bool) -> None:
+    """Print the plan."""
+    print(json.dumps(plan) if as_json else "\n".join(lines(plan)))
+
+
+def lines(plan: dict[str, Any]) -> list[str]:
+    """The plan, a line for each figure."""
+    return [
+        f"{plan['method']} on {plan['model']}",
+        *_parameters(plan),
+        *_memory(plan),
+        *_time(plan),
+        *_machines(plan),
+        f"  run         {plan['run']}",
+    ]
+
+
+def _parameters(plan: dict[str, Any]) -> list[str]:
+    count, matrices = plan["parameters"], plan["parameters"]["lora_matrices"]
+    found = []
+    if plan["experts"] is not None:
+        found.append(f"  experts     {plan['experts']} (per module; a list is stretched over the depth)")
+    found += [
+        f"  base        {count['base']:>15,} parameters",
+        f"  trainable   {count['trainable']:>15,} ({100 * count['trainable'] / count['base']:.3f} % of the base)",
+        f"  total       {count['total']:>15,}",
+    ]
+    if matrices["A"]:
+        found.append(f"  matrices    {matrices['A']:,} A and {matrices['B']:,} B")
+    return found
+
+
+def _memory(plan: dict[str, Any]) -> list[str]:
+    memory, data = plan["memory"], plan["data"]
+    rows = f"{plan['micro_batch']} rows of {data['length']} tokens, {data['answer']} of them with a loss"
+    saving = "with training.gradient_checkpointing=true"
+    parts = [
+        ("weights", "weights", ""),
+        ("adapter", "adapter", ""),
+        ("gradients", "gradients", ""),
+        ("optimiser", "optimiser", ""),
+        ("activations", "activations", "held for backward"),
+        ("", "activations_checkpointing", saving),
+        ("reserved", "reserved", "an allowance for CUDA, not measured"),
+        ("peak", "peak", "gradients come as activations go: at most the sum, and what is short-lived"),
+        ("", "peak_checkpointing", saving),
+    ]
+    found = [f"  memory in GiB, a micro-batch of {rows}"]
+    for title, key, note in parts:
+        if memory[key] != 0:
+            size = "-" if memory[key] is None else f"{memory[key] / GIB:.3f}"
+            found.append(f"    {title:13}{size:>9}  {note}".rstrip())
+    return found
+
+
+def _time(plan: dict[str, Any]) -> list[str]:
+    data, flops = plan["data"], plan["flops_per_token"]
+    return [
+        f"  data        {data['rows']:,} rows of {data['row_tokens']} tokens on average ({data['source']}), "
+        f"{data['steps']:,} steps, {data['tokens']:,} tokens",
+        f"  FLOPs       {flops['training'] / 1e9:.3f} G a token, {flops['forward'] / 1e9:.3f} G of them forward",
+    ]
+
+
+def _machines(plan: dict[str, Any]) -> list[str]:
+    machines = plan.get("machines")
+    if machines is None:
+        return []
+    hours = machines["hours"]
+    found = [
+        f"  time        {hours:.2f} hours on {machines['gpus']} GPUs at {machines['gpu_tflops']:g} TFLOP/s and "
+        f"{100 * machines['utilisation']:g} % utilisation (assumed: gpu_tflops=, utilisation=)",
+        f"  GiB on each of {machines['gpus']} GPUs of {machines['gpu_memory']}, by file of conf/accelerate",
+    ]
+    saving = plan["layouts"]["checkpointing"]
+    for name, size in plan["layouts"]["plain"].items():
+        other = f"{saving[name] / GIB:8.1f} with checkpointing" if saving else ""
+        found.append(f"    {name:17}{size / GIB:7.1f}{other}")
+    return [*found, f"  fits        {_verdict(plan)}"]
+
+
+def _verdict(plan: dict[str, Any]) -> str:
+    if plan["accelerate"] is None:
+        return "none: lower training.micro_batch_size, or take more or larger GPUs"
+    return f"conf/accelerate/{plan['accelerate']}.yaml" + (
+        " with training.gradient_checkpointing=true" if plan["needs_checkpointing"] else ""
+    )

@@ -1,0 +1,24 @@
+"""What an adapted model needs before its first step, on any device."""
+
+from collections.abc import Callable
+from typing import Any
+
+from peft import PeftModel
+
+
+def ready_to_train(adapted: Any, checkpointing: bool, contexts: Callable[[], Any] | None = None) -> Any:
+    """The model itself: float32 where its own weights train, and recomputing its layers in backward where asked for.
+
+    Args:
+        adapted: the model; it is changed in place.
+        checkpointing: whether to recompute.
+        contexts: makes the two contexts in which layers run and run again (`context_fn` of torch.utils.checkpoint).
+    """
+    if not isinstance(adapted, PeftModel):
+        adapted.float()  # an update of 1e-5 is lost in a bfloat16 weight
+    if checkpointing:
+        inner = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
+        adapted.enable_input_require_grads()
+        options = {"use_reentrant": False} | ({"context_fn": contexts} if contexts else {})
+        inner.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    return adapted
