@@ -96,6 +96,8 @@ class LoggerConfig:
     project: str = setting("mosld", "W&B project.", affects_results=False)
     entity: str | None = setting(None, "W&B team or user.", affects_results=False)
     group: str | None = setting(None, "W&B group; null: <data>-<model>, or the sweep.", affects_results=False)
+    job_type: str = setting("train", "W&B job type.", affects_results=False)
+    artifact: bool = setting(False, "W&B: also send the trained adapter, as an artifact.", affects_results=False)
 
 
 @dataclass(frozen=True)

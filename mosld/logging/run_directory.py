@@ -18,7 +18,7 @@ from mosld.logging.config_tree import lookup, read_config_tree
 
 OURS = (
     "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id", "routing.json", "checkpoints",
-    "adapter", "model", "experts", "predictions", "eval", "inspect", "wandb", "config.yaml", "data.json",
+    "adapter", "model", "experts", "predictions", "figures", "eval", "inspect", "wandb", "config.yaml", "data.json",
 )  # fmt: skip
 
 

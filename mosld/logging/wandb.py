@@ -1,26 +1,32 @@
 """Weights & Biases: online where a key is configured, else offline into the run directory.
 
-The dashboard shows train/* over train/step, validation/* and test/* per task, and a table of predictions. No secret
-and no question text is sent: the config holds none of them, and the environment is not recorded.
+The dashboard shows train/* over train/step and by_tokens/* over train/tokens, validation/* and test/* per task, tables
+of scores and predictions, and the run's figures. No secret and no question text is sent: the config holds none of them,
+and the environment is not recorded.
 """
 
 import dataclasses
+import json
 import netrc
 import os
 import secrets
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import wandb
 
-from mosld.config import Config, UserError
+from mosld.config import Config, UserError, identity
 from mosld.evaluation import Evaluation
 from mosld.logging.atomic import write_text
 from mosld.logging.console import Console
 from mosld.logging.results import git_hash
 from mosld.logging.run_directory import RunDirectory, run_name
+from mosld.logging.title import run_title
+from mosld.logging.wandb_results import send_adapter, send_figures, send_tables, write_summary
 
-TABLE_ROWS = 200  # predictions per task in the table; all of them stand in predictions/<task>.jsonl
+BY_TOKENS = ("cross_entropy", "balance_loss", "router_loss")
 
 
 class WandbTracker:
@@ -32,21 +38,26 @@ class WandbTracker:
         Raises:
             UserError: the server cannot be reached.
         """
-        self._console, self._directory = console, run
+        self._console, self._directory, self._logger = console, run, config.logger
         self._offline = resolve_mode(config.logger.mode) == "offline"
-        name = run_name(config, run.path)
         try:
             self._run = wandb.init(
                 project=config.logger.project,
                 entity=config.logger.entity,
                 group=config.logger.group or f"{config.data.name}-{config.model.name}",
-                job_type="train",
-                name=name,
+                job_type=config.logger.job_type,
+                name=run_title(config),
                 id=_run_id(run),
                 resume=None if self._offline else "allow",
                 mode="offline" if self._offline else "online",
                 dir=str(run.path),
-                config={**dataclasses.asdict(config), "overrides": overrides, "git_hash": git_hash()},
+                config={
+                    **dataclasses.asdict(config),
+                    "overrides": overrides,
+                    "run_name": run_name(config, run.path),
+                    "config_hash": identity(config),
+                    "git_hash": git_hash(),
+                },
                 settings=wandb.Settings(
                     console="off", silent=True, disable_git=True, save_code=False, x_disable_machine_info=True
                 ),
@@ -55,13 +66,25 @@ class WandbTracker:
             raise UserError(
                 f"logger=wandb: the run cannot be started ({error}); use logger.mode=offline or logger=files."
             ) from error
-        self._run.define_metric("train/step")
-        self._run.define_metric("train/tokens")
-        for metrics in ("train/*", "validation/*"):
-            self._run.define_metric(metrics, step_metric="train/step")
+        # The server has what it was sent before; an offline file begins anew, and must hold everything by itself.
+        self._sent = int(self._run.summary.get("train/step") or 0) if self._run.resumed else 0
+        self._replayed = not self._offline
+        _define_metrics(self._run)
 
     def step(self, values: dict[str, Any]) -> None:
-        """A line of metrics.jsonl: training or validation."""
+        """A line of metrics.jsonl: training, validation or checkpoint."""
+        if not self._replayed:
+            self._replay()
+        elif values["step"] > self._sent:
+            self._log(values)
+
+    def _replay(self) -> None:
+        """All lines so far, the one just written too: those before it are of earlier starts."""
+        self._replayed = True
+        for line in _lines(self._directory.metrics):
+            self._log(line)
+
+    def _log(self, values: dict[str, Any]) -> None:
         if "validation_accuracy" in values:
             scores = {f"validation/{task}": score for task, score in values["validation_accuracy"].items()}
             self._run.log({"train/step": values["step"], "validation/average": values["validation_average"], **scores})
@@ -70,37 +93,46 @@ class WandbTracker:
         shares = {
             "train/busiest_expert_share": max(map(max, load)),
             "train/idlest_expert_share": min(map(min, load)),
-        } if load else {}  # fmt: skip
+        } if load and all(None not in shares for shares in load) else {}  # fmt: skip
         dropped = values.get("dropped", {}).values()  # where experts have limited room
         if dropped:
             shares["train/dropped_share"] = sum(dropped) / len(dropped)
         numbers = {f"train/{key}": value for key, value in values.items() if isinstance(value, int | float)}
-        self._run.log({**numbers, **shares})
+        by_tokens = {f"by_tokens/{key}": values[key] for key in BY_TOKENS if values.get(key) is not None}
+        self._run.log({**numbers, **shares, **by_tokens})
 
     def finish(self, results: dict[str, Any], evaluation: Evaluation | None) -> None:
-        """Scores as the run's summary, predictions as a table; then how to send an offline run."""
-        summary = self._run.summary
-        for key in ("status", "average", "base_average", "parameters", "tokens_per_second", "peak_memory_bytes"):
-            if key in results:
-                summary[key] = results[key]
-        for kind, prefix in (("scores", "test"), ("base_scores", "untrained")):
-            for task, score in results.get(kind, {}).items():
-                summary[f"{prefix}/{task}/accuracy"] = score["accuracy"]
-                summary[f"{prefix}/{task}/stderr"] = score["stderr"]
+        """Summary, tables, figures, and the adapter where asked for; then how to send an offline run."""
+        if not self._replayed:  # nothing was left to train
+            self._replay()
+        write_summary(self._run, results)
+        send_figures(self._run, list(_lines(self._directory.metrics)), self._directory)
         if evaluation is not None:
-            columns: list[str | int] = ["task", "id", "prediction", "correct", "scores"]
-            rows = [
-                [task, p.id, str(p.prediction), p.correct, str(p.as_json().get("scores", ""))]
-                for task, found in evaluation.predictions.items()
-                for p in found[:TABLE_ROWS]
-            ]
-            self._run.log({"predictions": wandb.Table(columns=columns, data=rows)})
+            send_tables(self._run, results, evaluation)
+        if self._logger.artifact and results["status"] == "finished":
+            send_adapter(self._run, self._directory, results)
+        if results["status"] == "diverged":
+            self._run.alert(f"{self._run.name} diverged", results["error"], level=wandb.AlertLevel.ERROR)
+        files = Path(self._run.dir).parent
         self._run.finish(exit_code=0 if results["status"] == "finished" else 1)
         wandb.teardown()  # an offline `finish` returns before its file is written; this waits
         if self._offline:
-            self._console.say(
-                f"W&B run kept offline; send it with: wandb sync {self._directory.path}/wandb/offline-run-*"
-            )
+            self._console.say(f"W&B run kept offline; send it with: wandb sync {files}")
+
+
+def _define_metrics(run: Any) -> None:
+    """What each curve is drawn over: steps, and tokens, which runs of other batch sizes share."""
+    run.define_metric("train/step")
+    run.define_metric("train/tokens", step_metric="train/step")
+    run.define_metric("train/*", step_metric="train/step")
+    run.define_metric("by_tokens/*", step_metric="train/tokens")
+    run.define_metric("validation/*", step_metric="train/step", summary="max")
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of metrics.jsonl; none where there is no such file yet."""
+    if path.is_file():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
 
 
 def _run_id(run: RunDirectory) -> str:

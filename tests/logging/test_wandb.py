@@ -35,7 +35,7 @@ def run(toy_root, tmp_path_factory):
     path = tmp_path_factory.mktemp("wandb") / "run"
     arguments = [
         "model=tiny", "data=single_arc_e", "source=local", f"source.root={toy_root}", "logger=wandb",
-        "logger.mode=offline",
+        "logger.mode=offline", "logger.artifact=true", "logger.group=my-sweep",
         "training.epochs=1", "training.batch_size=16", "evaluation.base=true", f"output_dir={path}",
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -51,12 +51,26 @@ def found(run):
     return list(records(file))
 
 
+def kinds(found):
+    return [record.WhichOneof("record_type") for record in found]
+
+
+def histories(found):
+    return [items(record.history.item) for record in found if record.WhichOneof("record_type") == "history"]
+
+
+def media(found, run, name):
+    """The file that a line of the history names."""
+    (path,) = [line[f"{name}.path"] for line in histories(found) if f"{name}.path" in line]
+    return list(run.glob(f"wandb/offline-run-*/files/{path}"))
+
+
 def items(entries):
     return {entry.key or ".".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
 
 
 def test_history_holds_every_step_and_validation(found):
-    history = [items(record.history.item) for record in found if record.WhichOneof("record_type") == "history"]
+    history = histories(found)
     steps = [line["train/step"] for line in history if "train/cross_entropy" in line]
     assert steps == [1, 2, 3]
     assert all({"train/balance_loss", "train/tokens", "train/busiest_expert_share"} <= line.keys()
@@ -69,8 +83,8 @@ def test_the_share_that_found_no_room_is_a_number_to_draw():
     logged = []
     tracker = WandbTracker.__new__(WandbTracker)
     tracker._run = SimpleNamespace(log=logged.append)
-    tracker.step({"step": 1, "expert_load": {"a": [0.5, 0.5], "b": [1.0]}, "dropped": {"a": 0.1, "b": 0.3}})
-    tracker.step({"step": 2, "expert_load": {"a": [1.0]}})
+    tracker._log({"step": 1, "expert_load": {"a": [0.5, 0.5], "b": [1.0]}, "dropped": {"a": 0.1, "b": 0.3}})
+    tracker._log({"step": 2, "expert_load": {"a": [1.0]}})
     assert logged[0]["train/dropped_share"] == pytest.approx(0.2)
     assert "train/dropped_share" not in logged[1]
 
@@ -87,14 +101,42 @@ def test_summary_holds_the_scores_of_results_json(found, run):
 
 def test_name_group_job_type_and_config_are_readable(found):
     (started,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
-    assert started.display_name.startswith("run-")
-    assert (started.run_group, started.job_type, started.project) == ("single_arc_e-tiny", "train", "mosld")
+    assert started.display_name == "mosld-single_arc_e-tiny-r8-d0.1-s0"
+    assert (started.run_group, started.job_type, started.project) == ("my-sweep", "train", "mosld")
     assert items(started.config.update)["method"]["rank"] == 8
 
 
-def test_metrics_are_drawn_over_the_step(found):
+def test_metrics_are_drawn_over_steps_and_over_tokens(found):
     metrics = [record.metric for record in found if record.WhichOneof("record_type") == "metric"]
-    assert ("train/*", "train/step") in [(metric.glob_name, metric.step_metric) for metric in metrics]
+    drawn = {(metric.glob_name, metric.step_metric) for metric in metrics}
+    assert {("train/*", "train/step"), ("validation/*", "train/step"), ("by_tokens/*", "train/tokens")} <= drawn
+
+
+def test_the_loss_over_tokens_is_the_loss_over_steps(found):
+    lines = [line for line in histories(found) if "train/cross_entropy" in line]
+    assert [line["by_tokens/cross_entropy"] for line in lines] == [line["train/cross_entropy"] for line in lines]
+
+
+def test_the_scores_are_a_table(found, run):
+    results = json.loads((run / "results.json").read_text())
+    (file,) = media(found, run, "scores")
+    assert json.loads(file.read_text())["data"] == [
+        ["arc_e", 20, results["scores"]["arc_e"]["accuracy"], results["scores"]["arc_e"]["stderr"],
+         results["base_scores"]["arc_e"]["accuracy"]]
+    ]  # fmt: skip
+
+
+def test_the_loss_curve_is_an_image(found, run):
+    (file,) = media(found, run, "figures/loss")
+    assert file.read_bytes()[:4] == b"\x89PNG"
+    assert file.stat().st_size > 10_000
+
+
+def test_the_adapter_is_an_artifact_where_asked_for(found, run):
+    logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
+    (adapter,) = [artifact for artifact in logged if artifact.type == "model"]
+    entries = {entry.path for entry in adapter.manifest.contents}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= entries
 
 
 def test_no_secret_and_no_question_reaches_a_file(run):

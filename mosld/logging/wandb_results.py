@@ -1,0 +1,68 @@
+"""What an ended run sends to Weights & Biases besides its curves: summary, tables, figures, the adapter."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import wandb
+
+from mosld.evaluation import Evaluation
+from mosld.logging.loss_curve import draw_loss_curve
+from mosld.logging.run_directory import RunDirectory
+
+TABLE_ROWS = 200  # predictions per task in the table; all of them stand in predictions/<task>.jsonl
+SUMMARY = (
+    "status", "average", "base_average", "validation_average", "parameters", "tokens_per_second", "peak_memory_bytes",
+    "train_tokens", "best_step", "skipped_steps", "routing_accuracy",
+)  # fmt: skip
+
+
+def write_summary(run: Any, results: dict[str, Any]) -> None:
+    """How the run ended, and the accuracy of each task: what tables and bars of several runs are made of."""
+    for key in SUMMARY:
+        if key in results:
+            run.summary[key] = results[key]
+    for kind, prefix in (("scores", "test"), ("base_scores", "untrained")):
+        for task, score in results.get(kind, {}).items():
+            run.summary[f"{prefix}/{task}/accuracy"] = score["accuracy"]
+            run.summary[f"{prefix}/{task}/stderr"] = score["stderr"]
+    if "scores" in results:
+        run.summary["test/average"] = results["average"]
+
+
+def send_tables(run: Any, results: dict[str, Any], evaluation: Evaluation) -> None:
+    """The scores, and the first predictions of each task; no question text."""
+    base = results.get("base_scores", {})
+    scores = [
+        [task, score["n"], score["accuracy"], score["stderr"], base.get(task, {}).get("accuracy")]
+        for task, score in results["scores"].items()
+    ]
+    predictions = [
+        [task, p.id, str(p.prediction), p.correct, str(p.as_json().get("scores", ""))]
+        for task, found in evaluation.predictions.items()
+        for p in found[:TABLE_ROWS]
+    ]
+    run.log(
+        {
+            "scores": wandb.Table(columns=["task", "items", "accuracy", "stderr", "untrained"], data=scores),
+            "predictions": wandb.Table(columns=["task", "id", "prediction", "correct", "scores"], data=predictions),
+        }
+    )
+
+
+def send_figures(run: Any, lines: Sequence[dict[str, Any]], directory: RunDirectory) -> None:
+    """The loss curve, drawn here, and every other picture in the run's figures/, as images."""
+    if any("cross_entropy" in line for line in lines):
+        draw_loss_curve(lines, directory.path / "figures" / "loss.png")
+    found = sorted((directory.path / "figures").glob("*.png"))
+    pictures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in found}
+    if pictures:
+        run.log(pictures)
+
+
+def send_adapter(run: Any, directory: RunDirectory, results: dict[str, Any]) -> None:
+    """What was trained, as an artifact of type "model", with its scores."""
+    folder = directory.adapter if directory.adapter.is_dir() else directory.model
+    described = {key: results[key] for key in ("method", "model", "average", "config_hash")}
+    artifact = wandb.Artifact(run.name, type="model", metadata=described)
+    artifact.add_dir(str(folder), policy="immutable")  # the folder is never changed: no second copy of it
+    run.log_artifact(artifact)
