@@ -149,10 +149,11 @@ def resolve_mode(mode: str) -> str:
         return mode
     if os.environ.get("WANDB_MODE") in ("online", "offline"):
         return os.environ["WANDB_MODE"]
-    return "online" if _key_is_configured() else "offline"
+    return "online" if key_is_configured() else "offline"
 
 
-def _key_is_configured() -> bool:
+def key_is_configured() -> bool:
+    """Whether there is a key for the server, in the environment or in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

@@ -1,0 +1,71 @@
+"""A saved workspace on Weights & Biases: ``python -m mosld.dashboard``."""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mosld.cli import FINISHED
+from mosld.config import UserError
+from mosld.flags import FlagParser, run_flags
+
+DESCRIPTION = """Make a saved workspace on Weights & Biases over mosld's runs: accuracy by method and task, single tasks
+against the mixture, sweeps of dropout and rank, loss, expert load.
+
+  python -m mosld.dashboard --entity my-team
+  python -m mosld.dashboard --spec workspace.json    # into a file, without a network
+
+Needs the extra `dashboard` (wandb-workspaces)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = FlagParser("dashboard", DESCRIPTION)
+    parser.add_argument("--project", default="mosld", help="W&B project (default: mosld)")
+    parser.add_argument("--entity", default="", help="W&B team or user; default: your own")
+    parser.add_argument("--name", default="mosld", help="name of the workspace (default: mosld)")
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="write the workspace to this file and send nothing")
+    return run_flags(dashboard, parser, argv)
+
+
+def dashboard(flags: argparse.Namespace) -> int:
+    """Make the workspace, and send it or write it."""
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise UserError("wandb-workspaces is not installed: pip install -c constraints.txt -e '.[dashboard]'")
+    from mosld.workspace import make_workspace, write_spec  # imports wandb: seconds
+
+    workspace = make_workspace(flags.entity, flags.project, flags.name)
+    if flags.spec:
+        try:
+            write_spec(workspace, flags.spec)
+        except OSError as error:
+            raise UserError(f"--spec {flags.spec}: cannot be written: {error.strerror}.") from error
+        print(flags.spec)
+        return FINISHED
+    print(_sent(workspace))
+    return FINISHED
+
+
+def _sent(workspace: object) -> str:
+    """Save the workspace on the server; returns its address.
+
+    Raises:
+        UserError: no key is configured, or the server refuses.
+    """
+    import wandb
+
+    from mosld.logging.wandb import key_is_configured
+
+    if not key_is_configured():
+        raise UserError("no W&B key is configured: `wandb login`, or --spec FILE to write the workspace to a file.")
+    try:
+        if not workspace.entity:  # type: ignore[attr-defined]
+            workspace.entity = wandb.Api().default_entity  # type: ignore[attr-defined]
+        return workspace.save().url  # type: ignore[attr-defined]
+    except (wandb.errors.Error, ValueError, OSError) as error:
+        raise UserError(f"the workspace cannot be saved: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
