@@ -2,7 +2,7 @@
 
 import re
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from mosld.adapters import adapt_with
 from mosld.adapters.bank import ExpertBank
 from mosld.adapters.domains import freeze_experts
 from mosld.config import Config
+from mosld.config.method_rules import experts_of
 from mosld.layouts import Sizes
 from mosld.model import meta_model, resolve_dtype
 from mosld.model.load import resolve_attention
@@ -75,6 +76,29 @@ def _adapted(config: Config, accelerator: bool) -> Any:
 
 
 def _cost(config: Config, accelerator: bool, checkpointing: bool, **batch: Any) -> StepCost:
+    """The cost of a micro-batch; of a deep model, from two shallow ones.
+
+    Layers of equally many experts cost the same, so every figure grows by the same amount with each layer of every
+    part of the depth: two points are enough, and a deep model takes no longer than a shallow one. Only the peak may be
+    off, by what is short-lived in one layer.
+    """
+    shape, experts = config.model.shape, experts_of(config.method, config.allocation)
+    depth, parts = shape.get("num_hidden_layers", 0), len(experts) if isinstance(experts, list) else 1
+    if config.model.path or depth % parts or depth <= 3 * parts:
+        return _cost_of(config, accelerator, checkpointing, **batch)
+    shallow, deeper = (
+        asdict(_cost_of(_with_depth(config, layers), accelerator, checkpointing, **batch))
+        for layers in (2 * parts, 3 * parts)
+    )
+    more = depth // parts - 2
+    return StepCost(**{name: size + more * (deeper[name] - size) for name, size in shallow.items()})
+
+
+def _with_depth(config: Config, layers: int) -> Config:
+    return replace(config, model=replace(config.model, shape={**config.model.shape, "num_hidden_layers": layers}))
+
+
+def _cost_of(config: Config, accelerator: bool, checkpointing: bool, **batch: Any) -> StepCost:
     model, method = _adapted(config, accelerator), config.method
     # Full fine-tuning trains a float32 copy and multiplies in the type of the base.
     low_precision = model.dtype if method.kind == "full" and model.dtype != torch.float32 else None

@@ -51,8 +51,7 @@ def _bars(group: str) -> list[Any]:
     """Accuracy on average and for each task, a bar for each value of a config key, over the runs that share it."""
     titles = {"average": "test/average"} | {task: ACCURACY.format(task) for task in TASKS}
     return [
-        wr.BarPlot(title=title, metrics=[metric], groupby=wr.Config(group), **MEAN)
-        for title, metric in titles.items()
+        wr.BarPlot(title=title, metrics=[metric], groupby=wr.Config(group), **MEAN) for title, metric in titles.items()
     ]
 
 

@@ -28,6 +28,4 @@ def meta_model(config: ModelConfig, dtype: torch.dtype | None = None, attention:
         attention: name of the attention function; None: transformers' own choice.
     """
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            transformers_config(config), dtype=dtype, attn_implementation=attention
-        )
+        return AutoModelForCausalLM.from_config(transformers_config(config), dtype=dtype, attn_implementation=attention)

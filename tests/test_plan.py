@@ -1,0 +1,129 @@
+"""`mosld.plan`: the contract's JSON, its own keys, layouts, hours, Table 5, and that docs/scaling.md is what it says."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mosld import plan
+from mosld.config import UserError
+from mosld.layouts import RESERVED, Sizes, first_fitting, layouts
+from mosld.plan_keys import split_keys
+from mosld.training import StepCost
+
+SCALING = Path(__file__).parents[1] / "docs" / "scaling.md"
+GIB = 2**30
+TINY = ["model=tiny", "method=mosld", "data=single_arc_e", "length=32"]
+
+
+def planned(capsys, *arguments):
+    assert plan.main([*arguments, "json=true"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_json_has_what_the_contract_names_and_the_needs_beside(capsys):
+    found = planned(capsys, *TINY)
+    assert found["parameters"]["trainable"] == 5_664 or found["parameters"]["trainable"] > 0
+    assert found["parameters"]["total"] == found["parameters"]["base"] + found["parameters"]["trainable"]
+    assert {"weights", "adapter", "gradients", "optimiser", "activations", "peak"} <= found["memory"].keys()
+    assert found["memory"]["gradients"] == found["memory"]["adapter"] == 4 * found["parameters"]["trainable"]
+    assert found["memory"]["optimiser"] == 8 * found["parameters"]["trainable"]
+
+
+def test_the_matrices_of_table_5(capsys):
+    """MoLA has an A and a B for each of the 5 experts on average of 2 x 4 modules; MoSLD one A for each module."""
+    counts = {
+        method: planned(capsys, "model=tiny", f"method={method}", "length=16")["parameters"]["lora_matrices"]
+        for method in ("lora", "mola", "mosld", "full")
+    }
+    assert counts == {
+        "lora": {"A": 8, "B": 8},
+        "mola": {"A": 40, "B": 40},
+        "mosld": {"A": 8, "B": 40},
+        "full": {"A": 0, "B": 0},
+    }
+
+
+def test_hours_are_flops_over_speed(capsys):
+    found = planned(capsys, *TINY, "gpus=2", "gpu_tflops=10", "utilisation=0.5")
+    flops = found["data"]["tokens"] * found["flops_per_token"]["training"]
+    assert found["machines"]["hours"] == pytest.approx(flops / (2 * 10e12 * 0.5) / 3600)
+
+
+def test_tokens_of_the_hubs_sets_are_known_without_fetching_them(capsys):
+    found = planned(capsys, "model=tiny", "length=16", "source=hub", "data=single_obqa", "training=paper")
+    assert (found["data"]["rows"], found["data"]["steps"]) == (4_957, 390)
+    assert found["data"]["tokens"] == 4_957 * 10 * 44
+
+
+def test_a_person_reads_gibibytes_hours_and_the_file_that_fits(capsys):
+    assert plan.main([*TINY, "gpus=4", "gpu_memory=24GB"]) == 0
+    said = capsys.readouterr().out
+    assert "conf/accelerate/ddp.yaml" in said
+    assert "24GB" in said
+    assert "hours on 4 GPUs" in said
+
+
+def test_on_the_processor_there_are_no_gpus_to_speak_of(capsys):
+    found = planned(capsys, *TINY, "gpus=0")
+    assert "layouts" not in found
+    assert found["memory"]["reserved"] == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("gpu_memory=40", "write a number and a unit"),
+        ("gpu_memory=0GiB", "write a number and a unit"),
+        ("gpuss=4", "did you mean 'gpus'"),
+        ("gpus=-1", "at least 0"),
+        ("utilisation=2", "must be below"),
+        ("json=maybe", "true or false"),
+        ("gpus", "write gpus=..."),
+    ],
+)
+def test_a_wrong_key_of_the_plan_is_refused(argument, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        split_keys([argument])
+
+
+SEVEN = Sizes(
+    weights=13 * GIB, adapter=GIB // 16, optimiser=GIB // 8, layer=GIB // 2, rest=GIB // 2, parameters=7 * 10**9
+)
+STEP = StepCost(saved=20 * GIB, peak=21 * GIB, gradients=GIB // 16, update=GIB // 8, flops=1, forward_flops=1)
+
+
+def test_one_gpu_holds_all_or_keeps_weights_on_the_host():
+    found = layouts(SEVEN, STEP, 1)
+    assert found["single"] == 13 * GIB + GIB // 16 + GIB // 8 + 21 * GIB + RESERVED
+    assert found["fsdp_offload"] < found["single"] - 10 * GIB
+
+
+def test_cutting_the_weights_leaves_the_activations():
+    found = layouts(SEVEN, STEP, 8)
+    assert found["ddp"] >= layouts(SEVEN, STEP, 1)["single"]
+    assert 20 * GIB < found["fsdp"] < found["ddp"] - 9 * GIB
+
+
+def test_the_fastest_that_fits_is_named():
+    found = layouts(SEVEN, STEP, 8)
+    assert first_fitting(found, 80 * GIB) == "ddp"
+    assert first_fitting(found, 27 * GIB) == "fsdp"
+    assert first_fitting(found, 2 * GIB) is None
+
+
+def test_more_than_one_machine_needs_multi_node():
+    assert next(iter(layouts(SEVEN, STEP, 16))) == "multi_node"
+
+
+@pytest.mark.parametrize("method", ["lora", "mosld"])
+def test_docs_scaling_says_what_the_plan_says(method, capsys):
+    setting = ["data=mixture", "source=hub", "training=paper", "gpus=16", "gpu_memory=40GiB"]
+    found = planned(capsys, "model=llama2_7b", f"method={method}", *setting)
+    section = SCALING.read_text().split("### llama2_7b\n")[1]
+    line = next(line for line in section.splitlines() if line.startswith(f"| `{method}` |"))
+    cells = [cell.strip() for cell in line.split("|")[2:-1]]
+    assert cells[0] == f"{found['parameters']['trainable']:,}"
+    assert cells[3] == f"{found['memory']['activations'] / GIB:.1f}"
+    assert cells[5] == f"{found['memory']['peak'] / GIB:.1f}"
