@@ -28,8 +28,8 @@ def plan(arguments: list[str]) -> int:
     """Config, shapes, counts."""
     keys, overrides = split_keys(arguments)
     config = load_config(overrides)
-    from mosld.planning import estimate  # imports torch, transformers and peft: only now is everything checked
     from mosld.plan_view import show
+    from mosld.planning import estimate  # imports torch, transformers and peft: only now is everything checked
 
     show(estimate(config, keys), keys.json)
     return FINISHED

@@ -1,4 +1,4 @@
-"""`mosld.plan`: the contract's JSON, its own keys, layouts, hours, Table 5, and that docs/scaling.md is what it says."""
+"""`mosld.plan`: the JSON of the contract, its own keys, layouts, hours, Table 5, and docs/scaling.md against it."""
 
 import json
 import re

@@ -118,7 +118,7 @@ def _update(model: nn.Module, ledger: Ledger, training: TrainingConfig, accelera
 
 
 def _fused(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **_: Any) -> tuple[Tensor, None]:
-    """Attention by an accelerator's memory-efficient kernel: what it saves, in the shapes that transformers gives it."""
+    """Attention by an accelerator's memory-efficient kernel: what it saves, in transformers' shapes."""
     keys, values = repeat_kv(k, module.num_key_value_groups), repeat_kv(v, module.num_key_value_groups)
     bias = None if mask is None else torch.zeros_like(mask, dtype=q.dtype).expand(-1, q.shape[1], -1, -1)
     found = torch.ops.aten._scaled_dot_product_efficient_attention(q, keys, values, bias, True)[0]
