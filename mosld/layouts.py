@@ -34,8 +34,8 @@ class Sizes:
 def layouts(sizes: Sizes, cost: StepCost, gpus: int) -> dict[str, int]:
     """Bytes on each GPU by file of conf/accelerate, the fastest first.
 
-    Whole weights on every GPU (single, ddp), gradients and optimiser cut among them (deepspeed_zero2), all cut and one
-    layer gathered while another is fetched (fsdp; deepspeed_zero3 by its own limit), or kept on the host (fsdp_offload).
+    Whole weights on every GPU (single, ddp); gradients and optimiser cut among them (deepspeed_zero2); all cut, and one
+    layer gathered while another is fetched (fsdp; deepspeed_zero3 by its own limit); all on the host (fsdp_offload).
     multi_node is fsdp over several machines, which more than 8 GPUs are.
     """
     everything = sizes.weights + sizes.adapter

@@ -74,11 +74,11 @@ def _machines(plan: dict[str, Any]) -> list[str]:
     machines = plan.get("machines")
     if machines is None:
         return []
-    hours = machines["hours"]
+    hours, count = machines["hours"], f"{machines['gpus']} GPU{'s' * (machines['gpus'] > 1)}"
     found = [
-        f"  time        {hours:.2f} hours on {machines['gpus']} GPUs at {machines['gpu_tflops']:g} TFLOP/s and "
+        f"  time        {hours:.2f} hours on {count} at {machines['gpu_tflops']:g} TFLOP/s and "
         f"{100 * machines['utilisation']:g} % utilisation (assumed: gpu_tflops=, utilisation=)",
-        f"  GiB on each of {machines['gpus']} GPUs of {machines['gpu_memory']}, by file of conf/accelerate",
+        f"  memory      GiB on each of {count} of {machines['gpu_memory']}, by file of conf/accelerate",
     ]
     saving = plan["layouts"]["checkpointing"]
     for name, size in plan["layouts"]["plain"].items():

@@ -24,7 +24,6 @@ def planned(capsys, *arguments):
 
 def test_the_json_has_what_the_contract_names_and_the_needs_beside(capsys):
     found = planned(capsys, *TINY)
-    assert found["parameters"]["trainable"] == 5_664 or found["parameters"]["trainable"] > 0
     assert found["parameters"]["total"] == found["parameters"]["base"] + found["parameters"]["trainable"]
     assert {"weights", "adapter", "gradients", "optimiser", "activations", "peak"} <= found["memory"].keys()
     assert found["memory"]["gradients"] == found["memory"]["adapter"] == 4 * found["parameters"]["trainable"]
