@@ -14,7 +14,7 @@ import wandb_workspaces.workspaces as ws
 from mosld.data.tasks import TASKS
 
 ACCURACY = "test/{}/accuracy"
-MEAN = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
+MEAN: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
 
 
 def make_workspace(entity: str, project: str, name: str) -> Any:
@@ -62,7 +62,7 @@ def _sweeps() -> list[Any]:
         wr.ScatterPlot(title=f"accuracy over {title}", x=wr.Config(key), y=average, running_ymean=True)
         for title, key in keys.items()
     ]
-    columns = [*(wr.Config(key) for key in ("method.name", *keys.values(), "seed")), average]
+    columns: list[Any] = [*(wr.Config(key) for key in ("method.name", *keys.values(), "seed")), average]
     every = [wr.ParallelCoordinatesPlotColumn(metric=column) for column in columns]
     return [*scatter, wr.ParallelCoordinatesPlot(title="all runs", columns=every)]
 
