@@ -3,8 +3,8 @@
 from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.generation import FinalNumber, end_tokens, solve
-from mosld.evaluation.metrics import Outcome, accuracy, average, task_score
 from mosld.evaluation.multiple_choice import Prediction, predict
+from mosld.evaluation.scores import Outcome, average, task_score
 
 __all__ = [
     "Evaluation",
@@ -13,7 +13,6 @@ __all__ = [
     "Outcome",
     "Prediction",
     "Questions",
-    "accuracy",
     "average",
     "end_tokens",
     "evaluate",

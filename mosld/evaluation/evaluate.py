@@ -10,9 +10,9 @@ from mosld.data.prompts import Encoded, PromptEncoder, Tokenizer
 from mosld.data.splits import TaskData, sample
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.generation import solve
-from mosld.evaluation.metrics import Outcome, average, task_score
 from mosld.evaluation.multiple_choice import predict
 from mosld.evaluation.passes import Progress
+from mosld.evaluation.scores import Outcome, Score, average, task_score
 from mosld.model import processes
 
 
@@ -21,7 +21,7 @@ class Evaluation:
     """Predictions and scores by task."""
 
     predictions: dict[str, list[Outcome]]
-    scores: dict[str, dict[str, float | int]]
+    scores: dict[str, Score]
 
     def records(self) -> dict[str, list[dict[str, Any]]]:
         """The predictions as JSON objects, by task."""
@@ -82,5 +82,8 @@ def evaluate(
     predictions = {
         name: [next(answers[TASKS[name].generated]) for _ in found] for name, found in questions.by_task.items()
     }
-    scores = {name: task_score(found, questions.style) for name, found in predictions.items()}
+    scores = {
+        name: task_score([question.row for question in found], predictions[name], questions.style)
+        for name, found in questions.by_task.items()
+    }
     return Evaluation(predictions, scores)

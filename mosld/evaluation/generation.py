@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from mosld.data.numbers import final_number, value
+from mosld.data.numbers import final_number
 from mosld.data.prompts import Encoded, Tokenizer
 from mosld.data.rows import AnyRow, Solution
 from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.judging import same_number
 from mosld.evaluation.packing import batches, pack
 from mosld.evaluation.passes import Progress, in_batches, inputs_for, scoring
 
@@ -143,5 +144,4 @@ def _watch(
 
 def _judge(row: AnyRow, number: str | None) -> FinalNumber:
     assert isinstance(row, Solution)  # choices are scored by likelihood
-    found = None if number is None else value(number)
-    return FinalNumber(row.id, number, found is not None and found == value(row.final))
+    return FinalNumber(row.id, number, same_number(number, row.final))

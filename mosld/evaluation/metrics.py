@@ -1,43 +1,89 @@
-"""Accuracy with its standard error."""
+"""The metrics of results.json as `evaluate.Metric`s that are made here: `evaluate.load` would fetch a script.
+
+The library takes seconds to import: the stages import this module when there is something to score.
+"""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from mosld.evaluation.generation import FinalNumber
-from mosld.evaluation.multiple_choice import Prediction
+import datasets
+import evaluate
 
-Outcome = Prediction | FinalNumber
+from mosld.config import cache_directory
+from mosld.evaluation.judging import likeliest, likeliest_per_character, same_number
 
-
-def accuracy(outcomes: Sequence[bool]) -> tuple[float, float]:
-    """Mean of the outcomes and its standard error, sqrt(p (1 - p) / (n - 1)), both as shares of 1."""
-    n = len(outcomes)
-    mean = sum(outcomes) / n
-    return mean, math.sqrt(mean * (1 - mean) / (n - 1)) if n > 1 else 0.0
-
-
-def task_score(predictions: Sequence[Outcome], style: str) -> dict[str, float | int]:
-    """The numbers of one task for results.json.
-
-    `accuracy` compares options by likelihood where letters are answered, and by likelihood per character where the
-    answer is the option's text (else short options win); there the raw comparison is `accuracy_raw`. Of worked
-    solutions it is the share whose final number is right, whatever the style.
-    """
-    raw, raw_error = accuracy([p.correct for p in predictions])
-    normalised = [p.normalised_correct for p in predictions if isinstance(p, Prediction)]
-    if style == "letter" or not normalised:
-        return {"accuracy": raw, "stderr": raw_error, "n": len(predictions)}
-    mean, error = accuracy(normalised)
-    return {
-        "accuracy": mean,
-        "stderr": error,
-        "n": len(predictions),
-        "accuracy_raw": raw,
-        "stderr_raw": raw_error,
+OPTIONS = datasets.Features(
+    {
+        "predictions": datasets.List(datasets.Value("float64")),
+        "references": {"answer": datasets.Value("int64"), "choices": datasets.List(datasets.Value("string"))},
     }
+)
+NUMBERS = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
 
 
-def average(scores: Mapping[str, Mapping[str, float | int]]) -> float:
-    """Mean accuracy over tasks, each task counting once."""
-    values: Iterable[float] = [score["accuracy"] for score in scores.values()]
-    return sum(values) / len(scores)
+class ShareRight(evaluate.Metric):
+    """The share of items that are right, with its standard error; the kinds of items are its subclasses.
+
+    ``compute(predictions=..., references=...)`` gives {"accuracy", "stderr", "n"}: the mean of the outcomes, a share of
+    1; sqrt(p (1 - p) / (n - 1)), the error that lm-evaluation-harness prints; the number of items.
+    """
+
+    described = "The share of items that are right."
+    item_features = OPTIONS
+
+    def __init__(self, **options: Any) -> None:
+        """Keep the items in memory, and the folder that the library makes in any case in the project's cache."""
+        super().__init__(**{"keep_in_memory": True, "cache_dir": str(cache_directory() / "metrics"), **options})
+
+    @staticmethod
+    def right(prediction: Any, reference: Any) -> bool:
+        """Whether one item is right."""
+        raise NotImplementedError
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.described,
+            citation="",
+            inputs_description=self.right.__doc__ or "",
+            features=self.item_features,
+        )
+
+    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float | int]:
+        outcomes = [self.right(*item) for item in zip(predictions, references, strict=True)]
+        n, mean = len(outcomes), sum(outcomes) / len(outcomes)
+        return {"accuracy": mean, "stderr": math.sqrt(mean * (1 - mean) / (n - 1)) if n > 1 else 0.0, "n": n}
+
+
+class ChoiceAccuracy(ShareRight):
+    """Multiple choice by likelihood: the option that is likeliest as a whole (`acc` of lm-evaluation-harness)."""
+
+    described = "The share of questions whose right option is the likeliest."
+
+    @staticmethod
+    def right(prediction: Sequence[float], reference: dict[str, Any]) -> bool:
+        """prediction: log-likelihood of each option; reference: {"answer": index, "choices": their texts}."""
+        return likeliest(prediction) == reference["answer"]
+
+
+class NormalisedChoiceAccuracy(ShareRight):
+    """Multiple choice by likelihood per character of the option (`acc_norm` of lm-evaluation-harness)."""
+
+    described = "The share of questions whose right option is the likeliest per character of its text."
+
+    @staticmethod
+    def right(prediction: Sequence[float], reference: dict[str, Any]) -> bool:
+        """prediction: log-likelihood of each option; reference: {"answer": index, "choices": their texts}."""
+        return likeliest_per_character(prediction, reference["choices"]) == reference["answer"]
+
+
+class FinalNumberMatch(ShareRight):
+    """Worked solutions: the final number has the value that it should have, however it is written."""
+
+    described = "The share of solutions whose final number has the right value."
+    item_features = NUMBERS
+
+    @staticmethod
+    def right(prediction: str | None, reference: str) -> bool:
+        """prediction: the number as the model wrote it, "" or None where it wrote none; reference: the right one."""
+        return same_number(prediction, reference)

@@ -9,6 +9,7 @@ import torch
 
 from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Row
+from mosld.evaluation.judging import likeliest, likeliest_per_character
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.packing import Packed, batches, pack, spread
 from mosld.evaluation.passes import Progress, adapter_config, in_batches, inputs_for, scoring
@@ -90,7 +91,5 @@ def _scores(batch: Sequence[Packed], logits_BPV: torch.Tensor) -> list[list[floa
 
 def _answer(row: AnyRow, scores: list[float]) -> Prediction:
     assert isinstance(row, Row)  # worked solutions are generated
-    best = max(range(len(scores)), key=scores.__getitem__)
-    per_character = [score / len(choice) for score, choice in zip(scores, row.choices, strict=True)]
-    normalised = max(range(len(scores)), key=per_character.__getitem__)
+    best, normalised = likeliest(scores), likeliest_per_character(scores, row.choices)
     return Prediction(row.id, best, best == row.answer, normalised, normalised == row.answer, scores)

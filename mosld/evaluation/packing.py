@@ -52,11 +52,15 @@ class Packed:
 
 
 def pack(question: Encoded) -> Packed:
-    """Lay the prompt and every option but its last token into one sequence."""
+    """Lay the prompt and every option but its last token into one sequence; equal options once, to score equally."""
     start = len(question.prompt)
     tokens, positions, segments = list(question.prompt), list(range(start)), [0] * start
-    sites, targets = [start - 1], []
+    sites, targets = [start - 1], list[list[tuple[int, int]]]()
     for number, option in enumerate(question.options, start=1):
+        first = question.options.index(option)
+        if first < number - 1:
+            targets.append(targets[first])
+            continue
         inner = list(range(len(sites), len(sites) + len(option) - 1))
         sites += range(len(tokens), len(tokens) + len(option) - 1)
         tokens += option[:-1]

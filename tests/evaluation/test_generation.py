@@ -114,9 +114,9 @@ def test_a_prediction_holds_no_text():
 
 
 def test_the_score_of_solutions_is_the_share_of_right_numbers_in_every_prompt_format():
-    found = [FinalNumber(str(i), "7", i < 1) for i in range(4)]
+    rows, found = [row(i) for i in range(4)], [FinalNumber(f"row{i}", "72" if i < 1 else "7", i < 1) for i in range(4)]
     wanted = {"accuracy": 0.25, "stderr": pytest.approx(0.25), "n": 4}
-    assert [task_score(found, style) for style in ("letter", "list", "cloze")] == [wanted] * 3
+    assert [task_score(rows, found, style) for style in ("letter", "list", "cloze")] == [wanted] * 3
 
 
 @pytest.mark.parametrize("method", METHODS)

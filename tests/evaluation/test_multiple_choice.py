@@ -1,6 +1,4 @@
-"""Packed scoring against one forward pass per option; batches, order and padding; accuracy and its error."""
-
-import math
+"""Packed scoring against one forward pass per option; batches, order and padding."""
 
 import pytest
 import torch
@@ -8,7 +6,7 @@ import torch
 import mosld
 from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import Row
-from mosld.evaluation import accuracy, predict, task_score
+from mosld.evaluation import predict, task_score
 from mosld.evaluation.packing import batches, pack
 
 
@@ -80,16 +78,9 @@ def test_batches_hold_every_question_once_within_the_token_budget(tokenizer):
     assert all(len(batch) == 1 or max(len(q.tokens) for q in batch) * len(batch) <= 500 for batch in made)
 
 
-def test_accuracy_has_the_standard_error_of_a_mean():
-    outcomes = [True] * 3 + [False] * 7
-    mean, error = accuracy(outcomes)
-    sample_variance = sum((outcome - 0.3) ** 2 for outcome in outcomes) / 9
-    assert (mean, error) == pytest.approx((0.3, math.sqrt(sample_variance / 10)))
-
-
 def test_an_answer_of_text_is_compared_per_character_and_a_letter_is_not(model, tokenizer):
     found = predict(model, PromptEncoder(tokenizer, "cloze").encode(rows()), 259, 700)
-    letters, texts = task_score(found, "letter"), task_score(found, "cloze")
+    letters, texts = task_score(rows(), found, "letter"), task_score(rows(), found, "cloze")
     assert letters["accuracy"] == sum(p.correct for p in found) / 9 == texts["accuracy_raw"]
     assert texts["accuracy"] == sum(p.normalised_correct for p in found) / 9
     for row, prediction in zip(rows(), found, strict=True):

@@ -1,0 +1,21 @@
+"""What an answer is, and when it is right. Of equally likely options it is the first, as in lm-evaluation-harness."""
+
+from collections.abc import Sequence
+
+from mosld.data.numbers import value
+
+
+def likeliest(scores: Sequence[float]) -> int:
+    """The index of the option with the largest log-likelihood."""
+    return max(range(len(scores)), key=scores.__getitem__)
+
+
+def likeliest_per_character(scores: Sequence[float], choices: Sequence[str]) -> int:
+    """The same, of log-likelihoods divided by the length of each option's text: else short options win."""
+    return likeliest([score / len(choice) for score, choice in zip(scores, choices, strict=True)])
+
+
+def same_number(written: str | None, right: str) -> bool:
+    """Whether a number as it was written has the value of the right one; None or no number: it has not."""
+    found = value(written or "")
+    return found is not None and found == value(right)
