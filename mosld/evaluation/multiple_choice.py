@@ -9,8 +9,8 @@ import torch
 
 from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Row
-from mosld.evaluation.judging import likeliest, likeliest_per_character
 from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.judging import likeliest, likeliest_per_character
 from mosld.evaluation.packing import Packed, batches, pack, spread
 from mosld.evaluation.passes import Progress, adapter_config, in_batches, inputs_for, scoring
 

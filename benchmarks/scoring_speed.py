@@ -1,0 +1,148 @@
+"""Items per second of letter and cloze scoring beside lm-evaluation-harness, on the same model, rows and dtype.
+
+    python benchmarks/scoring_speed.py --root ../shared/data [--model smollm2_135m] [--dtype float32] [--limit 100]
+        [--batch-sizes 1,4,8,16,32] [--rounds 3] [--json FILE]
+
+Both tokenise and score the same rows, in turns, in one process; the harness at each batch size, of which the fastest
+counts (medians over the rounds; the ratio is the median of the rounds' own ratios, which hold where times drift). Its
+time is that of its `loglikelihood` alone, without building requests and metrics. Letters are CommonsenseQA, whose task
+file there has the same prompt; cloze is ARC-Easy. Needs the extra `lm-eval`.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich import print as show
+from rich.table import Table
+
+from mosld.config import load_config
+from mosld.data import load_dataset
+from mosld.data.prompts import PromptEncoder
+from mosld.data.splits import sample
+from mosld.evaluation import harness, predict
+from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows
+from mosld.evaluation.judging import likeliest, likeliest_per_character
+from mosld.evaluation.passes import scoring
+from mosld.quiet import silence_libraries
+from mosld.stages import load_on_device
+
+KINDS = {"letter": ("commonsense_qa", 2.5), "cloze": ("arc_easy", 3.5)}  # the harness's task, the aim of the ratio
+Chosen = list[tuple[int, int]]  # of each item the option that is likeliest as a whole, and per character
+
+
+class Contest:
+    """One prompt format: own scoring and the harness's on the same rows."""
+
+    def __init__(self, style: str, rows: list[Any], model: Any, tokenizer: Any, batch_tokens: int) -> None:
+        """Have the harness build its requests, which is not timed."""
+        self.style, self.rows, self.model, self.tokenizer = style, rows, model, tokenizer
+        self.batch_tokens = batch_tokens
+        name = KINDS[style][0]
+        task = on_rows(name, manager([name]), {"test": rows})
+        task.set_config("num_fewshot", 0)
+        task.build_all_requests()
+        self.requests = task.instances
+
+    def ours(self) -> Chosen:
+        """From rows to predictions, as every run does it."""
+        encoded = PromptEncoder(self.tokenizer, self.style).encode(self.rows)
+        found = predict(self.model, encoded, self.tokenizer.pad_token_id, self.batch_tokens)
+        return [(one.prediction, one.normalised if self.style == "cloze" else one.prediction) for one in found]
+
+    def harness(self, batch_size: int) -> Chosen:
+        """The harness's likelihoods of all options."""
+        lm = harness.wrapped(self.model, self.tokenizer, batch_size)
+        with scoring(self.model):
+            scores = iter([score for score, _ in lm.loglikelihood(self.requests, disable_tqdm=True)])
+        chosen = []
+        for row in self.rows:
+            own = [next(scores) for _ in row.choices]
+            best = likeliest(own)
+            chosen.append((best, likeliest_per_character(own, row.choices) if self.style == "cloze" else best))
+        return chosen
+
+
+def timed(work: Callable[[], Chosen]) -> tuple[float, Chosen]:
+    """Seconds and result."""
+    started = time.perf_counter()
+    found = work()
+    return time.perf_counter() - started, found
+
+
+def measure(contest: Contest, sizes: list[int], rounds: int) -> dict[str, Any]:
+    """Both in turns; the first round warms up and is not counted."""
+    seconds: dict[int, list[float]] = {size: [] for size in (0, *sizes)}  # 0: own scoring
+    for _ in range(rounds + 1):
+        chosen = {}
+        for size in seconds:
+            used, chosen[size] = timed(lambda size=size: contest.harness(size) if size else contest.ours())  # type: ignore[misc]
+            seconds[size].append(used)
+    medians = {size: statistics.median(found[1:]) for size, found in seconds.items()}
+    best = min(sizes, key=medians.__getitem__)
+    ratios = [theirs / ours for ours, theirs in zip(seconds[0][1:], seconds[best][1:], strict=True)]
+    items = len(contest.rows)
+    return {
+        "prompt": contest.style,
+        "task": KINDS[contest.style][0],
+        "items": items,
+        "items_per_second": items / medians[0],
+        "harness_items_per_second": {size: items / medians[size] for size in sizes},
+        "harness_best_batch_size": best,
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "aim": KINDS[contest.style][1],
+        "agreeing": sum(a == b for a, b in zip(chosen[0], chosen[best], strict=True)),
+    }
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="<task>/test.jsonl of arc_e, <task>/validation.jsonl of csqa")
+    parser.add_argument("--model", default="smollm2_135m")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+    parser.add_argument("--prompts", default="letter,cloze")
+    parser.add_argument("--limit", type=int, default=100, help="items of each prompt format")
+    parser.add_argument("--batch-sizes", default="1,4,8,16,32", help="of the harness")
+    parser.add_argument("--batch-tokens", type=int, default=1024, help="of own scoring")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", help="write the figures to this file")
+    given = parser.parse_args()
+    silence_libraries()
+    tasks = {style: KNOWN[KINDS[style][0]].task for style in given.prompts.split(",")}
+    config = load_config(
+        [
+            f"model={given.model}", f"model.dtype={given.dtype}", "source=local", f"source.root={given.root}",
+            f"data.tasks=[{','.join(tasks.values())}]",
+        ]
+    )  # fmt: skip
+    dataset = load_dataset(config.data, config.source, training=False)
+    model, tokenizer = load_on_device(config)
+    sizes = [int(size) for size in given.batch_sizes.split(",")]
+    found = []
+    for style, task in tasks.items():
+        rows = sample(dataset.tasks[task].test, given.limit, "test")
+        found.append(measure(Contest(style, rows, model, tokenizer, given.batch_tokens), sizes, given.rounds))
+    dtype = str(model.dtype).removeprefix("torch.")
+    table = Table(title=f"{given.model}, {dtype}, {given.limit} items, {given.rounds} rounds")
+    for column in ("prompt", "items/s", "harness items/s (batch)", "ratio (min, max)", "aim", "agreeing"):
+        table.add_column(column, justify="right")
+    for one in found:
+        best = one["harness_best_batch_size"]
+        theirs = f"{one['harness_items_per_second'][best]:.2f} ({best})"
+        spread = f"{one['ratio']:.2f} ({min(one['ratios']):.2f}, {max(one['ratios']):.2f})"
+        agreeing = f"{one['agreeing']} of {one['items']}"
+        table.add_row(one["prompt"], f"{one['items_per_second']:.2f}", theirs, spread, f"{one['aim']:.1f}", agreeing)
+    show(table)
+    if given.json:
+        figures = {"model": given.model, "dtype": dtype, "contests": found}
+        Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
