@@ -4,16 +4,25 @@ import sys
 from collections.abc import Sequence
 
 from mosld.cli import run_command
-from mosld.config import require_run, rerun_config
+from mosld.config import Config, EvalArguments, eval_arguments, rerun_config
 from mosld.data import load_dataset
-from mosld.logging import saved_run
+from mosld.logging import SavedRun, saved_run
 
 USAGE = """Score a finished run, or a saved adapter directory, on the run's own data or any other.
 
   python -m mosld.eval run=outputs/... data=single_arc_e evaluation.limit=200
+  python -m mosld.eval run=outputs/... model.dtype=bfloat16 compare=model.dtype=float32
+  python -m mosld.eval run=outputs/... backend=lm_eval tasks=arc_easy,arc_challenge
 
 Writes RUN/eval/<data>-<prompt>/results.json and predictions/. What can be set: data, source, prompt, evaluation.*,
-model.dtype, model.path. evaluation.base=true scores the untrained model beside it."""
+model.dtype, model.path. evaluation.base=true scores the untrained model beside it.
+
+compare=KEY=VALUE scores once more with another model.dtype, model.attention or evaluation.batch_tokens, and lists every
+item that is answered otherwise, with its margins (differences.jsonl).
+
+backend=lm_eval has lm-evaluation-harness score (pip install 'mosld[lm-eval]'), by its own tasks and prompts. With
+source=hub it fetches its own rows; with source=local or bundled it reads those of the source, for arc_easy,
+arc_challenge, openbookqa, commonsense_qa and gsm8k. Writes RUN/eval/lm_eval-<tasks>/ in the same form."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,13 +32,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate_run(arguments: list[str]) -> int:
     """The run's config with overrides, the test rows, then model and scores."""
-    place, overrides = require_run(arguments)
-    run = saved_run(place)
-    config = rerun_config(run.recorded, overrides)
+    given = eval_arguments(arguments)
+    run = saved_run(given.run)
+    config = rerun_config(run.recorded, given.overrides)
+    if given.backend == "lm_eval":
+        return _by_the_harness(config, given, run)
+    other = rerun_config(run.recorded, [*given.overrides, given.compare]) if given.compare else None
     dataset = load_dataset(config.data, config.source, training=False)
     from mosld.scoring import score  # imports torch, transformers and peft: only now is everything checked
 
-    return score(config, dataset, run, overrides)
+    return score(config, dataset, run, given.overrides, other)
+
+
+def _by_the_harness(config: Config, given: EvalArguments, run: SavedRun) -> int:
+    from mosld.evaluation.harness_tasks import check_tasks, own_rows
+
+    check_tasks(given.tasks, config.source.name)
+    rows = own_rows(given.tasks, config.source)
+    from mosld.scoring import score_by_harness
+
+    return score_by_harness(config, rows, run, given)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,32 @@
 
 import dataclasses
 import shutil
+from typing import Any
 
 import yaml
 
 from mosld.cli import FINISHED
-from mosld.config import Config
+from mosld.config import Config, EvalArguments
 from mosld.data import Dataset
-from mosld.evaluation import ExpertUse
+from mosld.data.splits import sample
+from mosld.evaluation import ExpertUse, harness
+from mosld.evaluation.differences import differences, differences_table
+from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows
+from mosld.evaluation.scores import average
 from mosld.logging import Console, Results, RunDirectory, SavedRun, results_table
-from mosld.logging.atomic import write_json, write_text
+from mosld.logging.atomic import write_json, write_lines, write_text
 from mosld.quiet import silence_libraries
 from mosld.stages import Stages, parameter_counts
 from mosld.trained import load_trained, untrained
 
+DIFFERENCES = "differences.jsonl"  # items that a second scoring answers otherwise
 
-def score(config: Config, dataset: Dataset, run: SavedRun, overrides: list[str]) -> int:
-    """Score what the run trained, and the untrained model where asked; returns the exit code."""
+
+def score(config: Config, dataset: Dataset, run: SavedRun, overrides: list[str], other: Config | None = None) -> int:
+    """Score what the run trained, and the untrained model where asked; returns the exit code.
+
+    With `other` all is scored once more as that config says, and what is answered otherwise is listed.
+    """
     silence_libraries()
     target = _empty_target(run, f"{config.data.name}-{config.prompt}")
     console = Console(target.log)
@@ -38,16 +48,61 @@ def score(config: Config, dataset: Dataset, run: SavedRun, overrides: list[str])
     results.add(parameters=parameter_counts(model), **use.accuracy())
     if use.table():
         write_json(target.routing, use.table())
+    if other is not None:
+        again = Stages(other, dataset, tokenizer, console)
+        found = differences(questions, after, again.score(load_trained(other, run)[0], questions, "scoring once more"))
+        write_lines(target.path / DIFFERENCES, [dataclasses.asdict(one) for one in found])
+        results.add(differing=len(found))
+        console.show(differences_table(questions, found))
+    return _finish(target, config, results, console)
+
+
+def score_by_harness(config: Config, dataset: Dataset | None, run: SavedRun, given: EvalArguments) -> int:
+    """Have lm-evaluation-harness score what the run trained, on own rows or on those that it fetches itself."""
+    silence_libraries()
+    target = _empty_target(run, f"lm_eval-{'+'.join(given.tasks)}"[:120])
+    console = Console(target.log)
+    described = dataset.describe() if dataset else {"source": config.source.name, "tasks": list(given.tasks)}
+    results = Results(target, config, given.overrides, described)
+    results.add(name=f"{run.path.resolve().name}/{target.path.name}", prompt="lm_eval", backend="lm_eval")
+    results.tree["data"]["name"] = "lm_eval"
+    model, tokenizer = load_trained(config, run)
+    index, limit = manager(given.tasks), config.evaluation.limit
+    tasks = [_task(name, index, dataset, limit) for name in given.tasks]
+    console.say(f"lm-evaluation-harness scores {', '.join(given.tasks)}")
+    size = max(1, config.evaluation.batch_tokens // harness.TOKENS_A_SEQUENCE)
+    verdict = harness.judge(model, tokenizer, tasks, index, size, limit)
+    target.write_predictions(verdict.records)
+    results.add(scores=verdict.scores, average=average(verdict.scores) if verdict.scores else None)
+    results.add(parameters=parameter_counts(model), dtype=str(model.dtype).removeprefix("torch."))
+    results.add(lm_eval={"results": verdict.reported, "versions": verdict.versions})
+    return _finish(target, config, results, console)
+
+
+def _finish(target: RunDirectory, config: Config, results: Results, console: Console) -> int:
+    """Write config and results, show the table, print where they lie."""
     write_text(target.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    console.show(results_table(results.write("finished")))
+    written = results.write("finished")
+    if written["scores"]:  # a task of the harness may have no accuracy
+        console.show(results_table(written))
     print(target.path)
     return FINISHED
+
+
+def _task(name: str, index: Any, dataset: Dataset | None, limit: int | None) -> Any:
+    """A task of the harness by its name, or on own rows: with a limit the items that own scoring takes."""
+    if dataset is None:
+        return name
+    data = dataset.tasks[KNOWN[name].task]
+    splits = {"test": sample(data.test, limit, "test"), **({"train": data.train} if KNOWN[name].examples else {})}
+    return on_rows(name, index, splits)
 
 
 def _empty_target(run: SavedRun, name: str) -> RunDirectory:
     """The directory of this evaluation, without what an earlier one of the same name left."""
     target = RunDirectory(run.path / "eval" / name)
-    target.results.unlink(missing_ok=True)
+    for path in (target.results, target.path / DIFFERENCES):
+        path.unlink(missing_ok=True)
     shutil.rmtree(target.path / "predictions", ignore_errors=True)
     target.path.mkdir(parents=True, exist_ok=True)
     return target

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mosld.config import config_directory, load_config
-from mosld.config.rerun import require_run
+from mosld.config.rerun import eval_arguments
 from mosld.config.sweep import is_sweep, plan_sweep
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mosld"
@@ -105,7 +105,7 @@ def test_a_yaml_opens_with_a_command_that_composes(path: Path):
             plan_sweep(overrides)
             continue
         if module == "eval":
-            overrides = require_run(overrides)[1]
+            overrides = eval_arguments(overrides).overrides
         local = "source=local" in overrides and not any(o.startswith("source.root=") for o in overrides)
         load_config([*overrides, "source.root=rows"] if local else overrides)
 

@@ -6,7 +6,7 @@ from mosld.config.errors import UserError, nearest
 from mosld.config.groups import config_directory, group_options
 from mosld.config.identity import identity, run_directory
 from mosld.config.method import AllocationConfig, MethodConfig
-from mosld.config.rerun import require_run, rerun_config
+from mosld.config.rerun import EvalArguments, eval_arguments, rerun_config
 from mosld.config.schema import (
     Config,
     DataConfig,
@@ -20,6 +20,7 @@ __all__ = [
     "AllocationConfig",
     "Config",
     "DataConfig",
+    "EvalArguments",
     "EvaluationConfig",
     "MethodConfig",
     "ModelConfig",
@@ -28,11 +29,11 @@ __all__ = [
     "UserError",
     "cache_directory",
     "config_directory",
+    "eval_arguments",
     "group_options",
     "identity",
     "load_config",
     "nearest",
-    "require_run",
     "rerun_config",
     "run_directory",
 ]

@@ -2,10 +2,11 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mosld.config.compose import checked, override_mistakes, parse_override
-from mosld.config.errors import UserError
+from mosld.config.errors import UserError, nearest
 from mosld.config.parts import option_tree
 from mosld.config.schema import Config
 
@@ -41,13 +42,58 @@ def _set(tree: Any, path: list[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def require_run(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Split `run=DIR` from the other arguments.
+@dataclass(frozen=True)
+class EvalArguments:
+    """What `mosld.eval` is told besides the overrides of the run's config.
+
+    Attributes:
+        run: the run, adapter or model directory.
+        backend: who scores: own scoring, or lm-evaluation-harness (lm_eval).
+        tasks: the harness's names of its tasks; empty with own scoring.
+        compare: an override under which all is scored once more, to list what differs; None: once is enough.
+        overrides: all else.
+    """
+
+    run: str
+    backend: str
+    tasks: tuple[str, ...]
+    compare: str | None
+    overrides: list[str]
+
+
+BACKENDS = ("mosld", "lm_eval")
+COMPARABLE = ("model.dtype", "model.attention", "evaluation.batch_tokens")  # how, not what: the questions stay the same
+
+
+def eval_arguments(arguments: Sequence[str]) -> EvalArguments:
+    """Take `run=`, `backend=`, `tasks=` and `compare=` out of the arguments; the rest are overrides.
 
     Raises:
-        UserError: it is missing.
+        UserError: with one message for each that is missing or cannot be.
     """
-    given = [argument.removeprefix("run=") for argument in arguments if argument.startswith("run=")]
-    if len(given) != 1 or not given[0]:
-        raise UserError("run: name one run or adapter directory, as in run=outputs/mixture/smollm2_135m/mosld-...")
-    return given[0], [argument for argument in arguments if not argument.startswith("run=")]
+    errors: list[str] = []
+    own: dict[str, str] = {}
+    rest = []
+    for argument in arguments:
+        name, _, text = argument.partition("=")
+        if name not in ("run", "backend", "tasks", "compare"):
+            rest.append(argument)
+        elif name in own:
+            errors.append(f"{argument}: {name} is given twice.")
+        else:
+            own[name] = text
+    if not own.get("run"):
+        errors.append("run: name one run or adapter directory, as in run=outputs/mixture/smollm2_135m/mosld-...")
+    backend, compare = own.get("backend", "mosld"), own.get("compare")
+    if backend not in BACKENDS:
+        errors.append(f"backend={backend}: unknown value; {nearest(backend, BACKENDS)}")
+    if "tasks" in own and backend == "mosld":
+        errors.append("tasks: are the harness's, with backend=lm_eval; own ones are named with data.tasks=[...].")
+    if compare is not None and compare.partition("=")[0] not in COMPARABLE:
+        errors.append(f"compare={compare}: give {' or '.join(COMPARABLE)} another value, as in model.dtype=float32.")
+    if compare is not None and backend == "lm_eval":
+        errors.append(f"compare={compare}: is for own scoring; leave out backend=lm_eval.")
+    if errors:
+        raise UserError(*errors)
+    tasks = own.get("tasks", "").strip("[]").split(",")
+    return EvalArguments(own["run"], backend, tuple(filter(None, map(str.strip, tasks))), compare, rest)

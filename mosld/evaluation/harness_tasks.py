@@ -1,14 +1,15 @@
 """lm-evaluation-harness's tasks: which there are, and own rows in the columns that a task file of it reads."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from mosld.config import UserError, nearest
+from mosld.config import DataConfig, SourceConfig, UserError, nearest
+from mosld.data import Dataset, load_dataset
 from mosld.data.rows import AnyRow, Row, Solution
 
 INSTALL = "backend=lm_eval: lm-evaluation-harness is not installed; pip install 'mosld[lm-eval]'."
@@ -76,21 +77,35 @@ def check_tasks(names: Sequence[str], source: str) -> None:
     valid = set(manager(names).all_tasks) if unknown else set(KNOWN)
     missing = [name for name in unknown if name not in valid]
     if missing:
-        few = list(KNOWN)
-        raise UserError(
-            *(f"tasks={name}: the harness has no such task; {_ours(name) or nearest(name, valid, few)}".replace(
-                "Valid:", f"It has {len(valid)}, such as") for name in missing)
-        )  # fmt: skip
+        raise UserError(*(f"tasks={name}: the harness has no such task; {_meant(name, valid)}" for name in missing))
 
 
-def _ours(name: str) -> str:
-    found = next((theirs for theirs, known in KNOWN.items() if known.task == name), None)
-    return f"did you mean '{found}'?" if found else ""
+def own_rows(names: Sequence[str], source: SourceConfig) -> Dataset | None:
+    """The test rows of these tasks, and train rows where a prompt begins with some; None where the harness fetches.
+
+    Raises:
+        UserError: rows are missing or bad.
+    """
+    if source.name == "hub":
+        return None
+    parts = []
+    for training in (False, True):
+        tasks = [KNOWN[name].task for name in names if KNOWN[name].examples == training]
+        parts += [load_dataset(DataConfig("lm_eval", tasks=tasks), source, training)] if tasks else []
+    rows = {task: data for part in parts for task, data in part.tasks.items()}
+    return Dataset({KNOWN[name].task: rows[KNOWN[name].task] for name in names}, source.name, parts[0].notes)
+
+
+def _meant(name: str, valid: Iterable[str]) -> str:
+    ours = next((theirs for theirs, known in KNOWN.items() if known.task == name), None)
+    return f"did you mean '{ours}'? " if ours else nearest(name, valid, [*KNOWN, "..."])
 
 
 def _without_rows(name: str, source: str) -> str:
-    hint = _ours(name) or nearest(name, KNOWN)
-    return f"tasks={name}: source={source} has no rows for it; {hint} With source=hub the harness fetches its own rows."
+    return (
+        f"tasks={name}: source={source} has no rows for it; {_meant(name, KNOWN)} "
+        "With source=hub the harness fetches its own rows."
+    )
 
 
 def manager(names: Sequence[str]) -> Any:
@@ -107,13 +122,13 @@ def manager(names: Sequence[str]) -> Any:
 
 def on_rows(name: str, index: Any, splits: Mapping[str, Sequence[AnyRow]]) -> Any:
     """A task of the harness as its own file has it, on own rows: `splits` holds "test", and "train" for examples."""
-    from datasets import Dataset
+    import datasets
     from lm_eval.api.task import ConfigurableTask
 
     known, config = KNOWN[name], dict(index.task_index[name].cfg)
-    held = {split: Dataset.from_list([known.columns(row) for row in rows]) for split, rows in splits.items()}
+    held = {split: datasets.Dataset.from_list([known.columns(row) for row in rows]) for split, rows in splits.items()}
 
-    def rows_of(**_: Any) -> dict[str, Dataset]:
+    def rows_of(**_: Any) -> dict[str, datasets.Dataset]:
         """Own rows in place of the published set."""
         return held
 
