@@ -17,7 +17,7 @@ from mosld.config import Config, UserError
 from mosld.data import Dataset
 from mosld.data.batches import Example, encode_train
 from mosld.data.mixing import Order, quotas
-from mosld.data.prompts import PromptEncoder
+from mosld.data.token_cache import CachedEncoder
 from mosld.evaluation import Evaluation, ExpertUse, Questions, evaluate
 from mosld.logging import Console, Results, RunDirectory
 from mosld.logging.atomic import write_json
@@ -46,10 +46,12 @@ class Stages:
     stop: StopSignals = field(default_factory=StopSignals)
 
     @property
-    def encoder(self) -> PromptEncoder:
-        """The run's prompt format with its tokenizer."""
+    def encoder(self) -> CachedEncoder:
+        """The run's prompt format with its tokenizer; what was tokenised once is read from the cache."""
         assert self.config.prompt is not None  # filled in when the config was checked
-        return PromptEncoder(self.tokenizer, self.config.prompt)
+        made = CachedEncoder(self.tokenizer, self.config.prompt)
+        made.progress = self.console.track("tokenising")
+        return made
 
     def questions(self, split: str, limit: int | None) -> Questions:
         """The questions of a split as tokens."""

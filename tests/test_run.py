@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import PreTrainedTokenizerFast
 
 from mosld import eval as eval_command
 from mosld import train as train_command
@@ -292,3 +293,27 @@ def test_a_damaged_adapter_is_one_message(how, manifest, finished, tmp_path, cap
 def test_eval_refuses_with_one_message(given, said, finished, capsys):
     assert eval_command.main([argument.format(run=finished) for argument in given]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_second_start_of_a_run_tokenises_nothing(toy_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOSLD_CACHE", str(tmp_path / "cache"))
+    seen = []
+    real = PreTrainedTokenizerFast.__call__
+
+    def counted(self, text, **options):
+        seen.append(len(text) if isinstance(text, list) else 0)
+        return real(self, text, **options)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted)
+    command = [
+        "model=tiny", "data.tasks=[obqa,arc_e]", "source=local", f"source.root={toy_root}", "debug=fast",
+        "logger=files", f"output_dir={tmp_path / 'run'}", "training.resume=never",
+    ]  # fmt: skip
+    texts, scores = [], []
+    for _ in range(2):
+        seen.clear()
+        assert train_command.main(command) == 0
+        texts.append(sum(seen))
+        scores.append(read(tmp_path / "run" / "results.json")["scores"])
+    assert texts[0] > 0 == texts[1]
+    assert scores[0] == scores[1]
