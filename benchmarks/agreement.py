@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="items per task; default: all")
     parser.add_argument("--batch-tokens", type=int, default=1024, help="of own scoring")
     parser.add_argument("--batch-size", type=int, default=16, help="of the harness")
-    parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--json", help="write the figures to this file, after every task")
     given = parser.parse_args()
     silence_libraries()
     names = given.tasks.split(",")
@@ -79,12 +79,12 @@ def main() -> int:
         figures = [f"{one['acc']:.4f}", f"{one['acc_norm']:.4f}", f"{one['largest_difference']:.1e}"]
         table.add_row(name, str(one["items"]), str(one["agreeing"]), *figures)
         found.append(one)
+        if given.json:
+            Path(given.json).write_text(json.dumps(found, indent=2) + "\n")
     show(table)
     for one in found:
         for pair in one["differing"]:
             print(f"{one['task']}: {json.dumps(pair)}", file=sys.stderr)
-    if given.json:
-        Path(given.json).write_text(json.dumps(found, indent=2) + "\n")
     return int(any(one["differing"] for one in found))
 
 

@@ -4,9 +4,10 @@
         [--batch-sizes 1,4,8,16,32] [--rounds 3] [--json FILE]
 
 Both tokenise and score the same rows, in turns, in one process; the harness at each batch size, of which the fastest
-counts (medians over the rounds; the ratio is the median of the rounds' own ratios, which hold where times drift). Its
-time is that of its `loglikelihood` alone, without building requests and metrics. Letters are CommonsenseQA, whose task
-file there has the same prompt; cloze is ARC-Easy. Needs the extra `lm-eval`.
+counts (medians over the rounds; the ratio is the median of the rounds' own ratios, which hold where times drift; that of
+processor time holds where others use the processor, too). Its time is that of its `loglikelihood` alone, without
+building requests and metrics. Letters are CommonsenseQA, whose task file there has the same prompt; cloze is ARC-Easy.
+Needs the extra `lm-eval`.
 """
 
 import argparse
@@ -67,24 +68,25 @@ class Contest:
         return chosen
 
 
-def timed(work: Callable[[], Chosen]) -> tuple[float, Chosen]:
-    """Seconds and result."""
-    started = time.perf_counter()
+def timed(work: Callable[[], Chosen]) -> tuple[tuple[float, float], Chosen]:
+    """Seconds by the clock and of the processor, and the result."""
+    started = time.perf_counter(), time.process_time()
     found = work()
-    return time.perf_counter() - started, found
+    return (time.perf_counter() - started[0], time.process_time() - started[1]), found
 
 
 def measure(contest: Contest, sizes: list[int], rounds: int) -> dict[str, Any]:
     """Both in turns; the first round warms up and is not counted."""
-    seconds: dict[int, list[float]] = {size: [] for size in (0, *sizes)}  # 0: own scoring
+    seconds: dict[int, list[tuple[float, float]]] = {size: [] for size in (0, *sizes)}  # 0: own scoring
     for _ in range(rounds + 1):
         chosen = {}
         for size in seconds:
             used, chosen[size] = timed(lambda size=size: contest.harness(size) if size else contest.ours())  # type: ignore[misc]
             seconds[size].append(used)
-    medians = {size: statistics.median(found[1:]) for size, found in seconds.items()}
+    medians = {size: statistics.median(clock for clock, _ in found[1:]) for size, found in seconds.items()}
     best = min(sizes, key=medians.__getitem__)
-    ratios = [theirs / ours for ours, theirs in zip(seconds[0][1:], seconds[best][1:], strict=True)]
+    pairs = list(zip(seconds[0][1:], seconds[best][1:], strict=True))
+    ratios, of_processor = ([theirs[kind] / ours[kind] for ours, theirs in pairs] for kind in (0, 1))
     items = len(contest.rows)
     return {
         "prompt": contest.style,
@@ -95,6 +97,7 @@ def measure(contest: Contest, sizes: list[int], rounds: int) -> dict[str, Any]:
         "harness_best_batch_size": best,
         "ratio": statistics.median(ratios),
         "ratios": ratios,
+        "processor_ratio": statistics.median(of_processor),
         "aim": KINDS[contest.style][1],
         "agreeing": sum(a == b for a, b in zip(chosen[0], chosen[best], strict=True)),
     }
@@ -130,14 +133,23 @@ def main() -> None:
         found.append(measure(Contest(style, rows, model, tokenizer, given.batch_tokens), sizes, given.rounds))
     dtype = str(model.dtype).removeprefix("torch.")
     table = Table(title=f"{given.model}, {dtype}, {given.limit} items, {given.rounds} rounds")
-    for column in ("prompt", "items/s", "harness items/s (batch)", "ratio (min, max)", "aim", "agreeing"):
+    for column in (
+        "prompt",
+        "items/s",
+        "harness items/s (batch)",
+        "ratio (min, max)",
+        "of processor time",
+        "aim",
+        "agreeing",
+    ):
         table.add_column(column, justify="right")
     for one in found:
         best = one["harness_best_batch_size"]
         theirs = f"{one['harness_items_per_second'][best]:.2f} ({best})"
         spread = f"{one['ratio']:.2f} ({min(one['ratios']):.2f}, {max(one['ratios']):.2f})"
         agreeing = f"{one['agreeing']} of {one['items']}"
-        table.add_row(one["prompt"], f"{one['items_per_second']:.2f}", theirs, spread, f"{one['aim']:.1f}", agreeing)
+        ratios = [spread, f"{one['processor_ratio']:.2f}", f"{one['aim']:.1f}"]
+        table.add_row(one["prompt"], f"{one['items_per_second']:.2f}", theirs, *ratios, agreeing)
     show(table)
     if given.json:
         figures = {"model": given.model, "dtype": dtype, "contests": found}
