@@ -4,10 +4,10 @@
         [--batch-sizes 1,4,8,16,32] [--rounds 3] [--json FILE]
 
 Both tokenise and score the same rows, in turns, in one process; the harness at each batch size, of which the fastest
-counts (medians over the rounds; the ratio is the median of the rounds' own ratios, which hold where times drift; that of
-processor time holds where others use the processor, too). Its time is that of its `loglikelihood` alone, without
-building requests and metrics. Letters are CommonsenseQA, whose task file there has the same prompt; cloze is ARC-Easy.
-Needs the extra `lm-eval`.
+counts. Figures are medians over the rounds; the ratio is the median of the rounds' own ratios, by the clock and of
+processor time, which holds where others use the processor, too. The harness's time is that of its `loglikelihood`
+alone, without building requests and metrics. Letters are CommonsenseQA, whose task file there has the same prompt;
+cloze is ARC-Easy. Needs the extra `lm-eval`.
 """
 
 import argparse
