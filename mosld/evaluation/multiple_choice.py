@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -80,11 +81,14 @@ def _pack(model: Any, question: Encoded) -> list[Packed]:
     return spread(question) if adapter_config(model).is_prompt_learning else [pack(question)]
 
 
-def _scores(batch: Sequence[Packed], logits_BPV: torch.Tensor) -> list[list[float]]:
+def _scores(batch: Sequence[Packed], logits_PV: torch.Tensor) -> list[list[float]]:
     """Log-likelihood of each option of each question: the sum over its tokens."""
-    picks = [(i, site, token) for i, q in enumerate(batch) for option in q.targets for site, token in option]
-    rows, sites, tokens = torch.tensor(picks, device=logits_BPV.device).T
-    log_probs = (logits_BPV[rows, sites, tokens] - logits_BPV.logsumexp(-1)[rows, sites]).tolist()
+    starts = accumulate((len(q.sites) for q in batch), initial=0)
+    picks = [
+        (start + site, token) for start, q in zip(starts, batch, strict=False) for o in q.targets for site, token in o
+    ]
+    sites, tokens = torch.tensor(picks, device=logits_PV.device).T
+    log_probs = (logits_PV[sites, tokens] - logits_PV.logsumexp(-1)[sites]).tolist()
     values = iter(log_probs)
     return [[sum(next(values) for _ in option) for option in q.targets] for q in batch]
 

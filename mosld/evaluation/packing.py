@@ -2,7 +2,7 @@
 
 A block mask and restarted position ids make the packed scores those of one sequence per option, at a fraction of the
 cost. The last token of an option is only predicted, never fed; with one-token options (letters) nothing is packed.
-Shapes: B questions, S longest packed sequence, P most scored positions.
+Shapes: B questions, S longest packed sequence, P scored positions of the batch, V words of the vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ class Measured(Protocol):
 
 
 Long = TypeVar("Long", bound=Measured)
+PADS = 32  # a batch holds at most a 32nd of its budget in pads: past that another forward pass costs less
 PADDING = -1  # segment of a pad; 0 is the prompt, 1, 2, ... are the options
 
 
@@ -34,7 +35,7 @@ class Packed:
     Attributes:
         question: what was packed.
         tokens, positions, segments: per packed token its id, its place in its own sequence, and whose it is.
-        sites: packed indices whose prediction is wanted.
+        sites: packed indices whose prediction is wanted, in rising order.
         targets: for each option, pairs of (index into `sites`, token to be predicted there).
     """
 
@@ -85,11 +86,14 @@ def spread(question: Encoded) -> list[Packed]:
 def batches(questions: Sequence[Long], batch_tokens: int) -> Iterator[list[Long]]:
     """Questions of similar length together, at most `batch_tokens` padded tokens each (one question at least)."""
     batch: list[Long] = []
+    tokens = 0
     for question in sorted(questions, key=lambda q: -q.length):
-        if batch and batch[0].length * (len(batch) + 1) > batch_tokens:
+        padded = batch[0].length * (len(batch) + 1) if batch else 0
+        if padded > batch_tokens or padded - tokens - question.length > batch_tokens // PADS:
             yield batch
-            batch = []
+            batch, tokens = [], 0
         batch.append(question)
+        tokens += question.length
     if batch:
         yield batch
 
@@ -99,12 +103,12 @@ def spread_inputs(batch: Sequence[Packed], pad: int) -> dict[str, Tensor]:
     return {
         "input_ids": _table([q.tokens for q in batch], pad),
         "attention_mask": token_mask(batch),
-        "logits_to_keep": _table([q.sites for q in batch], 0),
+        "logits_to_keep": site_mask(batch),
     }
 
 
 def packed_inputs(batch: Sequence[Packed], pad: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Keyword arguments of the model's forward: input_ids, position_ids [B, S], logits_to_keep [B, P], a 4-D mask."""
+    """Keyword arguments of the model's forward: input_ids, position_ids, logits_to_keep [B, S], a 4-D mask."""
     segments = _table([q.segments for q in batch], PADDING)
     own_BSS = segments.unsqueeze(-1) == segments.unsqueeze(-2)
     seen_BSS = (own_BSS | (segments == 0).unsqueeze(-2)).tril()
@@ -113,8 +117,16 @@ def packed_inputs(batch: Sequence[Packed], pad: int, dtype: torch.dtype) -> dict
         "input_ids": _table([q.tokens for q in batch], pad),
         "position_ids": _table([q.positions for q in batch], 0),
         "attention_mask": mask.unsqueeze(1),
-        "logits_to_keep": _table([q.sites for q in batch], 0),
+        "logits_to_keep": site_mask(batch),
     }
+
+
+def site_mask(batch: Sequence[Packed]) -> Tensor:
+    """True where a prediction is wanted [B, S]: the model's logits are then [P, V], sequence after sequence."""
+    sites_BS = torch.zeros(len(batch), max(q.length for q in batch), dtype=torch.bool)
+    rows = [row for row, q in enumerate(batch) for _ in q.sites]
+    sites_BS[rows, [site for q in batch for site in q.sites]] = True
+    return sites_BS
 
 
 def prompt_mask(batch: Sequence[Packed]) -> Tensor:

@@ -86,3 +86,18 @@ def test_an_answer_of_text_is_compared_per_character_and_a_letter_is_not(model, 
     for row, prediction in zip(rows(), found, strict=True):
         per_character = [s / len(c) for s, c in zip(prediction.scores, row.choices, strict=True)]
         assert prediction.normalised == per_character.index(max(per_character))
+
+
+def test_a_batch_has_few_pads(tokenizer):
+    packed = [pack(e) for e in PromptEncoder(tokenizer, "cloze").encode(rows(40))]
+    for batch in batches(packed, 1600):
+        longest = max(q.length for q in batch)
+        assert sum(longest - q.length for q in batch) <= 50  # a 32nd
+
+
+def test_logits_are_made_where_a_token_is_to_be_predicted_and_nowhere_else(model, tokenizer):
+    made, real = [], model.base_model.model.lm_head.forward
+    model.base_model.model.lm_head.forward = lambda hidden: made.append(hidden.shape[:-1].numel()) or real(hidden)
+    encoded = PromptEncoder(tokenizer, "cloze").encode(rows())
+    predict(model, encoded, 259, 700)
+    assert sum(made) == sum(1 + sum(len(option) - 1 for option in e.options) for e in encoded)
