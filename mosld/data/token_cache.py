@@ -24,7 +24,12 @@ from mosld.data.tasks import TASKS
 
 KEPT = 256  # files; those unused for longest go first
 CHUNK = 1000  # rows that are tokenised at once, between two moves of a progress bar
-NOTES = [field for field in dataclasses.fields(Encoded) if field.name not in ("row", "prompt", "options")]
+NOTES: list[tuple[str, Callable[[int], Any]]] = [
+    (field.name, type(field.default))
+    for field in dataclasses.fields(Encoded)
+    if field.name not in ("row", "prompt", "options")
+]
+"""What else is known of a question, whole numbers and truths, with the type of each."""
 UNREADABLE = (OSError, SafetensorError, KeyError, ValueError, IndexError)
 
 
@@ -102,7 +107,7 @@ def _numbers(encoded: Iterable[Encoded]) -> Iterator[int]:
     """Of each question: how many options, its notes, the length of prompt and options, their tokens."""
     for one in encoded:
         yield len(one.options)
-        yield from (int(getattr(one, note.name)) for note in NOTES)
+        yield from (int(getattr(one, name)) for name, _ in NOTES)
         yield from map(len, (one.prompt, *one.options))
         for tokens in (one.prompt, *one.options):
             yield from tokens
@@ -119,7 +124,7 @@ def _questions(numbers: list[int], rows: Sequence[AnyRow]) -> list[Encoded]:
         for length in lengths:
             texts.append(numbers[place : place + length])
             place += length
-        kept = {note.name: type(note.default)(value) for note, value in zip(NOTES, notes, strict=True)}
+        kept = {name: kind(value) for (name, kind), value in zip(NOTES, notes, strict=True)}
         found.append(Encoded(row, texts[0], texts[1:], **kept))
     if place != len(numbers):
         raise ValueError(f"{len(numbers)} numbers, {place} of them are of the {len(rows)} rows")
