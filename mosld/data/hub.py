@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from mosld.config import UserError, cache_directory
+from mosld.config.access import no_access
 
 Columns = dict[str, Any]
 
@@ -173,11 +174,12 @@ def fetch(source: HubSet, config: str, split: str) -> Any:
             return load_dataset("parquet", data_files=files, split="train")
         return load_dataset(source.repository, config, split=split, revision=source.revision)
     except Exception as error:  # the libraries below raise a dozen kinds: no network, no such set, no access
-        raise UserError(
-            f"source=hub: {source.repository} (revision {source.revision}) cannot be fetched. A gated set needs its "
-            "terms accepted on its page and a token (`hf auth login`); without a network take source=bundled or "
-            f"source=local source.root=DIR. The hub said: {(str(error) or type(error).__name__).splitlines()[0]}"
-        ) from error
+        why = no_access(
+            f"datasets/{source.repository}",
+            error,
+            "without a network take source=bundled or source=local source.root=DIR",
+        )
+        raise UserError(f"source=hub: {source.repository} (revision {source.revision}) {why}") from error
 
 
 def _sampled(rows: Any, count: int | None) -> Iterable[tuple[int, Columns]]:

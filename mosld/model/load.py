@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mosld.config import ModelConfig, UserError
+from mosld.config.access import no_access
 from mosld.config.parts import model_config
 from mosld.model.embedded import embedded_checkpoint
 from mosld.model.random import byte_tokenizer, random_model
@@ -75,11 +76,8 @@ def _place(config: ModelConfig) -> tuple[str, str | None]:
 def _why(config: ModelConfig, error: Exception) -> str:
     if config.path or config.kind != "hub":
         return f"model={config.name}: {config.path or 'the cached checkpoint'} cannot be loaded: {error}"
-    return (
-        f"model={config.name}: {config.hub} (revision {config.revision}) cannot be fetched. Without a network give a "
-        "local checkpoint with model.path=DIR; a gated model needs its licence accepted on its page and a token "
-        f"(`hf auth login`). The hub said: {str(error).splitlines()[0]}"
-    )
+    why = no_access(str(config.hub), error, "without a network give a local checkpoint with model.path=DIR")
+    return f"model={config.name}: {config.hub} (revision {config.revision}) {why}"
 
 
 def load_base(name: str = "smollm2_135m", **options: Any) -> tuple[Any, Any]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.utils import httpx
 
 import mosld
 from mosld.config import UserError
@@ -70,6 +72,19 @@ def test_remote_code_is_not_run(checkpoint, tmp_path):
 def test_a_hub_model_without_a_network_says_what_to_do():
     with pytest.raises(UserError, match=r"cannot be fetched.*model\.path=DIR.*hf auth login"):
         load_model(model_config("smollm2_135m_hub", {}))
+
+
+def test_a_gated_model_says_where_to_get_access(monkeypatch):
+    answer = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("You are trying to access a gated repo.") from GatedRepoError("403", response=answer)
+
+    monkeypatch.setattr("mosld.model.load.AutoTokenizer.from_pretrained", refuse)
+    with pytest.raises(
+        UserError, match=r"it is gated: .*https://huggingface\.co/meta-llama/Llama-2-7b-hf.*hf auth login"
+    ):
+        load_model(model_config("llama2_7b", {}))
 
 
 @pytest.fixture
