@@ -9,7 +9,6 @@ import yaml
 
 from mosld.adapters.domains import fill_experts, freeze_experts, take_over
 from mosld.config import Config
-from mosld.data import Dataset
 from mosld.logging import RunDirectory
 from mosld.logging.manifest import damage, write_folder
 from mosld.logging.tracker import NoTracker
@@ -42,7 +41,7 @@ def _train_expert(stages: Stages, task: str, count: int, model: Any, run: RunDir
     """Train one task's LoRA and save it; returns the model without it."""
     stages.console.say(f"stage 1: the expert of {task}")
     config = expert_config(stages.config, task, count)
-    alone = Dataset({task: stages.dataset.tasks[task]}, stages.dataset.source)
+    alone = replace(stages.dataset, tasks={task: stages.dataset.tasks[task]})
     single = Stages(config, alone, stages.tokenizer, stages.console, stages.stop)
     stepper = single.make_stepper(single.adapt(model), model.dtype)
     run.path.mkdir(parents=True, exist_ok=True)

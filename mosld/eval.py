@@ -38,7 +38,7 @@ def evaluate_run(arguments: list[str]) -> int:
     if given.backend == "lm_eval":
         return _by_the_harness(config, given, run)
     other = rerun_config(run.recorded, [*given.overrides, given.compare]) if given.compare else None
-    dataset = load_dataset(config.data, config.source, training=False)
+    dataset = load_dataset(config.data, config.source, training=False, shots=config.evaluation.shots)
     from mosld.scoring import score  # imports torch, transformers and peft: only now is everything checked
 
     return score(config, dataset, run, given.overrides, other)

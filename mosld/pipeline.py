@@ -119,7 +119,7 @@ def _run(
         steps=progress.step,
         skipped_steps=progress.skipped,
         best_step=progress.best_step,
-        validation_average=progress.best_score,
+        validation_average=None if evaluation.average is None else progress.best_score,
         train_tokens=progress.tokens,
         train_seconds=round(progress.seconds, 3),
         tokens_per_second=round(progress.tokens / progress.seconds, 2),

@@ -29,7 +29,8 @@ def score(config: Config, dataset: Dataset, run: SavedRun, overrides: list[str],
     With `other` all is scored once more as that config says, and what is answered otherwise is listed.
     """
     silence_libraries()
-    target = _empty_target(run, f"{config.data.name}-{config.prompt}")
+    shots = f"-{config.evaluation.shots}shot" if config.evaluation.shots else ""
+    target = _empty_target(run, f"{config.data.name}-{config.prompt}{shots}")
     console = Console(target.log)
     results = Results(target, config, overrides, dataset.describe())
     results.add(name=f"{run.path.resolve().name}/{target.path.name}")

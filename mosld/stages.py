@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,25 +50,23 @@ class Stages:
     def encoder(self) -> CachedEncoder:
         """The run's prompt format with its tokenizer; what was tokenised once is read from the cache."""
         assert self.config.prompt is not None  # filled in when the config was checked
-        made = CachedEncoder(self.tokenizer, self.config.prompt)
+        made = CachedEncoder(self.tokenizer, self.config.prompt, self.dataset.known, self.dataset.examples)
         made.progress = self.console.track("tokenising")
         return made
 
     def questions(self, split: str, limit: int | None) -> Questions:
         """The questions of a split as tokens."""
         made = Questions(self.dataset.tasks, split, limit, self.encoder)
-        self._say_cut(made.cut, split)
+        self._say(made.shortened(split))
         return made
 
     def encode_train(self) -> list[Example]:
         """The train rows as tokens."""
-        examples, cut, left_out = encode_train(self.dataset.train, self.encoder, self.tokenizer.eos_token_id)
-        self._say_cut(cut, "train")
-        if left_out:
-            self.console.say(f"{left_out} train rows left out: solutions longer than the task's cutoff are not cut")
-        if not examples:
+        rows = encode_train(self.dataset.train, self.encoder, self.tokenizer.eos_token_id)
+        self._say(rows.shortened())
+        if not rows.examples:
             raise UserError(f"data.tasks={self.config.data.tasks}: no train row fits into its task's cutoff.")
-        return examples
+        return rows.examples
 
     def score(self, model: Any, questions: Questions, title: str, use: ExpertUse | None = None) -> Evaluation:
         """Accuracy of a model, in eval mode; `use` takes note of the experts that each task takes."""
@@ -192,9 +191,9 @@ class Stages:
         self.console.say(f"pushed to {address}")
         return address
 
-    def _say_cut(self, count: int, split: str) -> None:
-        if count:
-            self.console.say(f"{count} {split} rows had their passage cut to the task's cutoff")
+    def _say(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.console.say(line)
 
 
 def _read_json(path: Path) -> Any:

@@ -20,10 +20,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mosld.config.domain_rules import with_domains
 from mosld.config.errors import UserError, nearest, typed
 from mosld.config.groups import OPTIONAL, config_directory, group_options, missing_plugin
 from mosld.config.method_rules import own_number
+from mosld.config.resolving import resolved, with_own_tasks
 from mosld.config.rules import broken_rules
 from mosld.config.schema import MAPS, Config
 from mosld.config.secrets import secrets_in
@@ -52,12 +52,13 @@ def load_config(overrides: Sequence[str]) -> Config:
 def checked(tree: dict[str, Any], errors: list[str], training: bool = True) -> Config:
     """The tree as a `Config` whose keys, types, ranges and combinations are right, with null defaults filled in."""
     config = build(Config, tree, errors := [*errors, *secrets_in(tree)])
+    config = with_own_tasks(config, errors)
     wrong = {re.split("[=:]", error)[0].strip("'+~") for error in errors} - {""}
     # A wrong value was replaced by a default: what a rule says of that key would be about the default.
     errors = [*errors, *(rule for rule in broken_rules(config, training) if not any(key in rule for key in wrong))]
     if errors:
         raise UserError(*errors)
-    return _resolved(config)
+    return resolved(config)
 
 
 def compose_tree(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -184,28 +185,3 @@ def _all_keys() -> list[str]:
         nested = isinstance(hint, type) and dataclasses.is_dataclass(hint)
         keys += [f"{name}.{inner}" for inner in field_types(hint)] if nested else [name]
     return keys
-
-
-def _resolved(config: Config) -> Config:
-    """Fill in the keys whose null means "as the model's config says", and make paths absolute.
-
-    `config.yaml` then records what was used, and one directory has one name wherever the command is typed.
-    """
-    model, source = config.model, config.source
-    if model.path:
-        path = Path(model.path).resolve()
-        model = dataclasses.replace(model, name=path.name, path=str(path))
-    if source.root:
-        source = dataclasses.replace(source, root=str(Path(source.root).resolve()))
-    base = model.score_base if config.evaluation.base is None else config.evaluation.base
-    method = config.method
-    if method.router == "domain":
-        method = with_domains(method, config.data.tasks)
-    return dataclasses.replace(
-        config,
-        model=model,
-        method=method,
-        source=source,
-        evaluation=dataclasses.replace(config.evaluation, base=base),
-        prompt=config.prompt or model.prompt,
-    )

@@ -1,9 +1,81 @@
 """Rules that join several keys of the data."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from mosld.config.data import DataConfig
+from mosld.config.data import TASKS, DataConfig, SourceConfig
 from mosld.config.errors import nearest, typed
+from mosld.config.own_files import own_files
+
+COLUMNS = ("id", "context", "question", "choices", "answer", "final", "response", "system")
+OWN_KEYS = {"columns": {}, "answer_as": "auto", "holdout": 0.1, "score_replies": True}  # with their defaults
+
+
+def own_tasks(data: DataConfig, source: SourceConfig) -> list[str]:
+    """The tasks that are named, or all of the user's own; none where their place is missing, which reading reports.
+
+    Raises:
+        UserError: what lies below `source.root` cannot be told apart.
+    """
+    if data.kind != "own" or data.tasks or source.name != "local" or not source.root or not Path(source.root).exists():
+        return data.tasks
+    return list(own_files(Path(source.root)))
+
+
+def broken_data_rules(data: DataConfig, source: SourceConfig, shots: int = 0) -> Iterator[str]:
+    """What cannot work in tasks and source, and keys that say nothing with them."""
+    given = f"data.tasks={typed(data.tasks)}"
+    if len(set(data.tasks)) < len(data.tasks):
+        yield f"{given}: names a task twice."
+    yield from _broken_own(data, source) if data.kind == "own" else _broken_benchmarks(data)
+    if data.n_openorca is not None and "openorca" not in data.tasks:
+        yield f"data.n_openorca={data.n_openorca}: says nothing without openorca; take data=mixture_openorca."
+    if shots and "mmlu" not in data.tasks:
+        yield f"evaluation.shots={shots}: says nothing of {', '.join(data.tasks)}; only mmlu has solved examples."
+    if source.name == "local" and not source.root:
+        yield "source.root: source=local needs a directory, as in source.root=my/data."
+    if source.name != "local" and source.root:
+        yield f"source.root={source.root}: the {source.name} source has no directory; add source=local."
+
+
+def _broken_benchmarks(data: DataConfig) -> Iterator[str]:
+    given = f"data.tasks={typed(data.tasks)}"
+    unknown = [task for task in data.tasks if task not in TASKS]
+    if unknown:
+        yield f"{given}: unknown value {', '.join(map(repr, unknown))}; {nearest(unknown[0], TASKS)}"
+    if not data.tasks:
+        yield f"{given}: names no task."
+    for key, default in OWN_KEYS.items():
+        value = getattr(data, key)
+        if value != default:
+            yield f"data.{key}={typed(value)}: is about your own files alone; take data=local."
+
+
+def _broken_own(data: DataConfig, source: SourceConfig) -> Iterator[str]:
+    if source.name != "local":
+        yield f"data={data.name}: reads your own files; add source=local and source.root=my/data."
+    maps = data.columns if maps_by_task(data) else {"": data.columns}
+    for task, columns in maps.items():
+        for ours, theirs in columns.items():
+            yield from _broken_column(f"data.columns.{task}." if task else "data.columns.", ours, theirs)
+        if "response" in columns and {"choices", "answer", "final"} & set(columns):
+            yield "data.columns: a question has a response, or choices and an answer, or an answer and a final number."
+
+
+def maps_by_task(data: DataConfig) -> bool:
+    """Whether `data.columns` holds a map of columns for each task, not one for all."""
+    return bool(data.columns) and all(isinstance(value, dict) for value in data.columns.values())
+
+
+def _broken_column(where: str, ours: str, theirs: Any) -> Iterator[str]:
+    if ours not in COLUMNS:
+        yield f"{where}{ours}: mosld has no such column; {nearest(ours, COLUMNS)}"
+    elif isinstance(theirs, list):
+        if ours != "choices" or len(theirs) < 2:
+            yield f"{where}{ours}={typed(theirs)}: several columns, at least two, can hold the choices alone."
+    elif not isinstance(theirs, str | int):
+        yield f"{where}{ours}={typed(theirs)}: must be the name of a column."
 
 
 def broken_mixing_rules(data: DataConfig) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from mosld.config.data_rules import broken_mixing_rules
+from mosld.config.data_rules import broken_data_rules, broken_mixing_rules
 from mosld.config.domain_rules import broken_domain_rules
 from mosld.config.errors import typed
 from mosld.config.method_rules import broken_method_rules, experts_of
@@ -19,7 +19,8 @@ def broken_rules(config: Config, training: bool = True) -> list[str]:
         *_depth(config),
         *(broken_domain_rules(config.method, config.data) if training else []),
         *_prefix(config),
-        *_data(config),
+        *broken_data_rules(config.data, config.source, config.evaluation.shots),
+        *broken_mixing_rules(config.data),
         *_training(config),
         *_hub(config),
     ]
@@ -59,20 +60,6 @@ def _prefix(config: Config) -> list[str]:
     if config.method.kind == "prefix" and config.training.gradient_checkpointing:
         return ["training.gradient_checkpointing=true: fails with prefix-tuning in PEFT; lower micro_batch_size."]
     return []
-
-
-def _data(config: Config) -> list[str]:
-    found = list(broken_mixing_rules(config.data))
-    if not config.data.tasks:
-        found.append("data.tasks=[]: names no task.")
-    if len(set(config.data.tasks)) < len(config.data.tasks):
-        found.append(f"data.tasks={typed(config.data.tasks)}: names a task twice.")
-    if config.source.name == "local" and not config.source.root:
-        found.append("source.root: source=local needs a directory, as in source.root=my/data.")
-    if config.source.name != "local" and config.source.root:
-        name = config.source.name
-        found.append(f"source.root={config.source.root}: the {name} source has no directory; add source=local.")
-    return found
 
 
 def _hub(config: Config) -> list[str]:

@@ -11,7 +11,7 @@ from mosld.config.method import AllocationConfig, MethodConfig
 from mosld.config.setting import setting
 
 PROMPTS = ("letter", "list", "cloze")
-MAPS = ("model.shape", "method.experts_from", "data.weights")  # keys that take a map
+MAPS = ("model.shape", "method.experts_from", "data.weights", "data.columns")  # keys that take a map
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class EvaluationConfig:
         None, "Also score the untrained model; null: as the model's config says.", affects_results=False
     )
     limit: int | None = setting(None, "Test items per task; the same items for every run.", minimum=1)
+    shots: int = setting(0, "Solved examples of its subject before each question of mmlu, as in 5.", minimum=0)
     validation_limit: int = setting(16, "Validation items per task.", minimum=1)
     batch_tokens: int = setting(1024, "Padded tokens per forward pass; of a generation: of its prompts.", minimum=1)
     max_new_tokens: int = setting(256, "Longest generated answer, in tokens; one that is not done is cut.", minimum=1)

@@ -5,8 +5,8 @@
 3. `batches` makes the tensors of training steps.
 """
 
-from mosld.data.dataset import Dataset, load_dataset
-from mosld.data.rows import AnyRow, Row, Solution
+from mosld.data.dataset import Dataset, leak_notes, load_dataset
+from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.tasks import TASKS, Task
 
-__all__ = ["TASKS", "AnyRow", "Dataset", "Row", "Solution", "Task", "load_dataset"]
+__all__ = ["TASKS", "AnyRow", "Dataset", "Reply", "Row", "Solution", "Task", "leak_notes", "load_dataset"]

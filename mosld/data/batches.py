@@ -5,7 +5,7 @@ padding without changing what the step averages over.
 Shapes: B rows of the micro-batch, S longest row, P longest answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,6 @@ import torch
 
 from mosld.data.prompts import PromptEncoder, right_option
 from mosld.data.rows import AnyRow
-from mosld.data.tasks import TASKS
 
 IGNORED = -100  # label of a position that has no loss
 
@@ -28,22 +27,40 @@ class Example:
 
 
 class TrainRows(NamedTuple):
-    """The train rows as tokens, how many of them had their passage cut, and how many rows were left out."""
+    """The train rows as tokens, how many had their passage cut, their response cut, and how many were left out."""
 
     examples: list[Example]
     cut: int
+    cut_responses: int
     left_out: int
+
+    def shortened(self) -> Iterator[str]:
+        """What was done to rows that are longer than their task's cutoff, in lines for a person."""
+        if self.cut:
+            yield f"{self.cut} train rows had their passage cut to the task's cutoff"
+        if self.cut_responses:
+            yield f"{self.cut_responses} train rows had their response cut to the task's cutoff"
+        if self.left_out:
+            yield f"{self.left_out} train rows left out: longer than the task's cutoff, and not to be cut"
 
 
 def encode_train(rows: Sequence[AnyRow], encoder: PromptEncoder, end: int) -> TrainRows:
     """Tokens of prompt + right answer + end-of-text for each row.
 
-    A worked solution that does not fit into its task's cutoff is left out: cut, it would teach to give no result.
+    A worked solution that does not fit into its task's cutoff is left out: cut, it would teach to give no result. Of a
+    longer response what fits is learnt, without an end; where its question leaves no room it is left out.
     """
+    examples, cut, cut_responses = list[Example](), 0, 0
     encoded = encoder.encode(rows, keep=right_option)
-    fitting = [e for e in encoded if not TASKS[e.row.task].generated or e.length <= TASKS[e.row.task].cutoff]
-    examples = [Example(e.row, [*e.prompt, *e.options[0], end], len(e.prompt)) for e in fitting]
-    return TrainRows(examples, sum(e.cut for e in fitting), len(encoded) - len(fitting))
+    for row in encoded:
+        task, answer = encoder.tasks[row.row.task], [*row.options[0], end]
+        too_long = task.generated and row.length > task.cutoff
+        if too_long:
+            answer = row.options[0][: max(0, task.cutoff - len(row.prompt))] if task.kind == "reply" else []
+        if answer:
+            examples.append(Example(row.row, [*row.prompt, *answer], len(row.prompt)))
+            cut, cut_responses = cut + row.cut, cut_responses + too_long
+    return TrainRows(examples, cut, cut_responses, len(encoded) - len(examples))
 
 
 def micro_batches(examples: Sequence[Example], size: int, overhead: int = 0) -> list[list[Example]]:

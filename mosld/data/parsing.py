@@ -1,22 +1,26 @@
 """From a JSON record to a row, and everything that can be wrong with one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mosld.data.numbers import FINAL, value
-from mosld.data.rows import AnyRow, Row, Solution
-from mosld.data.tasks import TASKS
+from mosld.data.rows import AnyRow, Reply, Row, Solution
+from mosld.data.subjects import require_subject
+from mosld.data.tasks import Task
 
 
-def parse_row(task: str, record: Any) -> AnyRow:
-    """The row that a JSON record holds: a `Solution` where the task's answers are generated, else a `Row`.
+def parse_row(task: Task, record: Any) -> AnyRow:
+    """The row that a JSON record holds, of the task's kind.
 
     Raises:
         ValueError: with the reason, as a reader of the file would put it.
     """
     if not isinstance(record, dict):
         raise ValueError(f"is no object but {_kind(record)}")
-    return _solution(task, record) if TASKS[task].generated else _choice(task, record)
+    row = PARSERS[task.kind](task.name, record)
+    if task.subjects:
+        require_subject(row.id)
+    return row
 
 
 def _choice(task: str, record: dict[str, Any]) -> Row:
@@ -45,12 +49,27 @@ def _solution(task: str, record: dict[str, Any]) -> Solution:
     return Solution(task, record["id"], context, question, answer, final)
 
 
-def _check(record: dict[str, Any], texts: Sequence[str], others: Sequence[str] = ()) -> None:
-    """Every key is there, those of `texts` hold text that is not empty, and a context is text."""
+def _reply(task: str, record: dict[str, Any]) -> Reply:
+    _check(record, texts=("id", "question", "response"), optional=("context", "system"))
+    texts = (record.get(key, "").strip() for key in ("context", "question", "response", "system"))
+    return Reply(task, record["id"], *texts)
+
+
+PARSERS: dict[str, Callable[[str, dict[str, Any]], AnyRow]] = {
+    "choice": _choice,
+    "solution": _solution,
+    "reply": _reply,
+}
+
+
+def _check(
+    record: dict[str, Any], texts: Sequence[str], others: Sequence[str] = (), optional: Sequence[str] = ("context",)
+) -> None:
+    """Every key is there but the optional ones, those of `texts` hold text that is not empty, a context is text."""
     for key in (*texts, *others):
         if key not in record:
             raise ValueError(f"has no '{key}'")
-    for key in (*texts, "context"):
+    for key in (*texts, *optional):
         if not isinstance(record.get(key, ""), str):
             raise ValueError(f"'{key}' must be text, is {_kind(record[key])}")
         _encodable(f"'{key}'", record.get(key, ""))

@@ -1,4 +1,4 @@
-"""The two kinds of rows: a choice among options, and a solution that is written out and ends in a number."""
+"""The kinds of rows: a choice among options, a solution that ends in a number, and a reply in free words."""
 
 from dataclasses import dataclass
 
@@ -55,4 +55,30 @@ class Solution:
         return self.context, self.question
 
 
-AnyRow = Row | Solution
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A question, or an instruction, and the response to it.
+
+    Attributes:
+        task: name of the task it belongs to.
+        id: unique within its task.
+        context: a passage, or "".
+        question: the question.
+        response: the answer, as it should be given.
+        system: how to answer, put before all else, or "".
+    """
+
+    task: str
+    id: str
+    context: str
+    question: str
+    response: str
+    system: str = ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What makes two rows the same item to a reader."""
+        return self.context, self.question
+
+
+AnyRow = Row | Solution | Reply

@@ -22,7 +22,7 @@ from mosld.data.tasks import TASKS
 Published = dict[str, tuple[dict[str, list[AnyRow]], list[str]]]
 
 
-def read_splits(tasks: Sequence[str], source: SourceConfig, training: bool) -> Published:
+def read_splits(tasks: Sequence[str], source: SourceConfig, training: bool, shots: int = 0) -> Published:
     """By task, the rows of each published split that is needed, and a line for each bad row.
 
     Raises:
@@ -32,7 +32,7 @@ def read_splits(tasks: Sequence[str], source: SourceConfig, training: bool) -> P
     if not root.is_dir():
         raise UserError(f"source.root={source.root}: no such directory.")
     files = {
-        name: {split: root / name / f"{split}.jsonl" for split in needed_splits(task, training)}
+        name: {split: root / name / f"{split}.jsonl" for split in needed_splits(task, training, shots)}
         for name, task in TASKS.items()
     }
     held = sorted(name for name in files if all(path.is_file() for path in files[name].values()))

@@ -15,7 +15,11 @@ class Task:
         cutoff: longest row in tokens; a longer passage is cut, a longer solution left out of training.
         stem: the question is a sentence to be completed, and stands alone where there is no passage and no option is
             listed (lm-evaluation-harness scores OpenBookQA so).
-        generated: the answer is written out, not chosen: a worked solution, scored by its final number.
+        kind: what its rows are: "choice" among options, "solution" that ends in a number, or "reply" in free words.
+        trained: whether it can be trained on; else it is for evaluation alone.
+        scored: whether it has a test; else it is for training alone.
+        examples_split: the published split that holds worked examples for a prompt.
+        subjects: whether a row's id begins with its subject, by which scores are told apart.
     """
 
     name: str
@@ -24,7 +28,16 @@ class Task:
     holdout: float = 0.0
     cutoff: int = 256
     stem: bool = False
-    generated: bool = False
+    kind: str = "choice"
+    trained: bool = True
+    scored: bool = True
+    examples_split: str | None = None
+    subjects: bool = False
+
+    @property
+    def generated(self) -> bool:
+        """Whether the answer is written out, not chosen."""
+        return self.kind != "choice"
 
 
 TASKS = {
@@ -37,6 +50,9 @@ TASKS = {
         Task("mctest", "MCTest", cutoff=512),
         Task("arc_e", "ARC-Easy"),
         Task("arc_c", "ARC-Challenge"),
-        Task("gsm8k", "GSM8K", holdout=0.1, cutoff=512, generated=True),
+        Task("gsm8k", "GSM8K", holdout=0.1, cutoff=512, kind="solution"),
+        Task("openorca", "OpenOrca", cutoff=512, kind="reply", scored=False),
+        # Five examples of a subject take up to 3,000 tokens; where they pass the cutoff there are fewer of them.
+        Task("mmlu", "MMLU", cutoff=2048, trained=False, examples_split="dev", subjects=True),
     )
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosld.config import EvaluationConfig
-from mosld.data import TASKS, AnyRow
+from mosld.data import AnyRow, Task
 from mosld.data.prompts import Encoded, PromptEncoder, Tokenizer
 from mosld.data.splits import TaskData, sample
 from mosld.evaluation.expert_use import ExpertUse
@@ -13,6 +13,7 @@ from mosld.evaluation.generation import solve
 from mosld.evaluation.multiple_choice import predict
 from mosld.evaluation.passes import Progress
 from mosld.evaluation.scores import Outcome, Score, average, task_score
+from mosld.evaluation.subjects import by_subject
 from mosld.model import processes
 
 
@@ -28,35 +29,53 @@ class Evaluation:
         return {task: [prediction.as_json() for prediction in found] for task, found in self.predictions.items()}
 
     @property
-    def average(self) -> float:
-        """Mean accuracy over tasks."""
-        return average(self.scores)
+    def average(self) -> float | None:
+        """Mean accuracy over tasks; None where no task is scored."""
+        return average(self.scores) if self.scores else None
 
 
 class Questions:
     """The questions of a split of every task, tokenised once and scored as often as needed."""
 
     def __init__(self, tasks: Mapping[str, TaskData], split: str, limit: int | None, encoder: PromptEncoder) -> None:
-        """Take `limit` items per task (all where None; the same ones for every run) and tokenise them."""
+        """Take `limit` items per task (all where None; the same ones for every run) and tokenise them.
+
+        A task that is trained on alone has none.
+        """
         self.style = encoder.style
+        self.tasks: dict[str, Task] = {name: data.task for name, data in tasks.items() if data.task.scored}
         rows: dict[str, Sequence[AnyRow]] = {
-            name: sample(getattr(data, split), limit, split) for name, data in tasks.items()
+            name: sample(getattr(tasks[name], split), limit, split) for name in self.tasks
         }
         self.by_task: dict[str, list[Encoded]] = {
             # What is to be generated has no options to compare.
-            name: encoder.encode(found, keep=(lambda _: ()) if TASKS[name].generated else None)
+            name: encoder.encode(found, keep=(lambda _: ()) if self.tasks[name].generated else None)
             for name, found in rows.items()
         }
+        self._most_shots = max(map(len, encoder.examples.values()), default=0)
 
     def of_kind(self, generated: bool) -> list[Encoded]:
         """The questions whose answers are generated, or those whose answers are chosen, task after task."""
-        found = [questions for name, questions in self.by_task.items() if TASKS[name].generated == generated]
+        found = [questions for name, questions in self.by_task.items() if self.tasks[name].generated == generated]
         return [question for questions in found for question in questions]
 
     @property
     def cut(self) -> int:
         """Questions whose passage was shortened to fit."""
         return sum(question.cut for questions in self.by_task.values() for question in questions)
+
+    @property
+    def fewer_shots(self) -> int:
+        """Questions before which fewer examples stand than were asked for, as more would not fit."""
+        asked = [found for name, found in self.by_task.items() if self.tasks[name].examples_split]
+        return sum(question.shots < self._most_shots for questions in asked for question in questions)
+
+    def shortened(self, split: str) -> Iterator[str]:
+        """What was done to questions that are longer than their task's cutoff, in lines for a person."""
+        if self.cut:
+            yield f"{self.cut} {split} rows had their passage cut to the task's cutoff"
+        if self.fewer_shots:
+            yield f"{self.fewer_shots} {split} questions have fewer examples: more would pass the task's cutoff"
 
 
 def evaluate(
@@ -80,10 +99,17 @@ def evaluate(
     if use is not None:
         use.add_up(processes())
     predictions = {
-        name: [next(answers[TASKS[name].generated]) for _ in found] for name, found in questions.by_task.items()
+        name: [next(answers[questions.tasks[name].generated]) for _ in found]
+        for name, found in questions.by_task.items()
     }
     scores = {
-        name: task_score([question.row for question in found], predictions[name], questions.style)
+        name: _score(questions.tasks[name], [question.row for question in found], predictions[name], questions.style)
         for name, found in questions.by_task.items()
     }
     return Evaluation(predictions, scores)
+
+
+def _score(task: Task, rows: Sequence[AnyRow], outcomes: Sequence[Outcome], style: str) -> Score:
+    """The numbers of one task for results.json, also by subject where the task has subjects."""
+    score = task_score(rows, outcomes, style)
+    return {**score, **by_subject(rows, outcomes, style)} if task.subjects else score

@@ -1,4 +1,4 @@
-"""Worked solutions by greedy generation with a cache: right where the final number is worth what it should be.
+"""Answers by greedy generation with a cache: solutions are right by their final number, replies by their words.
 
 Shapes: B questions, S longest prompt and what was generated so far.
 """
@@ -14,14 +14,15 @@ from transformers import StoppingCriteria
 
 from mosld.data.numbers import final_number
 from mosld.data.prompts import Encoded, Tokenizer
-from mosld.data.rows import AnyRow, Solution
+from mosld.data.rows import AnyRow, Reply, Solution
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.judging import same_number
+from mosld.evaluation.judging import same_number, same_text
 from mosld.evaluation.packing import batches, pack
 from mosld.evaluation.passes import Progress, in_batches, inputs_for, scoring
 
 # A base model goes on with a question of its own: lm-evaluation-harness stops there, too.
-DONE = re.compile(r"####[^\n]*\d[^\n]*\n|\nQuestion:")
+NEXT = re.compile(r"\nQuestion:")
+DONE = re.compile(rf"####[^\n]*\d[^\n]*\n|{NEXT.pattern}")
 TAIL = 32  # tokens in which the end of an answer is looked for: the line of a final number is shorter
 # Greedy whatever the model's own generation config says.
 GREEDY = {
@@ -49,6 +50,25 @@ class FinalNumber:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The model's reply to one question.
+
+    Attributes:
+        id: the row's id.
+        prediction: what the model wrote: its first line, where the response has one line.
+        correct: whether it says what the response says.
+    """
+
+    id: str
+    prediction: str
+    correct: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The prediction as an object of `predictions/<task>.jsonl`; the question's text is not part of it."""
+        return asdict(self)
+
+
 def solve(
     model: Any,
     questions: Sequence[Encoded],
@@ -57,8 +77,8 @@ def solve(
     batch_tokens: int,
     progress: Progress = iter,
     use: ExpertUse | None = None,
-) -> list[FinalNumber]:
-    """Solve every question, in eval mode, in the order given.
+) -> list[FinalNumber | Written]:
+    """Answer every question, in eval mode, in the order given.
 
     Args:
         model: a causal language model, adapted or not; its training mode is restored afterwards.
@@ -71,23 +91,30 @@ def solve(
     """
 
     def answer(batch: list[Encoded]) -> list[str | None]:
-        """The final numbers of a batch, as text."""
-        answers = generate(model, [question.prompt for question in batch], tokenizer, max_new_tokens)
+        """The answers of a batch: final numbers as text, and replies."""
+        ends = [DONE if isinstance(question.row, Solution) else NEXT for question in batch]
+        answers = generate(model, [question.prompt for question in batch], tokenizer, max_new_tokens, ends)
         if use is not None and use.watches(model):
             _watch(model, batch, answers, tokenizer.pad_token_id, batch_tokens, use)
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [final_number(text) for text in texts]
+        return [_answer(question.row, text) for question, text in zip(batch, texts, strict=True)]
 
     with scoring(model):
-        numbers = in_batches(list(batches(questions, batch_tokens)), answer, progress)
-    return [_judge(question.row, numbers[id(question)]) for question in questions]
+        found = in_batches(list(batches(questions, batch_tokens)), answer, progress)
+    return [_judge(question.row, found[id(question)]) for question in questions]
 
 
-def generate(model: Any, prompts: Sequence[list[int]], tokenizer: Tokenizer, max_new_tokens: int) -> list[list[int]]:
+def generate(
+    model: Any,
+    prompts: Sequence[list[int]],
+    tokenizer: Tokenizer,
+    max_new_tokens: int,
+    endings: Sequence[re.Pattern[str]] = (),
+) -> list[list[int]]:
     """The most likely next tokens of each prompt, up to the end of its answer, which is no part of them.
 
-    An answer ends with the end of the text, with the line that gives the final number, where the model begins another
-    question, or after `max_new_tokens`.
+    An answer ends with the end of the text, where its own of the `endings` is found (default: with the line that gives
+    the final number, or where the model begins another question), or after `max_new_tokens`.
     """
     pad, device = tokenizer.pad_token_id, next(model.parameters()).device
     longest = max(map(len, prompts))
@@ -100,7 +127,7 @@ def generate(model: Any, prompts: Sequence[list[int]], tokenizer: Tokenizer, max
         max_new_tokens=max_new_tokens,
         eos_token_id=ends,
         pad_token_id=pad,
-        stopping_criteria=[Answered(tokenizer, longest)],
+        stopping_criteria=[Answered(tokenizer, longest, endings or [DONE] * len(prompts))],
         use_cache=True,
         **GREEDY,
     )
@@ -108,17 +135,18 @@ def generate(model: Any, prompts: Sequence[list[int]], tokenizer: Tokenizer, max
 
 
 class Answered(StoppingCriteria):
-    """A sequence is done when it has given a final number, or begins another question."""
+    """A sequence is done when its answer is: it has given a final number, or begins another question."""
 
-    def __init__(self, tokenizer: Tokenizer, start: int) -> None:
-        """Look at the tokens from `start` on."""
-        self.tokenizer, self.start = tokenizer, start
+    def __init__(self, tokenizer: Tokenizer, start: int, endings: Sequence[re.Pattern[str]]) -> None:
+        """Look for each sequence's own ending in its tokens from `start` on."""
+        self.tokenizer, self.start, self.endings = tokenizer, start, endings
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         """Which sequences are done [B]."""
         tails_BS = input_ids[:, max(self.start, input_ids.shape[1] - TAIL) :]
         texts = self.tokenizer.batch_decode(tails_BS, skip_special_tokens=True)
-        return torch.tensor([bool(DONE.search(text)) for text in texts], device=input_ids.device)
+        done = [bool(end.search(text)) for end, text in zip(self.endings, texts, strict=True)]
+        return torch.tensor(done, device=input_ids.device)
 
 
 def end_tokens(model: Any, tokenizer: Tokenizer) -> list[int]:
@@ -142,6 +170,16 @@ def _watch(
             model(**inputs_for(model, part, pad), use_cache=False)
 
 
-def _judge(row: AnyRow, number: str | None) -> FinalNumber:
-    assert isinstance(row, Solution)  # choices are scored by likelihood
-    return FinalNumber(row.id, number, same_number(number, row.final))
+def _answer(row: AnyRow, text: str) -> str | None:
+    """What counts of a generated text: its final number, or the reply, of one line where the response has one."""
+    if isinstance(row, Solution):
+        return final_number(text)
+    reply = NEXT.split(text)[0].strip()
+    return reply if isinstance(row, Reply) and "\n" in row.response else reply.partition("\n")[0].rstrip()
+
+
+def _judge(row: AnyRow, answer: str | None) -> FinalNumber | Written:
+    if isinstance(row, Solution):
+        return FinalNumber(row.id, answer, same_number(answer, row.final))
+    assert isinstance(row, Reply)  # choices are scored by likelihood
+    return Written(row.id, answer or "", same_text(answer or "", row.response))

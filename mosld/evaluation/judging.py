@@ -1,5 +1,6 @@
 """What an answer is, and when it is right. Of equally likely options it is the first, as in lm-evaluation-harness."""
 
+import re
 from collections.abc import Sequence
 
 from mosld.data.numbers import value
@@ -19,3 +20,12 @@ def same_number(written: str | None, right: str) -> bool:
     """Whether a number as it was written has the value of the right one; None or no number: it has not."""
     found = value(written or "")
     return found is not None and found == value(right)
+
+
+def same_text(written: str, right: str) -> bool:
+    """Whether two texts say the same, case, white space and the punctuation at both ends aside."""
+    return _plain(written) == _plain(right)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"^\W+|\W+$", "", " ".join(text.casefold().split())) or text.strip()

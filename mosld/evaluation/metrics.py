@@ -11,7 +11,7 @@ import datasets
 import evaluate
 
 from mosld.config import cache_directory
-from mosld.evaluation.judging import likeliest, likeliest_per_character, same_number
+from mosld.evaluation.judging import likeliest, likeliest_per_character, same_number, same_text
 
 OPTIONS = datasets.Features(
     {
@@ -19,7 +19,7 @@ OPTIONS = datasets.Features(
         "references": {"answer": datasets.Value("int64"), "choices": datasets.List(datasets.Value("string"))},
     }
 )
-NUMBERS = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
+TEXTS = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
 
 
 class ShareRight(evaluate.Metric):
@@ -81,9 +81,21 @@ class FinalNumberMatch(ShareRight):
     """Worked solutions: the final number has the value that it should have, however it is written."""
 
     described = "The share of solutions whose final number has the right value."
-    item_features = NUMBERS
+    item_features = TEXTS
 
     @staticmethod
     def right(prediction: str | None, reference: str) -> bool:
         """prediction: the number as the model wrote it, "" or None where it wrote none; reference: the right one."""
         return same_number(prediction, reference)
+
+
+class ReplyMatch(ShareRight):
+    """Replies in free words: what the model wrote says what the response does."""
+
+    described = "The share of replies that equal the response, case, white space and outer punctuation aside."
+    item_features = TEXTS
+
+    @staticmethod
+    def right(prediction: str, reference: str) -> bool:
+        """prediction: what the model wrote; reference: the response."""
+        return same_text(prediction, reference)

@@ -1,17 +1,17 @@
 """The numbers of results.json: the metrics of each task, and their average over tasks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mosld.data.rows import AnyRow, Row, Solution
-from mosld.evaluation.generation import FinalNumber
+from mosld.data.rows import AnyRow, Reply, Row, Solution
+from mosld.evaluation.generation import FinalNumber, Written
 from mosld.evaluation.multiple_choice import Prediction
 
 if TYPE_CHECKING:
     from mosld.evaluation.metrics import ShareRight
 
-Outcome = Prediction | FinalNumber
-Score = dict[str, float | int]
+Outcome = Prediction | FinalNumber | Written
+Score = dict[str, Any]
 
 
 def task_score(rows: Sequence[AnyRow], outcomes: Sequence[Outcome], style: str) -> Score:
@@ -19,12 +19,15 @@ def task_score(rows: Sequence[AnyRow], outcomes: Sequence[Outcome], style: str) 
 
     `accuracy` compares options by likelihood where letters are answered, and by likelihood per character where the
     answer is the option's text (else short options win); there the raw comparison is `accuracy_raw`. Of worked
-    solutions it is the share whose final number is right, whatever the style.
+    solutions it is the share whose final number is right, of replies the share that equal the response, whatever the
+    style.
     """
-    from mosld.evaluation.metrics import ChoiceAccuracy, FinalNumberMatch, NormalisedChoiceAccuracy
+    from mosld.evaluation.metrics import ChoiceAccuracy, FinalNumberMatch, NormalisedChoiceAccuracy, ReplyMatch
 
     if isinstance(rows[0], Solution):
         return _computed(FinalNumberMatch(), rows, outcomes)
+    if isinstance(rows[0], Reply):
+        return _computed(ReplyMatch(), rows, outcomes)
     raw = _computed(ChoiceAccuracy(), rows, outcomes)
     if style == "letter":
         return raw
@@ -51,4 +54,6 @@ def _said(outcome: Outcome) -> list[float] | str:
 
 
 def _reference(row: AnyRow) -> dict[str, object] | str:
-    return {"answer": row.answer, "choices": list(row.choices)} if isinstance(row, Row) else row.final
+    if isinstance(row, Row):
+        return {"answer": row.answer, "choices": list(row.choices)}
+    return row.final if isinstance(row, Solution) else row.response

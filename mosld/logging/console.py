@@ -1,13 +1,13 @@
 """What a person sees: a progress bar on a terminal, plain lines elsewhere, and the same lines in train.log."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,7 +16,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from mosld.config.ranks import is_main
 
@@ -86,28 +85,3 @@ class Console:
         """Close the log file."""
         if self._file:
             self._file.close()
-
-
-def results_table(results: Mapping[str, Any]) -> RenderableType:
-    """Accuracy in per cent with its standard error, per task and on average, beside the untrained model's if scored."""
-    source, scores, base = results["data"]["source"], results["scores"], results.get("base_scores")
-    table = Table()
-    table.add_column("task")
-    for column in ("items", *(["untrained"] if base else []), "accuracy", *(["gain"] if base else [])):
-        table.add_column(column, justify="right")
-    for task, score in scores.items():
-        if base:
-            gain = 100 * (score["accuracy"] - base[task]["accuracy"])
-            table.add_row(task, str(score["n"]), _percent(base[task]), _percent(score), f"{gain:+.1f}")
-        else:
-            table.add_row(task, str(score["n"]), _percent(score))
-    table.add_section()
-    after, before = 100 * results["average"], 100 * results.get("base_average", 0)
-    cells = [f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"] if base else [f"{after:.1f}"]
-    table.add_row("average", "", *cells, style="bold")
-    title = f"{results['method']} on {results['model']}, {source} data, prompt {results['prompt']}"
-    return Group(f"{title}: accuracy ± s.e. in %", table)
-
-
-def _percent(score: Mapping[str, float | int]) -> str:
-    return f"{100 * score['accuracy']:.1f} ± {100 * score['stderr']:.1f}"

@@ -44,7 +44,9 @@ def write_model_card(folder: Path, config: Config, results: dict[str, Any]) -> N
         f"| {task} | {100 * score['accuracy']:.1f} ± {100 * score['stderr']:.1f} | {score['n']} |"
         for task, score in results["scores"].items()
     ]
-    lines += [f"| average | {100 * results['average']:.1f} | |", "", "## Loading", "", "```python"]
+    if results["scores"]:
+        lines.append(f"| average | {100 * results['average']:.1f} | |")
+    lines += ["", "## Loading", "", "```python"]
     lines += [
         _loading(config),
         "```",

@@ -31,6 +31,7 @@ class Results:
             "method": config.method.name,
             "model": config.model.name,
             "prompt": config.prompt,
+            "shots": config.evaluation.shots,
             "data": {"name": config.data.name, **data},
             "allocation": _experts(config),
             "seed": config.seed,

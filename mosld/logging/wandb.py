@@ -87,7 +87,9 @@ class WandbTracker:
     def _log(self, values: dict[str, Any]) -> None:
         if "validation_accuracy" in values:
             scores = {f"validation/{task}": score for task, score in values["validation_accuracy"].items()}
-            self._run.log({"train/step": values["step"], "validation/average": values["validation_average"], **scores})
+            if values["validation_average"] is not None:  # something is scored
+                scores["validation/average"] = values["validation_average"]
+            self._run.log({"train/step": values["step"], **scores})
             return
         load = values.get("expert_load", {}).values()  # a checkpoint's line has none
         shares = {

@@ -149,19 +149,20 @@ class Loop:
     def _validate(self, metrics: MetricsLog, progress: Progress) -> bool:
         """Score the validation split; keep the weights and return True if they are the best so far."""
         evaluation = self.validate()
-        scores = {task: score["accuracy"] for task, score in evaluation.scores.items()}
+        average, scores = evaluation.average, {task: score["accuracy"] for task, score in evaluation.scores.items()}
         self._write(
             metrics,
-            {"step": progress.step, "validation_accuracy": scores, "validation_average": evaluation.average},
+            {"step": progress.step, "validation_accuracy": scores, "validation_average": average},
         )
-        best = evaluation.average > progress.best_score
+        best = average is None or average > progress.best_score  # where nothing is scored, the last is the best
         if best:
-            progress.best_score, progress.best_step = evaluation.average, progress.step
+            progress.best_score, progress.best_step = -1.0 if average is None else average, progress.step
             model = self.stepper.model
             self.checkpoints.save_best(progress.step, lambda folder: save_weights(model, folder))
         by_task = ", ".join(f"{task} {100 * value:.1f}" for task, value in scores.items())
         mark = "  best so far" if best else ""
-        self.console.say(f"step {progress.step}: validation accuracy {100 * evaluation.average:.1f} ({by_task}){mark}")
+        if average is not None:
+            self.console.say(f"step {progress.step}: validation accuracy {100 * average:.1f} ({by_task}){mark}")
         return best
 
     def _write_step(

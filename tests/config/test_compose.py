@@ -62,6 +62,8 @@ BUILT_KEYS = [
     "allocation.experts",
     "data.tasks",
     "data.limit",
+    "data.n_openorca",
+    "data.columns",
     "source.root",
     "source.on_bad_row",
     "training.epochs",
@@ -92,7 +94,8 @@ def leaves(cls: Any = Config, where: str = "") -> dict[str, tuple[Any, Any]]:
 
 
 def choosing(group: str, option: str) -> list[str]:
-    return LOCAL if (group, option) == ("source", "local") else [f"{group}={option}"]
+    own = {("source", "local"): LOCAL, ("data", "local"): ["data=local", *LOCAL]}
+    return own.get((group, option), [f"{group}={option}"])
 
 
 def get(config: Any, key: str) -> Any:

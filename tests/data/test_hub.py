@@ -4,10 +4,21 @@ import json
 import re
 
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset
+from datasets import load_dataset as load_published
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx
 
-from mosld.config import UserError
-from mosld.data import hub
+from mosld.config import DataConfig, SourceConfig, UserError
+from mosld.data import TASKS, hub, load_dataset
 
 FOUR = {"text": ["sun", "moon", "sea", "sky"], "label": ["A", "B", "C", "D"]}
 PUBLISHED = {
@@ -59,7 +70,7 @@ def asked(tmp_path, monkeypatch):
         calls.append((task, config, split))
         path = tmp_path / f"{task}.parquet"
         Dataset.from_list(PUBLISHED[task]).to_parquet(path)
-        return load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "datasets"))
+        return load_published("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "datasets"))
 
     monkeypatch.setenv("MOSLD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub, "fetch", fetch)
@@ -127,3 +138,47 @@ def test_without_the_hub_one_message_says_what_to_do(tmp_path, monkeypatch):
     assert len(caught.value.messages) == 1
     assert "\n" not in caught.value.messages[0]
     assert not list(tmp_path.glob("hub-*/obqa"))
+
+
+def refused(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    """An error as the hub's library raises it."""
+    return kind(
+        f"{status} Client Error.",
+        response=httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co")),
+    )
+
+
+HUB_SAYS = {
+    GatedRepoError: ["it is gated", "https://huggingface.co/datasets/allenai/openbookqa", "hf auth login"],
+    RepositoryNotFoundError: ["not there under this name", "https://huggingface.co/datasets/allenai/openbookqa"],
+    RevisionNotFoundError: ["not there under this name and revision"],
+    LocalEntryNotFoundError: ["source=bundled", "hf auth login"],
+    OfflineModeIsEnabled: ["source=bundled"],
+}
+
+
+@pytest.mark.parametrize("kind", HUB_SAYS)
+def test_a_set_that_the_hub_refuses_says_how_to_get_it(kind, tmp_path, monkeypatch):
+    error = refused(kind, 403) if issubclass(kind, HfHubHTTPError) else kind("no")
+
+    def load(*_: object, **__: object) -> None:
+        raise DatasetNotFoundError("Dataset is not to be had.") from error
+
+    monkeypatch.setenv("MOSLD_CACHE", str(tmp_path))
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(UserError) as caught:
+        hub.hub_root(["obqa"])
+    (message,) = caught.value.messages
+    assert [words for words in HUB_SAYS[kind] if words not in message] == []
+
+
+@pytest.mark.parametrize("task", hub.HUB)
+def test_every_set_is_read_from_the_hub_into_rows(task, asked, monkeypatch):
+    if TASKS[task].kind == "choice" and len(PUBLISHED[task]) == 1:  # a held-out share leaves at least one
+        monkeypatch.setitem(PUBLISHED, task, [{**PUBLISHED[task][0], "id": str(i)} for i in range(3)])
+    elif task == "gsm8k":
+        monkeypatch.setitem(PUBLISHED, task, PUBLISHED[task] * 3)
+    training = TASKS[task].trained
+    found = load_dataset(DataConfig(tasks=[task]), SourceConfig(name="hub"), training=training).tasks[task]
+    assert bool(found.train) == training
+    assert bool(found.test) == TASKS[task].scored

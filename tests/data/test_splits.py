@@ -103,6 +103,29 @@ def test_a_limit_leaves_validation_and_test():
     assert (len(found.train), len(found.validation), len(found.test)) == (3, 5, 6)
 
 
+def paper(train: list[Row], validation: list[Row]) -> TaskData:
+    published = {"train": train, "validation": validation, "test": rows(6, "Test?")}
+    return split_rows(TASKS["obqa"], published, None, "paper")
+
+
+def test_the_papers_policy_joins_train_and_validation_and_holds_out_a_tenth():
+    train, validation = rows(150), [dataclasses.replace(row, id=f"v{row.id}") for row in rows(50, "Validation?")]
+    found = paper(train, validation)
+    assert (len(found.train), len(found.validation), found.test) == (180, 20, rows(6, "Test?"))
+    assert sorted(ids(found.train) + ids(found.validation)) == sorted(ids(train) + ids(validation))
+
+
+def test_the_papers_policy_keeps_rows_apart_whose_ids_are_equal_in_both_splits():
+    found = paper(rows(30), rows(30, "Validation?"))
+    texts = [(row.id, row.question) for row in [*found.train, *found.validation]]
+    assert (len(texts), len(set(texts))) == (60, 60)
+
+
+def test_the_test_of_csqa_stays_its_test_under_the_papers_policy():
+    published = {"train": rows(200), "validation": rows(7, "Test?")}
+    assert split_rows(TASKS["csqa"], published, None, "paper") == csqa(rows(200))
+
+
 @pytest.mark.parametrize(
     ("task", "training", "splits"),
     [
