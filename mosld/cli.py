@@ -10,10 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mosld.config import Config, UserError, group_options
+from mosld.config.ranks import several
 from mosld.config.secrets import hidden
 from mosld.config.setting import field_types
 
 FINISHED, USER_ERROR, DIVERGED, JOBS_FAILED, INTERRUPTED, STOPPED = 0, 2, 3, 4, 75, 130
+# Seconds that a process waits for the others of its run before it leaves. The main one may still write and send; of an
+# interruption outside the loop the others may not know.
+PATIENCE = {FINISHED: 60.0, DIVERGED: 60.0, INTERRUPTED: 5.0}
 
 
 def run_command(command: Callable[[list[str]], int], usage: str, argv: Sequence[str] | None = None) -> int:
@@ -22,14 +26,20 @@ def run_command(command: Callable[[list[str]], int], usage: str, argv: Sequence[
     if "-h" in arguments or "--help" in arguments:
         print(f"{usage}\n\n{describe_keys()}")
         return FINISHED
+    patience = 0.0
     try:
-        return command(arguments)
+        code = command(arguments)
+        patience = PATIENCE.get(code, 0.0)
+        return code
     except UserError as error:
         for message in error.messages:
             print(f"error: {hidden(message)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:  # before a run has begun: there is nothing to go on from
         return STOPPED
+    finally:
+        if several() and "mosld.model.processes" in sys.modules:
+            sys.modules["mosld.model.processes"].leave(patience)
 
 
 def describe_keys() -> str:

@@ -1,17 +1,21 @@
-"""What several processes of one run exchange. Alone, a process exchanges nothing."""
+"""What several processes of one run exchange, and how they part. Alone, a process exchanges nothing."""
 
 import os
+import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from torch import Tensor, distributed
 
 from mosld.config import UserError
 
-FAILED = "mosld/failed"
+FAILED, LEAVING, GONE = "mosld/failed", "mosld/leaving", "mosld/gone"
+CLOSING = 10.0  # seconds in which a group is taken apart; one whose exchange hangs never is
 
 
 @dataclass(frozen=True)
@@ -95,3 +99,36 @@ def processes() -> Processes:
     if announced != state.num_processes:
         raise UserError(f"WORLD_SIZE={announced}, but {state.num_processes} processes have joined: use torchrun.")
     return Processes(state.process_index, state.num_processes, state.device)
+
+
+def leave(patience: float) -> None:
+    """Take this process out of the group, so that its end disturbs none of the others. It never hangs.
+
+    The threads of an exchange that is still open when the interpreter ends abort the process, and the one that leaves
+    first closes what another may still be reading from. So all say that they are done, and only then take the group
+    apart; the main one, which may keep the table they say it in, goes last.
+
+    Args:
+        patience: seconds to wait for the others; 0 where this process ends by an error, which they do not wait for.
+    """
+    if not distributed.is_initialized():
+        return
+    store, team = _store(), processes()
+    if patience:
+        _meet(store, LEAVING, team.count, patience)
+    closing = threading.Thread(target=distributed.destroy_process_group, daemon=True)
+    closing.start()
+    closing.join(CLOSING)
+    AcceleratorState._reset_state(reset_partial_state=True)  # it would still speak of the group
+    if patience:
+        _meet(store, GONE, team.count, CLOSING if team.main else 0)
+
+
+def _meet(store: Any, place: str, count: int, patience: float) -> None:
+    """Say that this process is there, and wait until all are, one has failed, or patience ends."""
+    ends = time.monotonic() + patience
+    with suppress(RuntimeError):  # the process that keeps the store is gone
+        there = store.add(place, 1)
+        while there < count and time.monotonic() < ends and not store.check([FAILED]):
+            time.sleep(0.02)
+            there = store.add(place, 0)
