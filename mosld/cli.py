@@ -13,6 +13,7 @@ from mosld.config import Config, UserError, group_options
 from mosld.config.ranks import several
 from mosld.config.secrets import hidden
 from mosld.config.setting import field_types
+from mosld.quiet import silence_imports
 
 FINISHED, USER_ERROR, DIVERGED, JOBS_FAILED, INTERRUPTED, STOPPED = 0, 2, 3, 4, 75, 130
 # Seconds that a process waits for the others of its run before it leaves. The main one may still write and send; of an
@@ -26,6 +27,7 @@ def run_command(command: Callable[[list[str]], int], usage: str, argv: Sequence[
     if "-h" in arguments or "--help" in arguments:
         print(f"{usage}\n\n{describe_keys()}")
         return FINISHED
+    silence_imports()
     patience = 0.0
     try:
         code = command(arguments)

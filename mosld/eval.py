@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mosld.cli import run_command
 from mosld.config import Config, EvalArguments, eval_arguments, rerun_config
+from mosld.config.launch import require_launch
 from mosld.data import load_dataset
 from mosld.logging import SavedRun, saved_run
 
@@ -35,6 +36,7 @@ def evaluate_run(arguments: list[str]) -> int:
     given = eval_arguments(arguments)
     run = saved_run(given.run)
     config = rerun_config(run.recorded, given.overrides)
+    require_launch(config)
     if given.backend == "lm_eval":
         return _by_the_harness(config, given, run)
     other = rerun_config(run.recorded, [*given.overrides, given.compare]) if given.compare else None

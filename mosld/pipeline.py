@@ -4,7 +4,8 @@ from typing import Any
 
 from mosld.cli import DIVERGED, FINISHED, INTERRUPTED
 from mosld.config import Config, UserError
-from mosld.config.ranks import is_main
+from mosld.config.launch import launch
+from mosld.config.ranks import is_main, several
 from mosld.config.secrets import hidden
 from mosld.data import Dataset
 from mosld.domains import adapt_domains
@@ -93,6 +94,8 @@ def _run(
     stop: StopSignals,
 ) -> Evaluation:
     console.say(f"{config.method.name} on {config.model.name}, data {config.data.name} ({dataset.source}), {run.path}")
+    if several():
+        console.say(f"  {launch().describe()}")
     for line in dataset.summary():
         console.say(f"  {line}")
     model, tokenizer = load_on_device(config)

@@ -1,5 +1,6 @@
 """Libraries' own chatter: progress bars for every loaded tensor and warnings that no user can act on."""
 
+import logging
 import warnings
 
 
@@ -10,3 +11,8 @@ def silence_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|accelerate")
+
+
+def silence_imports() -> None:
+    """What libraries say while they are imported: bitsandbytes misses kernels that it would have to download."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -8,6 +8,7 @@ import yaml
 
 from mosld.cli import FINISHED
 from mosld.config import Config, EvalArguments
+from mosld.config.ranks import is_main
 from mosld.data import Dataset
 from mosld.data.splits import sample
 from mosld.evaluation import ExpertUse, harness
@@ -86,7 +87,8 @@ def _finish(target: RunDirectory, config: Config, results: Results, console: Con
     written = results.write("finished")
     if written["scores"]:  # a task of the harness may have no accuracy
         console.show(results_table(written))
-    print(target.path)
+    if is_main():
+        print(target.path)
     return FINISHED
 
 
@@ -102,6 +104,8 @@ def _task(name: str, index: Any, dataset: Dataset | None, limit: int | None) -> 
 def _empty_target(run: SavedRun, name: str) -> RunDirectory:
     """The directory of this evaluation, without what an earlier one of the same name left."""
     target = RunDirectory(run.path / "eval" / name)
+    if not is_main():
+        return target
     for path in (target.results, target.path / DIFFERENCES):
         path.unlink(missing_ok=True)
     shutil.rmtree(target.path / "predictions", ignore_errors=True)

@@ -15,6 +15,7 @@ from peft import PeftModel
 from mosld.adapters import adapt_with
 from mosld.adapters.saved import adapter_size
 from mosld.config import Config, UserError
+from mosld.config.launch import launch
 from mosld.data import Dataset
 from mosld.data.batches import Example, encode_train
 from mosld.data.mixing import Order, quotas
@@ -27,13 +28,19 @@ from mosld.logging.manifest import write_folder
 from mosld.logging.model_card import write_model_card
 from mosld.logging.tracker import Tracker
 from mosld.model import load_model, processes
+from mosld.model.quantise import weights_of
+from mosld.model.sharding import place, shard
 from mosld.training import Checkpoints, Loop, Stepper, StopSignals, make_optimizer, ready_to_train, trained_parameters
 
 
 def load_on_device(config: Config) -> tuple[Any, Any]:
-    """The base model on this process's device, and its tokenizer."""
-    model, tokenizer = load_model(config.model)
-    return model.to(processes().device), tokenizer
+    """The base model on this process's device, or its part of it, and the tokenizer."""
+    team = processes()
+    if team.sharded:
+        model, tokenizer = load_model(config.model, empty=not team.main)
+        return shard(model, team, launch()), tokenizer
+    model, tokenizer = load_model(config.model, team.device)
+    return (model if config.model.quantize else model.to(team.device)), tokenizer
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class Stages:
     def make_stepper(self, adapted: Any, base_dtype: torch.dtype) -> Stepper:
         """The adapted model on its device, with an optimiser."""
         config = self.config
-        adapted.to(processes().device)
+        place(adapted, processes())
         peft_config = adapted.active_peft_config if isinstance(adapted, PeftModel) else None
         return Stepper(
             adapted,
@@ -209,4 +216,4 @@ def parameter_counts(model: Any) -> dict[str, int]:
     trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
     if isinstance(model, PeftModel) and model.device.type != "meta":
         trained = adapter_size(model)
-    return {"trainable": trained, "total": sum(parameter.numel() for parameter in model.parameters())}
+    return {"trainable": trained, "total": sum(weights_of(parameter) for parameter in model.parameters())}

@@ -7,6 +7,7 @@ from typing import Any
 
 from mosld.cli import FINISHED, run_command
 from mosld.config import Config, load_config, run_directory
+from mosld.config.launch import require_launch
 from mosld.config.ranks import is_main, several
 from mosld.config.sweep import is_sweep
 from mosld.data import Dataset, load_dataset
@@ -45,6 +46,7 @@ def train_one(overrides: list[str], waits: bool = False) -> int:
         waits: wait for another process that works on the same run, and do not refuse.
     """
     config = load_config(overrides)
+    require_launch(config)
     dataset = load_dataset(config.data, config.source)
     require_token(config)
     run = RunDirectory(run_directory(config))

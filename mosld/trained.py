@@ -10,6 +10,8 @@ from peft import PeftModel
 from mosld.adapters.saved import load_adapter
 from mosld.config import Config
 from mosld.logging import SavedRun
+from mosld.model import processes
+from mosld.model.sharding import place
 from mosld.stages import load_on_device
 
 
@@ -23,7 +25,7 @@ def load_trained(config: Config, run: SavedRun) -> tuple[Any, Any]:
         model, tokenizer = load_on_device(replace(config, model=replace(config.model, path=str(run.weights.resolve()))))
     else:
         base, tokenizer = load_on_device(config)
-        model = load_adapter(base, run.weights)
+        model = place(load_adapter(base, run.weights), processes())
     return model.eval(), tokenizer
 
 

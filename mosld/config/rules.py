@@ -21,6 +21,7 @@ def broken_rules(config: Config, training: bool = True) -> list[str]:
         *_prefix(config),
         *broken_data_rules(config.data, config.source, config.evaluation.shots),
         *broken_mixing_rules(config.data),
+        *_quantize(config),
         *_training(config),
         *_hub(config),
     ]
@@ -59,6 +60,13 @@ def _depth(config: Config) -> list[str]:
 def _prefix(config: Config) -> list[str]:
     if config.method.kind == "prefix" and config.training.gradient_checkpointing:
         return ["training.gradient_checkpointing=true: fails with prefix-tuning in PEFT; lower micro_batch_size."]
+    return []
+
+
+def _quantize(config: Config) -> list[str]:
+    given = f"model.quantize={config.model.quantize}"
+    if config.model.quantize and config.method.kind == "full":
+        return [f"{given}: packed weights cannot be trained, and method=full trains them; take an adapter's method."]
     return []
 
 

@@ -28,6 +28,11 @@ class ModelConfig:
         "Type of the frozen weights; auto: bfloat16 where the processor multiplies it natively.",
         choices=("auto", "float32", "bfloat16"),
     )
+    quantize: str | None = setting(
+        None,
+        "Pack the frozen linear layers into 4 or 8 bits (bitsandbytes); null: not.",
+        choices=("nf4", "int8"),
+    )
     attention: str = setting(
         "auto",
         "Attention kernel; auto: sdpa on an accelerator, eager on a processor.",

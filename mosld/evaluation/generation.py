@@ -5,6 +5,7 @@ Shapes: B questions, S longest prompt and what was generated so far.
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.judging import same_number, same_text
 from mosld.evaluation.packing import batches, pack
 from mosld.evaluation.passes import Progress, in_batches, inputs_for, scoring
+from mosld.model import processes
+from mosld.model.sharding import device_of
 
 # A base model goes on with a question of its own: lm-evaluation-harness stops there, too.
 NEXT = re.compile(r"\nQuestion:")
@@ -90,12 +93,12 @@ def solve(
         use: takes note of the experts that this process's tokens take: those of the prompt and of the answer.
     """
 
-    def answer(batch: list[Encoded]) -> list[str | None]:
+    def answer(batch: list[Encoded], counts: bool) -> list[str | None]:
         """The answers of a batch: final numbers as text, and replies."""
         ends = [DONE if isinstance(question.row, Solution) else NEXT for question in batch]
         answers = generate(model, [question.prompt for question in batch], tokenizer, max_new_tokens, ends)
         if use is not None and use.watches(model):
-            _watch(model, batch, answers, tokenizer.pad_token_id, batch_tokens, use)
+            _watch(model, batch, answers, tokenizer.pad_token_id, batch_tokens, use if counts else ExpertUse())
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [_answer(question.row, text) for question, text in zip(batch, texts, strict=True)]
 
@@ -116,7 +119,8 @@ def generate(
     An answer ends with the end of the text, where its own of the `endings` is found (default: with the line that gives
     the final number, or where the model begins another question), or after `max_new_tokens`.
     """
-    pad, device = tokenizer.pad_token_id, next(model.parameters()).device
+    pad, team = tokenizer.pad_token_id, processes()
+    device = device_of(model, team)
     longest = max(map(len, prompts))
     ids_BS = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
     mask_BS = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
@@ -129,6 +133,7 @@ def generate(
         pad_token_id=pad,
         stopping_criteria=[Answered(tokenizer, longest, endings or [DONE] * len(prompts))],
         use_cache=True,
+        synced_gpus=team.sharded,  # one that is done goes on with the others, who need its part of the model
         **GREEDY,
     )
     return [_until(made, {*ends, pad}) for made in made_BS[:, longest:].tolist()]
@@ -165,8 +170,11 @@ def _watch(
 ) -> None:
     """Run prompts and answers once more, whole: a generation's own passes see one token each."""
     whole = [pack(replace(question, options=[answer])) for question, answer in zip(batch, answers, strict=True)]
-    for part in batches([replace(packed, sites=packed.sites[:1]) for packed in whole], batch_tokens):
-        with use.watch(model, part):
+    parts, team = list(batches([replace(packed, sites=packed.sites[:1]) for packed in whole], batch_tokens)), processes()
+    passes = max(team.gather(len(parts))) if team.sharded else len(parts)
+    for number in range(passes):  # all make as many where the model is sharded
+        part = parts[min(number, len(parts) - 1)]
+        with use.watch(model, part) if number < len(parts) else nullcontext():
             model(**inputs_for(model, part, pad), use_cache=False)
 
 

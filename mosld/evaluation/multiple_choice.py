@@ -61,9 +61,9 @@ def predict(
     """
     packs = [_pack(model, question) for question in questions]
 
-    def answer(batch: list[Packed]) -> list[list[float]]:
+    def answer(batch: list[Packed], counts: bool) -> list[list[float]]:
         """The log-likelihoods of each sequence's options."""
-        with nullcontext() if use is None else use.watch(model, batch):
+        with use.watch(model, batch) if use and counts else nullcontext():
             logits = model(**inputs_for(model, batch, pad), use_cache=False).logits.float()
         return _scores(batch, logits)
 

@@ -9,6 +9,7 @@ from peft import PeftConfig
 
 from mosld.evaluation.packing import Packed, packed_inputs, prompt_mask, spread_inputs
 from mosld.model import processes
+from mosld.model.sharding import device_of
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -20,40 +21,42 @@ def scoring(model: Any) -> Iterator[None]:
     """Eval mode without gradients; the model's training mode is restored afterwards."""
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    # What FSDP puts together in inference mode can never be trained on.
+    with torch.no_grad() if processes().sharded else torch.inference_mode():
         yield
     model.train(was_training)
 
 
 def in_batches(
-    work: Sequence[list[Item]], answer: Callable[[list[Item]], Sequence[Answer]], progress: Progress
+    work: Sequence[list[Item]], answer: Callable[[list[Item], bool], Sequence[Answer]], progress: Progress
 ) -> dict[int, Answer]:
     """What `answer` makes of every item, by the item's id(); the processes of a run share the batches.
 
     Args:
         work: the batches, the same in every process.
-        answer: gives one answer for each item of a batch, which can be sent to another process.
+        answer: gives one answer for each item of a batch, which can be sent to another process; False: the batch is
+            run in step with the others alone, and takes no note of anything.
         progress: wraps this process's batches, for a progress bar.
     """
     team = processes()
-    own = [answer(batch) for batch in progress(team.share(list(work)))]
+    own = [answer(batch, counts) for batch, counts in progress(team.share(list(work)))]
     found: dict[int, Answer] = {}
     for rank, theirs in enumerate(team.gather(own)):
-        for batch, answers in zip(work[rank :: team.count], theirs, strict=True):
+        for batch, answers in zip(work[rank :: team.count], theirs, strict=False):  # last may be one run in step
             found.update(zip(map(id, batch), answers, strict=True))
     return found
 
 
 def inputs_for(model: Any, batch: Sequence[Packed], pad: int) -> dict[str, torch.Tensor]:
     """The keyword arguments of the model's forward on packed questions, on its device."""
-    adapter, weight = adapter_config(model), next(model.parameters())
+    adapter, weight, device = adapter_config(model), next(model.parameters()), device_of(model, processes())
     if adapter.is_prompt_learning:
         inputs = spread_inputs(batch, pad)
     else:
         inputs = packed_inputs(batch, pad, weight.dtype)
         if getattr(adapter, "router", None) == "domain":  # the expert is chosen by the prompt, not by an option
             inputs["prompt_mask"] = prompt_mask(batch)
-    return {key: value.to(weight.device) for key, value in inputs.items()}
+    return {key: value.to(device) for key, value in inputs.items()}
 
 
 def adapter_config(model: Any) -> PeftConfig:

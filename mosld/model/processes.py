@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, distributed
 
 from mosld.config import UserError
+from mosld.config.launch import launch
 
 FAILED, LEAVING, GONE = "mosld/failed", "mosld/leaving", "mosld/gone"
 CLOSING = 10.0  # seconds in which a group is taken apart; one whose exchange hangs never is
@@ -26,20 +27,28 @@ class Processes:
         rank: number of this one, from 0.
         count: how many there are.
         device: where this one's model lies.
+        sharded: whether each holds a part of the model alone, so that all must run it at the same time.
     """
 
     rank: int
     count: int
     device: torch.device
+    sharded: bool = False
 
     @property
     def main(self) -> bool:
         """Whether this process prints and writes files."""
         return self.rank == 0
 
-    def share(self, items: list[Any]) -> list[Any]:
-        """This process's part of a list that all have: every count-th item."""
-        return items[self.rank :: self.count]
+    def share(self, items: list[Any]) -> list[tuple[Any, bool]]:
+        """This process's part of a list that all have: every count-th item, each with True.
+
+        Where the model is sharded all get as many. What is short is made up by the first item of the list with False:
+        to be run with the others, its outcome thrown away. The main process never gets one.
+        """
+        own = [(item, True) for item in items[self.rank :: self.count]]
+        short = -(-len(items) // self.count) - len(own)
+        return own + [(items[0], False)] * (short if self.sharded else 0)
 
     def add(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
@@ -98,7 +107,7 @@ def processes() -> Processes:
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     if announced != state.num_processes:
         raise UserError(f"WORLD_SIZE={announced}, but {state.num_processes} processes have joined: use torchrun.")
-    return Processes(state.process_index, state.num_processes, state.device)
+    return Processes(state.process_index, state.num_processes, state.device, launch().engine == "fsdp")
 
 
 def leave(patience: float) -> None:

@@ -12,11 +12,11 @@ from mosld.model.shape import transformers_config
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
 
-def random_model(config: ModelConfig, dtype: torch.dtype, attention: str) -> Any:
+def random_model(config: ModelConfig, dtype: torch.dtype, attn_implementation: str) -> Any:
     """A model of the config's shape; its weights are the same in every process and leave the caller's RNG alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(transformers_config(config), attn_implementation=attention)
+        model = AutoModelForCausalLM.from_config(transformers_config(config), attn_implementation=attn_implementation)
     return model.to(dtype)
 
 

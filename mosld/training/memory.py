@@ -11,7 +11,7 @@ from mosld.training.step import Stepper
 
 ADVICE = (
     "Lower training.micro_batch_size (now {asked}; auto finds it), set training.gradient_checkpointing=true, or take a "
-    "smaller model or model.dtype=bfloat16."
+    "smaller model, model.dtype=bfloat16 or model.quantize=nf4."
 )
 
 
@@ -31,7 +31,8 @@ def fit_micro_batch(stepper: Stepper, examples: list[Example], asked: int | str,
     size = share if asked == "auto" else min(int(asked), share)
     while True:
         fits = _fits(stepper, examples, size)
-        if all(stepper.processes.gather(fits)):
+        alone = stepper.processes.sharded and not fits  # the others wait for its part of a layer, not for its answer
+        if not alone and all(stepper.processes.gather(fits)):
             return size
         if asked != "auto" or size == 1:
             rows = min(size, len(examples))

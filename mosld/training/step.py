@@ -97,9 +97,12 @@ class Stepper:
         size = min(micro_batch_size, -(-len(examples) // self.processes.count))
         batches = list(enumerate(micro_batches(examples, size, self.overhead)))
         routed = False
-        for index, batch in self.processes.share(batches):
+        for (index, batch), counts in self.processes.share(batches):
             torch.manual_seed(_seed(self.seed, number, index))
             outputs = self._forward(batch, total)
+            if not counts:  # run in step with the others, who hold parts of the model
+                (0.0 * outputs.loss).backward()
+                continue
             outputs.loss.backward()
             loss, aux = outputs.loss.detach(), torch.zeros((), device=self.processes.device)
             if getattr(outputs, "aux_loss", None) is not None:

@@ -51,6 +51,7 @@ BUILT_KEYS = [
     "prompt",
     "model.dtype",
     "model.path",
+    "model.quantize",
     "method.rank",
     "method.alpha",
     "method.top_k",
@@ -78,7 +79,7 @@ BUILT_KEYS = [
     "evaluation.limit",
     "logger.mode",
 ]
-KEYS_TO_COME = ["model.quantize", "training.compile"]
+KEYS_TO_COME = ["training.compile"]
 
 
 def leaves(cls: Any = Config, where: str = "") -> dict[str, tuple[Any, Any]]:

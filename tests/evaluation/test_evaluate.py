@@ -99,7 +99,8 @@ def test_two_processes_share_the_batches_and_know_all_answers(monkeypatch):
     items = [object() for _ in range(5)]
     work, asked = [items[:2], items[2:4], items[4:]], []
 
-    def answer(batch: list[Any]) -> list[int]:
+    def answer(batch: list[Any], counts: bool = True) -> list[int]:
+        assert counts
         asked.append(batch)
         return [items.index(item) for item in batch]
 

@@ -1,0 +1,129 @@
+"""What the launcher was asked for, read from the environment that torchrun and `accelerate launch` hand down.
+
+mosld does the work of an accelerate file itself: data parallel, or FSDP2 on the frozen base. Whatever such a file asks
+for beyond that is refused here, before anything heavy is imported: a run never silently does something else.
+"""
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from mosld.config.errors import UserError
+from mosld.config.schema import Config
+
+ON = ("1", "true", "yes")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the processes of a run share the work.
+
+    Attributes:
+        count: how many there are.
+        engine: "single"; "ddp": each holds the whole model; "fsdp": each holds a part of the frozen base.
+        offload: the parts of the base stay in the processor's memory between passes.
+        reshard: a layer is taken apart again after its forward pass, and put together once more for backward.
+    """
+
+    count: int = 1
+    engine: str = "single"
+    offload: bool = False
+    reshard: bool = True
+
+    def describe(self) -> str:
+        """One line for a person."""
+        each = "a part of the frozen base (FSDP2)" if self.engine == "fsdp" else "the whole model (data parallel)"
+        return f"{self.count} processes, each with {each}{', offloaded between passes' if self.offload else ''}"
+
+
+def launch() -> Launch:
+    """What the environment says; `require_launch` has checked it."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if not _on("ACCELERATE_USE_FSDP"):
+        return Launch(count, "ddp" if count > 1 else "single")
+    return Launch(count, "fsdp", _on("FSDP_OFFLOAD_PARAMS"), _on("FSDP_RESHARD_AFTER_FORWARD", "true"))
+
+
+def require_launch(config: Config) -> None:
+    """Check that what the launcher and the config ask for can be done here, together.
+
+    Raises:
+        UserError: with one message for each thing that cannot.
+    """
+    wrong = [*_started(), *_beyond_us(), *_unfit(config)]
+    if config.model.quantize and not find_spec("bitsandbytes"):
+        wrong.append(f"model.quantize={config.model.quantize}: needs bitsandbytes; pip install 'mosld[quant]'.")
+    if wrong:
+        raise UserError(*wrong)
+
+
+def _started() -> list[str]:
+    """Whether as many processes were started as were asked for."""
+    environment = os.environ
+    # accelerate's launcher of one process names an address for the others that it was asked for, and starts none.
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= environment.keys() and "WORLD_SIZE" not in environment:
+        return [
+            "accelerate launch: several processes were asked for and one was started (--cpu does this); name a file, "
+            "as in --config_file conf/accelerate/ddp.yaml, or use torchrun."
+        ]
+    if _on("ACCELERATE_USE_FSDP") and int(environment.get("WORLD_SIZE", "1")) == 1:
+        return ["FSDP: shares a model among processes, and there is one; set num_processes, or leave FSDP out."]
+    return []
+
+
+def _beyond_us() -> list[str]:
+    """What an accelerate file can ask for and mosld does not do, or does by a key of its own."""
+    found = []
+    if _on("ACCELERATE_USE_DEEPSPEED"):
+        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+        instead = "ddp" if stage in ("0", "1", "2") else "fsdp"
+        found.append(
+            f"DeepSpeed ZeRO-{stage}: mosld does not train with it; what it would save here is saved by --config_file "
+            f"conf/accelerate/{instead}.yaml (docs/clusters.md)."
+        )
+    if _on("ACCELERATE_USE_MEGATRON_LM") or _on("ACCELERATE_USE_PARALLELISM_CONFIG"):
+        found.append("accelerate: Megatron-LM and parallelism_config are not followed; use conf/accelerate/fsdp.yaml.")
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision != "no":
+        found.append(f"mixed_precision={precision}: is not followed; set it to no, and choose model.dtype.")
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
+        found.append("dynamo_backend: is not followed; set it to no, and use training.compile.")
+    if _on("ACCELERATE_USE_FSDP"):
+        found += _fsdp()
+    return found
+
+
+def _fsdp() -> list[str]:
+    found = []
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        found.append("fsdp_version=1: is not followed; set fsdp_version: 2.")
+    if _on("FSDP_ACTIVATION_CHECKPOINTING") or _on("FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD"):
+        found.append("fsdp_activation_checkpointing: is not followed; use training.gradient_checkpointing=true.")
+    policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
+    if policy != "TRANSFORMER_BASED_WRAP":
+        found.append(f"fsdp_auto_wrap_policy={policy}: is not followed; the layers are shared, TRANSFORMER_BASED_WRAP.")
+    return found
+
+
+def _unfit(config: Config) -> list[str]:
+    """Keys that cannot work with the base shared among the processes."""
+    if not _on("ACCELERATE_USE_FSDP"):
+        return []
+    found = []
+    if config.method.kind == "full":
+        found.append("method=full: FSDP shares the frozen base here, and full freezes nothing; use ddp.yaml.")
+    if config.model.quantize:
+        found.append(
+            f"model.quantize={config.model.quantize}: packed weights cannot be shared by FSDP; use ddp.yaml, or leave "
+            "one of the two out."
+        )
+    if config.training.micro_batch_size == "auto":
+        found.append(
+            "training.micro_batch_size=auto: a process that runs out of memory leaves the others waiting with FSDP; "
+            "give a number."
+        )
+    return found
+
+
+def _on(name: str, default: str = "false") -> bool:
+    return os.environ.get(name, default).lower() in ON
