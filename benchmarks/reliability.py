@@ -37,6 +37,7 @@ ROWS = {  # number: module, promise, what its figure is
     13: ("row13_twice", "same command twice", "largest difference {:.1g}"),
     14: ("row14_cost", "cost of all this", "saves and checks: {:.2%} of the time"),
     15: ("row15_ranks", "a failure on one process; full disk; lock", "slowest {:.0f} s"),
+    16: ("row16_sharded", "FSDP2 on 2 processes against 1", "largest difference {:.1g}"),
 }
 
 

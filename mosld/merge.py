@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.config import UserError
+from mosld.config import Config, UserError
 from mosld.flags import FlagParser, add_run, ending_on_ctrl_c, run_config, run_flags
 from mosld.logging import SavedRun, saved_run
 
@@ -21,6 +21,8 @@ computations in bfloat16. Methods other than lora have nothing that can be merge
 The last line printed is the directory."""
 
 REFUSED = {
+    "quantize": "the adapter was trained on a base of model.quantize={quantize}: packed weights cannot take it in. Use "
+    "it as it is, on that base.",
     "full": "nothing to merge: {weights} already is a whole, stand-alone model.",
     "prefix": "method {name} learned keys and values that stand before the text in every layer: no weight holds them.",
     "mixture": "method {name} routes: every token has its own sum of experts, so no one weight matrix can replace "
@@ -38,7 +40,7 @@ def merge(flags: argparse.Namespace) -> int:
     run = saved_run(flags.run.removeprefix("run="))
     config = run_config(run, flags, **({"dtype": flags.dtype} if flags.dtype else {}))
     output = Path(flags.output)
-    mistakes = [*_not_mergeable(run, config.method.kind, config.method.name), *_not_free(output)]
+    mistakes = [*_not_mergeable(run, config), *_not_free(output)]
     if mistakes:
         raise UserError(*mistakes)
     with ending_on_ctrl_c():  # torch, transformers and peft: only now is everything checked
@@ -47,10 +49,14 @@ def merge(flags: argparse.Namespace) -> int:
     return write_merged(config, run, output)
 
 
-def _not_mergeable(run: SavedRun, kind: str, name: str) -> list[str]:
+def _not_mergeable(run: SavedRun, config: Config) -> list[str]:
     if run.whole:
         return [REFUSED["full"].format(weights=run.weights)]
-    return [REFUSED[kind].format(name=name, weights=run.weights)] if kind in REFUSED else []
+    kind = config.method.kind
+    if kind not in REFUSED and config.model.quantize:
+        kind = "quantize"
+    given = {"name": config.method.name, "weights": run.weights, "quantize": config.model.quantize}
+    return [REFUSED[kind].format(**given)] if kind in REFUSED else []
 
 
 def _not_free(output: Path) -> list[str]:

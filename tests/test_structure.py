@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mosld.config import config_directory, load_config
+from mosld.config import config_directory, group_options, load_config
 from mosld.config.rerun import eval_arguments
 from mosld.config.sweep import is_sweep, plan_sweep
 
@@ -62,8 +62,8 @@ def opening(path: Path) -> str:
 
 
 def commands(path: Path) -> list[tuple[str, list[str]]]:
-    """The `python -m mosld.X ...` commands of a YAML's opening comment: X and its arguments."""
-    found = re.findall(r"python -m mosld\.(\w+)(.*)", opening(path))
+    """The `python -m mosld.X ...` commands of a YAML's opening comment, or accelerate's of it: X and its arguments."""
+    found = re.findall(r"(?:python|accelerate launch .*) -m mosld\.(\w+)(.*)", opening(path))
     return [(module, shlex.split(arguments)) for module, arguments in found]
 
 
@@ -110,7 +110,7 @@ def test_a_yaml_opens_with_a_command_that_composes(path: Path):
         load_config([*overrides, "source.root=rows"] if local else overrides)
 
 
-@pytest.mark.parametrize("path", [p for p in YAMLS if p.parent != config_directory()], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in YAMLS if p.parent.name in group_options()], ids=lambda p: p.stem)
 def test_the_command_of_a_group_option_names_that_option(path: Path):
     option = f"{path.parent.name}={path.stem}"
     key = f"{path.parent.name}."

@@ -20,8 +20,8 @@ def config_directory() -> Path:
 
 
 def group_options() -> dict[str, list[str]]:
-    """The config groups and the options of each, from the files of `conf/`."""
-    groups = sorted(path for path in config_directory().iterdir() if path.is_dir())
+    """The config groups and the options of each, from the files of `conf/`; those in accelerate/ are accelerate's."""
+    groups = sorted(path for path in config_directory().iterdir() if path.is_dir() and path.name != "accelerate")
     return {group.name: sorted(option.stem for option in group.glob("*.yaml")) for group in groups}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from mosld.config.errors import UserError
-from mosld.config.schema import Config
+from mosld.config.schema import Config, ModelConfig
 
 ON = ("1", "true", "yes")
 
@@ -50,11 +50,16 @@ def require_launch(config: Config) -> None:
     Raises:
         UserError: with one message for each thing that cannot.
     """
-    wrong = [*_started(), *_beyond_us(), *_unfit(config)]
-    if config.model.quantize and not find_spec("bitsandbytes"):
-        wrong.append(f"model.quantize={config.model.quantize}: needs bitsandbytes; pip install 'mosld[quant]'.")
+    wrong = [*_started(), *_beyond_us(), *_unfit(config), *lacking(config.model)]
     if wrong:
         raise UserError(*wrong)
+
+
+def lacking(model: ModelConfig) -> list[str]:
+    """What a model's config needs and is not installed."""
+    if model.quantize and not find_spec("bitsandbytes"):
+        return [f"model.quantize={model.quantize}: needs bitsandbytes; pip install 'mosld[quant]'."]
+    return []
 
 
 def _started() -> list[str]:
@@ -76,10 +81,10 @@ def _beyond_us() -> list[str]:
     found = []
     if _on("ACCELERATE_USE_DEEPSPEED"):
         stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
-        instead = "ddp" if stage in ("0", "1", "2") else "fsdp"
+        instead = "fsdp" if stage == "3" else "ddp"
         found.append(
-            f"DeepSpeed ZeRO-{stage}: mosld does not train with it; what it would save here is saved by --config_file "
-            f"conf/accelerate/{instead}.yaml (docs/clusters.md)."
+            f"DeepSpeed ZeRO-{stage}: mosld does not train with it; use --config_file conf/accelerate/{instead}.yaml "
+            "(why: docs/clusters.md)."
         )
     if _on("ACCELERATE_USE_MEGATRON_LM") or _on("ACCELERATE_USE_PARALLELISM_CONFIG"):
         found.append("accelerate: Megatron-LM and parallelism_config are not followed; use conf/accelerate/fsdp.yaml.")

@@ -170,7 +170,10 @@ def _watch(
 ) -> None:
     """Run prompts and answers once more, whole: a generation's own passes see one token each."""
     whole = [pack(replace(question, options=[answer])) for question, answer in zip(batch, answers, strict=True)]
-    parts, team = list(batches([replace(packed, sites=packed.sites[:1]) for packed in whole], batch_tokens)), processes()
+    parts, team = (
+        list(batches([replace(packed, sites=packed.sites[:1]) for packed in whole], batch_tokens)),
+        processes(),
+    )
     passes = max(team.gather(len(parts))) if team.sharded else len(parts)
     for number in range(passes):  # all make as many where the model is sharded
         part = parts[min(number, len(parts) - 1)]

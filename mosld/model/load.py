@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from mosld.config import ModelConfig, UserError
 from mosld.config.access import no_access
+from mosld.config.launch import lacking
 from mosld.config.parts import model_config
 from mosld.model.embedded import embedded_checkpoint
 from mosld.model.quantise import keep_packing, quantisation, quantised_copy
@@ -31,7 +32,12 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
     Raises:
         UserError: the weights cannot be had, with what to do about it.
     """
-    kind: dict[str, Any] = {"dtype": resolve_dtype(config.dtype), "attn_implementation": resolve_attention(config.attention)}
+    if lacking(config):
+        raise UserError(*lacking(config))
+    kind: dict[str, Any] = {
+        "dtype": resolve_dtype(config.dtype),
+        "attn_implementation": resolve_attention(config.attention),
+    }
     if config.kind == "random" and not config.path:
         model = _without_weights(transformers_config(config), kind) if empty else random_model(config, **kind)
         if config.quantize:
@@ -44,7 +50,7 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
         if empty:
             model = _without_weights(AutoConfig.from_pretrained(place, **safe), kind)
             with suppress(OSError):  # a checkpoint need not have one
-                model.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
+                model.generation_config = GenerationConfig.from_pretrained(place, revision=revision or "main")
         else:
             if device is not None and device.type != "cpu":
                 kind["device_map"] = {"": device}

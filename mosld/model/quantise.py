@@ -1,4 +1,4 @@
-"""A base in 4 or 8 bits by bitsandbytes, frozen: an adapter is trained on it in full precision (QLoRA, Dettmers et al. 2023).
+"""A base in 4 or 8 bits by bitsandbytes, frozen; the adapter on it is in full precision (QLoRA, Dettmers et al. 2023).
 
 The linear layers are packed, the head and the embeddings are not.
 """
@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from mosld.config import UserError
+
+BLOCK = 64  # weights that share a constant
 
 
 def quantisation(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -33,11 +37,19 @@ def keep_packing(model: Any) -> Any:
     """Forbid bitsandbytes to repack a layer for the processor at the first pass in eval mode.
 
     It rounds the layer's constants once more on the way: the weights that are scored would not be those trained on, and
-    would differ from machine to machine. It also fails where a row is no multiple of its block of 64.
+    would differ from machine to machine.
+
+    Raises:
+        UserError: rows on which bitsandbytes 0.50.2 computes wrongly on a processor.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+            if module.weight.device.type == "cpu" and module.in_features % BLOCK:
+                raise UserError(
+                    f"model.quantize=nf4: a layer takes {module.in_features} inputs, and on a processor bitsandbytes "
+                    f"is right for multiples of {BLOCK} alone; use model.quantize=int8."
+                )
     return model
 
 

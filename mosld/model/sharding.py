@@ -78,7 +78,7 @@ def _layers(model: Any) -> list[nn.Module]:
 
 def _send_buffers(model: nn.Module, team: Processes) -> None:
     """Rotary frequencies and the like, which no state dict holds: small, and of the main process's type."""
-    places = [(module, name) for module in model.modules() for name, _ in module.named_buffers(recurse=False)]
-    values = team.from_main([module._buffers[name].cpu() if team.main else None for module, name in places])
-    for (module, name), value in zip(places, values, strict=True):
+    places = [(module, name, own) for module in model.modules() for name, own in module.named_buffers(recurse=False)]
+    values = team.from_main([own.cpu() if team.main else None for _, _, own in places])
+    for (module, name, _), value in zip(places, values, strict=True):
         module._buffers[name] = value.to(team.device)

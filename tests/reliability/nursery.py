@@ -16,6 +16,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from mosld.quiet import silence_imports
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 HEAVY = ("mosld.train", "mosld.eval", "mosld.pipeline", "mosld.domains", "mosld.logging.wandb", "mosld.adapters")
@@ -53,7 +55,13 @@ class Nursery:
         return self.wait(self.start("mosld.train:main", [arguments], log, faults, **environment))
 
     def start_several(
-        self, count: int, call: str, arguments: list[Any], log: Path, faults: dict[int, Any] | None = None
+        self,
+        count: int,
+        call: str,
+        arguments: list[Any],
+        log: Path,
+        faults: dict[int, Any] | None = None,
+        **environment: str,
     ) -> list[int]:
         """As many children as one run of `count` processes has; `faults` by rank, their output in `log`-<rank>."""
         port = str(free_port())
@@ -61,15 +69,16 @@ class Nursery:
             self.start(
                 call, arguments, log.with_name(f"{log.name}-{rank}"), (faults or {}).get(rank, ()), RANK=str(rank),
                 LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+                **environment,
             )
             for rank in range(count)
         ]  # fmt: skip
 
     def train_several(
-        self, count: int, arguments: list[str], log: Path, faults: dict[int, Any] | None = None
+        self, count: int, arguments: list[str], log: Path, faults: dict[int, Any] | None = None, **environment: str
     ) -> list[int | None]:
         """One run of the training command in `count` processes; returns their exit codes."""
-        children = self.start_several(count, "mosld.train:main", [arguments], log, faults)
+        children = self.start_several(count, "mosld.train:main", [arguments], log, faults, **environment)
         return [self.wait(child) for child in children]
 
     def _ask(self, request: dict[str, Any]) -> Any:
@@ -95,6 +104,7 @@ def nursery() -> Nursery:
 
 
 def _serve() -> None:
+    silence_imports()
     for module in HEAVY:
         __import__(module)
     running: set[int] = set()
