@@ -15,7 +15,6 @@ from peft import PeftModel
 from mosld.adapters import adapt_with
 from mosld.adapters.saved import adapter_size
 from mosld.config import Config, UserError
-from mosld.config.launch import launch
 from mosld.data import Dataset
 from mosld.data.batches import Example, encode_train
 from mosld.data.mixing import Order, quotas
@@ -27,20 +26,16 @@ from mosld.logging.hub import push
 from mosld.logging.manifest import write_folder
 from mosld.logging.model_card import write_model_card
 from mosld.logging.tracker import Tracker
-from mosld.model import load_model, processes
+from mosld.model import processes
+from mosld.model.load import load_placed
 from mosld.model.quantise import weights_of
-from mosld.model.sharding import place, shard
+from mosld.model.sharding import place
 from mosld.training import Checkpoints, Loop, Stepper, StopSignals, make_optimizer, ready_to_train, trained_parameters
 
 
 def load_on_device(config: Config) -> tuple[Any, Any]:
     """The base model on this process's device, or its part of it, and the tokenizer."""
-    team = processes()
-    if team.sharded:
-        model, tokenizer = load_model(config.model, empty=not team.main)
-        return shard(model, team, launch()), tokenizer
-    model, tokenizer = load_model(config.model, team.device)
-    return (model if config.model.quantize else model.to(team.device)), tokenizer
+    return load_placed(config.model, processes())
 
 
 @dataclass(frozen=True)

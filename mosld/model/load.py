@@ -9,12 +9,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from mosld.config import ModelConfig, UserError
 from mosld.config.access import no_access
-from mosld.config.launch import lacking
+from mosld.config.launch import lacking, launch
 from mosld.config.parts import model_config
 from mosld.model.embedded import embedded_checkpoint
+from mosld.model.processes import Processes
 from mosld.model.quantise import keep_packing, quantisation, quantised_copy
 from mosld.model.random import byte_tokenizer, random_model
 from mosld.model.shape import transformers_config
+from mosld.model.sharding import shard
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -62,6 +64,15 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return keep_packing(model).eval(), tokenizer
+
+
+def load_placed(config: ModelConfig, team: Processes) -> tuple[Any, Any]:
+    """The base model on this process's device, or its part of it, and the tokenizer."""
+    if team.sharded:
+        model, tokenizer = load_model(config, empty=not team.main)
+        return shard(model, team, launch()), tokenizer
+    model, tokenizer = load_model(config, team.device)
+    return (model if config.quantize else model.to(team.device)), tokenizer
 
 
 def _without_weights(shape: PretrainedConfig, kind: dict[str, Any]) -> Any:
