@@ -89,8 +89,8 @@ fi
 if [ "$GPUS" -gt 1 ]; then
     check "DDP" ddp several ddp
     check "FSDP2" fsdp several fsdp model.dtype=bfloat16
-    check "FSDP2, gradient checkpointing" fsdp several fsdp model.dtype=bfloat16 training.gradient_checkpointing=true
-    check "FSDP2, offloaded" fsdp several fsdp_offload model.dtype=bfloat16
+    check "FSDP2 with checkpointing" fsdp several fsdp model.dtype=bfloat16 training.gradient_checkpointing=true
+    check "FSDP2 offloaded" fsdp several fsdp_offload model.dtype=bfloat16
 else
     skip "DDP, FSDP2" "one GPU"
 fi
