@@ -114,7 +114,7 @@ class WandbTracker:
         if self._logger.artifact and results["status"] == "finished":
             send_adapter(self._run, self._directory, results)
         if results["status"] == "diverged":
-            self._run.alert(f"{self._run.name} diverged", results["error"], level=wandb.AlertLevel.ERROR)
+            self._run.alert(f"{self._run.name} diverged", results["error"], level="ERROR")
         files = Path(self._run.dir).parent
         self._run.finish(exit_code=0 if results["status"] == "finished" else 1)
         wandb.teardown()  # an offline `finish` returns before its file is written; this waits

@@ -17,8 +17,8 @@ def ready_to_train(adapted: Any, checkpointing: bool, contexts: Callable[[], Any
     if not isinstance(adapted, PeftModel):
         adapted.float()  # an update of 1e-5 is lost in a bfloat16 weight
     if checkpointing:
-        inner = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
-        adapted.enable_input_require_grads()
+        inner: Any = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
+        inner.enable_input_require_grads()
         options = {"use_reentrant": False} | ({"context_fn": contexts} if contexts else {})
         inner.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     return adapted
