@@ -1,90 +1,80 @@
-"""Step time of each method beside PEFT's LoRA: same base, rows, batches and dtype, steps interleaved in one process.
+"""Step time of each method beside PEFT's LoRA: same base, rows, targets, rank and type, in turn in one process.
 
-    python benchmarks/step_time.py [--model smollm2_135m] [--methods lora,mosl,mosld] [--steps 20] [--json FILE]
+    python benchmarks/step_time.py                              # the small model, bundled rows
+    python benchmarks/step_time.py --model llama2_7b --layers 2 # layers of its dimensions, random weights and tokens
+    python benchmarks/step_time.py --methods lora,mosld,mosld+compile
 
-Prints median seconds and trained tokens per second of each method, and the ratio of each step to LoRA's step on the
-same rows (median, smallest, largest): ratios hold where absolute times drift.
+A step is forward, backward, clipping and AdamW. `lora` has no dropout here, `lora+dropout` has .05 on the input, as
+`method=lora` and MoLA have; `lora+ffn` and `mixlora` adapt the feed-forward block alone.
 """
 
-import argparse
-import json
-import statistics
-import time
+from typing import Any
 
-from rich import print as show
-from rich.table import Table
+from side_by_side import DEVICE, arguments, in_turn, ratio, report
+from wide_layers import base_layers, rows, stepper
 
 import mosld
 from mosld.config import load_config
-from mosld.data import Dataset, load_dataset
-from mosld.data.batches import encode_train
+from mosld.data import load_dataset
+from mosld.data.batches import Example, encode_train
 from mosld.data.mixing import Order
 from mosld.data.prompts import PromptEncoder
-from mosld.logging import Console
 from mosld.quiet import silence_libraries
-from mosld.stages import Stages, load_on_device
-from mosld.training import Stepper
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("lora", {"dropout": 0.0, "dropout_on": "none"}),
+    "lora+dropout": ("lora", {}),
+    "lora+ffn": ("lora", {"dropout": 0.0, "dropout_on": "none", "targets": "ffn"}),
+    "mixlora": ("mixlora", {"plain_targets": "none"}),
+}
+METHODS = "lora,lora+dropout,mosl,mosld,mola,molora,hydralora,lora+ffn,mixlora"
 
 
-def make_stepper(model: str, method: str, dataset: Dataset) -> Stepper:
-    """A fresh base with the method on it, ready for steps."""
-    config = load_config([f"model={model}", f"method={method}"])
-    base, tokenizer = load_on_device(config)
-    stages = Stages(config, dataset, tokenizer, Console())
-    dtype = base.dtype  # before full fine-tuning makes it float32
-    return stages.make_stepper(stages.adapt(base), dtype)
+def bundled_rows(model: str, tokenizer: Any, size: int, rounds: int) -> list[list[Example]]:
+    """The rows of each step, out of the bundled mixture."""
+    config = load_config([f"model={model}", "data=mixture", "source=bundled"])
+    encoder = PromptEncoder(tokenizer, config.model.prompt)
+    examples = encode_train(load_dataset(config.data, config.source).train, encoder, tokenizer.eos_token_id).examples
+    order = Order((len(examples),), (len(examples),), size, seed=0)
+    return [[examples[i] for i in order.rows(step)] for step in range(rounds + 1)]
 
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--model", default="smollm2_135m")
-    parser.add_argument("--methods", default="lora,mosl,mosld", help="lora first: the others are compared with it")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--micro-batch-size", type=int, default=8)
-    parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--layers", type=int, help="so many layers of the model's dimensions, with random weights")
+    parser.add_argument("--methods", default=METHODS, help="lora first; +compile compiles")
+    parser.add_argument("--experts", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--length", type=int, default=256, help="tokens of a row, with --layers")
     given = parser.parse_args()
     silence_libraries()
+    if given.layers:
+        base, pad = base_layers(given.layers, given.model), 0
+        steps = [rows(given.batch_size, given.length)] * (given.rounds + 1)
+    else:
+        base, tokenizer = mosld.load_base(given.model)
+        base, pad = base.to(DEVICE), tokenizer.pad_token_id
+        steps = bundled_rows(given.model, tokenizer, given.batch_size, given.rounds)
 
-    config = load_config([f"model={given.model}", "data=mixture", "source=bundled"])
-    tokenizer = mosld.load_base(given.model)[1]
-    encoder = PromptEncoder(tokenizer, config.model.prompt)
-    dataset = load_dataset(config.data, config.source)
-    examples = encode_train(dataset.train, encoder, tokenizer.eos_token_id).examples
-    order = Order((len(examples),), (len(examples),), given.batch_size, seed=0)
-    steppers = {method: make_stepper(given.model, method, dataset) for method in given.methods.split(",")}
+    def one(case: str) -> Any:
+        name = case.removesuffix("+compile")
+        method, options = CASES.get(name, (name, {}))
+        spread = {} if method in ("lora", "mixlora") else {"allocation": given.experts}
+        taken = stepper(base, method, pad, compiled=case.endswith("+compile"), **spread, **options)
+        return lambda number: taken.step(steps[number], given.batch_size, 1e-4, number)
 
-    seconds: dict[str, list[float]] = {method: [] for method in steppers}
-    tokens: list[int] = []
-    for step in range(given.steps + 1):
-        rows = [examples[i] for i in order.rows(step)]
-        for method, stepper in steppers.items():
-            started = time.perf_counter()
-            result = stepper.step(rows, given.micro_batch_size, 1e-4, step)
-            if step:  # the first step warms up
-                seconds[method].append(time.perf_counter() - started)
-        tokens += [result.tokens] if step else []
-
-    reference = seconds[next(iter(seconds))]
-    table = Table(
-        title=f"{given.model}, {given.steps} steps of {given.batch_size} rows, {steppers['lora'].model.dtype}"
-    )
-    for column in ("method", "seconds a step", "tokens/s", "ratio to lora (min, max)"):
-        table.add_column(column, justify="right")
-    figures = {}
-    for method, found in seconds.items():
-        ratios = [ours / theirs for ours, theirs in zip(found, reference, strict=True)]
-        rate = statistics.median(count / used for count, used in zip(tokens, found, strict=True))
-        figures[method] = {
-            "seconds": statistics.median(found), "tokens_per_second": rate, "ratio": statistics.median(ratios)
-        }  # fmt: skip
-        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}, {max(ratios):.3f})"
-        table.add_row(method, f"{statistics.median(found):.3f}", f"{rate:.0f}", spread)
-    show(table)
-    if given.json:
-        with open(given.json, "w", encoding="utf-8") as file:
-            json.dump(figures, file, indent=2)
+    seconds = in_turn({case: one(case) for case in given.methods.split(",")}, given.rounds)
+    found = []
+    for case, taken in seconds.items():
+        other = "lora+ffn" if case in ("lora+ffn", "mixlora") and "lora+ffn" in seconds else next(iter(seconds))
+        found.append({"method": case, "seconds": sorted(taken)[len(taken) // 2], "beside": other})
+        found[-1] |= ratio(taken, seconds[other])
+    where = f"{given.layers} layers of {given.model}" if given.layers else given.model
+    tokens = sum(len(row.tokens) for row in steps[-1])
+    title = f"Seconds a training step: {where}, {given.batch_size} rows ({tokens} tokens), {str(base.dtype)[6:]}"
+    report(title, found, given.json)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from mosld.model.load import load_placed
 from mosld.model.quantise import weights_of
 from mosld.model.sharding import place
 from mosld.training import Checkpoints, Loop, Stepper, StopSignals, make_optimizer, ready_to_train, trained_parameters
+from mosld.training.compiled import compile_layers, uncompiled
 
 
 def load_on_device(config: Config) -> tuple[Any, Any]:
@@ -72,7 +74,8 @@ class Stages:
 
     def score(self, model: Any, questions: Questions, title: str, use: ExpertUse | None = None) -> Evaluation:
         """Accuracy of a model, in eval mode; `use` takes note of the experts that each task takes."""
-        return evaluate(model, questions, self.tokenizer, self.config.evaluation, self.console.track(title), use)
+        with uncompiled() if self.config.training.compile else nullcontext():
+            return evaluate(model, questions, self.tokenizer, self.config.evaluation, self.console.track(title), use)
 
     def base_scores(self, model: Any, questions: Questions, run: RunDirectory) -> dict[str, Any]:
         """Scores of the untrained model; a resumed run reads them back."""
@@ -91,9 +94,12 @@ class Stages:
         set_seed(config.seed)
         adapted: Any = adapt_with(model, config.method, config.allocation, config.seed)
         ready_to_train(adapted, config.training.gradient_checkpointing)
-        count = parameter_counts(adapted)
-        share = 100 * count["trainable"] / count["total"]
-        self.console.say(f"trainable parameters: {count['trainable']:,} of {count['total']:,} ({share:.3f} %)")
+        if config.training.compile:
+            count = compile_layers(adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted)
+            self.console.say(f"{count} layers are compiled in the first steps, which take long")
+        counts = parameter_counts(adapted)
+        share = 100 * counts["trainable"] / counts["total"]
+        self.console.say(f"trainable parameters: {counts['trainable']:,} of {counts['total']:,} ({share:.3f} %)")
         return adapted
 
     def make_stepper(self, adapted: Any, base_dtype: torch.dtype) -> Stepper:

@@ -39,7 +39,7 @@ def balance_loss(
     for experts, names in groups.items():
         # Modules with equally many experts are computed at once: four stacks in place of sixty small sums.
         probs_MBSE = torch.stack([routings[name].probs_BSE for name in names])
-        taken_MBSE = torch.stack([routings[name].taken_BSE for name in names])
+        taken_MBSE = (torch.stack([routings[name].marks_BSE for name in names]) > 0).to(probs_MBSE)
         if mask_BS is None:
             mask_BS = torch.ones_like(probs_MBSE[0, ..., 0])
         tokens_BS = mask_BS.to(probs_MBSE)

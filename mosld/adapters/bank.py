@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from mosld.adapters.config import MosldConfig
+from mosld.adapters.sparse import up_by_expert, wins
 
 NORMAL_DEVIATION = 0.02  # of the author code of MoLoRA
 
@@ -48,10 +49,20 @@ class ExpertBank(nn.Module):
         return z.unflatten(-1, (-1, self.rank))
 
     def up(self, z: Tensor, gates: Tensor | None = None) -> Tensor:
-        """``(alpha / r) sum_i g_i B_i z_i`` [..., O] of `down`'s result and gates [..., E]; no gates: all are 1."""
-        gated = z if gates is None else gates.to(z.dtype).unsqueeze(-1) * z
-        mixed = gated.sum(-2) if self.config.share == "B" else gated.flatten(-2)
-        return self.config.alpha / self.rank * linear(mixed, self._dropped(self.B, "B"))
+        """``(alpha / r) sum_i g_i B_i z_i`` [..., O] of `down`'s result and gates [..., E]; no gates: all are 1.
+
+        Where the config has a top_k, at most so many gates of a token are not 0.
+        """
+        # Scaled before B, where a token has E*R numbers, not after it, where it has O.
+        scale, B = self.config.alpha / self.rank, self._dropped(self.B, "B")
+        if gates is None:
+            return linear(scale * z.flatten(-2), B)
+        gates = scale * gates.to(z.dtype)
+        if self.config.share == "B":
+            return linear((gates.unsqueeze(-1) * z).sum(-2), B)
+        if wins(B, self.experts, self.rank, self.config.top_k):
+            return up_by_expert(z, gates, B, self.config.top_k)
+        return linear((gates.unsqueeze(-1) * z).flatten(-2), B)
 
     def _dropped(self, tensor: Tensor, name: str) -> Tensor:
         """Inverted dropout on what the config names (MoSLD eq. 2): a new mask each forward, none in eval."""

@@ -10,6 +10,18 @@ from torch import Tensor
 from mosld.adapters.routing import Routing
 
 
+class Place:
+    """Where one adapted module leaves its routing.
+
+    An object of its own, not an entry of a shared table: compiled code of one layer then serves all layers, since it
+    depends neither on the module's name nor on what other modules left.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is left yet."""
+        self.routing: Routing | None = None
+
+
 class ForwardContext:
     """Set up by a hook before each forward of the base model, so that `generate` has it, too.
 
@@ -38,7 +50,12 @@ class ForwardContext:
         self.votes: list[Tensor] | None = None
         self.elected_B: Tensor | None = None
         self._given: tuple[Tensor | None, Tensor | None] = (None, None)
-        self._records: dict[str, Routing] | None = None
+        self._open = False
+        self._places: dict[str, Place] = {}
+
+    def place(self, module: str) -> Place:
+        """Where the module of that name leaves its routing."""
+        return self._places.setdefault(module, Place())
 
     def give(self, domain_B: Tensor | None, prompt_mask_BS: Tensor | None) -> None:
         """What the next forward of the base model alone is told beyond the arguments that it knows."""
@@ -71,18 +88,21 @@ class ForwardContext:
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, Routing]]:
-        """Open the record; yields the routings by module, filled as the modules run."""
+        """Open the record; what it yields holds the routings by module once it is closed."""
         records: dict[str, Routing] = {}
-        self._records = records
+        self._open = True
         try:
             yield records
-        finally:
-            self._records = None
+            records.update({name: place.routing for name, place in self._places.items() if place.routing is not None})
+        finally:  # a routing that stays would hold the graph
+            self._open = False
+            for place in self._places.values():
+                place.routing = None
 
-    def add(self, module: str, routing: Routing) -> None:
+    def leave(self, place: Place, routing: Routing) -> None:
         """Called by each module in its forward; does nothing while the record is closed."""
-        if self._records is not None:
-            self._records[module] = routing
+        if self._open:
+            place.routing = routing
 
     def deciding(self, x_BSI: Tensor) -> Tensor:
         """The mask of the tokens that decide a sequence's expert [B, S], in the type of `x_BSI`."""

@@ -6,13 +6,12 @@ Shapes: B batch, S sequence, I in and out of the block, F inner width, E experts
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from mosld.adapters.bank import ExpertBank
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.context import ForwardContext
 from mosld.adapters.router import Router
-from mosld.adapters.routing import Routing
+from mosld.adapters.routing import Routing, one_hot
 
 
 class FeedForwardMixture(nn.Module):

@@ -18,6 +18,7 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         key: the module's name in the model.
         layer: the part of `key` up to the layer's number.
         context: what the modules of a forward pass share.
+        place: where this one leaves its routing.
     """
 
     adapter_layer_names = ("mosld_mixture",)
@@ -27,6 +28,7 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         """Wrap `base_layer`."""
         super().__init__()
         self.base_layer, self.key, self.layer, self.context = base_layer, key, layer, context
+        self.place = context.place(key)
         self.mosld_mixture = nn.ModuleDict()
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
@@ -66,7 +68,7 @@ class MixtureLinear(MixtureLayer):
         for mixture in self._active_mixtures():
             update, routing = mixture(x, self.context, self.layer)
             if routing is not None:
-                self.context.add(self.key, routing)
+                self.context.leave(self.place, routing)
             y = y + update.to(y.dtype)
         return y
 
@@ -94,5 +96,5 @@ class MixtureFeedForward(MixtureLayer):
         if not mixtures:
             return self.base_layer(x)
         y, routing = mixtures[0](self.base_layer, x, self.context)
-        self.context.add(self.key, routing)
+        self.context.leave(self.place, routing)
         return y

@@ -7,12 +7,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear, one_hot, rms_norm
+from torch.nn.functional import cross_entropy, linear, rms_norm
 from transformers.utils.generic import maybe_autocast
 
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.context import ForwardContext
-from mosld.adapters.routing import Routing, capacity_routing, dense_routing, top_k_routing
+from mosld.adapters.routing import Routing, capacity_routing, dense_routing, one_hot, top_k_routing
 
 NORMAL_DEVIATION = 0.02  # of the authors' code of MoLoRA and MixLoRA
 
@@ -71,14 +71,14 @@ class Router(nn.Module):
         if self.training:
             if context.domain_B is None:
                 raise ValueError("a mixture of domains is trained with domain=[B], the index of each row's own expert")
-            gates_BE = one_hot(context.domain_B, len(weight)).to(probs_BE)
+            gates_BE = one_hot(context.domain_B, len(weight))
             return Routing(probs_BE[:, None], gates_BE[:, None], loss=cross_entropy(logits_BE, context.domain_B))
         best_B = probs_BE.argmax(-1)
         if context.votes is not None:
             context.votes.append(best_B)
         elif self.config.inference == "vote" and context.elected_B is not None:
             best_B = context.elected_B
-        gates_BE = probs_BE if self.config.inference == "soft" else one_hot(best_B, len(weight)).to(probs_BE)
+        gates_BE = probs_BE if self.config.inference == "soft" else one_hot(best_B, len(weight))
         return Routing(probs_BE[:, None], gates_BE[:, None])
 
     def _pooled(self, x_BSI: Tensor, mask_BS: Tensor) -> Tensor:

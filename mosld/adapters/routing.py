@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout, one_hot
+from torch.nn.functional import dropout
 
 
 class Routing(NamedTuple):
@@ -28,9 +28,14 @@ class Routing(NamedTuple):
     loss: Tensor | None = None
 
     @property
+    def marks_BSE(self) -> Tensor:
+        """Above 0 for each expert that the router chose, without a graph."""
+        return self.gates_BSE.detach() if self.chosen_BSE is None else self.chosen_BSE
+
+    @property
     def taken_BSE(self) -> Tensor:
         """Whether the router chose each expert, as 0 or 1."""
-        return (self.gates_BSE.detach() > 0 if self.chosen_BSE is None else self.chosen_BSE).float()
+        return (self.marks_BSE > 0).float()
 
     @property
     def dropped_BS(self) -> Tensor:
@@ -78,6 +83,11 @@ def capacity_routing(
     has_room_BSK = (turn_BSKE * chosen_BSKE).sum(-1) <= slots
     gates_BSE = torch.zeros_like(probs_BSE).scatter(-1, chosen_BSK, top_BSK * has_room_BSK)
     return Routing(probs_BSE, gates_BSE, chosen_BSKE.sum(-2) > 0)
+
+
+def one_hot(chosen: Tensor, experts: int) -> Tensor:
+    """1 at the chosen index and 0 elsewhere [..., E]; torch's own reads the largest index back to check it."""
+    return (chosen.unsqueeze(-1) == torch.arange(experts, device=chosen.device)).float()
 
 
 def gate_entropy(probs_BSE: Tensor) -> Tensor:

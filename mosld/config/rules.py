@@ -1,6 +1,8 @@
 """Rules that join several keys: what each single key allows stands in its `setting`."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 from mosld.config.data_rules import broken_data_rules, broken_mixing_rules
@@ -23,6 +25,7 @@ def broken_rules(config: Config, training: bool = True) -> list[str]:
         *broken_mixing_rules(config.data),
         *_quantize(config),
         *_training(config),
+        *(_compiling(config) if training else []),
         *_hub(config),
     ]
 
@@ -82,3 +85,18 @@ def _training(config: Config) -> list[str]:
     if training.max_grad_norm == 0:
         return ["training.max_grad_norm=0: leaves no gradient; null clips nothing."]
     return []
+
+
+def _compiling(config: Config) -> list[str]:
+    if not config.training.compile:
+        return []
+    found, compiler = [], os.environ.get("CXX", "g++")
+    if config.training.gradient_checkpointing:
+        found.append("gradient_checkpointing=true (its second forward is another one to the compiler)")
+    if config.method.kind == "prefix":
+        found.append("method.kind=prefix (every layer writes into a cache of its own)")
+    if config.method.router == "domain":
+        found.append("method.router=domain (the layers of a mixture of domains hand their choices on)")
+    if not shutil.which(compiler):
+        found.append(f"this machine: no C++ compiler {compiler} is on the path (install one, or name yours in CXX)")
+    return [f"training.compile=true: cannot be combined with {reason}." for reason in found]

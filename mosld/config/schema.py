@@ -62,6 +62,7 @@ class TrainingConfig:
     weight_decay: float = setting(0.0, "AdamW's decoupled weight decay.", minimum=0)
     max_grad_norm: float | None = setting(1.0, "Gradients are clipped to this norm; null: not at all.", minimum=0)
     gradient_checkpointing: bool = setting(False, "Recompute activations in backward: less memory, more time.")
+    compile: bool = setting(False, "Compile the decoder layers (torch.compile): minutes at the start, faster steps.")
     validate_every: int | None = setting(None, "Optimiser steps between validations; null: once an epoch.", minimum=1)
     checkpoint_every: int = setting(100, "Optimiser steps between checkpoints.", minimum=1, affects_results=False)
     keep_last: int = setting(2, "Checkpoints kept beside the best one.", minimum=1, affects_results=False)

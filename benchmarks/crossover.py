@@ -1,0 +1,57 @@
+"""Where the grouped product of many experts overtakes the dense one: `mosld/adapters/sparse.py` holds the answer.
+
+    python benchmarks/crossover.py [--widths 576,4096] [--tokens 512] [--choices 1,2,4] [--json FILE]
+
+The sum over experts with shared A, forward and backward, both ways in turn on the same tokens.
+"""
+
+from collections.abc import Callable
+
+import torch
+from growth import numbers
+from side_by_side import DEVICE, arguments, in_turn, ratio, report
+from torch import Tensor
+from torch.nn.functional import linear
+
+from mosld.adapters.routing import top_k_routing
+from mosld.adapters.sparse import up_by_expert
+
+SHAPES = ((5, 8), (8, 8), (16, 8), (32, 8), (64, 8), (64, 64))  # experts, rank
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = arguments(__doc__)
+    parser.add_argument("--widths", type=numbers, default=[576, 4096])
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--choices", type=numbers, default=[1, 2, 4])
+    given = parser.parse_args()
+    found = []
+    for width in given.widths:
+        for experts, rank in SHAPES:
+            z = torch.randn(given.tokens, 1, rank, device=DEVICE, requires_grad=True)
+            B = torch.randn(width, experts * rank, device=DEVICE, requires_grad=True)
+            for k in given.choices:
+                gates = top_k_routing(torch.randn(given.tokens, experts, device=DEVICE), k).gates_BSE
+
+                def both_ways(up: Callable[[], Tensor]) -> Callable[[int], None]:
+                    """Forward and backward of one way."""
+                    return lambda _: up().sum().backward()
+
+                def dense(z: Tensor = z, gates: Tensor = gates, B: Tensor = B) -> Tensor:
+                    """All experts for all tokens."""
+                    return linear((gates.unsqueeze(-1) * z).flatten(-2), B)
+
+                def sparse(z: Tensor = z, gates: Tensor = gates, B: Tensor = B, k: int = k) -> Tensor:
+                    """Only the experts of each token."""
+                    return up_by_expert(z, gates, B, k)
+
+                seconds = in_turn({"dense": both_ways(dense), "sparse": both_ways(sparse)}, given.rounds)
+                line = {"width": width, "experts": experts, "rank": rank, "k": k, "columns": experts * rank}
+                line["dense, ms"] = 1000 * sorted(seconds["dense"])[given.rounds // 2]
+                found.append(line | {"sparse to dense": ratio(seconds["sparse"], seconds["dense"])["ratio"]})
+    report(f"The sum over experts on {given.tokens} tokens, forward and backward", found, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Training end to end on real rows, beside transformers' Trainer with PEFT's LoRA: rows a second and share of the peak.
+
+    python benchmarks/end_to_end.py [--data ../shared/data] [--batch-size 16] [--trainer-sizes 2,4,8,16] [--json FILE]
+
+Same model, type, rows in the same order, rows a step, and AdamW for all. Trainer runs once for each of its batch sizes
+(it accumulates up to the batch); ours before and after each. The peak is that of a large matrix product of the model's
+type, measured in the same run. Useful operations are those of the products with frozen weights for tokens that are no
+pads, forward and backward (4 a weight and token), and of the head at answer positions; Trainer is granted the same.
+"""
+
+import statistics
+import tempfile
+from typing import Any
+
+from peft import LoraConfig, get_peft_model
+from side_by_side import DEVICE, arguments, clock, matrix_peak, report
+from torch import nn
+from torch.utils.data import SequentialSampler
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+from wide_layers import stepper
+
+import mosld
+from mosld.config import load_config
+from mosld.data import load_dataset
+from mosld.data.batches import Example, answer_tokens, encode_train
+from mosld.data.mixing import Order
+from mosld.data.prompts import PromptEncoder
+from mosld.quiet import silence_libraries
+
+IGNORED = -100
+
+
+class InOrder(Trainer):
+    """Takes the rows as they lie."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(train_dataset or self.train_dataset)
+
+
+class Times(TrainerCallback):
+    """The seconds of every optimiser step."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
+        self.started = clock()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Stop it."""
+        self.seconds.append(clock() - self.started)
+
+
+def trainer_seconds(model: str, tokenizer: Any, examples: list[Example], batch: int, size: int) -> list[float]:
+    """Seconds of each of Trainer's steps at `size` rows a forward pass."""
+    base = mosld.load_base(model)[0]
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    labelled = [
+        {"input_ids": e.tokens, "labels": [IGNORED] * e.answer_start + e.tokens[e.answer_start :]} for e in examples
+    ]
+    times = Times()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            folder, per_device_train_batch_size=size, gradient_accumulation_steps=batch // size, report_to=[],
+            max_steps=len(examples) // batch, learning_rate=1e-4, save_strategy="no", logging_strategy="no",
+            use_cpu=DEVICE.type == "cpu", disable_tqdm=True, dataloader_pin_memory=DEVICE.type == "cuda",
+        )  # fmt: skip
+        InOrder(
+            get_peft_model(base, lora), settings, DataCollatorForSeq2Seq(tokenizer), labelled, callbacks=[times]
+        ).train()
+    return times.seconds[1:]
+
+
+def useful_operations(model: nn.Module, examples: list[Example]) -> int:
+    """Operations that a step on these rows cannot do without; see above."""
+    found = {name: m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    layers = sum(count for name, count in found.items() if ".layers." in name and "mosld" not in name and "lora" not in name)
+    head = sum(count for name, count in found.items() if name.endswith("lm_head"))
+    return 4 * (layers * sum(len(e.tokens) for e in examples) + head * answer_tokens(examples))
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = arguments(__doc__)
+    parser.add_argument("--model", default="smollm2_135m")
+    parser.add_argument("--data", help="a directory as for source=local; without it the bundled rows")
+    parser.add_argument("--tasks", default="obqa,csqa,arc_e,arc_c")
+    parser.add_argument("--methods", default="lora,mosld", help="ours; +compile compiles")
+    parser.add_argument("--batch-size", type=int, default=16, help="rows of an optimiser step")
+    parser.add_argument("--trainer-sizes", default="2,4,8,16", help="Trainer's rows of a forward pass")
+    given = parser.parse_args()
+    silence_libraries()
+    source = ["source=local", f"source.root={given.data}", "source.on_bad_row=skip"] if given.data else []
+    config = load_config([f"model={given.model}", f"data.tasks=[{given.tasks}]", *source])
+    base, tokenizer = mosld.load_base(given.model)
+    base = base.to(DEVICE)
+    encoder = PromptEncoder(tokenizer, config.model.prompt)
+    every = encode_train(load_dataset(config.data, config.source).train, encoder, tokenizer.eos_token_id).examples
+    order = Order((len(every),), (len(every),), given.batch_size, seed=0)
+    steps = [[every[i] for i in order.rows(number)] for number in range(given.rounds + 1)]
+    ours = {}
+    for case in given.methods.split(","):
+        method, plain = case.removesuffix("+compile"), {"dropout": 0.0, "dropout_on": "none"}
+        options = plain if method == "lora" else {}
+        ours[case] = stepper(base, method, tokenizer.pad_token_id, case.endswith("+compile"), **options)
+
+    peaks, rates = [matrix_peak(base.dtype)], dict[str, list[float]]()
+
+    def take(name: str, seconds: list[float]) -> None:
+        """Keep the rows a second of some steps."""
+        rates.setdefault(name, []).extend(given.batch_size / found for found in seconds)
+
+    def run_ours() -> None:
+        """All steps with every method of ours."""
+        for case, taken in ours.items():
+            found = []
+            for number, examples in enumerate(steps):
+                started = clock()
+                taken.step(examples, given.batch_size, 1e-4, number)
+                found.append(clock() - started)
+            take(f"mosld: {case}", found[1:])
+
+    run_ours()
+    for size in [int(part) for part in given.trainer_sizes.split(",")]:
+        rows = [example for step in steps for example in step]
+        seconds = trainer_seconds(given.model, tokenizer, rows, given.batch_size, size)
+        take(f"Trainer: lora, {size} a pass", seconds)
+        peaks.append(matrix_peak(base.dtype))
+        run_ours()
+
+    peak = statistics.median(peaks)
+    needed = statistics.mean(useful_operations(base, step) for step in steps[1:]) / given.batch_size
+    best = max(statistics.median(found) for name, found in rates.items() if name.startswith("Trainer"))
+    found = []
+    for name, rows_per_second in rates.items():
+        rate = statistics.median(rows_per_second)
+        line = {"what": name, "rows/s": rate, "to Trainer's best": rate / best, "share of peak": rate * needed / peak}
+        found.append(line)
+    tokens = statistics.mean(len(example.tokens) for step in steps[1:] for example in step)
+    title = f"Training {given.model} ({str(base.dtype)[6:]}) on {given.tasks}, {given.batch_size} rows a step"
+    report(title, found, given.json, matrix_peak=peak, mean_tokens_a_row=tokens, useful_operations_a_row=needed)
+
+
+if __name__ == "__main__":
+    main()

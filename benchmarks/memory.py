@@ -1,0 +1,92 @@
+"""Memory of a training step: what one adapted layer keeps for backward, and the peak of whole processes.
+
+    python benchmarks/memory.py [--width 4096] [--tokens 2048] [--model smollm2_135m] [--json FILE]
+
+Kept bytes are counted by autograd's own hooks, each storage once, without weights: of one linear layer of LLaMA-2-7B's
+width under 5 experts of rank 8, beside PEFT's LoRA of that rank without dropout. Peaks are those of a process of its
+own for each method that takes three steps; on an accelerator its own peak.
+"""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from side_by_side import DEVICE, arguments, report
+from step_time import CASES, bundled_rows
+from torch import nn
+from wide_layers import stepper
+
+import mosld
+from mosld.adapters import peft_config
+from mosld.config.parts import method_config
+from mosld.quiet import silence_libraries
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "adapters"))
+from counting import saved_bytes
+
+KEPT = ["lora", "lora+dropout", "mosl", "mosld", "mola", "molora", "sira", "hydralora"]
+
+
+def kept(case: str, width: int, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes that one adapted linear layer keeps for backward; in fp32 its input counts, else the copy in fp32."""
+    method, options = CASES.get(case, (case, {}))
+    allocation: Any = None if method == "lora" else 5
+    config = peft_config(*method_config(method, allocation, {**options, "targets": "qv"}))
+    config.task_type, config.target_modules = None, ["q_proj"]
+    layer = nn.ModuleDict({"q_proj": nn.Linear(width, width, bias=False, dtype=dtype)})
+    model = get_peft_model(layer, config).to(DEVICE).train()
+    x = torch.randn(1, tokens, width, dtype=dtype, device=DEVICE, requires_grad=True)
+    with saved_bytes(model, *([] if dtype == torch.float32 else [x])) as found:
+        model.base_model.model["q_proj"](x)
+    return found[0]
+
+
+def peak(model: str, case: str) -> float:
+    """Peak bytes of this process after three steps."""
+    base, tokenizer = mosld.load_base(model)
+    method, options = CASES.get(case, (case, {}))
+    taken = stepper(base.to(DEVICE), method, tokenizer.pad_token_id, **options)
+    for number, examples in enumerate(bundled_rows(model, tokenizer, 8, 2)):
+        taken.step(examples, 8, 1e-4, number)
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = arguments(__doc__)
+    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--model", default="smollm2_135m")
+    parser.add_argument("--methods", default="lora,lora+dropout,mosld,mola,molora", help="of the peaks; empty: none")
+    parser.add_argument("--peak-of", help="print the peak of this method alone, in this process")
+    given = parser.parse_args()
+    silence_libraries()
+    if given.peak_of:
+        print(peak(given.model, given.peak_of))
+        return
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        reference = kept("lora", given.width, given.tokens, dtype)
+        for case in KEPT:
+            count = kept(case, given.width, given.tokens, dtype)
+            what = f"kept by a layer, {str(dtype)[6:]} base"
+            found.append({"what": what, "method": case, "bytes": count, "to lora": count / reference})
+    peaks: dict[str, float] = {}
+    for case in [part for part in given.methods.split(",") if part]:
+        command = [sys.executable, __file__, "--model", given.model, "--peak-of", case]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[case] = float(done.stdout.split()[-1])
+        line = {"what": f"peak of a process, {given.model}", "method": case, "bytes": peaks[case]}
+        found.append(line | {"to lora": peaks[case] / peaks["lora"]})
+    title = f"Memory: a layer of width {given.width} on {given.tokens} tokens, and whole processes"
+    report(title, found, given.json)
+
+
+if __name__ == "__main__":
+    main()

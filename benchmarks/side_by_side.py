@@ -1,0 +1,86 @@
+"""How the benchmarks measure: pieces of work in turn in one process, medians and ratios, a table and a JSON file.
+
+Work that is compared runs in turn, round by round, so that whatever else slows the machine slows all of it; a ratio is
+the median of the rounds' ratios. Nothing here judges an absolute time.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import print as show
+from rich.table import Table
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that warms up")
+    parser.add_argument("--json", help="write the figures to this file")
+    return parser
+
+
+def clock() -> float:
+    """Seconds, once everything that was sent to the accelerator is done."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def in_turn(work: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each piece of work in each round; each is told the number of the round. Round 0 warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for number in range(rounds + 1):
+        for name, do in work.items():
+            started = clock()
+            do(number)
+            if number:
+                seconds[name].append(clock() - started)
+    return seconds
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest ratio of what was measured in the same rounds."""
+    found = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    return {"ratio": statistics.median(found), "least": min(found), "most": max(found)}
+
+
+def matrix_peak(dtype: torch.dtype, size: int | None = None, repeats: int = 3) -> float:
+    """The most floating-point operations per second that a product of two large square matrices reaches here."""
+    size = size or (8192 if DEVICE.type == "cuda" else 2048)
+    left, right = (torch.randn(size, size, device=DEVICE).to(dtype) for _ in range(2))
+    work = in_turn({"product": lambda _: left @ right}, repeats)
+    return 2 * size**3 / min(work["product"])
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on."""
+    cpu = platform.processor() or platform.machine()
+    if (listed := Path("/proc/cpuinfo")).is_file():
+        names = [line.partition(":")[2].strip() for line in listed.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else cpu
+    return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def report(title: str, rows: Sequence[dict[str, Any]], path: str | None, **more: Any) -> None:
+    """Print rows with equal keys as a table, and write them with the machine to a JSON file if one is asked for."""
+    here = machine()
+    table = Table(title=f"{title}\n{here['device']}, {here['threads']} threads, torch {here['torch']}")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:,.4g}" for value in row.values()))
+    show(table)
+    for name, value in more.items():
+        show(f"{name.replace('_', ' ')}: {value}")
+    if path:
+        Path(path).write_text(json.dumps({"title": title, "machine": here, "rows": list(rows), **more}, indent=2) + "\n")

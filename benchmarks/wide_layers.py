@@ -1,0 +1,49 @@
+"""Decoder layers of LLaMA-2-7B's dimensions at random weights, with a method on them, ready for training steps."""
+
+import copy
+from typing import Any
+
+import torch
+from side_by_side import DEVICE
+from transformers import AutoModelForCausalLM
+
+import mosld
+from mosld.config import TrainingConfig
+from mosld.config.parts import model_config
+from mosld.data.batches import Example
+from mosld.data.rows import Row
+from mosld.model import processes
+from mosld.model.load import resolve_dtype
+from mosld.model.shape import transformers_config
+from mosld.training import Stepper, make_optimizer
+from mosld.training.compiled import compile_layers
+
+VOCABULARY = 256  # a small head: what is compared are the layers
+
+
+def base_layers(count: int, model: str = "llama2_7b", dtype: torch.dtype | None = None) -> Any:
+    """The first layers of a model's shape, in the type that its config would take here, with sdpa attention."""
+    config = transformers_config(model_config(model, {}))
+    config.num_hidden_layers, config.vocab_size, config.pad_token_id = count, VOCABULARY, None
+    with DEVICE:
+        made = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    return made.to(dtype or resolve_dtype("auto"))
+
+
+def stepper(base: Any, method: str, pad: int = 0, compiled: bool = False, **options: Any) -> Stepper:
+    """The method on a copy of `base` that shares its frozen weights."""
+    shared: Any = {id(weight): weight for weight in base.parameters()}
+    adapted = mosld.adapt(copy.deepcopy(base, shared), method, seed=0, **options)
+    if compiled:
+        compile_layers(adapted)
+    weight = getattr(adapted.active_peft_config, "auxiliary_weight", 0.0)
+    optimizer = make_optimizer(adapted, TrainingConfig())
+    return Stepper(adapted, optimizer, processes=processes(), pad=pad, max_norm=1.0, weight=weight)
+
+
+def rows(count: int, length: int) -> list[Example]:
+    """Rows of random tokens, half of each an answer."""
+    generator = torch.Generator().manual_seed(0)
+    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
+    tokens = torch.randint(1, VOCABULARY, (count, length), generator=generator).tolist()
+    return [Example(row, found, length // 2) for found in tokens]

@@ -1,0 +1,155 @@
+"""Costs that must not creep back, counted and not timed: operators, bytes kept for backward, reads by the host."""
+
+import pytest
+import torch
+from counting import Operators, host_reads, saved_bytes
+from peft import LoraConfig, get_peft_model
+from small import config_of, context, tokens
+from torch import nn
+
+import mosld
+from mosld.adapters import MosldConfig
+from mosld.adapters.feed_forward import FeedForwardMixture
+from mosld.adapters.mixture import Mixture
+from mosld.adapters.tuner import MosldModel
+from mosld.config import TrainingConfig
+from mosld.data.batches import Example
+from mosld.data.rows import Row
+from mosld.model import processes
+from mosld.training import Stepper, make_optimizer
+
+MIXTURES = ["mosl", "mosld", "mosld_b", "mola", "molora", "sira", "hydralora"]
+WIDE, TOKENS = 4096, 2048  # of LLaMA-2-7B
+# Kernels of one adapted linear layer, forward and backward. A change that needs more must say what it buys.
+MOST_KERNELS = {"mosl": 36, "mosld": 40, "mosld_b": 40, "mola": 39, "molora": 25, "sira": 60, "hydralora": 25}
+
+
+def kernels(method: str, experts: int) -> Operators:
+    """What one adapted layer runs, forward and backward, on a token batch with a pad."""
+    config = config_of(method)
+    layer = Mixture(12, 10, experts, config).train()
+    x = tokens(dtype=torch.float32)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    known = context(mask_BS=mask)
+    with Operators() as counted:
+        layer(x, known)[0].sum().backward()
+    return counted
+
+
+@pytest.mark.parametrize("method", MIXTURES)
+def test_more_experts_run_no_more_kernels(method):
+    few, many = kernels(method, 4), kernels(method, 64)
+    assert few.counts == many.counts
+    assert few.views == many.views
+
+
+def test_more_experts_of_a_feed_forward_block_run_no_more_kernels():
+    """Its slots are the experts that a token takes; how many there are to choose from is no matter."""
+
+    def count(experts: int) -> Operators:
+        block = nn.Module()
+        block.gate_proj, block.up_proj, block.down_proj = nn.Linear(12, 20), nn.Linear(12, 20), nn.Linear(20, 12)
+        block.act_fn = nn.SiLU()
+        layer = FeedForwardMixture(block, experts, config_of("mixlora")).train()
+        with Operators() as counted:
+            layer(block, tokens(dtype=torch.float32), context())[0].sum().backward()
+        return counted
+
+    assert count(4).counts == count(64).counts
+
+
+@pytest.mark.parametrize("method", MIXTURES)
+def test_an_adapted_layer_runs_no_more_kernels_than_it_used_to(method):
+    counted = kernels(method, 5).counts
+    assert counted.total() <= MOST_KERNELS[method], counted
+
+
+def test_the_three_products_of_a_layer_are_all_there_are():
+    """Router, A and B: two of them forward and, for weight and input, two each backward; none for an expert alone."""
+    counts = kernels("mosld", 64).counts
+    assert counts["mm"] + counts["addmm"] + counts["bmm"] == 9
+
+
+def test_the_balance_loss_runs_no_more_kernels_for_more_modules():
+    def count(layers: int) -> int:
+        base = mosld.load_base("tiny", shape={"num_hidden_layers": layers})[0]
+        model = mosld.adapt(base, "mosld", allocation=4, seed=0).train()
+        tuner = model.base_model
+        assert isinstance(tuner, MosldModel)
+        ids = torch.arange(12).view(2, 6)
+        with tuner.context.recording() as routings:
+            tuner.model(input_ids=ids)
+        with Operators() as counted:
+            tuner._auxiliary_loss(routings, tuner.peft_config["default"])
+        return counted.counts.total() - counted.counts["add"]  # the counts of each module are added up for the log
+
+    assert count(2) == count(6)
+
+
+def adapted_linear(config, dtype):
+    """A frozen linear layer of the width of LLaMA-2-7B with an adapter; few outputs, of which nothing is kept."""
+    torch.manual_seed(0)
+    model = get_peft_model(nn.ModuleDict({"q_proj": nn.Linear(WIDE, 64, bias=False, dtype=dtype)}), config)
+    return model.train(), model.base_model.model["q_proj"]
+
+
+def kept(config, dtype) -> int:
+    model, layer = adapted_linear(config, dtype)
+    x = torch.randn(1, TOKENS, WIDE, dtype=dtype, requires_grad=True)
+    with saved_bytes(model, *([x] if dtype == torch.bfloat16 else [])) as found:
+        layer(x).sum()
+    return found[0]
+
+
+def lora(dropout=0.0):
+    return LoraConfig(r=8, lora_alpha=16, lora_dropout=dropout, target_modules=["q_proj"])
+
+
+def ours(method: str) -> MosldConfig:
+    config = config_of(method)
+    config.r, config.alpha, config.experts, config.target_modules, config.task_type = 8, 16.0, 5, ["q_proj"], None
+    return config
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("method", ["mosl", "mosld"])
+def test_backward_keeps_no_more_than_three_percent_above_lora(method, dtype):
+    assert kept(ours(method), dtype) <= 1.03 * kept(lora(), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_backward_keeps_less_than_lora_with_dropout_on_its_input(dtype):
+    assert kept(ours("mosld"), dtype) < kept(lora(0.05), dtype)
+
+
+def stepper(method: str, **options) -> Stepper:
+    model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0, **options)
+    return Stepper(
+        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad=259, max_norm=1.0, weight=0.01,
+        domains=options.get("domains", ()),
+    )  # fmt: skip
+
+
+def examples() -> list[Example]:
+    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
+    return [Example(row, [5 + i % 200 for i in range(length)], length - 3) for length in (9, 12, 200, 300)]
+
+
+@pytest.mark.parametrize("method", ["lora", *MIXTURES, "mixlora", "moa"])
+def test_a_step_reads_from_the_device_once(method):
+    options = {"domains": ["arc_e", "b"]} if method == "moa" else {}
+    taken = stepper(method, **options)
+    # AdamW counts its steps on the host, wherever the weights are: reading them waits for nothing.
+    taken.optimizer.step = lambda: None
+    with host_reads() as reads:
+        taken.step(examples(), 2, 1e-3, 0)
+    assert reads == ["tolist"]
+
+
+@pytest.mark.parametrize(("width", "batches"), [(4, 1), (1, 4)])
+def test_the_reads_of_a_step_do_not_grow_with_its_micro_batches(width, batches):
+    taken = stepper("mosld")
+    taken.optimizer.step, taken.overhead = lambda: None, 0 if batches == 4 else 10**6
+    with host_reads() as reads:
+        taken.step(examples(), width, 1e-3, 0)
+    assert reads == ["tolist"]
