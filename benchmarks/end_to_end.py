@@ -76,7 +76,9 @@ def trainer_seconds(model: str, tokenizer: Any, examples: list[Example], batch: 
 def useful_operations(model: nn.Module, examples: list[Example]) -> int:
     """Operations that a step on these rows cannot do without; see above."""
     found = {name: m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    layers = sum(count for name, count in found.items() if ".layers." in name and "mosld" not in name and "lora" not in name)
+    layers = sum(
+        count for name, count in found.items() if ".layers." in name and "mosld" not in name and "lora" not in name
+    )
     head = sum(count for name, count in found.items() if name.endswith("lm_head"))
     return 4 * (layers * sum(len(e.tokens) for e in examples) + head * answer_tokens(examples))
 

@@ -83,4 +83,6 @@ def report(title: str, rows: Sequence[dict[str, Any]], path: str | None, **more:
     for name, value in more.items():
         show(f"{name.replace('_', ' ')}: {value}")
     if path:
-        Path(path).write_text(json.dumps({"title": title, "machine": here, "rows": list(rows), **more}, indent=2) + "\n")
+        Path(path).write_text(
+            json.dumps({"title": title, "machine": here, "rows": list(rows), **more}, indent=2) + "\n"
+        )

@@ -85,7 +85,9 @@ def shares(events: Any) -> dict[str, float]:
             owner.setdefault(event.sequence_nr, found)
     found: dict[str, float] = defaultdict(float)
     for event in events:
-        found[part(event) or OTHER] += event.self_device_time_total if DEVICE.type == "cuda" else event.self_cpu_time_total
+        found[part(event) or OTHER] += (
+            event.self_device_time_total if DEVICE.type == "cuda" else event.self_cpu_time_total
+        )
     return found
 
 
@@ -120,8 +122,14 @@ def main() -> None:
     found = shares(profiled.events())
     whole = sum(found.values())
     rows = [{"part": name, "share": share / whole} for name, share in sorted(found.items(), key=lambda item: -item[1])]
-    rows.append({"part": "of which data (making the tensors), measured alone", "share": collating / seconds[len(seconds) // 2]})
-    linear = sum(m.weight.numel() for n, m in base.named_modules() if isinstance(m, nn.Linear) and ".layers." in n and "mosld" not in n)
+    rows.append(
+        {"part": "of which data (making the tensors), measured alone", "share": collating / seconds[len(seconds) // 2]}
+    )
+    linear = sum(
+        m.weight.numel()
+        for n, m in base.named_modules()
+        if isinstance(m, nn.Linear) and ".layers." in n and "mosld" not in n
+    )
     tokens = sum(len(row.tokens) for number in range(1, given.rounds + 1) for row in steps[number])
     fraction = 4 * linear * tokens / sum(seconds) / peak
     report(

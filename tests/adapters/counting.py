@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-NO_KERNEL = {"view", "_unsafe_view", "t", "transpose", "unsqueeze", "squeeze", "expand", "slice", "select", "detach"} | {
-    "as_strided", "alias", "permute", "split", "split_with_sizes", "unbind", "empty_like", "empty", "empty_strided"
-}  # fmt: skip
+VIEWS = "view _unsafe_view t transpose unsqueeze squeeze expand slice select detach as_strided alias permute split"
+NO_KERNEL = {*VIEWS.split(), "split_with_sizes", "unbind", "empty", "empty_like", "empty_strided"}
 READS = {"tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"}
 READING_OPERATORS = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "_unique2"}
 
@@ -32,6 +30,7 @@ class Operators(TorchDispatchMode):
         self.views: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Take note of an operator, and run it."""
         name = func.overloadpacket.__name__
         (self.views if name in NO_KERNEL else self.counts)[name] += 1
         return func(*args, **(kwargs or {}))
@@ -45,6 +44,7 @@ class HostReads(TorchFunctionMode):
         self.calls: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Take note of a read, and do it."""
         name = getattr(func, "__name__", "")
         if name in READS:
             self.calls.append(name)

@@ -61,7 +61,14 @@ def test_a_token_without_an_expert_gets_nothing():
 
 @pytest.mark.parametrize(
     ("experts", "rank", "k", "taken"),
-    [(5, 8, 2, False), (16, 8, 2, False), (32, 8, 2, True), (64, 64, 2, True), (64, 64, None, False), (85, 3, 2, False)],
+    [
+        (5, 8, 2, False),
+        (16, 8, 2, False),
+        (32, 8, 2, True),
+        (64, 64, 2, True),
+        (64, 64, None, False),
+        (85, 3, 2, False),
+    ],
 )
 def test_it_is_taken_where_it_was_measured_to_win(experts, rank, k, taken):
     assert wins(torch.empty(1), experts, rank, k) is taken

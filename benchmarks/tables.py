@@ -1,0 +1,55 @@
+"""Puts measured figures into docs/performance.md: each JSON file of a benchmark as the table between its two marks.
+
+    python benchmarks/tables.py FOLDER docs/performance.md
+
+The table of FOLDER/step_time.json goes between the lines `<!-- step_time -->` and `<!-- /step_time -->`.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+
+def cell(value: Any) -> str:
+    """Three figures of a number; text as it is."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def table(found: dict[str, Any]) -> str:
+    """What one benchmark wrote, in markdown."""
+    columns = list(found["rows"][0])
+    lines = [columns, [":--" if isinstance(found["rows"][0][c], str) else "--:" for c in columns]]
+    lines += [[cell(row[column]) for column in columns] for row in found["rows"]]
+    more = {name: value for name, value in found.items() if name not in ("title", "machine", "rows")}
+    here = found["machine"]
+    about = [f"{found['title']}. {here['device']}, {here['threads']} threads, torch {here['torch']}."]
+    about += (
+        [", ".join(f"{name.replace('_', ' ')} {cell(value)}" for name, value in more.items()) + "."] if more else []
+    )
+    return "\n".join([*about, "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def filled(text: str, folder: Path) -> str:
+    """The document with the table of every JSON file of the folder that it has marks for."""
+    for path in sorted(folder.glob("*.json")):
+        new = f"<!-- {path.stem} -->\n{table(json.loads(path.read_text()))}\n<!-- /{path.stem} -->"
+        pattern = rf"<!-- {path.stem} -->\n.*?<!-- /{path.stem} -->"
+        text = re.sub(pattern, lambda _, new=new: new, text, flags=re.DOTALL)  # type: ignore[misc]
+    return text
+
+
+def main() -> None:
+    """Parse, fill."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("document", type=Path)
+    given = parser.parse_args()
+    given.document.write_text(filled(given.document.read_text(), given.folder))
+
+
+if __name__ == "__main__":
+    main()
