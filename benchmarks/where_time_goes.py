@@ -133,7 +133,8 @@ def main() -> None:
     tokens = sum(len(row.tokens) for number in range(1, given.rounds + 1) for row in steps[number])
     fraction = 4 * linear * tokens / sum(seconds) / peak
     report(
-        f"A step of {given.model} with {given.method}, {given.batch_size} rows, {str(base.dtype)[6:]}", rows, given.json,
+        f"A step of {given.model} with {given.method}, {given.batch_size} rows, {str(base.dtype)[6:]}",
+        rows, given.json,
         seconds_a_step=seconds[len(seconds) // 2], tokens_a_step=tokens / given.rounds, matrix_peak=peak,
         share_of_peak=fraction,
     )  # fmt: skip

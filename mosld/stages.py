@@ -4,7 +4,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ class Stages:
 
     def score(self, model: Any, questions: Questions, title: str, use: ExpertUse | None = None) -> Evaluation:
         """Accuracy of a model, in eval mode; `use` takes note of the experts that each task takes."""
-        with uncompiled() if self.config.training.compile else nullcontext():
+        with uncompiled(self.config.training.compile):
             return evaluate(model, questions, self.tokenizer, self.config.evaluation, self.console.track(title), use)
 
     def base_scores(self, model: Any, questions: Questions, run: RunDirectory) -> dict[str, Any]:
@@ -95,11 +94,10 @@ class Stages:
         adapted: Any = adapt_with(model, config.method, config.allocation, config.seed)
         ready_to_train(adapted, config.training.gradient_checkpointing)
         if config.training.compile:
-            count = compile_layers(adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted)
-            self.console.say(f"{count} layers are compiled in the first steps, which take long")
-        counts = parameter_counts(adapted)
-        share = 100 * counts["trainable"] / counts["total"]
-        self.console.say(f"trainable parameters: {counts['trainable']:,} of {counts['total']:,} ({share:.3f} %)")
+            compile_layers(adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted, self.console.say)
+        count = parameter_counts(adapted)
+        share = 100 * count["trainable"] / count["total"]
+        self.console.say(f"trainable parameters: {count['trainable']:,} of {count['total']:,} ({share:.3f} %)")
         return adapted
 
     def make_stepper(self, adapted: Any, base_dtype: torch.dtype) -> Stepper:

@@ -60,8 +60,9 @@ class ExpertBank(nn.Module):
         gates = scale * gates.to(z.dtype)
         if self.config.share == "B":
             return linear((gates.unsqueeze(-1) * z).sum(-2), B)
-        if wins(B, self.experts, self.rank, self.config.top_k):
-            return up_by_expert(z, gates, B, self.config.top_k)
+        k = self.config.top_k
+        if k is not None and wins(B, self.experts, self.rank, k):
+            return up_by_expert(z, gates, B, k)
         return linear((gates.unsqueeze(-1) * z).flatten(-2), B)
 
     def _dropped(self, tensor: Tensor, name: str) -> Tensor:

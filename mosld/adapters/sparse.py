@@ -11,14 +11,14 @@ from torch.nn.functional import grouped_mm
 COLUMNS_PER_CHOICE = 128
 
 
-def wins(weight: Tensor, experts: int, rank: int, k: int | None) -> bool:
+def wins(weight: Tensor, experts: int, rank: int, k: int) -> bool:
     """Whether `up_by_expert` is faster than the product with all experts.
 
     It depends on shapes and on the machine's kind alone, never on a timing: the same run takes the same path again. On
     an accelerator nobody has measured it, and in fp32 grouped products there wait for the host.
     """
     aligned = rank % 4 == 0  # rows of 16 bytes, which grouped products ask for
-    return k is not None and aligned and weight.device.type == "cpu" and experts * rank >= COLUMNS_PER_CHOICE * k
+    return aligned and weight.device.type == "cpu" and experts * rank >= COLUMNS_PER_CHOICE * k
 
 
 def up_by_expert(z: Tensor, gates: Tensor, B: Tensor, k: int) -> Tensor:

@@ -5,6 +5,8 @@ stay what they are, under the names that they have: checkpoints and saved adapte
 without it (`uncompiled`), so that a score never depends on it.
 """
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,8 +18,8 @@ from mosld.config import UserError
 MOST_SHAPES = 256  # of layers: by their numbers of experts, and for micro-batches of one row and of several
 
 
-def compile_layers(model: nn.Module) -> int:
-    """Let every decoder layer be compiled when it first runs; returns how many there are.
+def compile_layers(model: nn.Module, say: Callable[[str], None] = lambda _: None) -> None:
+    """Let every decoder layer be compiled when it first runs, and say so.
 
     Dropout draws the numbers that it draws without compiling: results are equal to rounding.
 
@@ -29,9 +31,9 @@ def compile_layers(model: nn.Module) -> int:
         raise UserError("training.compile=true: the model has no decoder layers to compile; set it to false.")
     for layer in layers:
         layer.compile(dynamic=True, recompile_limit=MOST_SHAPES, options={"fallback_random": True})
-    return len(layers)
+    say(f"{len(layers)} layers are compiled in the first steps, which take long")
 
 
-def uncompiled() -> Any:
-    """A context in which compiled layers run as they were written."""
-    return torch.compiler.set_stance("force_eager")
+def uncompiled(compiled: bool) -> Any:
+    """A context in which layers that were `compiled` run as they were written."""
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

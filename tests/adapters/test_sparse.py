@@ -66,7 +66,6 @@ def test_a_token_without_an_expert_gets_nothing():
         (16, 8, 2, False),
         (32, 8, 2, True),
         (64, 64, 2, True),
-        (64, 64, None, False),
         (85, 3, 2, False),
     ],
 )
