@@ -55,11 +55,12 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits over every row of every split."""
-        digest = hashlib.sha256()
-        for data in self.tasks.values():
-            for rows in (data.train, data.validation, data.test):
-                digest.update(json.dumps([dataclasses.astuple(row) for row in rows]).encode())
-        return digest.hexdigest()[:16]
+        return _digest(self.tasks.values())
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """As `fingerprint`, of each task alone: the same in a mixture and on its own."""
+        return {name: _digest([data]) for name, data in self.tasks.items()}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by task and split."""
@@ -79,6 +80,7 @@ class Dataset:
             "source": self.source,
             "tasks": list(self.tasks),
             "fingerprint": self.fingerprint,
+            "fingerprints": self.fingerprints,
             "split_policy": self.policy,
             **self.trained_on_tests(),
             "notes": self.notes,
@@ -185,6 +187,14 @@ def _require_rows(
         faults.append(f"data.n_openorca={data.n_openorca}: {place} has {have} rows of openorca; ask for no more.")
     if faults:
         raise UserError(*faults)
+
+
+def _digest(tasks: Iterable[TaskData]) -> str:
+    digest = hashlib.sha256()
+    for data in tasks:
+        for rows in (data.train, data.validation, data.test):
+            digest.update(json.dumps([dataclasses.astuple(row) for row in rows]).encode())
+    return digest.hexdigest()[:16]
 
 
 def _twins(data: TaskData) -> Iterator[str]:

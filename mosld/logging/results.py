@@ -11,6 +11,7 @@ from typing import Any
 
 from mosld.config import Config, identity
 from mosld.config.launch import launch
+from mosld.config.identity import results_keys
 from mosld.config.method_rules import experts_of
 from mosld.logging.atomic import write_json
 from mosld.logging.run_directory import RunDirectory, run_name
@@ -38,6 +39,7 @@ class Results:
             "seed": config.seed,
             "overrides": overrides,
             "processes": {"count": shared.count, "engine": shared.engine},
+            "config": results_keys(config),
             "config_hash": identity(config),
             "git_hash": git_hash(),
             "versions": versions(),

@@ -1,0 +1,79 @@
+"""Tables and figures of whatever runs are there: ``python -m mosld.report outputs/``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mosld.cli import FINISHED
+from mosld.flags import FlagParser, at_least, ending_on_ctrl_c, run_flags
+
+USAGE = """Make tables and figures of all finished runs and evaluations below some directories. Nothing is trained or
+scored again: everything comes from results.json, predictions/ and metrics.jsonl.
+
+  python -m mosld.report outputs/
+  python -m mosld.report outputs/mixture outputs/single_obqa --output my/report --against lora
+
+Prints the tables, says which runs it left out and why, and writes report.html (one file, no network), report.md,
+tables/*.csv, tables/*.tex and figures/*.svg, *.png. The last line printed is the page.
+Runs that differ in the seed alone are averaged; a table has one model, one source and one set of rows."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run_flags(report, _parser(), argv)
+
+
+def report(flags: argparse.Namespace) -> int:
+    """Runs, blocks of runs that can be compared, tables, figures, files."""
+    output = Path(flags.output)
+    with ending_on_ctrl_c():  # numpy; matplotlib comes with the first figure
+        from mosld.reporting import (
+            Comparer,
+            Outcomes,
+            collect,
+            draw,
+            make_blocks,
+            make_sections,
+            paper_numbers,
+            print_report,
+            require_place,
+            write_report,
+        )
+    require_place(output)
+    found = collect(flags.directories)
+    blocks = make_blocks(found)
+    comparer = Comparer(Outcomes(), flags.resamples)
+    sections = make_sections(blocks, comparer, flags.against, paper_numbers() if flags.paper else None)
+    if flags.figures:
+        draw(sections, comparer)
+    left_out = found.listed(comparer.outcomes.faults)
+    write_report(output, sections, left_out)
+    print_report(sections, left_out)
+    print(output / "report.html")
+    return FINISHED
+
+
+def _parser() -> FlagParser:
+    parser = FlagParser("report", USAGE)
+    parser.add_argument("directories", metavar="DIR", nargs="+", help="where runs lie, at any depth")
+    parser.add_argument("--output", metavar="DIR", default="report", help="where the report goes; default: report")
+    parser.add_argument(
+        "--against",
+        metavar="NAME",
+        help="the method or row that others are tested against; default: mosld, or the best",
+    )
+    parser.add_argument(
+        "--resamples",
+        type=at_least(0),
+        default=10_000,
+        metavar="N",
+        help="of the bootstrap over items; 0: none, and predictions are not read; default: %(default)s",
+    )
+    parser.add_argument("--paper", action="store_true", help="put the paper's numbers beside ours, errata marked")
+    parser.add_argument("--no-figures", dest="figures", action="store_false", help="tables alone")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The figures of a block: only those for which there are runs."""
+
+from collections.abc import Iterator, Sequence
+
+from mosld.reporting.blocks import Block, Row
+from mosld.reporting.drawing import Drawn, finish, grouped_bars, legend, line_style, new_axes, style
+from mosld.reporting.names import shape_name
+from mosld.reporting.significance import mean_and_spread
+from mosld.reporting.sweeps import ALLOCATION, grids, sweeps
+from mosld.reporting.table import Table
+from mosld.reporting.tables import AVERAGE
+
+PER_CENT = "accuracy, %"
+UNITS = {"method.rank": "rank r", "method.dropout": "dropout ratio", "training.learning_rate": "peak learning rate"}
+
+
+def gain_figure(gains: Table) -> Drawn:
+    """Figure 1: mixture minus single, a cluster for each task."""
+    with style():
+        title = gains.title
+        figure, axes = new_axes(title, "task", "mixture minus single, points", 7.2)
+        bars = [(row[0].text, [cell.value for cell in row[1:]]) for row in gains.rows]
+        grouped_bars(axes, gains.columns[1:], bars)
+        axes.axhline(0, color="black", linewidth=0.8)
+        legend(axes, len(bars))
+        return finish(figure, title)
+
+
+def sweep_figures(block: Block) -> Iterator[Drawn]:
+    """Figures 5 and 7 and their like: accuracy by task over the one setting in which rows of a method differ."""
+    for method, key, rows in sweeps(block):
+        if key == ALLOCATION:
+            yield _allocations(block, method, rows)
+        else:
+            yield _lines(block, method, key, rows)
+
+
+def _lines(block: Block, method: str, key: str, rows: Sequence[tuple[float, Row]]) -> Drawn:
+    with style():
+        name = key.rpartition(".")[2].replace("_", " ")
+        title = f"{method} by {name}, {block.title}"
+        figure, axes = new_axes(title, UNITS.get(key, name), PER_CENT, 7.2)
+        columns = [*block.tasks, *([AVERAGE] if len(block.tasks) > 1 else [])]
+        for i, column in enumerate(columns):
+            points = [(x, *found) for x, row in rows if (found := point(row, block, column))]
+            look = line_style(i) | ({"linewidth": 2.6, "color": "black"} if column == AVERAGE else {})
+            xs, ys, errors = [p[0] for p in points], [p[1] for p in points], [p[2] or 0 for p in points]
+            axes.errorbar(xs, ys, yerr=errors, label=column, capsize=2, **look)
+        values = [x for x, _ in rows]
+        if min(values) > 0 and max(values) / min(values) >= 8:
+            axes.set_xscale("log", base=2)
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
+        legend(axes, len(columns))
+        return finish(figure, title)
+
+
+def _allocations(block: Block, method: str, rows: Sequence[tuple[float, Row]]) -> Drawn:
+    with style():
+        title = f"{method} by allocation of experts, {block.title}"
+        columns = [*block.tasks, *([AVERAGE] if len(block.tasks) > 1 else [])]
+        figure, axes = new_axes(title, "task", PER_CENT, 7.2)
+        bars = [
+            (
+                shape_name(row.run.settings[ALLOCATION]),
+                [found[0] if (found := point(row, block, column)) else None for column in columns],
+            )
+            for _, row in rows
+        ]
+        grouped_bars(axes, columns, bars)
+        legend(axes, len(bars))
+        return finish(figure, title)
+
+
+def grid_figures(block: Block) -> Iterator[Drawn]:
+    """Average accuracy over dropout and rank as a heat map, with the numbers in it."""
+    for method, ranks, dropouts, cells in grids(block):
+        with style():
+            title = f"{method} by dropout and rank, {block.title}"
+            figure, axes = new_axes(title, UNITS["method.rank"], UNITS["method.dropout"], 5.6, 4.0)
+            points = {place: point(row, block, AVERAGE) for place, row in cells.items()}
+            means = {place: found[0] for place, found in points.items() if found}
+            missing = float("nan")
+            values = [[means.get((rank, dropout), missing) for rank in ranks] for dropout in dropouts]
+            image = axes.imshow(values, cmap="Greys", aspect="auto", origin="lower")
+            middle = (min(means.values()) + max(means.values())) / 2 if means else 0
+            for y, dropout in enumerate(dropouts):
+                for x, rank in enumerate(ranks):
+                    value = means.get((rank, dropout))
+                    colour = "white" if value is not None and value > middle else "black"
+                    axes.text(
+                        x, y, "no run" if value is None else f"{value:.1f}", ha="center", va="center", color=colour
+                    )
+            axes.set_xticks(range(len(ranks)), [f"{rank:g}" for rank in ranks])
+            axes.set_yticks(range(len(dropouts)), [f"{dropout:g}" for dropout in dropouts])
+            axes.grid(False)
+            figure.colorbar(image, label=f"average {PER_CENT}")
+            yield finish(figure, title)
+
+
+def price_figure(block: Block) -> Drawn | None:
+    """Average accuracy against trained weights: which method earns its parameters."""
+    places = []
+    for row in block.rows:
+        found = point(row, block, AVERAGE)
+        weights = row.run.results.get("parameters", {}).get("trainable")
+        if found and weights:
+            places.append((row.name, weights, *found))
+    if len({weights for _, weights, *_ in places}) < 2:
+        return None
+    with style():
+        title = f"accuracy against trained weights, {block.title}"
+        figure, axes = new_axes(title, "trained weights", f"average {PER_CENT}", 7.2)
+        for i, (name, weights, mean, spread) in enumerate(places):
+            axes.errorbar(
+                [weights], [mean], yerr=[spread or 0], label=name, capsize=2, **line_style(i) | {"linestyle": ""}
+            )
+        axes.set_xscale("log")
+        legend(axes, len(places))
+        return finish(figure, title)
+
+
+def point(row: Row, block: Block, column: str) -> tuple[float, float | None] | None:
+    """Mean accuracy over seeds and its spread, in per cent."""
+    by_seed = row.averages(block.tasks) if column == AVERAGE else row.accuracies(column)
+    return mean_and_spread([100 * value for value in by_seed.values()]) if by_seed else None
