@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from matplotlib.ticker import MaxNLocator
+
 from mosld.reporting.blocks import Block, Row
 from mosld.reporting.drawing import COLOURS, HATCHES, Drawn, finish, legend, line_style, new_axes, style
 from mosld.reporting.figures import PER_CENT, point
@@ -109,6 +111,7 @@ def loss_figure(block: Block) -> Drawn | None:
         for i, (name, curve) in enumerate(curves):
             steps, losses = zip(*curve, strict=True)
             axes.plot(steps, losses, label=name, markevery=max(1, len(steps) // 8), **line_style(i))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(axes, len(curves))
         return finish(figure, title)
 

@@ -30,7 +30,7 @@ class Drawn:
     Attributes:
         title: what it shows.
         svg: as SVG text.
-        png: as PNG, 200 dots an inch.
+        png: as PNG, 150 dots an inch.
     """
 
     title: str
@@ -93,5 +93,5 @@ def finish(figure: Figure, title: str) -> Drawn:
     """Write the figure as SVG and PNG; the same figure gives the same bytes."""
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": "mosld"})
-    figure.savefig(png, format="png", dpi=200, metadata={"Software": "mosld"})
+    figure.savefig(png, format="png", dpi=150, metadata={"Software": "mosld"})
     return Drawn(title, svg.getvalue(), png.getvalue())

@@ -1,6 +1,10 @@
 """The figures of a block: only those for which there are runs."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from mosld.reporting.blocks import Block, Row
 from mosld.reporting.drawing import Drawn, finish, grouped_bars, legend, line_style, new_axes, style
@@ -10,6 +14,7 @@ from mosld.reporting.sweeps import ALLOCATION, grids, sweeps
 from mosld.reporting.table import Table
 from mosld.reporting.tables import AVERAGE
 
+Plan = Callable[[], Drawn | None]
 PER_CENT = "accuracy, %"
 UNITS = {"method.rank": "rank r", "method.dropout": "dropout ratio", "training.learning_rate": "peak learning rate"}
 
@@ -19,20 +24,24 @@ def gain_figure(gains: Table) -> Drawn:
     with style():
         title = gains.title
         figure, axes = new_axes(title, "task", "mixture minus single, points", 7.2)
-        bars = [(row[0].text, [cell.value for cell in row[1:]]) for row in gains.rows]
-        grouped_bars(axes, gains.columns[1:], bars)
+        shown = [i for i in range(1, len(gains.columns)) if any(row[i].value is not None for row in gains.rows)]
+        bars = [(row[0].text, [row[i].value for i in shown]) for row in gains.rows]
+        grouped_bars(axes, [gains.columns[i] for i in shown], bars)
         axes.axhline(0, color="black", linewidth=0.8)
         legend(axes, len(bars))
         return finish(figure, title)
 
 
-def sweep_figures(block: Block) -> Iterator[Drawn]:
-    """Figures 5 and 7 and their like: accuracy by task over the one setting in which rows of a method differ."""
-    for method, key, rows in sweeps(block):
-        if key == ALLOCATION:
-            yield _allocations(block, method, rows)
-        else:
-            yield _lines(block, method, key, rows)
+def setting_figures(block: Block) -> list[Plan]:
+    """Figures 5 and 7 and their like: accuracy by task over the one setting in which rows of a method differ, and
+    its average over dropout and rank. MoSLD's come first."""
+    plans: list[tuple[str, Plan]] = []
+    for sweep in sweeps(block):
+        drawer = _allocations if sweep[1] == ALLOCATION else _lines
+        plans.append((sweep[2][0][1].run.method, partial(drawer, block, *sweep)))
+    for grid in grids(block):
+        plans.append((next(iter(grid[3].values())).run.method, partial(_grid, block, *grid)))
+    return [plan for _, plan in sorted(plans, key=lambda pair: (not pair[0].startswith("mosld"), pair[0]))]
 
 
 def _lines(block: Block, method: str, key: str, rows: Sequence[tuple[float, Row]]) -> Drawn:
@@ -55,7 +64,7 @@ def _lines(block: Block, method: str, key: str, rows: Sequence[tuple[float, Row]
         return finish(figure, title)
 
 
-def _allocations(block: Block, method: str, rows: Sequence[tuple[float, Row]]) -> Drawn:
+def _allocations(block: Block, method: str, _: str, rows: Sequence[tuple[float, Row]]) -> Drawn:
     with style():
         title = f"{method} by allocation of experts, {block.title}"
         columns = [*block.tasks, *([AVERAGE] if len(block.tasks) > 1 else [])]
@@ -72,30 +81,30 @@ def _allocations(block: Block, method: str, rows: Sequence[tuple[float, Row]]) -
         return finish(figure, title)
 
 
-def grid_figures(block: Block) -> Iterator[Drawn]:
+def _grid(
+    block: Block, method: str, ranks: list[float], dropouts: list[float], cells: dict[tuple[float, float], Row]
+) -> Drawn | None:
     """Average accuracy over dropout and rank as a heat map, with the numbers in it."""
-    for method, ranks, dropouts, cells in grids(block):
-        with style():
-            title = f"{method} by dropout and rank, {block.title}"
-            figure, axes = new_axes(title, UNITS["method.rank"], UNITS["method.dropout"], 5.6, 4.0)
-            points = {place: point(row, block, AVERAGE) for place, row in cells.items()}
-            means = {place: found[0] for place, found in points.items() if found}
-            missing = float("nan")
-            values = [[means.get((rank, dropout), missing) for rank in ranks] for dropout in dropouts]
-            image = axes.imshow(values, cmap="Greys", aspect="auto", origin="lower")
-            middle = (min(means.values()) + max(means.values())) / 2 if means else 0
-            for y, dropout in enumerate(dropouts):
-                for x, rank in enumerate(ranks):
-                    value = means.get((rank, dropout))
-                    colour = "white" if value is not None and value > middle else "black"
-                    axes.text(
-                        x, y, "no run" if value is None else f"{value:.1f}", ha="center", va="center", color=colour
-                    )
-            axes.set_xticks(range(len(ranks)), [f"{rank:g}" for rank in ranks])
-            axes.set_yticks(range(len(dropouts)), [f"{dropout:g}" for dropout in dropouts])
-            axes.grid(False)
-            figure.colorbar(image, label=f"average {PER_CENT}")
-            yield finish(figure, title)
+    points = {place: point(row, block, AVERAGE) for place, row in cells.items()}
+    means = {place: found[0] for place, found in points.items() if found}
+    if not means:
+        return None
+    with style():
+        title = f"{method} by dropout and rank, {block.title}"
+        figure, axes = new_axes(title, UNITS["method.rank"], UNITS["method.dropout"], 5.6, 4.0)
+        values = [[means.get((rank, dropout), math.nan) for rank in ranks] for dropout in dropouts]
+        low, high = min(means.values()), max(means.values())
+        pale = high + (high - low or 1) / 2  # the darkest grey stays light enough for black numbers
+        image = axes.imshow(values, cmap="Greys", aspect="auto", origin="lower", vmin=low, vmax=pale)
+        for y, dropout in enumerate(dropouts):
+            for x, rank in enumerate(ranks):
+                value = means.get((rank, dropout))
+                axes.text(x, y, "no run" if value is None else f"{value:.1f}", ha="center", va="center")
+        axes.set_xticks(range(len(ranks)), [f"{rank:g}" for rank in ranks])
+        axes.set_yticks(range(len(dropouts)), [f"{dropout:g}" for dropout in dropouts])
+        axes.grid(False)
+        figure.colorbar(image, label=f"average {PER_CENT}")
+        return finish(figure, title)
 
 
 def price_figure(block: Block) -> Drawn | None:
@@ -116,6 +125,9 @@ def price_figure(block: Block) -> Drawn | None:
                 [weights], [mean], yerr=[spread or 0], label=name, capsize=2, **line_style(i) | {"linestyle": ""}
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.minorticks_off()
         legend(axes, len(places))
         return finish(figure, title)
 

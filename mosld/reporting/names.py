@@ -57,7 +57,7 @@ def row_order(run: Run) -> tuple[Any, ...]:
     """Where a row stands: as in the paper, authors' variants after the method, then by what differs."""
     base = run.method.removesuffix("_authors")
     place = METHODS.index(base) if base in METHODS else len(METHODS)
-    values = [(key, _comparable(value)) for key, value in sorted(run.settings.items(), key=lambda pair: pair[0])]
+    values = [_comparable(run.settings[key]) for key in sorted(run.settings, key=_weight)]
     return place, run.method, values
 
 

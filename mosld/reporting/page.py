@@ -77,7 +77,7 @@ def _section(i: int, section: Section, ids: Mapping[Path, str]) -> Iterator[str]
     if section.figures:
         yield '<div class="figures">'
         yield from (_figure(figure) for figure in section.figures)
-        yield "</div>"
+        yield "</div>" + _notes([section.note] if section.note else [])
     for table in section.tables:
         if table.long:
             yield '<details class="long"><summary>' + _kind(table, section) + "</summary>"

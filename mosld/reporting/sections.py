@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mosld.config import UserError, nearest
@@ -15,20 +16,28 @@ if TYPE_CHECKING:
     from mosld.reporting.drawing import Drawn
 
 USUAL = "mosld"  # what rows are compared with where it is there and nothing else is asked for
+MOST_FIGURES = 14  # of a section: a sweep over everything would be hundreds
 
 
 @dataclass
 class Section:
-    """What the report shows of one block."""
+    """What the report shows of one block; `undrawn` counts the figures that it has no room for."""
 
     block: Block
     tables: list[Table]
     figures: list["Drawn"] = field(default_factory=list)
+    undrawn: int = 0
 
     @property
     def title(self) -> str:
         """The heading."""
         return self.block.title
+
+    @property
+    def note(self) -> str | None:
+        """What to say of figures that were not drawn."""
+        narrower = "more figures are not drawn; a report of fewer runs has them."
+        return f"{self.undrawn} {narrower}" if self.undrawn else None
 
 
 def make_sections(
@@ -100,14 +109,14 @@ def draw(sections: Sequence[Section], comparer: Comparer) -> None:
     for section in sections:
         block = section.block
         gains = next((table for table in section.tables if table.title.startswith("mixture minus single")), None)
-        made = [
-            figures.gain_figure(gains) if gains else None,
-            across.subject_figure(block, comparer.outcomes),
-            *figures.sweep_figures(block),
-            *figures.grid_figures(block),
-            figures.price_figure(block),
-            across.loss_figure(block),
+        plans: list[figures.Plan] = [
+            *([partial(figures.gain_figure, gains)] if gains else []),
+            partial(across.subject_figure, block, comparer.outcomes),
+            partial(figures.price_figure, block),
+            partial(across.loss_figure, block),
+            *figures.setting_figures(block),
         ]
-        section.figures = [figure for figure in made if figure]
+        section.figures = [figure for plan in plans[:MOST_FIGURES] if (figure := plan())]
+        section.undrawn = len(plans[MOST_FIGURES:])
     for i, figure in across.openorca_figures([section.block for section in sections]):
         sections[i].figures.append(figure)

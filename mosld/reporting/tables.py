@@ -53,7 +53,7 @@ def _trained(runs: Sequence[Run]) -> Cell:
     known = sorted({count for count in counts if count is not None})
     if not known:
         return NOTHING
-    return Cell(f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}", known[0])
+    return Cell(f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}", known[0], runs=runs)
 
 
 def _base_run(block: Block) -> Run | None:

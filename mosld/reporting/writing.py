@@ -59,6 +59,7 @@ def _write_prose(output: Path, sections: Sequence[Section], left_out: Sequence[t
             write_text(output / "figures" / f"{name}.svg", figure.svg)
             (output / "figures" / f"{name}.png").write_bytes(figure.png)
             parts += [f"![{figure.title}](figures/{name}.png)", ""]
+        parts += [section.note, ""] if section.note else []
     if left_out:
         parts += ["## Left out", "", *(f"- {path}: {why}" for path, why in left_out), ""]
     write_text(output / PROSE, "\n".join(parts))
