@@ -66,6 +66,11 @@ def test_results_json_holds_the_keys_of_the_contract(finished):
         assert key in results
 
 
+def test_results_hold_every_key_that_affects_them(finished):
+    config = read(finished / "results.json")["config"]
+    assert (config["method.rank"], config["training.max_steps"], "logger.name" in config) == (8, 2, False)
+
+
 def test_predictions_agree_with_the_scores_and_hold_no_text(finished):
     results = read(finished / "results.json")
     for task, score in results["scores"].items():

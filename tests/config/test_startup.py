@@ -24,6 +24,7 @@ HELP = ("mosld.train", ["--help"])
 REFUSED = ("mosld.train", ["method.rnk=4"])
 NO_DATA = ("mosld.train", ["source=local", "source.root=nowhere"])
 NO_RUN = ("mosld.eval", ["run=nowhere"])
+NO_RUNS = ("mosld.report", ["nowhere"])
 NOTHING_TO_INSPECT = ("mosld.inspect", ["nowhere"])
 COMMANDS = {
     "help": HELP,
@@ -31,6 +32,7 @@ COMMANDS = {
     "no data": NO_DATA,
     "no run to score": NO_RUN,
     "no run to inspect": NOTHING_TO_INSPECT,
+    "no runs to report": NO_RUNS,
 }
 
 
@@ -39,7 +41,7 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("module", ["mosld", "mosld.train", "mosld.eval"])
+@pytest.mark.parametrize("module", ["mosld", "mosld.train", "mosld.eval", "mosld.report"])
 def test_importing_a_light_module_imports_nothing_heavy(module: str, tmp_path: Path):
     done = python(tmp_path, "-c", f"import {module}{REPORT}")
     assert done.stderr.strip() == "[]"
@@ -89,6 +91,8 @@ def test_a_refused_command_puts_one_message_a_mistake_on_stderr(refused: subproc
         ("mosld.eval", []),
         ("mosld.eval", ["run=nowhere"]),
         NOTHING_TO_INSPECT,
+        ("mosld.report", []),
+        ("mosld.report", ["nowhere"]),
     ],
 )
 def test_a_users_mistake_is_one_line_on_stderr_without_a_traceback(module: str, arguments: list[str], tmp_path: Path):

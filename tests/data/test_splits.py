@@ -175,6 +175,14 @@ def test_the_fingerprint_changes_with_the_order_of_train_rows():
     assert Dataset({"obqa": turned}, "").fingerprint != dataset().fingerprint
 
 
+def test_a_task_has_the_same_fingerprint_in_a_mixture_and_on_its_own():
+    obqa = dataset().tasks["obqa"]
+    csqa = TaskData(TASKS["csqa"], obqa.train[:1], obqa.validation, obqa.test)
+    mixture, alone = Dataset({"obqa": obqa, "csqa": csqa}, ""), Dataset({"obqa": obqa}, "")
+    assert mixture.fingerprints["obqa"] == alone.fingerprints["obqa"] == alone.fingerprint
+    assert len({*mixture.fingerprints.values(), mixture.fingerprint}) == 3
+
+
 def test_the_fingerprint_is_sixteen_hex_digits():
     assert len(bytes.fromhex(dataset().fingerprint)) == 8
 

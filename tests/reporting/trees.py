@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mosld.reporting.blocks import Block, make_blocks
+from mosld.reporting.collect import Found
+from mosld.reporting.run import Run
+
 SIX = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c")
 
 
@@ -64,3 +68,22 @@ def write_run(path: Path, outcomes: dict[str, list[bool]], **given: Any) -> Path
         lines = [json.dumps({"id": f"{task}/{i}", "prediction": 0, "correct": item}) for i, item in enumerate(items)]
         (path / "predictions" / f"{task}.jsonl").write_text("\n".join(lines) + "\n")
     return path
+
+
+TWO = {"obqa": right("10"), "csqa": right("11")}
+
+
+def run(outcomes: dict[str, list[bool]] = TWO, name: str = "", trained_on: str | None = None, **given: Any) -> Run:
+    """A run without files; the keywords are those of `results`."""
+    tree = results(outcomes, **given)
+    return Run(Path(name or f"{tree['data']}-{tree['config']}-{tree['model']}"), tree, trained_on)
+
+
+def blocks(*runs: Run) -> list[Block]:
+    """The blocks that these runs make."""
+    return make_blocks(Found(list(runs)))
+
+
+def single(task: str, **given: Any) -> Run:
+    """A run on one task alone."""
+    return run({task: right("10")}, data=f"single_{task}", name=f"{task}{given}", **given)
