@@ -9,7 +9,7 @@ PLUGINS = {
     "launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
     "launcher=slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
 }
-OPTIONAL = ("experiment", "debug", "sweep")
+OPTIONAL = ("experiment", "scale", "debug", "sweep")
 
 
 def config_directory() -> Path:

@@ -29,6 +29,7 @@ from mosld.config.sweep_values import job_overrides, probes, product, refuse_kin
 
 FLAGS = ("-m", "--multirun")
 OPEN = ("hydra.sweeper.", "hydra.launcher.", "hydra/launcher", "hydra/sweeper")
+SHAPING = ("sweep=", "experiment=", "scale=", "debug=", "launcher=")  # groups whose files speak of the sweep itself
 IRRELEVANT = ("launcher", "logger", "check", "hydra.launcher", "hydra/launcher")  # to what a sweep is
 
 
@@ -78,7 +79,7 @@ def plan_sweep(arguments: Sequence[str]) -> Sweep:
     own = [text for text in texts if text.lstrip("+").startswith(("hydra.", "hydra/"))]
     given = [text for text in texts if text not in own]
     errors = _refused(own, given)
-    groups = [text for text in given if text.startswith(("sweep=", "experiment=", "launcher="))]
+    groups = [text for text in given if text.startswith(SHAPING)]
     if errors or any(override_mistakes(text, errors) for text in groups):
         raise UserError(*errors)
     _only_hydra(groups)
@@ -169,8 +170,8 @@ def _where(broken: list[list[str]], jobs: list[list[str]]) -> str:
 
 
 def _name(groups: list[str], jobs: list[Job], texts: list[str]) -> str:
-    """The sweep file's name and a hash of what is run: the runs' directories, or the texts where they are not known."""
-    chosen = [text.split("=")[1] for text in groups if text.startswith("sweep=")]
+    """The file's name and a hash of what is run: the runs' directories, or the texts where they are not known."""
+    chosen = [text.split("=")[1] for text in groups if text.startswith(("sweep=", "experiment="))]
     texts = [text for text in texts if not text.lstrip("+").startswith(IRRELEVANT)]
     what = sorted(texts or [str(run_directory(job.config)) for job in jobs])
     return f"{(chosen or ['sweep'])[0]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]}"

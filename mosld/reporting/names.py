@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
+from mosld.config import group_options
 from mosld.config.errors import typed
-from mosld.config.parts import group_options, option_tree
+from mosld.config.parts import option_tree
 from mosld.reporting.run import Run
 
 # The order of the paper's tables, then its ablations and relatives.

@@ -108,7 +108,7 @@ class Run:
         }
         if kept.get("method.domains") == self.config.get("data.tasks"):
             kept.pop("method.domains", None)  # one expert a task, whatever the tasks
-        if "allocation.experts" not in kept and self.results.get("allocation") is not None:
+        if "config" not in self.results and self.results.get("allocation") is not None:
             kept["allocation.experts"] = self.results["allocation"]
         return kept
 

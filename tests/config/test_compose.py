@@ -40,6 +40,7 @@ GROUPS = [
     "training",
     "logger",
     "experiment",
+    "scale",
     "debug",
     "sweep",
     "launcher",
@@ -201,7 +202,7 @@ def test_a_model_path_names_the_model_after_its_directory(tmp_path: Path):
     assert load_config([f"model.path={tmp_path / 'mine'}"]).model.name == "mine"
 
 
-@pytest.mark.parametrize("group", ["experiment", "debug", "sweep"])
+@pytest.mark.parametrize("group", ["experiment", "scale", "debug", "sweep"])
 def test_an_optional_group_may_be_set_to_null(group: str, default: Config):
     assert load_config([f"{group}=null"]) == default
 
