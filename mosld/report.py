@@ -28,18 +28,14 @@ def report(flags: argparse.Namespace) -> int:
     """Runs, blocks of runs that can be compared, tables, figures, files."""
     output = Path(flags.output)
     with ending_on_ctrl_c():  # numpy; matplotlib comes with the first figure
-        from mosld.reporting import (
-            Comparer,
-            Outcomes,
-            collect,
-            draw,
-            make_blocks,
-            make_sections,
-            paper_numbers,
-            print_report,
-            require_place,
-            write_report,
-        )
+        from mosld.reporting.blocks import make_blocks
+        from mosld.reporting.collect import collect
+        from mosld.reporting.compare import Comparer
+        from mosld.reporting.outcomes import Outcomes
+        from mosld.reporting.paper import paper_numbers
+        from mosld.reporting.sections import draw, make_sections
+        from mosld.reporting.terminal import print_report
+        from mosld.reporting.writing import require_place, write_report
     require_place(output)
     found = collect(flags.directories)
     blocks = make_blocks(found)

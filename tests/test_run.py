@@ -68,7 +68,11 @@ def test_results_json_holds_the_keys_of_the_contract(finished):
 
 def test_results_hold_every_key_that_affects_them(finished):
     config = read(finished / "results.json")["config"]
-    assert (config["method.rank"], config["data.tasks"], "logger.name" in config) == (8, ["obqa", "csqa", "arc_e"], False)
+    assert (config["method.rank"], config["data.tasks"], "logger.name" in config) == (
+        8,
+        ["obqa", "csqa", "arc_e"],
+        False,
+    )
 
 
 def test_predictions_agree_with_the_scores_and_hold_no_text(finished):
