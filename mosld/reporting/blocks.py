@@ -6,7 +6,7 @@ same rows of the task.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from mosld.reporting.collect import Found
@@ -107,7 +107,29 @@ def make_blocks(found: Found) -> list[Block]:
     for runs in together.values():
         for part in _singles(runs) if runs[0].single else [runs]:
             blocks.append(_block(part, families[_family(part[0])], found))
-    return sorted(blocks, key=lambda block: (block.run.trained_on is not None, block.single, block.title, block.facts))
+    told = [told for alike in _by_title(blocks).values() for told in _told_apart(alike)]
+    return sorted(told, key=lambda block: (block.run.trained_on is not None, block.single, block.title, block.facts))
+
+
+def _by_title(blocks: Iterable[Block]) -> dict[str, list[Block]]:
+    found: dict[str, list[Block]] = {}
+    for block in blocks:
+        found.setdefault(block.title, []).append(block)
+    return found
+
+
+def _told_apart(blocks: list[Block]) -> list[Block]:
+    """Blocks of one title, each with what sets it apart behind it: the rows, the number of test items, or a number."""
+    ordered = sorted(blocks, key=lambda block: block.facts)
+    prints = [f"fingerprint {block.run.fingerprint}" for block in ordered]
+    items = [
+        f"{sum(block.run.scores[task].get('n') or 0 for task in block.run.scores)} test items" for block in ordered
+    ]
+    numbers = [f"no. {i}" for i in range(1, len(ordered) + 1)]
+    apart = next(texts for texts in (prints, items, numbers) if len(set(texts)) == len(ordered))
+    if len(ordered) == 1:
+        return ordered
+    return [replace(block, title=f"{block.title}, {text}") for block, text in zip(ordered, apart, strict=True)]
 
 
 def _family(run: Run) -> object:

@@ -11,7 +11,7 @@ from typing import Any
 IN_HEADINGS = ("model.", "source.", "prompt", "seed", "method.name", "evaluation.limit", "evaluation.base")
 MIXING = ("data.mixing", "data.weights", "data.temperature", "data.cap")  # other keys of the data choose the rows
 QUIET = ("logger", "hub", "output_dir", "check", "experiment", "debug", "scale", "sweep", "launcher")
-GROUPS = ("method", "data", "model", "source", "training", "evaluation")  # options: their keys say what they changed
+GROUPS = ("method", "data", "model", "source")  # chosen options that stand in results.json by name
 
 
 @dataclass(frozen=True)

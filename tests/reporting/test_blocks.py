@@ -152,3 +152,25 @@ def test_notes_of_the_runs_are_facts_of_the_table():
     noted.results["data"]["notes"] = ["obqa: 14 of 500 test items also stand in train"]
     (block,) = blocks(noted)
     assert "obqa: 14 of 500 test items also stand in train" in block.facts
+
+
+def test_titles_say_what_sets_two_tables_apart():
+    more = {task: 2 * items for task, items in TWO.items()}
+    by_rows, by_items = blocks(run(), run(rows="b")), blocks(run(), run(more))
+    assert [block.title.rpartition(", ")[2] for block in by_rows] == [
+        "fingerprint obqa-csqa-a",
+        "fingerprint obqa-csqa-b",
+    ]
+    assert [block.title.rpartition(", ")[2] for block in by_items] == ["4 test items", "8 test items"]
+
+
+def test_a_title_of_its_own_says_no_more():
+    (block,) = blocks(run())
+    assert block.title == "mixture: toy float32, bundled data, prompt letter"
+
+
+def test_recipes_of_two_commands_are_two_rows_where_no_config_is_recorded():
+    found = [run(name=str(i), overrides=texts) for i, texts in enumerate((["training=paper"], ["training=default"]))]
+    for one in found:
+        del one.results["config"]  # type: ignore[attr-defined]
+    assert names(*found) == ["mosld training=default", "mosld training=paper"]
