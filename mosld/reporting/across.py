@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from mosld.reporting.blocks import Block, Row
 from mosld.reporting.drawing import COLOURS, HATCHES, Drawn, finish, legend, line_style, new_axes, style
 from mosld.reporting.figures import PER_CENT, point
+from mosld.reporting.names import heading
 from mosld.reporting.outcomes import Outcomes
 from mosld.reporting.run import Run
 from mosld.reporting.tables import AVERAGE
@@ -84,7 +85,7 @@ def _series(blocks: Sequence[tuple[Block, int]]) -> dict[str, list[tuple[int, fl
 
 def _amounts(block: Block, series: dict[str, list[tuple[int, float, float]]]) -> Drawn:
     with style():
-        title = f"accuracy by rows of OpenOrca, {block.title}"
+        title = f"accuracy by rows of OpenOrca, {heading(block.run)}"
         figure, axes = new_axes(title, "train rows of OpenOrca", f"average {PER_CENT}", 7.2)
         for i, (name, points) in enumerate(series.items()):
             xs, ys, errors = zip(*points, strict=True)

@@ -76,7 +76,7 @@ def _sort_in(found: Found, path: Path) -> None:
     if why:
         found.left_out.append((path, why))
     else:
-        found.runs.append(Run(path, results, _trained_on(path)))
+        found.runs.append(Run(path, results, _trained_on(path, found.runs)))
 
 
 def _unusable(results: Any) -> str | None:
@@ -109,11 +109,14 @@ def _are_scores(scores: Any) -> bool:
     return all(isinstance(value, int | float) and 0 <= value <= 1 for value in accuracies)
 
 
-def _trained_on(path: Path) -> str | None:
+def _trained_on(path: Path, before: Sequence[Run]) -> str | None:
     """Of an evaluation (RUN/eval/<data>-<prompt>): the data of the run it belongs to; None for a run."""
     if path.parent.name != "eval":
         return None
+    own = next((run for run in reversed(before) if run.path == path.parents[1]), None)
+    if own:
+        return own.data
     try:
         return str(json.loads((path.parents[1] / "results.json").read_bytes())["data"]["name"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "unknown data"  # of a bare adapter directory

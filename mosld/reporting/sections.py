@@ -81,7 +81,8 @@ def _tables(
     if found:
         title = f"significance against {other.name}, {block.title}"
         yield comparison_table(title, found, block.facts, comparer.resamples)
-    yield cost_table(block)
+    if not block.run.trained_on:  # what training cost stands where it was trained
+        yield cost_table(block)
 
 
 def reference(block: Block, against: str | None) -> Row:

@@ -50,6 +50,24 @@ def test_an_evaluation_is_found_with_what_its_run_trained_on(tmp_path: Path):
     assert [run.trained_on for run in collect([str(tmp_path)]).runs] == [None, "mixture"]
 
 
+def test_an_evaluation_named_alone_knows_it_too(tmp_path: Path):
+    write_run(tmp_path / "run", {"obqa": right("1"), "csqa": right("1")}, data="mixture")
+    path = write_run(tmp_path / "run" / "eval" / "mmlu-letter", {"mmlu": right("1")}, data="mmlu")
+    assert [run.trained_on for run in collect([str(path)]).runs] == ["mixture"]
+
+
+def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_run(tmp_path / "run", ONE)
+    write_run(tmp_path / "run" / "eval" / "mmlu-letter", {"mmlu": right("1")}, data="mmlu")
+    read: list[Path] = []
+    original = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (read.append(self), original(self))[1])
+    collect([str(tmp_path)])
+    assert [path.relative_to(tmp_path).as_posix() for path in read] == [
+        "run/results.json", "run/eval/mmlu-letter/results.json",
+    ]  # fmt: skip
+
+
 def test_what_lies_inside_a_run_besides_is_no_run(tmp_path: Path):
     write_run(tmp_path / "run", ONE)
     write_run(tmp_path / "run" / "experts" / "obqa", ONE)
