@@ -12,7 +12,7 @@ from mosld.train import main
 
 JOBS = {
     "table1": 77, "table2": 3, "table3": 5, "table4": 9, "table5": 4, "table6": 5, "table7": 18,
-    "fig1": 14, "fig4": 8, "fig5": 6, "fig7": 5,
+    "fig1": 14, "fig4": 8, "fig5": 6, "fig6": 5, "fig7": 5,
 }  # fmt: skip
 TINY = ["scale=small", "debug=fast", "logger=files", "evaluation.limit=2", "training.max_steps=1"]
 
