@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mosld.config import Config, identity
-from mosld.config.launch import launch
 from mosld.config.identity import results_keys
+from mosld.config.launch import launch
 from mosld.config.method_rules import experts_of
 from mosld.logging.atomic import write_json
 from mosld.logging.run_directory import RunDirectory, run_name
