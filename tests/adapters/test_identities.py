@@ -98,3 +98,15 @@ def test_experts_that_are_all_alike_are_one_lora():
 def test_an_untrained_mixture_changes_nothing(method):
     made = Mixture(IN, OUT, EXPERTS, config_of(method))
     assert torch.equal(made(torch.randn(2, 4, IN), context())[0], torch.zeros(2, 4, OUT))
+
+
+def test_an_untrained_prefix_is_the_words_that_it_begins_with(tiny):
+    """Keys and values of words before the text are what the base makes of these words followed by the text."""
+    seen = []
+    hook = tiny.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True)
+    model = mosld.adapt(tiny, "prefix", virtual_tokens=4, seed=0).eval()
+    hook.remove()
+    (words,) = seen
+    assert words.shape == (1, 4)
+    together = mosld.load_base("tiny")[0](torch.cat([words.expand(2, -1), IDS], dim=1)).logits[:, 4:]
+    torch.testing.assert_close(model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits, together)
