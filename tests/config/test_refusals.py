@@ -107,7 +107,7 @@ REFUSED: dict[str, list[str]] = {
     "source=local source.root=it's": ["source.root=it's", "quote"],
     "seed=${nosuch}": ["seed=${nosuch}", "nosuch"],
     "--rank=4": ["--rank=4", "unknown flag", "key=value"],
-    "-m": ["-m", "unknown flag"],
+    "-v": ["-v", "unknown flag"],
 }
 
 PAIRS = {
