@@ -9,7 +9,7 @@ import pytest
 
 import mosld
 from mosld import config, eval, train
-from mosld.config import compose, parts
+from mosld.config import compose, groups, parts
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "adding_a_method.md").read_text()
@@ -22,7 +22,7 @@ def with_the_new_method(tmp_path, monkeypatch):
     shutil.copytree(config.config_directory(), conf)
     (yaml,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT, flags=re.S)
     (conf / "method" / "mosld_ffn.yaml").write_text(yaml)
-    for module in (compose, parts):
+    for module in (compose, groups, parts):
         monkeypatch.setattr(module, "config_directory", lambda: conf)
 
 

@@ -103,7 +103,9 @@ def solve(
         return [_answer(question.row, text) for question, text in zip(batch, texts, strict=True)]
 
     with scoring(model):
-        found = in_batches(list(batches(questions, batch_tokens)), answer, progress)
+        # Every new token is a pass of its own: more answers at a time are worth any pads before their prompts.
+        work = list(batches(questions, batch_tokens, most_pads=batch_tokens))
+        found = in_batches(work, answer, progress)
     return [_judge(question.row, found[id(question)]) for question in questions]
 
 

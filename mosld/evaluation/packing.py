@@ -83,13 +83,20 @@ def spread(question: Encoded) -> list[Packed]:
     return found
 
 
-def batches(questions: Sequence[Long], batch_tokens: int) -> Iterator[list[Long]]:
-    """Questions of similar length together, at most `batch_tokens` padded tokens each (one question at least)."""
+def batches(questions: Sequence[Long], batch_tokens: int, most_pads: int | None = None) -> Iterator[list[Long]]:
+    """Questions of similar length together, the longest first.
+
+    Args:
+        questions: what has a length.
+        batch_tokens: most padded tokens of a batch, which has one question at least.
+        most_pads: most pads among them (default: a 32nd).
+    """
+    most_pads = batch_tokens // PADS if most_pads is None else most_pads
     batch: list[Long] = []
     tokens = 0
     for question in sorted(questions, key=lambda q: -q.length):
         padded = batch[0].length * (len(batch) + 1) if batch else 0
-        if padded > batch_tokens or padded - tokens - question.length > batch_tokens // PADS:
+        if padded > batch_tokens or padded - tokens - question.length > most_pads:
             yield batch
             batch, tokens = [], 0
         batch.append(question)

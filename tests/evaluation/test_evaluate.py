@@ -88,8 +88,8 @@ class Team:
     heard: list[Any] = field(default_factory=list)
     count: int = 2
 
-    def share(self, items: list[Any]) -> list[Any]:
-        return items[self.rank :: self.count]
+    def share(self, items: list[Any]) -> list[tuple[Any, bool]]:
+        return [(item, True) for item in items[self.rank :: self.count]]
 
     def gather(self, value: Any) -> list[Any]:
         return [*self.heard, value] if self.heard else [value] * self.count
