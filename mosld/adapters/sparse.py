@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import grouped_mm
 
 # Where one [E*R, O] product for all tokens loses to sorting them by expert: benchmarks/crossover.py, on a processor.
-COLUMNS_PER_CHOICE = 128
+COLUMNS_PER_CHOICE = 256
 
 
 def wins(weight: Tensor, experts: int, rank: int, k: int) -> bool:

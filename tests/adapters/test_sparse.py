@@ -20,7 +20,7 @@ def dense(z, gates, B):
 
 def layer(share: str, k: int, router: str = "topk", experts: int = 32, **options) -> Mixture:
     config = MosldConfig(
-        r=16, alpha=8.0, experts=experts, share=share, top_k=k, router=router, dropout=0.0, dropout_on="none", **options
+        r=32, alpha=8.0, experts=experts, share=share, top_k=k, router=router, dropout=0.0, dropout_on="none", **options
     )
     torch.manual_seed(0)
     made = Mixture(12, 20, experts, config)
@@ -36,7 +36,7 @@ def test_it_equals_the_product_with_all_experts(share, k, router, monkeypatch):
     made = layer(share, k, router)
     x = torch.randn(3, 7, 12, requires_grad=True)
     leaves = {"A": made.A, "B": made.B, "router": made.router.weight, "x": x}
-    assert wins(made.B, 32, 16, k)
+    assert wins(made.B, 32, 32, k)
     ours = made(x, context())[0]
     monkeypatch.setattr(bank_module, "wins", lambda *_: False)
     if k == 1 and router == "topk":  # its one gate is 1: nothing reaches the router
@@ -64,7 +64,8 @@ def test_a_token_without_an_expert_gets_nothing():
     [
         (5, 8, 2, False),
         (16, 8, 2, False),
-        (32, 8, 2, True),
+        (32, 8, 2, False),
+        (64, 8, 2, True),
         (64, 64, 2, True),
         (85, 3, 2, False),
     ],
