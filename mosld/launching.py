@@ -69,12 +69,15 @@ class Ranks:
                     process.ask_to_end()
         if ended.code not in (0, INTERRUPTED):
             told = json.dumps([ended.code, ended.message])
-            self._store.compare_set(f"mosld/failed{job}", "", told)  # the first one stays
+            self._store.compare_set(f"mosld/failed{job}", "", told)
+            if ended.message:  # one that failed because of another says nothing
+                self._store.compare_set(f"mosld/cause{job}", "", told)  # the first one stays
         self._store.set(f"mosld/ended{job}-{self._rank}", "")
         while not self._all(f"ended{job}-", range(self._count)):
             time.sleep(POLL)
-        if self._store.check([f"mosld/failed{job}"]):
-            return Ended(*json.loads(self._store.get(f"mosld/failed{job}")))
+        for key in (f"mosld/cause{job}", f"mosld/failed{job}"):
+            if self._store.check([key]):
+                return Ended(*json.loads(self._store.get(key)))
         return ended
 
     def _all(self, key: str, ranks: range) -> bool:

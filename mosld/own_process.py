@@ -126,8 +126,10 @@ def _live(overrides: list[str], environment: dict[str, str], log: Path | None, s
         try:
             return train_one(arguments, waits=True)
         except Exception as error:
+            from mosld.model import processes
+
             name = "" if hasattr(error, "messages") else f"{type(error).__name__}: "
-            sender.send(hidden(f"{name}{error}"))
+            sender.send("" if processes().failed_because_of_another() else hidden(f"{name}{error}"))
             raise
 
     sys.exit(run_command(command, USAGE, overrides))

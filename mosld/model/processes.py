@@ -82,7 +82,14 @@ class Processes:
         """Let the others know that this process ends by an error, so that none takes its end for a wish to stop."""
         if self.count > 1:
             with suppress(RuntimeError):  # the process that keeps the store may be gone
-                _store().set(FAILED, str(self.rank))
+                _store().compare_set(FAILED, "", str(self.rank))  # the first one stays: the others fail because of it
+
+    def failed_because_of_another(self) -> bool:
+        """Whether another process told of a failure before this one did."""
+        if self.count > 1:
+            with suppress(RuntimeError):
+                return _store().check([FAILED]) and int(_store().get(FAILED)) != self.rank
+        return False
 
     def another_failed(self) -> bool:
         """Whether any process has ended by an error."""
