@@ -120,6 +120,7 @@ def _told_to_stop(stop: StopFile) -> Iterator[None]:
     pressed = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
+        """Ask the jobs to stop; raise at the second Ctrl-C."""
         nonlocal pressed
         pressed += number == signal.SIGINT
         stop.request()
