@@ -70,8 +70,8 @@ def take_steps(config: Config, rows: int, length: int) -> int:
 
 def predict(config: Config, length: int) -> int:
     """The plan's peak of the same step."""
-    from mosld.layouts import peak
-    from mosld.needs import needs
+    from mosld.planning.layouts import peak
+    from mosld.planning.needs import needs
 
     found = needs(config, length, ANSWER, gpus=0)
     cost = found.saving if config.training.gradient_checkpointing else found.plain

@@ -10,8 +10,8 @@ import argparse
 from typing import Any
 
 from mosld.config import group_options, load_config
-from mosld.plan_keys import split_keys
-from mosld.planning import estimate
+from mosld.planning.estimate import estimate
+from mosld.planning.keys import split_keys
 
 SETTING = ["data=mixture", "source=hub", "training=paper", "gpus=16", "gpu_memory=40GiB"]
 GIB = 2**30

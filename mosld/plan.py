@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mosld.cli import FINISHED, run_command
 from mosld.config import load_config
-from mosld.plan_keys import describe, split_keys
+from mosld.planning.keys import describe, split_keys
 
 USAGE = f"""Parameters, memory for each GPU, FLOPs, hours, and which file of conf/accelerate fits.
 
@@ -28,8 +28,8 @@ def plan(arguments: list[str]) -> int:
     """Config, shapes, counts."""
     keys, overrides = split_keys(arguments)
     config = load_config(overrides)
-    from mosld.plan_view import show
-    from mosld.planning import estimate  # imports torch, transformers and peft: only now is everything checked
+    from mosld.planning.estimate import estimate  # imports torch, transformers and peft: only now is everything checked
+    from mosld.planning.view import show
 
     show(estimate(config, keys), keys.json)
     return FINISHED

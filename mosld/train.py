@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(arguments: list[str]) -> int:
     """One run, or every run of a sweep."""
     if is_sweep(arguments):
-        from mosld.sweeping import sweep
+        from mosld.sweeping.sweep import sweep
 
         return sweep(arguments)
     return train_one(arguments)

@@ -8,8 +8,8 @@ import pytest
 
 from mosld import plan
 from mosld.config import UserError
-from mosld.layouts import RESERVED, Sizes, first_fitting, layouts
-from mosld.plan_keys import split_keys
+from mosld.planning.keys import split_keys
+from mosld.planning.layouts import RESERVED, Sizes, first_fitting, layouts
 from mosld.training import StepCost
 
 SCALING = Path(__file__).parents[1] / "docs" / "scaling.md"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mosld.own_process import StopFile
-from mosld.places import own_device
+from mosld.sweeping.own_process import StopFile
+from mosld.sweeping.places import own_device
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTY = ROOT / "tests" / "reliability" / "faulty_train.py"

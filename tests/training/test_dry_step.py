@@ -9,7 +9,7 @@ from mosld.config import load_config
 from mosld.data.batches import Example, collate
 from mosld.data.rows import Row
 from mosld.model import load_model
-from mosld.needs import _cost, _cost_of, needs
+from mosld.planning.needs import _cost, _cost_of, needs
 from mosld.stages import adapt_with
 from mosld.training import ready_to_train, trained_parameters
 

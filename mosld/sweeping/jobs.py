@@ -22,8 +22,8 @@ from mosld.config.sweep_values import job_overrides
 from mosld.data import load_dataset
 from mosld.logging import Console, RunDirectory
 from mosld.logging.atomic import write_json
-from mosld.own_process import Ended, StopFile, own_process
-from mosld.places import own_device, task_environment
+from mosld.sweeping.own_process import Ended, StopFile, own_process
+from mosld.sweeping.places import own_device, task_environment
 
 STATUS = {
     FINISHED: "finished",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mosld.cli import INTERRUPTED
-from mosld.own_process import POLL, Ended, OwnProcess, StopFile
+from mosld.sweeping.own_process import POLL, Ended, OwnProcess, StopFile
 
 GRACE = 30.0  # seconds that the other ranks have to end by themselves after one failed, and again after being asked to
 

@@ -16,11 +16,11 @@ from mosld.cli import FINISHED, INTERRUPTED, JOBS_FAILED
 from mosld.config import UserError, config_directory, run_directory
 from mosld.config.ranks import is_main, several
 from mosld.config.sweep import Sweep, plan_sweep
-from mosld.jobs import JobFailedError, SweepJob, clear_records, described
 from mosld.logging import Console, RunDirectory
 from mosld.logging.hub import require_token
 from mosld.logging.sweep_summary import summarise, summary_table
-from mosld.own_process import StopFile, own_process
+from mosld.sweeping.jobs import JobFailedError, SweepJob, clear_records, described
+from mosld.sweeping.own_process import StopFile, own_process
 
 ENDS = {  # exit code, and what to do next
     "finished": (FINISHED, "every job finished"),
@@ -36,7 +36,7 @@ def sweep(arguments: list[str]) -> int:
         check_jobs(plan)  # of several processes one is enough: its launcher ends the others
     if not several():
         return run_jobs(plan, own_process)
-    from mosld.launching import Ranks
+    from mosld.sweeping.launching import Ranks
 
     ranks = Ranks()
     if not is_main():

@@ -5,11 +5,11 @@ from typing import Any
 
 from mosld.config import Config, identity, run_directory
 from mosld.config.method_rules import experts_of
-from mosld.layouts import RESERVED, first_fitting, layouts, peak
-from mosld.needs import Needs, needs
-from mosld.plan_keys import PlanKeys
+from mosld.planning.keys import PlanKeys
+from mosld.planning.layouts import RESERVED, first_fitting, layouts, peak
+from mosld.planning.needs import Needs, needs
+from mosld.planning.workload import Workload, workload
 from mosld.quiet import silence_libraries
-from mosld.workload import Workload, workload
 
 
 def estimate(config: Config, keys: PlanKeys) -> dict[str, Any]:
