@@ -5,9 +5,10 @@
 
 Both tokenise and score the same rows, in turns, in one process; the harness at each batch size, of which the fastest
 counts. Figures are medians over the rounds; the ratio is the median of the rounds' own ratios, by the clock and of
-processor time, which holds where others use the processor, too. The harness's time is that of its `loglikelihood`
-alone, without building requests and metrics. Letters are CommonsenseQA, whose task file there has the same prompt;
-cloze is ARC-Easy. Needs the extra `lm-eval`.
+processor time, which holds where others use the processor, too. Beside it stands the ratio of the operations of all
+matrix products, counted: what a processor gives that does nothing else but them. The harness's time is that of its
+`loglikelihood` alone, without building requests and metrics. Letters are CommonsenseQA, whose task file there has the
+same prompt; cloze is ARC-Easy. Needs the extra `lm-eval`.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 
 from rich import print as show
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 from mosld.config import load_config
 from mosld.data import load_dataset
@@ -75,6 +77,13 @@ def timed(work: Callable[[], Chosen]) -> tuple[tuple[float, float], Chosen]:
     return (time.perf_counter() - started[0], time.process_time() - started[1]), found
 
 
+def operations(work: Callable[[], Chosen]) -> int:
+    """Floating-point operations of its matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
 def measure(contest: Contest, sizes: list[int], rounds: int) -> dict[str, Any]:
     """Both in turns; the first round warms up and is not counted."""
     seconds: dict[int, list[tuple[float, float]]] = {size: [] for size in (0, *sizes)}  # 0: own scoring
@@ -98,6 +107,7 @@ def measure(contest: Contest, sizes: list[int], rounds: int) -> dict[str, Any]:
         "ratio": statistics.median(ratios),
         "ratios": ratios,
         "processor_ratio": statistics.median(of_processor),
+        "operations_ratio": operations(lambda: contest.harness(best)) / operations(contest.ours),
         "aim": KINDS[contest.style][1],
         "agreeing": sum(a == b for a, b in zip(chosen[0], chosen[best], strict=True)),
     }
@@ -139,6 +149,7 @@ def main() -> None:
         "harness items/s (batch)",
         "ratio (min, max)",
         "of processor time",
+        "of operations",
         "aim",
         "agreeing",
     ):
@@ -148,7 +159,7 @@ def main() -> None:
         theirs = f"{one['harness_items_per_second'][best]:.2f} ({best})"
         spread = f"{one['ratio']:.2f} ({min(one['ratios']):.2f}, {max(one['ratios']):.2f})"
         agreeing = f"{one['agreeing']} of {one['items']}"
-        ratios = [spread, f"{one['processor_ratio']:.2f}", f"{one['aim']:.1f}"]
+        ratios = [spread, f"{one['processor_ratio']:.2f}", f"{one['operations_ratio']:.2f}", f"{one['aim']:.1f}"]
         table.add_row(one["prompt"], f"{one['items_per_second']:.2f}", theirs, *ratios, agreeing)
     show(table)
     if given.json:
