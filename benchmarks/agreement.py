@@ -1,21 +1,24 @@
 """Scores of the untrained base beside lm-evaluation-harness's, item by item, in fp32, on the same rows.
 
-    python benchmarks/agreement.py --root ../shared/data [--model smollm2_135m] [--limit 100] [--json FILE]
-        [--tasks arc_easy,arc_challenge,openbookqa]
+    python benchmarks/agreement.py --root ../shared/data [--model smollm2_135m] [--limit 100]
+        [--tasks arc_easy,arc_challenge,openbookqa] [--state FILE] [--json FILE]
 
 The harness reads the rows through its own task files, which hold prompt, options and metrics. Compared are the option
 chosen as a whole (acc) and per character (acc_norm), whether each is right, and the log-likelihoods. Needs the extra
-`lm-eval`. Exit code 1 if an item differs; each one that does is named with its margin.
+`lm-eval`. Exit code 1 if an item differs; each one that does is named with both records.
+
+All items of the three sets take about an hour of one core. With --state every compared item is a line of that file, and
+the same command goes on where it was stopped. However many items are compared, they are a random sample of the set.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich import print as show
-from rich.table import Table
+from side_by_side import report
 
 from mosld.config import load_config
 from mosld.data import load_dataset
@@ -23,69 +26,85 @@ from mosld.data.prompts import PromptEncoder
 from mosld.data.splits import sample
 from mosld.evaluation import harness, predict
 from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows
-from mosld.quiet import silence_libraries
+from mosld.evaluation.judging import share_right
+from mosld.quiet import silence_imports, silence_libraries
 from mosld.stages import load_on_device
 
+PART = 50  # items that are compared, and written to the state, at once
 SAME = ("id", "prediction", "correct", "normalised", "normalised_correct")
 
 
-def compare(name: str, rows: Any, model: Any, tokenizer: Any, batch_tokens: int, batch_size: int) -> dict[str, Any]:
-    """One task: items, how many agree in every field, the largest difference of a log-likelihood, what differs."""
+def compare(name: str, rows: Any, model: Any, tokenizer: Any, batch_tokens: int) -> Iterator[dict[str, Any]]:
+    """By item: what the harness says, whether we say the same, the largest difference of a log-likelihood."""
     index = manager([name])
-    verdict = harness.judge(model, tokenizer, [on_rows(name, index, {"test": rows})], index, batch_size)
+    verdict = harness.judge(model, tokenizer, [on_rows(name, index, {"test": rows})], index, batch_tokens)
     encoded = PromptEncoder(tokenizer, "cloze").encode(rows)
     ours = [found.as_json() for found in predict(model, encoded, tokenizer.pad_token_id, batch_tokens)]
-    pairs = list(zip(ours, verdict.records[name], strict=True))
-    differing = [(mine, theirs) for mine, theirs in pairs if any(mine[key] != theirs[key] for key in SAME)]
-    gaps = [abs(a - b) for mine, theirs in pairs for a, b in zip(mine["scores"], theirs["scores"], strict=True)]
+    for mine, theirs in zip(ours, verdict.records[name], strict=True):
+        yield {
+            "task": name,
+            "id": mine["id"],
+            "agrees": all(mine[key] == theirs[key] for key in SAME),
+            "gap": max(abs(a - b) for a, b in zip(mine["scores"], theirs["scores"], strict=True)),
+            "ours": mine,
+            "harness": theirs,
+        }
+
+
+def summary(name: str, found: list[dict[str, Any]], total: int) -> dict[str, Any]:
+    """The line of the table for one task: how many agree in every field, and what the harness's scores are."""
+    raw, normalised = (share_right([one["harness"][key] for one in found]) for key in ("correct", "normalised_correct"))
     return {
         "task": name,
-        "items": len(pairs),
-        "agreeing": len(pairs) - len(differing),
-        "acc": verdict.scores[name]["accuracy_raw"],
-        "acc_norm": verdict.scores[name]["accuracy"],
-        "largest_difference": max(gaps),
-        "differing": [{"ours": mine, "harness": theirs} for mine, theirs in differing],
+        "items": f"{len(found):,}" + (f" of {total:,}" if len(found) < total else ""),
+        "agreeing": sum(one["agrees"] for one in found),
+        "acc": f"{raw['accuracy']:.4f}",
+        "acc_norm": f"{normalised['accuracy']:.4f}",
+        "largest difference": f"{max(one['gap'] for one in found):.1e} nats",
     }
 
 
 def main() -> int:
-    """Parse, compare, print."""
+    """Parse, compare what is not compared yet, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="<task>/test.jsonl of each")
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--tasks", default="arc_easy,arc_challenge,openbookqa")
     parser.add_argument("--limit", type=int, help="items per task; default: all")
-    parser.add_argument("--batch-tokens", type=int, default=1024, help="of own scoring")
-    parser.add_argument("--batch-size", type=int, default=16, help="of the harness")
-    parser.add_argument("--json", help="write the figures to this file, after every task")
+    parser.add_argument("--batch-tokens", type=int, default=1024, help="padded tokens per forward pass, of both")
+    parser.add_argument("--state", type=Path, help="every compared item, a line each; those in it are not done again")
+    parser.add_argument("--json", help="write the table to this file")
     given = parser.parse_args()
+    silence_imports()
     silence_libraries()
     names = given.tasks.split(",")
-    own = [KNOWN[name].task for name in names]
-    tasks = f"data.tasks=[{','.join(own)}]"
+    tasks = f"data.tasks=[{','.join(KNOWN[name].task for name in names)}]"
     config = load_config(
         [f"model={given.model}", "model.dtype=float32", "source=local", f"source.root={given.root}", tasks]
     )
     dataset = load_dataset(config.data, config.source, training=False)
+    state = given.state.read_text().splitlines() if given.state and given.state.is_file() else []
+    found = [json.loads(line) for line in state]
     model, tokenizer = load_on_device(config)
-    table = Table(title=f"{given.model}, float32, prompt=cloze, against lm-evaluation-harness")
-    for column in ("task", "items", "agreeing", "acc", "acc_norm", "largest difference in nats"):
-        table.add_column(column, justify="left" if column == "task" else "right")
-    found = []
-    for name, task in zip(names, own, strict=True):
-        rows = sample(dataset.tasks[task].test, given.limit, "test")
-        one = compare(name, rows, model, tokenizer, given.batch_tokens, given.batch_size)
-        figures = [f"{one['acc']:.4f}", f"{one['acc_norm']:.4f}", f"{one['largest_difference']:.1e}"]
-        table.add_row(name, str(one["items"]), str(one["agreeing"]), *figures)
-        found.append(one)
-        if given.json:
-            Path(given.json).write_text(json.dumps(found, indent=2) + "\n")
-    show(table)
-    for one in found:
-        for pair in one["differing"]:
-            print(f"{one['task']}: {json.dumps(pair)}", file=sys.stderr)
-    return int(any(one["differing"] for one in found))
+    tests = {name: dataset.tasks[KNOWN[name].task].test for name in names}
+    for name, rows in tests.items():
+        wanted = min(given.limit or len(rows), len(rows))
+        for end in range(PART, wanted + PART, PART):  # samples grow: each holds the one before
+            done = {one["id"] for one in found if one["task"] == name}
+            part = [row for row in sample(rows, min(end, wanted), "test") if row.id not in done]
+            new = list(compare(name, part, model, tokenizer, given.batch_tokens)) if part else []
+            found += new
+            if given.state and new:
+                with given.state.open("a") as file:
+                    file.writelines(json.dumps(one) + "\n" for one in new)
+    table = [
+        summary(name, own, len(tests[name])) for name in names if (own := [one for one in found if one["task"] == name])
+    ]
+    report(f"{given.model}, untrained, float32, prompt=cloze, beside lm-evaluation-harness", table, given.json)
+    differing = [one for one in found if not one["agrees"]]
+    for one in differing:
+        print(f"{one['task']}: {json.dumps(one)}", file=sys.stderr)
+    return int(bool(differing))
 
 
 if __name__ == "__main__":

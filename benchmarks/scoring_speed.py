@@ -27,7 +27,8 @@ from mosld.config import load_config
 from mosld.data import load_dataset
 from mosld.data.prompts import PromptEncoder
 from mosld.data.splits import sample
-from mosld.evaluation import harness, predict
+from mosld.evaluation import predict
+from mosld.evaluation.harness_model import wrapped
 from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows
 from mosld.evaluation.judging import likeliest, likeliest_per_character
 from mosld.evaluation.passes import scoring
@@ -59,7 +60,7 @@ class Contest:
 
     def harness(self, batch_size: int) -> Chosen:
         """The harness's likelihoods of all options."""
-        lm = harness.wrapped(self.model, self.tokenizer, batch_size)
+        lm = wrapped(self.model, self.tokenizer, batch_size)
         with scoring(self.model):
             scores = iter([score for score, _ in lm.loglikelihood(self.requests, disable_tqdm=True)])
         chosen = []

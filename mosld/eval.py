@@ -23,7 +23,8 @@ item that is answered otherwise, with its margins (differences.jsonl).
 
 backend=lm_eval has lm-evaluation-harness score (pip install 'mosld[lm-eval]'), by its own tasks and prompts. With
 source=hub it fetches its own rows; with source=local or bundled it reads those of the source, for arc_easy,
-arc_challenge, openbookqa, commonsense_qa and gsm8k. Writes RUN/eval/lm_eval-<tasks>/ in the same form."""
+arc_challenge, openbookqa, commonsense_qa, gsm8k, mmlu (evaluation.shots=5 for examples) and each mmlu_<subject>. Writes
+RUN/eval/lm_eval-<tasks>/ in the same form."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +36,9 @@ def evaluate_run(arguments: list[str]) -> int:
     """The run's config with overrides, the test rows, then model and scores."""
     given = eval_arguments(arguments)
     run = saved_run(given.run)
-    config = rerun_config(run.recorded, given.overrides)
+    # The harness's prompts of mmlu begin with as many examples as ours: the same key says how many.
+    of_mmlu = ["data=mmlu"] if any(name.startswith("mmlu") for name in given.tasks) else []
+    config = rerun_config(run.recorded, [*of_mmlu, *given.overrides])
     require_launch(config)
     if given.backend == "lm_eval":
         return _by_the_harness(config, given, run)
@@ -50,7 +53,7 @@ def _by_the_harness(config: Config, given: EvalArguments, run: SavedRun) -> int:
     from mosld.evaluation.harness_tasks import check_tasks, own_rows
 
     check_tasks(given.tasks, config.source.name)
-    rows = own_rows(given.tasks, config.source)
+    rows = own_rows(given.tasks, config.source, config.evaluation.shots)
     from mosld.scoring import score_by_harness
 
     return score_by_harness(config, rows, run, given)

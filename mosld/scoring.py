@@ -7,13 +7,14 @@ from typing import Any
 import yaml
 
 from mosld.cli import FINISHED
-from mosld.config import Config, EvalArguments
+from mosld.config import Config, EvalArguments, EvaluationConfig
 from mosld.config.ranks import is_main
 from mosld.data import Dataset
 from mosld.data.splits import sample
 from mosld.evaluation import ExpertUse, harness
 from mosld.evaluation.differences import differences, differences_table
-from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows
+from mosld.evaluation.harness_mmlu import GROUP, on_subjects, together
+from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows, published, rows_of
 from mosld.evaluation.scores import average
 from mosld.logging import Console, Results, RunDirectory, SavedRun, results_table
 from mosld.logging.atomic import write_json, write_lines, write_text
@@ -30,8 +31,7 @@ def score(config: Config, dataset: Dataset, run: SavedRun, overrides: list[str],
     With `other` all is scored once more as that config says, and what is answered otherwise is listed.
     """
     silence_libraries()
-    shots = f"-{config.evaluation.shots}shot" if config.evaluation.shots else ""
-    target = _empty_target(run, f"{config.data.name}-{config.prompt}{shots}")
+    target = _empty_target(run, f"{config.data.name}-{config.prompt}{_shots(config)}")
     console = Console(target.log)
     results = Results(target, config, overrides, dataset.describe())
     results.add(name=f"{run.path.resolve().name}/{target.path.name}")
@@ -62,23 +62,29 @@ def score(config: Config, dataset: Dataset, run: SavedRun, overrides: list[str],
 def score_by_harness(config: Config, dataset: Dataset | None, run: SavedRun, given: EvalArguments) -> int:
     """Have lm-evaluation-harness score what the run trained, on own rows or on those that it fetches itself."""
     silence_libraries()
-    target = _empty_target(run, f"lm_eval-{'+'.join(given.tasks)}"[:120])
+    target = _empty_target(run, f"lm_eval-{'+'.join(given.tasks)}"[:120] + _shots(config))
     console = Console(target.log)
     described = dataset.describe() if dataset else {"source": config.source.name, "tasks": list(given.tasks)}
     results = Results(target, config, given.overrides, described)
     results.add(name=f"{run.path.resolve().name}/{target.path.name}", prompt="lm_eval", backend="lm_eval")
     results.tree["data"]["name"] = "lm_eval"
     model, tokenizer = load_trained(config, run)
-    index, limit = manager(given.tasks), config.evaluation.limit
-    tasks = [_task(name, index, dataset, limit) for name in given.tasks]
+    index = manager(given.tasks)
+    tasks = [_task(name, index, dataset, config.evaluation) for name in given.tasks]
     console.say(f"lm-evaluation-harness scores {', '.join(given.tasks)}")
-    size = max(1, config.evaluation.batch_tokens // harness.TOKENS_A_SEQUENCE)
-    verdict = harness.judge(model, tokenizer, tasks, index, size, limit)
+    limit = config.evaluation.limit if dataset is None else None  # own rows are taken already
+    tokens, progress = config.evaluation.batch_tokens, console.track("scoring")
+    verdict = harness.judge(model, tokenizer, tasks, index, tokens, limit, progress)
+    verdict = together(verdict) if GROUP in given.tasks else verdict
     target.write_predictions(verdict.records)
     results.add(scores=verdict.scores, average=average(verdict.scores) if verdict.scores else None)
     results.add(parameters=parameter_counts(model), dtype=str(model.dtype).removeprefix("torch."))
     results.add(lm_eval={"results": verdict.reported, "versions": verdict.versions})
     return _finish(target, config, results, console)
+
+
+def _shots(config: Config) -> str:
+    return f"-{config.evaluation.shots}shot" if config.evaluation.shots else ""
 
 
 def _finish(target: RunDirectory, config: Config, results: Results, console: Console) -> int:
@@ -92,13 +98,19 @@ def _finish(target: RunDirectory, config: Config, results: Results, console: Con
     return FINISHED
 
 
-def _task(name: str, index: Any, dataset: Dataset | None, limit: int | None) -> Any:
-    """A task of the harness by its name, or on own rows: with a limit the items that own scoring takes."""
-    if dataset is None:
-        return name
-    data = dataset.tasks[KNOWN[name].task]
-    splits = {"test": sample(data.test, limit, "test"), **({"train": data.train} if KNOWN[name].examples else {})}
-    return on_rows(name, index, splits)
+def _task(name: str, index: Any, dataset: Dataset | None, evaluation: EvaluationConfig) -> Any:
+    """A task of the harness on its own rows, or on ours: with a limit the items that own scoring takes."""
+    known, shots = KNOWN.get(name), evaluation.shots
+    if dataset is None or known is None:
+        return published(name, index, shots if known and known.task == "mmlu" else None)
+    data = dataset.tasks[known.task]
+    test = sample(rows_of(name, data.test), evaluation.limit, "test")
+    if known.group:
+        return on_subjects(index, test, data.examples, shots)
+    if known.subject:
+        splits = {"test": test, **({"examples": data.examples[known.subject]} if shots else {})}
+        return on_rows(name, index, splits, shots)
+    return on_rows(name, index, {"test": test, **({"examples": data.train} if known.trained else {})})
 
 
 def _empty_target(run: SavedRun, name: str) -> RunDirectory:

@@ -87,6 +87,44 @@ def test_generated_answers_of_the_harness_are_kept_without_their_text(trained, m
     assert "exact_match,flexible-extract" in results["lm_eval"]["results"]["gsm8k"]
 
 
+def test_mmlu_is_one_task_of_the_harness_on_the_items_of_own_scoring(trained, capsys):
+    pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
+    run = trained("mosld")
+    asked = [f"run={run}", "source=bundled", "evaluation.limit=12", "evaluation.base=false", "evaluation.shots=1"]
+    assert eval_command.main([*asked, "data=mmlu", "prompt=letter"]) == 0
+    assert eval_command.main([*asked, "backend=lm_eval", "tasks=mmlu"]) == 0
+    own, theirs = run / "eval" / "mmlu-letter-1shot", run / "eval" / "lm_eval-mmlu-1shot"
+    both = [sorted(line["id"] for line in lines(place / "predictions" / "mmlu.jsonl")) for place in (own, theirs)]
+    assert both[0] == both[1]
+    results = json.loads((theirs / "results.json").read_text())
+    score = results["scores"]["mmlu"]
+    assert (score["n"], results["shots"], results["average"]) == (12, 1, score["accuracy"])
+    assert score["accuracy"] == pytest.approx(results["lm_eval"]["results"]["mmlu"]["acc,none"])
+    assert set(score["by_category"]) <= {"STEM", "humanities", "social sciences", "other"}
+    assert "  STEM" in capsys.readouterr().out
+
+
+def test_one_subject_of_mmlu_is_a_task_by_itself(trained):
+    pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
+    run = trained("mosld")
+    command = [f"run={run}", "source=bundled", "backend=lm_eval", "tasks=mmlu_astronomy", "evaluation.limit=3"]
+    assert eval_command.main(command) == 0
+    found = lines(run / "eval" / "lm_eval-mmlu_astronomy" / "predictions" / "mmlu_astronomy.jsonl")
+    assert [line["id"].split("/")[0] for line in found] == ["astronomy"] * 3
+
+
+def test_rows_that_a_task_file_cannot_take_are_refused(trained, tmp_path, capsys):
+    pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
+    (tmp_path / "mmlu").mkdir()
+    row = {"id": "anatomy/test/0", "question": "Which?", "choices": ["a", "b", "c"], "answer": 0}
+    (tmp_path / "mmlu" / "test.jsonl").write_text(json.dumps(row) + "\n")
+    command = [f"run={trained('mosld')}", "backend=lm_eval", "source=local", f"source.root={tmp_path}"]
+    assert eval_command.main([*command, "tasks=mmlu"]) == 2
+    assert "1 rows have not 4 choices, the first: anatomy/test/0" in capsys.readouterr().err
+    assert eval_command.main([*command, "tasks=mmlu_virology"]) == 2
+    assert "no rows of that subject; Valid: mmlu_anatomy." in capsys.readouterr().err
+
+
 REFUSED = {
     "a task that is misspelt": (["tasks=arc_esy"], "did you mean 'arc_easy'"),
     "a task by its name here": (["tasks=arc_e"], "did you mean 'arc_easy'"),

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from mosld.data.prompts import Tokenizer
+from mosld.evaluation.harness_model import bounded
 from mosld.evaluation.judging import likeliest, likeliest_per_character
-from mosld.evaluation.passes import adapter_config, scoring
+from mosld.evaluation.passes import Progress, scoring
 from mosld.evaluation.scores import Score
+from mosld.quiet import without_bars
 
 ACCURACIES = ("acc_norm", "acc", "exact_match")  # what `accuracy` is, the first that a task has
-TOKENS_A_SEQUENCE = 64  # of a question with an option, about: batches of the harness have a number of sequences
 
 
 @dataclass(frozen=True)
@@ -33,61 +32,39 @@ class Verdict:
 
 
 def judge(
-    model: Any, tokenizer: Tokenizer, tasks: Sequence[Any], index: Any, batch_size: int, limit: int | None = None
+    model: Any,
+    tokenizer: Tokenizer,
+    tasks: Sequence[Any],
+    index: Any,
+    batch_tokens: int,
+    limit: int | None = None,
+    progress: Progress = iter,
 ) -> Verdict:
     """Run the harness's own evaluation.
 
     Args:
         model: a causal language model, adapted or not; its training mode is restored afterwards.
         tokenizer: the model's.
-        tasks: names, or tasks that are made (`harness_tasks.on_rows`).
+        tasks: names, or tasks and groups that are made (`harness_tasks.on_rows`, `harness_mmlu.on_subjects`).
         index: the harness's index of task files.
-        batch_size: sequences per forward pass.
+        batch_tokens: padded tokens per forward pass.
         limit: the first items of each task; None: all.
+        progress: wraps the batches, for a progress bar.
     """
     from lm_eval import simple_evaluate
+    from lm_eval.api import task as drawing
 
-    with scoring(model):
-        found = simple_evaluate(
-            model=wrapped(model, tokenizer, batch_size), tasks=list(tasks), task_manager=index, limit=limit
-        )
+    with scoring(model), without_bars(drawing):
+        lm = bounded(model, tokenizer, batch_tokens, progress)  # puts the model into eval mode, too
+        found = simple_evaluate(model=lm, tasks=list(tasks), task_manager=index, limit=limit)
     assert found is not None  # only of several processes that the harness started itself
     samples: dict[str, list[dict[str, Any]]] = found["samples"]
-    choices = {getattr(task, "task_name", task): task for task in tasks}
+    choices = {task.task_name: task for task in tasks if hasattr(task, "task_name")}
     scores = {name: score for name in samples if (score := _score(found["results"][name], _items(samples[name])))}
     records = {name: [_record(sample, choices.get(name)) for sample in _items(samples[name])] for name in samples}
     return Verdict(
         scores, records, {name: _plain(entry) for name, entry in found["results"].items()}, found["versions"]
     )
-
-
-def wrapped(model: Any, tokenizer: Tokenizer, batch_size: int) -> Any:
-    """The model as the harness's own Hugging Face model; see `_prompted` for mixtures of domains."""
-    from lm_eval.models.huggingface import HFLM
-
-    kind = _prompted(HFLM) if getattr(adapter_config(model), "router", None) == "domain" else HFLM
-    return kind(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-
-
-def _prompted(kind: Any) -> Any:
-    """The harness's model for a mixture of domains, whose expert the prompt decides: it is told where that ends.
-
-    The harness hands over prompts and options as one padded sequence, by which the options and pads would decide, too.
-    """
-
-    class Prompted(kind):
-        def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            return [self._one(context, option) for _, context, option in requests]
-
-        def _one(self, context: list[int], option: list[int]) -> tuple[float, bool]:
-            ids_1S = torch.tensor([[*context, *option[:-1]]], device=self.device)
-            prompt_1S = (torch.arange(ids_1S.shape[1], device=self.device) < len(context)).long()[None]
-            logits_PV = self.model(input_ids=ids_1S, prompt_mask=prompt_1S).logits[0, len(context) - 1 :].float()
-            wanted_P1 = torch.tensor(option, device=self.device).unsqueeze(-1)
-            total = logits_PV.log_softmax(-1).gather(-1, wanted_P1).sum().item()
-            return total, bool((logits_PV.argmax(-1, keepdim=True) == wanted_P1).all())
-
-    return Prompted
 
 
 def _items(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 The library takes seconds to import: the stages import this module when there is something to score.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import datasets
 import evaluate
 
 from mosld.config import cache_directory
-from mosld.evaluation.judging import likeliest, likeliest_per_character, same_number, same_text
+from mosld.evaluation.judging import likeliest, likeliest_per_character, same_number, same_text, share_right
 
 OPTIONS = datasets.Features(
     {
@@ -50,9 +49,7 @@ class ShareRight(evaluate.Metric):
         )
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float | int]:
-        outcomes = [self.right(*item) for item in zip(predictions, references, strict=True)]
-        n, mean = len(outcomes), sum(outcomes) / len(outcomes)
-        return {"accuracy": mean, "stderr": math.sqrt(mean * (1 - mean) / (n - 1)) if n > 1 else 0.0, "n": n}
+        return share_right([self.right(*item) for item in zip(predictions, references, strict=True)])
 
 
 class ChoiceAccuracy(ShareRight):

@@ -34,11 +34,11 @@ def base():
 
 
 @pytest.mark.parametrize("name", STYLES)
-@pytest.mark.parametrize(("batch_size", "batch_tokens"), [(1, 5000), (7, 1)])
-def test_the_untrained_base_is_scored_as_the_harness_does(name, batch_size, batch_tokens, base):
+@pytest.mark.parametrize(("theirs_at_once", "batch_tokens"), [(1, 5000), (700, 1)])
+def test_the_untrained_base_is_scored_as_the_harness_does(name, theirs_at_once, batch_tokens, base):
     model, tokenizer = base
     style, index, asked = STYLES[name], manager([name]), rows(name)
-    verdict = harness.judge(model, tokenizer, [on_rows(name, index, {"test": asked})], index, batch_size)
+    verdict = harness.judge(model, tokenizer, [on_rows(name, index, {"test": asked})], index, theirs_at_once)
     ours = predict(model, PromptEncoder(tokenizer, style).encode(asked), tokenizer.pad_token_id, batch_tokens)
     for mine, theirs in zip([found.as_json() for found in ours], verdict.records[name], strict=True):
         assert mine.pop("scores") == pytest.approx(theirs.pop("scores"), abs=2e-4)
@@ -56,6 +56,6 @@ def test_a_tasks_file_is_the_harness_s_own(base):
 def test_scoring_restores_the_training_mode(base):
     model, tokenizer = base
     index = manager(["arc_easy"])
-    harness.judge(model.train(), tokenizer, [on_rows("arc_easy", index, {"test": rows("arc_easy", 2)})], index, 4)
+    harness.judge(model.train(), tokenizer, [on_rows("arc_easy", index, {"test": rows("arc_easy", 2)})], index, 500)
     assert model.training
     model.eval()

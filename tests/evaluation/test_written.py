@@ -62,7 +62,7 @@ def test_scores_by_subject_and_category_are_those_of_their_questions():
     names = ["anatomy/test/0", "virology/test/0", "anatomy/test/1", "astronomy/test/0"]
     rows = [Solution("mmlu", name, "", "Q?", "#### 1", "1") for name in names]
     outcomes = [FinalNumber(name, said, said == "1") for name, said in zip(names, ["1", "1", "2", "2"], strict=True)]
-    found = by_subject(rows, outcomes, "letter")
+    found = by_subject(names, lambda some: task_score([rows[i] for i in some], [outcomes[i] for i in some], "letter"))
     assert {name: (score["accuracy"], score["n"]) for name, score in found["by_subject"].items()} == {
         "anatomy": (0.5, 2), "astronomy": (0.0, 1), "virology": (1.0, 1),
     }  # fmt: skip
