@@ -16,7 +16,8 @@ USAGE = """Score a finished run, or a saved adapter directory, on the run's own 
   python -m mosld.eval run=outputs/... backend=lm_eval tasks=arc_easy,arc_challenge
 
 Writes RUN/eval/<data>-<prompt>/results.json and predictions/. What can be set: data, source, prompt, evaluation.*,
-model.dtype, model.path. evaluation.base=true scores the untrained model beside it.
+model.dtype, model.path, logger. evaluation.base=true scores the untrained model beside it; logger=wandb sends the
+scores to Weights & Biases, as a run of its own.
 
 compare=KEY=VALUE scores once more with another model.dtype, model.attention or evaluation.batch_tokens, and lists every
 item that is answered otherwise, with its margins (differences.jsonl).

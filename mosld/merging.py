@@ -53,11 +53,12 @@ def write_merged(config: Config, run: SavedRun, output: Path) -> int:
     silence_libraries()
     console = Console()
     exact = replace(config, model=replace(config.model, dtype="float32"))
-    adapted, tokenizer = load_trained(exact, run)
-    before = _probe(adapted, tokenizer)
-    merged = adapted.merge_and_unload(safe_merge=True)
-    difference = (_probe(merged, tokenizer) - before).abs().max().item()
-    merged = merged.to(resolve_dtype(config.model.dtype))
+    adapted, tokenizer = load_trained(exact, run, console)
+    with console.working("merging"):
+        before = _probe(adapted, tokenizer)
+        merged = adapted.merge_and_unload(safe_merge=True)
+        difference = (_probe(merged, tokenizer) - before).abs().max().item()
+        merged = merged.to(resolve_dtype(config.model.dtype))
     dtype = str(merged.dtype).removeprefix("torch.")
 
     def write(folder: Path) -> None:
@@ -69,7 +70,8 @@ def write_merged(config: Config, run: SavedRun, output: Path) -> int:
 
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_folder(output.resolve(), write, prose=("README.md",))
+        with console.working(f"writing {output}"):
+            write_folder(output.resolve(), write, prose=("README.md",))
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error.strerror or error}.") from error
     console.say(f"merged in float32 (on a probe, logits differ by {difference:.1g} at most), written in {dtype}")

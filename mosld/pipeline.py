@@ -17,7 +17,7 @@ from mosld.model import processes
 from mosld.quiet import silence_libraries
 from mosld.stages import Stages, load_on_device, parameter_counts
 from mosld.training import DivergedError, StopSignals
-from mosld.training.memory import fit_micro_batch
+from mosld.training.memory import TRYING, fit_micro_batch
 
 FULL = "{}: no room is left on its disk; the checkpoints there are whole. Make room, and the same command goes on."
 EXIT_CODES = {"finished": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
@@ -74,11 +74,12 @@ def check(config: Config, dataset: Dataset) -> int:
     """Everything that can go wrong before step 1: config, data, model, and the longest batch forward and backward."""
     silence_libraries()
     console = Console()
-    model, tokenizer = load_on_device(config)
+    model, tokenizer = load_on_device(config, console)
     stages = Stages(config, dataset, tokenizer, console)
     examples = stages.encode_train()
     stepper = stages.make_stepper(stages.adapt(model), model.dtype)
-    rows = fit_micro_batch(stepper, examples, config.training.micro_batch_size, config.training.batch_size)
+    with console.working(TRYING):
+        rows = fit_micro_batch(stepper, examples, config.training.micro_batch_size, config.training.batch_size)
     length = max(len(example.tokens) for example in examples)
     console.say(f"check passed: the longest micro-batch ({rows} rows, {length} tokens) went forward and backward")
     return FINISHED
@@ -98,7 +99,7 @@ def _run(
         console.say(f"  {launch().describe()}")
     for line in dataset.summary():
         console.say(f"  {line}")
-    model, tokenizer = load_on_device(config)
+    model, tokenizer = load_on_device(config, console)
     stages = Stages(config, dataset, tokenizer, console, stop)
     test = stages.questions("test", config.evaluation.limit)
     if config.evaluation.base:

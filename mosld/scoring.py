@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -11,13 +12,14 @@ from mosld.config import Config, EvalArguments, EvaluationConfig
 from mosld.config.ranks import is_main
 from mosld.data import Dataset
 from mosld.data.splits import sample
-from mosld.evaluation import ExpertUse, harness
+from mosld.evaluation import Evaluation, ExpertUse, harness
 from mosld.evaluation.differences import differences, differences_table
 from mosld.evaluation.harness_mmlu import GROUP, on_subjects, together
 from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows, published, rows_of
 from mosld.evaluation.scores import average
 from mosld.logging import Console, Results, RunDirectory, SavedRun, results_table
 from mosld.logging.atomic import write_json, write_lines, write_text
+from mosld.logging.tracker import make_tracker
 from mosld.quiet import silence_libraries
 from mosld.stages import Stages, parameter_counts
 from mosld.trained import load_trained, untrained
@@ -35,7 +37,7 @@ def score(config: Config, dataset: Dataset, run: SavedRun, overrides: list[str],
     console = Console(target.log)
     results = Results(target, config, overrides, dataset.describe())
     results.add(name=f"{run.path.resolve().name}/{target.path.name}")
-    model, tokenizer = load_trained(config, run)
+    model, tokenizer = load_trained(config, run, console)
     stages = Stages(config, dataset, tokenizer, console)
     questions = stages.questions("test", config.evaluation.limit)
     if config.evaluation.base:
@@ -52,11 +54,12 @@ def score(config: Config, dataset: Dataset, run: SavedRun, overrides: list[str],
         write_json(target.routing, use.table())
     if other is not None:
         again = Stages(other, dataset, tokenizer, console)
-        found = differences(questions, after, again.score(load_trained(other, run)[0], questions, "scoring once more"))
+        second = again.score(load_trained(other, run, console)[0], questions, "scoring once more")
+        found = differences(questions, after, second)
         write_lines(target.path / DIFFERENCES, [dataclasses.asdict(one) for one in found])
         results.add(differing=len(found))
         console.show(differences_table(questions, found))
-    return _finish(target, config, results, console)
+    return _finish(target, config, results, console, after)
 
 
 def score_by_harness(config: Config, dataset: Dataset | None, run: SavedRun, given: EvalArguments) -> int:
@@ -68,7 +71,7 @@ def score_by_harness(config: Config, dataset: Dataset | None, run: SavedRun, giv
     results = Results(target, config, given.overrides, described)
     results.add(name=f"{run.path.resolve().name}/{target.path.name}", prompt="lm_eval", backend="lm_eval")
     results.tree["data"]["name"] = "lm_eval"
-    model, tokenizer = load_trained(config, run)
+    model, tokenizer = load_trained(config, run, console)
     index = manager(given.tasks)
     tasks = [_task(name, index, dataset, config.evaluation) for name in given.tasks]
     console.say(f"lm-evaluation-harness scores {', '.join(given.tasks)}")
@@ -87,10 +90,15 @@ def _shots(config: Config) -> str:
     return f"-{config.evaluation.shots}shot" if config.evaluation.shots else ""
 
 
-def _finish(target: RunDirectory, config: Config, results: Results, console: Console) -> int:
-    """Write config and results, show the table, print where they lie."""
+def _finish(
+    target: RunDirectory, config: Config, results: Results, console: Console, evaluation: Evaluation | None = None
+) -> int:
+    """Write config and results, send them where asked for, show the table, print where they lie."""
     write_text(target.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     written = results.write("finished")
+    job = "eval" if config.logger.job_type == "train" else config.logger.job_type
+    sending = replace(config, logger=replace(config.logger, job_type=job, artifact=False))
+    make_tracker(sending, target, results.tree["overrides"], console).finish(written, evaluation)
     if written["scores"]:  # a task of the harness may have no accuracy
         console.show(results_table(written))
     if is_main():

@@ -27,16 +27,18 @@ from mosld.logging.manifest import write_folder
 from mosld.logging.model_card import write_model_card
 from mosld.logging.tracker import Tracker
 from mosld.model import processes
-from mosld.model.load import load_placed
+from mosld.model.load import have_weights, load_placed
 from mosld.model.quantise import weights_of
 from mosld.model.sharding import place
 from mosld.training import Checkpoints, Loop, Stepper, StopSignals, make_optimizer, ready_to_train, trained_parameters
 from mosld.training.compiled import compile_layers, uncompiled
 
 
-def load_on_device(config: Config) -> tuple[Any, Any]:
+def load_on_device(config: Config, console: Console | None = None) -> tuple[Any, Any]:
     """The base model on this process's device, or its part of it, and the tokenizer."""
-    return load_placed(config.model, processes())
+    have_weights(config.model)
+    with (console or Console()).working(f"loading {config.model.name}"):
+        return load_placed(config.model, processes())
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,15 @@ class Stages:
         ready_to_train(adapted, config.training.gradient_checkpointing)
         if config.training.compile:
             compile_layers(adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted, self.console.say)
-        count = parameter_counts(adapted)
-        share = 100 * count["trainable"] / count["total"]
-        self.console.say(f"trainable parameters: {count['trainable']:,} of {count['total']:,} ({share:.3f} %)")
+        trained, total = parameter_counts(adapted).values()
+        self.console.say(f"trainable parameters: {trained:,} of {total:,} ({100 * trained / total:.3f} %)")
         return adapted
 
     def make_stepper(self, adapted: Any, base_dtype: torch.dtype) -> Stepper:
         """The adapted model on its device, with an optimiser."""
         config = self.config
         place(adapted, processes())
-        peft_config = adapted.active_peft_config if isinstance(adapted, PeftModel) else None
+        adapter = adapted.active_peft_config if isinstance(adapted, PeftModel) else None
         return Stepper(
             adapted,
             make_optimizer(adapted, config.training),
@@ -112,7 +113,7 @@ class Stages:
             seed=config.seed,
             pad=self.tokenizer.pad_token_id,
             max_norm=config.training.max_grad_norm,
-            weight=getattr(peft_config, "auxiliary_weight", 0.0),
+            weight=getattr(adapter, "auxiliary_weight", 0.0),
             domains=config.method.domains or (),
             low_precision=base_dtype if adapted.dtype != base_dtype else None,
         )
@@ -184,13 +185,15 @@ class Stages:
             write_model_card(folder, self.config, results.tree)
 
         target = run.adapter if isinstance(model, PeftModel) else run.model
-        write_folder(target, write, prose=("README.md",))
+        with self.console.working(f"saving {target.name}/"):
+            write_folder(target, write, prose=("README.md",))
         return target
 
     def push(self, folder: Path) -> str | None:
         """Push what was saved to the hub; a failure costs the push and not the run."""
         try:
-            address = push(folder, self.config, f"{self.config.method.name} trained by mosld")
+            with self.console.working(f"pushing to {self.config.hub.push_to}"):
+                address = push(folder, self.config, f"{self.config.method.name} trained by mosld")
         except Exception as error:  # whatever the hub or the network says: the files lie here
             self.console.say(f"not pushed to {self.config.hub.push_to}: {str(error).splitlines()[0]}")
             return None

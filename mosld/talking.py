@@ -32,8 +32,6 @@ def talk(config: Config, run: SavedRun, flags: argparse.Namespace) -> int:
     silence_libraries()
     person = flags.prompt is None and sys.stdin.isatty()
     console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-    if person:
-        console.print(f"loading {config.model.name} with {run.weights}", markup=False)
     model, tokenizer = load_trained(config, run)
     assert config.prompt is not None  # filled in when the config was checked
     answerer = Answerer(model, tokenizer, config.prompt, flags.format, flags.max_new_tokens, flags.temperature)

@@ -9,22 +9,23 @@ from peft import PeftModel
 
 from mosld.adapters.saved import load_adapter
 from mosld.config import Config
-from mosld.logging import SavedRun
+from mosld.logging import Console, SavedRun
 from mosld.model import processes
 from mosld.model.sharding import place
 from mosld.stages import load_on_device
 
 
-def load_trained(config: Config, run: SavedRun) -> tuple[Any, Any]:
-    """The trained model on its device, in eval mode, and its tokenizer.
+def load_trained(config: Config, run: SavedRun, console: Console | None = None) -> tuple[Any, Any]:
+    """The trained model on its device, in eval mode, and its tokenizer; `console` shows that it is busy.
 
     Raises:
         UserError: base model or trained weights cannot be had, and why.
     """
     if run.whole:
-        model, tokenizer = load_on_device(replace(config, model=replace(config.model, path=str(run.weights.resolve()))))
+        config = replace(config, model=replace(config.model, path=str(run.weights.resolve())))
+        model, tokenizer = load_on_device(config, console)
     else:
-        base, tokenizer = load_on_device(config)
+        base, tokenizer = load_on_device(config, console)
         model = place(load_adapter(base, run.weights), processes())
     return model.eval(), tokenizer
 

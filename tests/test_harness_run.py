@@ -188,9 +188,9 @@ def test_items_that_differ_are_listed_with_their_margins(trained, capsys, monkey
     scoring = sys.modules["mosld.scoring"]
     real = scoring.load_trained
 
-    def other(config, run):
+    def other(config, run, console):
         """The model, with another head where bfloat16 is asked for, so that items do differ."""
-        model, tokenizer = real(config, run)
+        model, tokenizer = real(config, run, console)
         if config.model.dtype == "bfloat16":
             model.get_base_model().lm_head.weight.data.neg_()
         return model, tokenizer

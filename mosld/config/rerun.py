@@ -11,16 +11,17 @@ from mosld.config.parts import option_tree
 from mosld.config.schema import Config
 
 # What scoring may change; all else is what the run was trained with.
-OPEN = ("data", "source", "evaluation", "prompt", "model.dtype", "model.path", "model.attention")
+OPEN = ("data", "source", "evaluation", "prompt", "logger", "model.dtype", "model.path", "model.attention")
 
 
 def rerun_config(recorded: dict[str, Any], overrides: Sequence[str]) -> Config:
-    """The recorded config with data, source, prompt and evaluation overridden.
+    """The recorded config with data, source, prompt and evaluation overridden; nothing is sent unless asked for.
 
     Raises:
         UserError: with one message for each mistake.
     """
     tree, errors = copy.deepcopy(recorded), list[str]()
+    tree["logger"] = option_tree("logger", "files", errors)
     # Groups first, as Hydra does: a key of a group holds whatever the order.
     for text in sorted(overrides, key=lambda given: "." in given.split("=")[0]):
         if override_mistakes(text, errors):

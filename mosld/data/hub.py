@@ -6,6 +6,7 @@ Every set is fetched once, written as <task>/<split>.jsonl into the cache, and t
 import hashlib
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -141,6 +142,7 @@ def hub_root(tasks: Iterable[str]) -> Path:
 
 
 def _fetch_task(source: HubSet, target: Path) -> None:
+    print(f"fetching {source.repository} once", file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / "rows"
@@ -166,13 +168,15 @@ def fetch(source: HubSet, config: str, split: str) -> Any:
     Raises:
         UserError: they cannot be had.
     """
-    from datasets import load_dataset  # takes seconds, and only the first run needs it
+    import datasets  # takes seconds, and only the first run needs it
 
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
         if source.parquet:
             files = f"hf://datasets/{source.repository}@refs%2Fconvert%2Fparquet/{config}/{split}/*.parquet"
-            return load_dataset("parquet", data_files=files, split="train")
-        return load_dataset(source.repository, config, split=split, revision=source.revision)
+            return datasets.load_dataset("parquet", data_files=files, split="train")
+        return datasets.load_dataset(source.repository, config, split=split, revision=source.revision)
     except Exception as error:  # the libraries below raise a dozen kinds: no network, no such set, no access
         why = no_access(
             f"datasets/{source.repository}",

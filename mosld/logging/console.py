@@ -1,6 +1,12 @@
-"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and the same lines in train.log."""
+"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and the same lines in train.log.
+
+Whatever takes more than some seconds gives a sign of life: a bar (`progress`, `track`) where its parts can be counted,
+a wheel with the time (`working`) where they cannot. Elsewhere than on a terminal both are a line now and then.
+"""
 
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,12 +18,16 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 from mosld.config.ranks import is_main
+
+SOON = 2.0  # seconds after which work that cannot be counted is named in a log
+OFTEN = 30.0  # seconds between two lines about the same work in a log
 
 
 class Console:
@@ -58,16 +68,42 @@ class Console:
                 task = bar.add_task(title, total=total, completed=done, note="")
                 yield lambda note="": bar.update(task, advance=1, note=note)
             return
-        every, count = max(1, total // 20), done
+        every, count, said = max(1, total // 20), done, time.perf_counter()
 
         def advance(note: str = "") -> None:
-            """Count one item; print the note now and then."""
-            nonlocal count
+            """Count one item; print the note now and then, or where there is none a line every half minute."""
+            nonlocal count, said
             count += 1
-            if note and (count % every == 0 or count == total):
-                self.say(f"{title} {count}/{total}  {note}")
+            late = time.perf_counter() - said > OFTEN
+            if (note and (count % every == 0 or count == total)) or (not note and late):
+                said = time.perf_counter()
+                self.say(f"{title} {count}/{total}  {note}".rstrip())
 
         yield advance
+
+    @contextmanager
+    def working(self, title: str) -> Iterator[None]:
+        """Work whose parts cannot be counted: a wheel and the time on a terminal, elsewhere a line if it takes long."""
+        if self._err.is_terminal:
+            columns = [SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()]
+            with Progress(*columns, console=self._err, transient=True) as bar:
+                bar.add_task(title, total=None)
+                yield
+            return
+        done = threading.Event()
+        teller = threading.Thread(target=self._tell, args=(title, done), daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            done.set()
+            teller.join()
+
+    def _tell(self, title: str, done: threading.Event) -> None:
+        seconds = SOON
+        while not done.wait(SOON if seconds == SOON else OFTEN):
+            self.say(title if seconds == SOON else f"{title} ({seconds:.0f} s)")
+            seconds += OFTEN
 
     def track(self, title: str) -> Any:
         """A wrapper for a sequence that shows its progress."""

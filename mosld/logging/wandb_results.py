@@ -1,6 +1,6 @@
 """What an ended run sends to Weights & Biases besides its curves: summary, tables, figures, the adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import wandb
@@ -17,24 +17,25 @@ SUMMARY = (
 
 
 def write_summary(run: Any, results: dict[str, Any]) -> None:
-    """How the run ended, and the accuracy of each task: what tables and bars of several runs are made of."""
+    """How the run ended, and the accuracy of each task and category, of which tables of several runs are made."""
     for key in SUMMARY:
         if key in results:
             run.summary[key] = results[key]
     for kind, prefix in (("scores", "test"), ("base_scores", "untrained")):
         for task, score in results.get(kind, {}).items():
-            run.summary[f"{prefix}/{task}/accuracy"] = score["accuracy"]
-            run.summary[f"{prefix}/{task}/stderr"] = score["stderr"]
+            for name, part in [(task, score), *_parts(task, score, "by_category")]:
+                run.summary[f"{prefix}/{name}/accuracy"] = part["accuracy"]
+                run.summary[f"{prefix}/{name}/stderr"] = part["stderr"]
     if "scores" in results:
         run.summary["test/average"] = results["average"]
 
 
 def send_tables(run: Any, results: dict[str, Any], evaluation: Evaluation) -> None:
-    """The scores, and the first predictions of each task; no question text."""
-    base = results.get("base_scores", {})
+    """The scores, of mmlu by category and subject too, and the first predictions of each task; no question text."""
+    before = dict(_with_parts(results.get("base_scores", {})))
     scores = [
-        [task, score["n"], score["accuracy"], score["stderr"], base.get(task, {}).get("accuracy")]
-        for task, score in results["scores"].items()
+        [name, score["n"], score["accuracy"], score["stderr"], before.get(name, {}).get("accuracy")]
+        for name, score in _with_parts(results["scores"])
     ]
     predictions = [
         [task, p.id, str(p.prediction), p.correct, str(p.as_json().get("scores", ""))]
@@ -47,6 +48,19 @@ def send_tables(run: Any, results: dict[str, Any], evaluation: Evaluation) -> No
             "predictions": wandb.Table(columns=["task", "id", "prediction", "correct", "scores"], data=predictions),
         }
     )
+
+
+def _with_parts(scores: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each task with its score, and after it its categories and subjects where it has some, as mmlu/STEM."""
+    for task, score in scores.items():
+        yield task, score
+        for kind in ("by_category", "by_subject"):
+            yield from _parts(task, score, kind)
+
+
+def _parts(task: str, score: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
+    for name, part in score.get(kind, {}).items():
+        yield f"{task}/{name}", part
 
 
 def send_figures(run: Any, lines: Sequence[dict[str, Any]], directory: RunDirectory) -> None:

@@ -66,6 +66,16 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
     return keep_packing(model).eval(), tokenizer
 
 
+def have_weights(config: ModelConfig) -> None:
+    """Make the embedded model's checkpoint where it is not there yet: that says itself what it does.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    if config.kind == "embedded" and not config.path:
+        embedded_checkpoint()
+
+
 def load_placed(config: ModelConfig, team: Processes) -> tuple[Any, Any]:
     """The base model on this process's device, or its part of it, and the tokenizer."""
     if team.sharded:

@@ -14,7 +14,7 @@ from mosld.logging import Console, MetricsLog
 from mosld.logging.manifest import damage
 from mosld.training.checkpoint import Checkpoints
 from mosld.training.guard import report_skipped, require_finite
-from mosld.training.memory import fit_micro_batch, naming_the_knobs
+from mosld.training.memory import TRYING, fit_micro_batch, naming_the_knobs
 from mosld.training.optim import learning_rate, total_steps, trained_parameters
 from mosld.training.state import Progress, load_state, load_weights, save_state, save_weights
 from mosld.training.step import Stepper, StepResult
@@ -67,7 +67,8 @@ class Loop:
         progress, asked = self._resume(), self.config.micro_batch_size
         if asked == "auto" and progress.micro_batch_size:  # a run keeps the size that it began with
             asked = progress.micro_batch_size
-        progress.micro_batch_size = fit_micro_batch(self.stepper, self.examples, asked, self.config.batch_size)
+        with self.console.working(TRYING):
+            progress.micro_batch_size = fit_micro_batch(self.stepper, self.examples, asked, self.config.batch_size)
         self.load()  # what the trial counted
         if self.config.micro_batch_size == "auto":
             self.console.say(f"micro-batches of up to {progress.micro_batch_size} rows fit in memory")

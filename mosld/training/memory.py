@@ -9,6 +9,7 @@ from mosld.config import UserError
 from mosld.data.batches import Example
 from mosld.training.step import Stepper
 
+TRYING = "trying the longest micro-batch"  # what a person is told meanwhile
 ADVICE = (
     "Lower training.micro_batch_size (now {asked}; auto finds it), set training.gradient_checkpointing=true, or take a "
     "smaller model, model.dtype=bfloat16 or model.quantize=nf4."

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from wandb.proto import wandb_internal_pb2
 
+from mosld import eval as eval_command
 from mosld import train as train_command
 from mosld.logging.wandb import WandbTracker
 
@@ -97,6 +98,38 @@ def test_summary_holds_the_scores_of_results_json(found, run):
             summary.update(items(record.summary.update))
     assert summary["test/arc_e/accuracy"] == results["scores"]["arc_e"]["accuracy"]
     assert summary["untrained/arc_e/accuracy"] == results["base_scores"]["arc_e"]["accuracy"]
+
+
+def test_an_evaluation_on_mmlu_sends_its_scores_by_category_and_subject(run):
+    asked = ["data=mmlu", "source=bundled", "evaluation.limit=24", "evaluation.base=true"]
+    assert eval_command.main([f"run={run}", *asked]) == 0
+    assert not (run / "eval" / "mmlu-letter" / "wandb").exists()  # the run had logger=wandb: nothing is sent unasked
+    assert eval_command.main([f"run={run}", *asked, "logger=wandb", "logger.mode=offline"]) == 0
+    place = run / "eval" / "mmlu-letter"
+    (file,) = place.glob("wandb/offline-run-*/*.wandb")
+    sent, results = list(records(file)), json.loads((place / "results.json").read_text())
+    summary = {}
+    for record in sent:
+        if record.WhichOneof("record_type") == "summary":
+            summary.update(items(record.summary.update))
+    score, before = results["scores"]["mmlu"], results["base_scores"]["mmlu"]
+    assert len(score["by_category"]) > 1
+    for name, part in score["by_category"].items():
+        assert summary[f"test/mmlu/{name}/accuracy"] == part["accuracy"]
+        assert summary[f"test/mmlu/{name}/stderr"] == part["stderr"]
+        assert summary[f"untrained/mmlu/{name}/accuracy"] == before["by_category"][name]["accuracy"]
+    assert summary["test/mmlu/accuracy"] == score["accuracy"]
+    (table,) = media(sent, place, "scores")
+    assert json.loads(table.read_text())["data"] == [
+        [name, part["n"], part["accuracy"], part["stderr"], first["accuracy"]]
+        for name, part, first in [
+            ("mmlu", score, before),
+            *((f"mmlu/{name}", score[kind][name], before[kind][name])
+              for kind in ("by_category", "by_subject") for name in score[kind]),
+        ]
+    ]  # fmt: skip
+    (started,) = [record.run for record in sent if record.WhichOneof("record_type") == "run"]
+    assert (started.job_type, started.display_name) == ("eval", "mosld-mmlu-tiny-r8-d0.1-s0")
 
 
 def test_name_group_job_type_and_config_are_readable(found):
