@@ -59,7 +59,7 @@ def differences_table(questions: Questions, found: Sequence[Difference]) -> Tabl
     unit = "nats" if questions.style == "letter" else "nats per character"
     table = Table(title=f"{len(found)} of {total} items are answered otherwise (margins in {unit})")
     for column in ("task", "id", "answer", "margin", "other answer", "its margin"):
-        table.add_column(column, justify="left" if column in ("task", "id") else "right")
+        table.add_column(column, justify="left" if column in ("task", "id") else "right", overflow="fold")
     for one in found:
         margins = ["" if value is None else f"{value:.2g}" for value in (one.margin, one.other_margin)]
         table.add_row(one.task, one.id, str(one.prediction), margins[0], str(one.other), margins[1])
