@@ -2,9 +2,6 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
 
 
 def silence_libraries() -> None:
@@ -19,14 +16,3 @@ def silence_libraries() -> None:
 def silence_imports() -> None:
     """What libraries say while they are imported: bitsandbytes misses kernels that it would have to download."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-
-@contextmanager
-def without_bars(module: ModuleType) -> Iterator[None]:
-    """A library's module that draws a bar with tqdm, whether anyone can see it or not, does not."""
-    drawn = module.tqdm
-    module.tqdm = lambda items, **_: items  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        module.tqdm = drawn  # type: ignore[attr-defined]

@@ -80,8 +80,7 @@ class Stages:
 
     def base_scores(self, model: Any, questions: Questions, run: RunDirectory) -> dict[str, Any]:
         """Scores of the untrained model; a resumed run reads them back."""
-        kept = processes().from_main(_read_json(run.base_scores))
-        if kept:
+        if kept := processes().from_main(_read_json(run.base_scores)):
             return kept
         before = self.score(model, questions, "scoring the untrained model")
         run.write_predictions(before.records(), "base")

@@ -1,6 +1,7 @@
 """lm-evaluation-harness as the judge of a model that is loaded here: base alone or with any adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,6 @@ from mosld.evaluation.harness_model import bounded
 from mosld.evaluation.judging import likeliest, likeliest_per_character
 from mosld.evaluation.passes import Progress, scoring
 from mosld.evaluation.scores import Score
-from mosld.quiet import without_bars
 
 ACCURACIES = ("acc_norm", "acc", "exact_match")  # what `accuracy` is, the first that a task has
 
@@ -54,7 +54,7 @@ def judge(
     from lm_eval import simple_evaluate
     from lm_eval.api import task as drawing
 
-    with scoring(model), without_bars(drawing):
+    with scoring(model), _without_bars(drawing):
         lm = bounded(model, tokenizer, batch_tokens, progress)  # puts the model into eval mode, too
         found = simple_evaluate(model=lm, tasks=list(tasks), task_manager=index, limit=limit)
     assert found is not None  # only of several processes that the harness started itself
@@ -65,6 +65,16 @@ def judge(
     return Verdict(
         scores, records, {name: _plain(entry) for name, entry in found["results"].items()}, found["versions"]
     )
+
+
+@contextmanager
+def _without_bars(module: Any) -> Iterator[None]:
+    """A module of the harness that draws a bar for each task with tqdm, whether anyone can see it or not, does not."""
+    drawn, module.tqdm = module.tqdm, lambda items, **_: items
+    try:
+        yield
+    finally:
+        module.tqdm = drawn
 
 
 def _items(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
