@@ -27,7 +27,7 @@ from mosld.data.splits import sample
 from mosld.evaluation import harness, predict
 from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows
 from mosld.evaluation.judging import share_right
-from mosld.quiet import silence_imports, silence_libraries
+from mosld.quiet import silence_libraries
 from mosld.stages import load_on_device
 
 PART = 50  # items that are compared, and written to the state, at once
@@ -75,7 +75,6 @@ def main() -> int:
     parser.add_argument("--state", type=Path, help="every compared item, a line each; those in it are not done again")
     parser.add_argument("--json", help="write the table to this file")
     given = parser.parse_args()
-    silence_imports()
     silence_libraries()
     names = given.tasks.split(",")
     tasks = f"data.tasks=[{','.join(KNOWN[name].task for name in names)}]"

@@ -20,7 +20,7 @@ from side_by_side import report
 from mosld.config import load_config
 from mosld.data import TASKS, load_dataset
 from mosld.logging import Console
-from mosld.quiet import silence_imports, silence_libraries
+from mosld.quiet import silence_libraries
 from mosld.stages import Stages, load_on_device
 
 
@@ -73,7 +73,6 @@ def main() -> None:
     parser.add_argument("--generated-limit", type=int, help="generated answers per task; default: all")
     parser.add_argument("--json", help="write the table to this file, after every line")
     given = parser.parse_args()
-    silence_imports()
     silence_libraries()
     kept = json.loads(Path(given.json).read_text())["rows"] if given.json and Path(given.json).is_file() else []
     wanted = [one for one in questions(given) if line(one) not in {(row["task"], row["prompt"]) for row in kept}]
