@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mosld.config.errors import UserError, nearest, typed
 from mosld.config.groups import OPTIONAL, config_directory, group_options, missing_plugin
 from mosld.config.method_rules import own_number
-from mosld.config.resolving import resolved, with_own_tasks
+from mosld.config.resolving import resolved, with_own_tasks, with_single_task
 from mosld.config.rules import broken_rules
 from mosld.config.schema import MAPS, Config
 from mosld.config.secrets import secrets_in
@@ -52,6 +52,7 @@ def checked(tree: dict[str, Any], errors: list[str], training: bool = True) -> C
     """The tree as a `Config` whose keys, types, ranges and combinations are right, with null defaults filled in."""
     config = build(Config, tree, errors := [*errors, *secrets_in(tree)])
     config = with_own_tasks(config, errors)
+    config = with_single_task(config) if training else config
     wrong = {re.split("[=:]", error)[0].strip("'+~") for error in errors} - {""}
     # A wrong value was replaced by a default: what a rule says of that key would be about the default.
     errors = [*errors, *(rule for rule in broken_rules(config, training) if not any(key in rule for key in wrong))]

@@ -12,7 +12,7 @@ TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c", "gsm8k", "openorca"
 class DataConfig:
     """What is trained and tested on."""
 
-    name: str = setting("", "Name in tables and run directories.")
+    name: str = setting("", "Name in tables and run directories; single_<task> is that task alone.")
     kind: str = setting(
         "benchmarks",
         "benchmarks: the tasks that mosld knows; own: the files below source.root, read with data.columns.",

@@ -23,6 +23,24 @@ def own_tasks(data: DataConfig, source: SourceConfig) -> list[str]:
     return list(own_files(Path(source.root)))
 
 
+def single_task(data: DataConfig) -> str | None:
+    """The task of a `single_*` setting; None of any other. Tables and run names say so, and so it must be true."""
+    task = data.name.removeprefix("single_")
+    return task if data.kind == "benchmarks" and data.name == f"single_{task}" and task in TASKS else None
+
+
+def broken_single(data: DataConfig) -> Iterator[str]:
+    """What of the tasks a `single_*` setting cannot have."""
+    task, given = single_task(data), data.tasks
+    sound = given and len(set(given)) == len(given) and set(given) <= set(TASKS)  # or else another rule speaks
+    if task and sound and given != [task]:
+        wrong = f"is {task} alone" if task in given else f"needs {task}, which is not among them"
+        yield (
+            f"data.tasks={typed(given)}: data={data.name} {wrong}; leave data={data.name} out, "
+            f"set data.tasks=[{task}], or take data=mixture with these tasks."
+        )
+
+
 def broken_data_rules(data: DataConfig, source: SourceConfig, shots: int = 0) -> Iterator[str]:
     """What cannot work in tasks and source, and keys that say nothing with them."""
     given = f"data.tasks={typed(data.tasks)}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosld.config.compose import checked, override_mistakes, parse_override
+from mosld.config.data_rules import broken_single
 from mosld.config.errors import UserError, nearest
 from mosld.config.parts import option_tree
 from mosld.config.schema import Config
@@ -34,7 +35,10 @@ def rerun_config(recorded: dict[str, Any], overrides: Sequence[str]) -> Config:
             _set(tree, key.split("."), value)
         else:
             tree[key] = option_tree(key, str(value), errors)
-    return checked(tree, errors, training=False)
+    config = checked(tree, errors, training=False)
+    if errors := list(broken_single(config.data)) if any(text.startswith("data") for text in overrides) else []:
+        raise UserError(*errors)
+    return config
 
 
 def _set(tree: Any, path: list[str], value: Any) -> None:

@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from mosld.config.data_rules import broken_data_rules, broken_mixing_rules
+from mosld.config.data_rules import broken_data_rules, broken_mixing_rules, broken_single
 from mosld.config.domain_rules import broken_domain_rules
 from mosld.config.errors import typed
 from mosld.config.method_rules import broken_method_rules, experts_of
@@ -20,6 +20,7 @@ def broken_rules(config: Config, training: bool = True) -> list[str]:
         *broken_method_rules(config.method, config.allocation),
         *_depth(config),
         *(broken_domain_rules(config.method, config.data) if training else []),
+        *(broken_single(config.data) if training else []),
         *_prefix(config),
         *broken_data_rules(config.data, config.source, config.evaluation.shots),
         *broken_mixing_rules(config.data),
