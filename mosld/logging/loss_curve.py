@@ -16,14 +16,14 @@ def draw_loss_curve(lines: Sequence[dict[str, Any]], path: Path) -> None:
     scored = [(line["step"], 100 * line["validation_average"]) for line in lines if "validation_average" in line]
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="step", ylabel="cross entropy in nats")
+    axes = figure.add_subplot(xlabel="optimiser step", ylabel="cross entropy, nats a token")
     steps, losses = [step for step, _ in trained], [loss for _, loss in trained]
     axes.plot(steps, losses, color="0.75", linewidth=1, label="each step")
     axes.plot(steps, _running_mean(losses), color="C0", label=f"mean of {WINDOW} steps")
     handles = list(axes.lines)
     if scored:
         right = axes.twinx()
-        right.set_ylabel("validation accuracy in %")
+        right.set_ylabel("validation accuracy, %")
         handles += right.plot(*zip(*scored, strict=True), "o-", color="C1", label="validation accuracy")
     axes.legend(handles=handles, loc="upper right")
     path.parent.mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ from functools import partial
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from mosld.reporting.blocks import Block, Row
-from mosld.reporting.drawing import Drawn, finish, grouped_bars, legend, line_style, new_axes, style
+from mosld.reporting.drawing import Drawn, finish, grouped_bars, heat_map, legend, line_style, new_axes, style, write_in
 from mosld.reporting.names import shape_name
 from mosld.reporting.significance import mean_and_spread
 from mosld.reporting.sweeps import ALLOCATION, grids, sweeps
@@ -94,15 +94,11 @@ def _grid(
         figure, axes = new_axes(title, UNITS["method.rank"], UNITS["method.dropout"], 5.6, 4.0)
         values = [[means.get((rank, dropout), math.nan) for rank in ranks] for dropout in dropouts]
         low, high = min(means.values()), max(means.values())
-        pale = high + (high - low or 1) / 2  # the darkest grey stays light enough for black numbers
-        image = axes.imshow(values, cmap="Greys", aspect="auto", origin="lower", vmin=low, vmax=pale)
-        for y, dropout in enumerate(dropouts):
-            for x, rank in enumerate(ranks):
-                value = means.get((rank, dropout))
-                axes.text(x, y, "no run" if value is None else f"{value:.1f}", ha="center", va="center")
+        image = heat_map(axes, values, low, high if high > low else low + 1, origin="lower")
+        texts = [["no run" if math.isnan(value) else f"{value:.1f}" for value in line] for line in values]
+        write_in(axes, texts, image)
         axes.set_xticks(range(len(ranks)), [f"{rank:g}" for rank in ranks])
         axes.set_yticks(range(len(dropouts)), [f"{dropout:g}" for dropout in dropouts])
-        axes.grid(False)
         figure.colorbar(image, label=f"average {PER_CENT}")
         return finish(figure, title)
 

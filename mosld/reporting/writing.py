@@ -56,8 +56,7 @@ def _write_prose(output: Path, sections: Sequence[Section], left_out: Sequence[t
         for figure in section.figures:
             name = next(n for n in _numbered(figure.slug) if n not in names)
             names.add(name)
-            write_text(output / "figures" / f"{name}.svg", figure.svg)
-            (output / "figures" / f"{name}.png").write_bytes(figure.png)
+            figure.write(output / "figures", name)
             parts += [f"![{figure.title}](figures/{name}.png)", ""]
         parts += [section.note, ""] if section.note else []
     if left_out:

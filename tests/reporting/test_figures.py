@@ -4,6 +4,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib import colormaps
 from trees import SIX, blocks, right, run, single, write_run
 
 from mosld.reporting import drawing, figures
@@ -13,6 +14,8 @@ from mosld.reporting.collect import collect
 from mosld.reporting.outcomes import Outcomes
 from mosld.reporting.sweeps import grids, sweeps
 from mosld.reporting.tables import gains_table
+
+SHADES = colormaps[drawing.SHADES]
 
 
 def drawn(plans: list[figures.Plan]) -> list[str]:
@@ -143,3 +146,23 @@ def test_no_two_of_the_first_lines_look_alike_in_grey():
 
 def test_bars_differ_by_hatch():
     assert len(set(drawing.HATCHES)) == len(drawing.HATCHES)
+
+
+def test_numbers_in_a_map_are_white_on_dark_cells_alone():
+    with drawing.style():
+        _, ((axes,),) = drawing.new_panels("a map", 1, 1, (2, 2))
+        image = drawing.heat_map(axes, [[0, 1], [float("nan"), 0.3]], 0, 1)
+        drawing.write_in(axes, [["least", "most"], ["no run", "some"]], image)
+    found = {text.get_text(): text.get_color() for text in axes.texts}
+    assert found == {"least": "black", "most": "white", "no run": "black", "some": "black"}
+    assert axes.patch.get_hatch() == "////"
+
+
+def test_the_shades_of_a_map_only_darken_in_grey():
+    greys = [sum(w * c for w, c in zip((0.299, 0.587, 0.114), SHADES(i / 20)[:3], strict=True)) for i in range(21)]
+    assert greys == sorted(greys, reverse=True)
+
+
+def test_a_figure_is_written_under_one_name(figure: drawing.Drawn, tmp_path: Path):
+    assert figure.write(tmp_path, "rank") == ["rank.png", "rank.svg"]
+    assert ((tmp_path / "rank.png").read_bytes(), (tmp_path / "rank.svg").read_text()) == (figure.png, figure.svg)

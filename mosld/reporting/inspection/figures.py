@@ -1,35 +1,28 @@
-"""The figures of an inspection, each as PNG and SVG. Lines differ by marker and dash as well, so grey is enough."""
+"""The figures of an inspection: lines over the layers, maps of layers and experts, maps of tasks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mosld.reporting.inspection.inspected import Array
+from mosld.reporting.drawing import COLOURS, MARKERS, finish, heat_map, legend_below, new_panels, style, write_in
 from mosld.reporting.inspection.lines import Line, similarity_lines, specialisation_lines, subspace_lines
 from mosld.reporting.inspection.similarity import MEASURES
 
-COLOURS = ("#000000", "#b2182b", "#2166ac", "#e08214", "#1b7837", "#9970ab", "#80cdc1", "#878787")
-MARKERS = "os^DvPX<"
-DASHES = ("-", "--", "-.", (0, (8, 2)), (0, (3, 1)), (0, (8, 2, 2, 2, 2, 2)), (0, (8, 5)))  # dotted is random
-STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "mosld"}
-DARKER = "Blues"  # one hue that only grows darker: the same in grey
+# A run has a colour and a marker, a kind of module its dashes; none is dotted, which is what random matrices are.
+DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (8, 2)), (0, (3, 1)), (0, (8, 2, 2, 2, 2, 2)), (0, (8, 5)))
 
 
 def draw(tree: Mapping[str, Any], folder: Path) -> list[str]:
     """Draw what these numbers have; returns the names of the files."""
-    names = []
-    with matplotlib.rc_context(STYLE):
-        for name, figure in _figures(tree):
-            for kind in ("png", "svg"):
-                figure.savefig(folder / f"{name}.{kind}", dpi=150, metadata={"Date": None} if kind == "svg" else None)
-                names.append(f"{name}.{kind}")
-    return names
+    with style():
+        return [file for name, figure in _figures(tree) for file in finish(figure, name).write(folder, name)]
 
 
 def _figures(tree: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
@@ -57,36 +50,40 @@ def _figures(tree: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
 
 def _line_figure(title: str, panels: Mapping[str, Sequence[Line]], unit: str) -> Figure:
     """A panel for each entry, a line for each run and kind of module, dotted what random matrices give."""
-    figure = Figure(figsize=(max(5.0, 3.4 * len(panels)), 4.2), layout="constrained")
-    figure.suptitle(title)
+    size = (max(5.0, 3.4 * len(panels)), 4.2)
+    figure, (row,) = new_panels(title, 1, len(panels), size, sharey=len(panels) < 4)
     runs = list(dict.fromkeys(line.run for lines in panels.values() for line in lines))
     kinds = list(dict.fromkeys(line.kind for lines in panels.values() for line in lines))
     by_kind, found = list(panels) == kinds, dict[str, Any]()
     every = [value for lines in panels.values() for x in lines for value in (*x.values.values(), *x.random.values())]
-    for axes, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axes, (name, lines) in zip(row, panels.items(), strict=True):
         for line in lines:
-            own, dash = runs.index(line.run), 0 if by_kind else kinds.index(line.kind)
-            style: dict[str, Any] = {"color": COLOURS[own % len(COLOURS)], "linewidth": 1.2}
             label = line.run if by_kind else f"{line.run}, {line.kind}"
-            (found[label],) = axes.plot(
-                *zip(*sorted(line.values.items()), strict=True),
-                **style,
-                marker=MARKERS[own % len(MARKERS)],
-                linestyle=DASHES[dash % len(DASHES)],
-                markersize=4,
-                markerfacecolor=style["color"] if dash % 2 == 0 else "white",
-            )
-            if line.random:
-                points = zip(*sorted(line.random.items()), strict=True)
-                axes.plot(*points, color=style["color"], linewidth=0.8, linestyle=":")
+            found[label] = _line(axes, line, runs.index(line.run), 0 if by_kind else kinds.index(line.kind))
         low, high = min(0, *every), max(0.01, *every)
         axes.set(title=name, xlabel="layer", ylim=(low - 0.03 * (high - low), high + 0.05 * (high - low)))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.axes[0].set_ylabel(unit)
+    row[0].set_ylabel(unit)
     if any(line.random for lines in panels.values() for line in lines):
         found["dotted: random matrices of the same shapes"] = Line2D([], [], color="0.4", linewidth=0.8, linestyle=":")
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=2, frameon=False)
+    legend_below(figure, found)
     return figure
+
+
+def _line(axes: Axes, line: Line, run: int, dash: int) -> Line2D:
+    colour = COLOURS[run % len(COLOURS)]
+    (drawn,) = axes.plot(
+        *zip(*sorted(line.values.items()), strict=True),
+        color=colour,
+        linewidth=1.2,
+        marker=MARKERS[run % len(MARKERS)],
+        linestyle=DASHES[dash % len(DASHES)],
+        markersize=4,
+        markerfacecolor=colour if dash % 2 == 0 else "white",
+    )
+    if line.random:
+        axes.plot(*zip(*sorted(line.random.items()), strict=True), color=colour, linewidth=0.8, linestyle=":")
+    return drawn
 
 
 def _use_figure(run: Mapping[str, Any]) -> Figure:
@@ -97,10 +94,9 @@ def _use_figure(run: Mapping[str, Any]) -> Figure:
         kinds.setdefault(place["module"], {})[place["layer"]] = module
     depth, width = max(map(len, kinds.values())), max(map(len, modules.values()))
     size = (1.5 + len(tasks) * max(1.4, 0.22 * width), 1.4 + len(kinds) * max(1.6, 0.11 * depth))
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(f"{run['name']}: expert use by task (data {run['use_of']})")
+    title = f"{run['name']}: expert use by task (data {run['use_of']})"
     most = max(max(part) * len(part) for own in run["use"].values() for part in own.values())
-    panels = figure.subplots(len(kinds), len(tasks), squeeze=False, sharex=True, sharey="row")
+    figure, panels = new_panels(title, len(kinds), len(tasks), size, sharex=True, sharey="row")
     for row, (kind, layers) in zip(panels, kinds.items(), strict=True):
         for axes, task in zip(row, tasks, strict=True):
             image = _heat(axes, [run["use"][task][layers[layer]] for layer in sorted(layers)], width, most)
@@ -110,20 +106,23 @@ def _use_figure(run: Mapping[str, Any]) -> Figure:
         row[0].set_ylabel("layer" if kind == "layer" else f"{kind}, layer")
     for axes in panels[-1]:
         _name_experts(axes, run["experts"], width)
-    figure.colorbar(image, ax=panels, label="use (1: even)", aspect=40)
+    _scale(figure, image, panels, "use, times the number of experts (1: even)", aspect=40)
     return figure
 
 
-def _heat(axes: Any, parts: Sequence[Sequence[float]], width: int, most: float) -> Any:
+def _heat(axes: Axes, parts: Sequence[Sequence[float]], width: int, most: float) -> AxesImage:
     """Layers x experts, 1 where all experts of the layer are used alike; hatched where a layer has no such expert."""
     found = np.full((len(parts), width), np.nan)
     for row, part in zip(found, parts, strict=True):
         row[: len(part)] = np.array(part) * len(part)
-    axes.patch.set(hatch="////", edgecolor="0.75", facecolor="white")
-    return axes.imshow(found, cmap=DARKER, vmin=0, vmax=most, aspect="auto", interpolation="nearest")
+    return heat_map(axes, found, 0, most)
 
 
-def _name_experts(axes: Any, names: Sequence[str] | None, width: int) -> None:
+def _scale(figure: Figure, image: AxesImage, panels: list[list[Axes]], unit: str, **more: Any) -> None:
+    figure.colorbar(image, ax=[axes for row in panels for axes in row], label=unit, **more)
+
+
+def _name_experts(axes: Axes, names: Sequence[str] | None, width: int) -> None:
     if names:
         axes.set_xticks(range(width), names, rotation=90)
     else:
@@ -142,25 +141,17 @@ def _task_figure(runs: Sequence[Mapping[str, Any]]) -> Figure:
     """A panel for each run, tasks x tasks, on one scale."""
     tasks = max(len(run["divergence"]["tasks"]) for run in runs)
     size = 1.2 + 0.45 * tasks
-    figure = Figure(figsize=(1.2 + size * len(runs), size + 1.1), layout="constrained")
-    figure.suptitle("How far two tasks' expert use differs: Jensen-Shannon divergence, bits")
+    title = "How far two tasks' expert use differs: Jensen-Shannon divergence"
+    figure, panels = new_panels(title, 1, len(runs), (1.2 + size * len(runs), size + 1.1))
     most = max(np.max(run["divergence"]["bits"]) for run in runs) or 1.0
-    panels = figure.subplots(1, len(runs), squeeze=False)[0]
-    for axes, run in zip(panels, runs, strict=True):
+    digits = 3 if most >= 0.01 else 4
+    for axes, run in zip(panels[0], runs, strict=True):
         names, bits = run["divergence"]["tasks"], np.array(run["divergence"]["bits"])
-        image = axes.imshow(bits, cmap=DARKER, vmin=0, vmax=most)
+        image = heat_map(axes, bits, 0, most, aspect="equal")
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
         axes.set_title(run["name"])
-        _write_values(axes, bits, most)
-    figure.colorbar(image, ax=panels, label="bits (0: alike)")
+        values = [[f"{value:.{digits}f}".removeprefix("0") for value in line] for line in bits]
+        write_in(axes, [["" if x == y else text for x, text in enumerate(row)] for y, row in enumerate(values)], image)
+    _scale(figure, image, panels, "bits (0: alike)")
     return figure
-
-
-def _write_values(axes: Any, values: Array, most: float) -> None:
-    digits = 3 if most >= 0.01 else 4
-    for (row, column), value in np.ndenumerate(values):
-        if row != column:
-            text = f"{value:.{digits}f}".removeprefix("0")
-            colour = "white" if value > 0.6 * most else "black"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
