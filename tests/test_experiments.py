@@ -55,6 +55,15 @@ def test_it_is_small_where_asked(name: str):
     assert found == {("smollm2_135m", "bundled", 50)}
 
 
+@pytest.mark.parametrize(
+    ("scale", "amounts"),
+    [([], [1375, 2750, 5500, 11000, 22000]), (["scale=small"], [125, 250, 500, 1000, 2000]), (["scale=null"], None)],
+)
+def test_figure_6_has_amounts_that_its_source_has(scale: list[str], amounts: list[int] | None):
+    found = [job.config.data.n_openorca for job in jobs("fig6", *scale)]
+    assert found == (amounts or [job.config.data.n_openorca for job in jobs("fig6")])
+
+
 def test_local_rows_can_be_given_at_small_scale():
     (job,) = plan_sweep(["experiment=table2", "scale=small", "source=local", "source.root=x", "method=mosl"]).jobs
     assert (job.config.source.name, job.config.training.max_steps) == ("local", 50)
@@ -78,9 +87,11 @@ def test_a_run_that_two_tables_share_is_one_run(name: str, own: int):
 @pytest.mark.parametrize("name", JOBS)
 def test_its_last_job_trains_in_tiny_form(name: str, tmp_path: Path):
     # As a run of its own: the experiment's file would make it a sweep again.
-    chosen = [text for text in jobs(name)[-1].overrides if not text.startswith(("model=", "experiment="))]
-    fewer = ["data.n_openorca=125"] if name == "fig6" else []  # as the file says: there are 2,000 bundled rows
-    assert main([*chosen, *TINY, *fewer, f"output_dir={tmp_path / 'run'}"]) == 0
+    scale = ["scale=small"] if name == "fig6" else []  # whose amounts are others; of the rest it leaves the jobs
+    chosen = [
+        text for text in jobs(name, *scale)[-1].overrides if not text.startswith(("model=", "experiment=", "sca"))
+    ]
+    assert main([*chosen, *TINY, f"output_dir={tmp_path / 'run'}"]) == 0
     assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "finished"
 
 

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mosld.config.errors import UserError, nearest, typed
-from mosld.config.groups import OPTIONAL, config_directory, group_options, missing_plugin
+from mosld.config.groups import OPTIONAL, config_directory, group_options, is_null_group, missing_plugin
 from mosld.config.method_rules import own_number
 from mosld.config.resolving import resolved, with_own_tasks, with_single_task
 from mosld.config.rules import broken_rules
@@ -30,6 +30,8 @@ from mosld.config.setting import build, field_types
 
 # In YAML: ${unless:${oc.select:method.own_learning_rate,null},3.0e-3} is the method's own rate, or else this one.
 OmegaConf.register_new_resolver("unless", lambda given, other: other if given is None else given, replace=True)
+# ${at_scale:${hydra.runtime.choices.scale},{paper:'1,2',small:'1'}}: what an experiment goes through at each scale.
+OmegaConf.register_new_resolver("at_scale", lambda scale, values: values[scale or "paper"], replace=True)
 
 COMPOSING = (HydraException, OmegaConfBaseException)
 
@@ -64,7 +66,7 @@ def checked(tree: dict[str, Any], errors: list[str], training: bool = True) -> C
 def compose_tree(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The composed tree of the overrides that are right, and a message for each that is not."""
     errors: list[str] = []
-    good = [text for text in overrides if not override_mistakes(text, errors) and not _is_null_group(text)]
+    good = [text for text in overrides if not override_mistakes(text, errors) and not is_null_group(text)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
@@ -97,12 +99,6 @@ def _fitting(overrides: list[str], errors: list[str]) -> list[str]:
             lines = [line for line in str(error).splitlines()[:2] if "full_key" not in line]
             errors.append(f"{text}: {' '.join(lines)}.")
     return fitting
-
-
-def _is_null_group(text: str) -> bool:
-    """`debug=null`: the default, which Hydra does not accept on a command line."""
-    override = parse_override(text)
-    return override.key_or_group in group_options() and override.value() is None
 
 
 def parse_override(text: str) -> Override:

@@ -25,6 +25,12 @@ def group_options() -> dict[str, list[str]]:
     return {group.name: sorted(option.stem for option in group.glob("*.yaml")) for group in groups}
 
 
+def is_null_group(text: str) -> bool:
+    """Whether an override is like `debug=null`: the default, which Hydra does not accept on a command line."""
+    group, _, option = text.partition("=")
+    return group in OPTIONAL and option == "null"
+
+
 def missing_plugin(chosen: str) -> str:
     """What to install before `group=option` can be chosen, or nothing."""
     package, extra = PLUGINS.get(chosen, ("", ""))

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mosld.config.compose import COMPOSING, forced, load_config, override_mistakes, parse_override
 from mosld.config.errors import UserError
-from mosld.config.groups import config_directory
+from mosld.config.groups import config_directory, is_null_group
 from mosld.config.identity import run_directory
 from mosld.config.ranks import several
 from mosld.config.schema import Config
@@ -77,7 +77,7 @@ def plan_sweep(arguments: Sequence[str]) -> Sweep:
     """
     texts = [text for text in arguments if text not in FLAGS]
     own = [text for text in texts if text.lstrip("+").startswith(("hydra.", "hydra/"))]
-    given = [text for text in texts if text not in own]
+    given = [text for text in texts if text not in own and not is_null_group(text)]
     errors = _refused(own, given)
     groups = [text for text in given if text.startswith(SHAPING)]
     if errors or any(override_mistakes(text, errors) for text in groups):
