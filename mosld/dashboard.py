@@ -21,12 +21,7 @@ Needs the extra `dashboard` (wandb-workspaces)."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = FlagParser("dashboard", DESCRIPTION)
-    parser.add_argument("--project", default="mosld", help="W&B project (default: mosld)")
-    parser.add_argument("--entity", default="", help="W&B team or user; default: your own")
-    parser.add_argument("--name", default="mosld", help="name of the workspace (default: mosld)")
-    parser.add_argument("--spec", type=Path, metavar="FILE", help="write the workspace to this file and send nothing")
-    return run_flags(dashboard, parser, argv)
+    return run_flags(dashboard, _parser(), argv)
 
 
 def dashboard(flags: argparse.Namespace) -> int:
@@ -65,6 +60,15 @@ def _sent(workspace: object) -> str:
         return workspace.save().url  # type: ignore[attr-defined]
     except (wandb.errors.Error, ValueError, OSError) as error:
         raise UserError(f"the workspace cannot be saved: {error}") from error
+
+
+def _parser() -> FlagParser:
+    parser = FlagParser("dashboard", DESCRIPTION)
+    parser.add_argument("--project", default="mosld", help="W&B project (default: mosld)")
+    parser.add_argument("--entity", default="", help="W&B team or user; default: your own")
+    parser.add_argument("--name", default="mosld", help="name of the workspace (default: mosld)")
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="write the workspace to this file and send nothing")
+    return parser
 
 
 if __name__ == "__main__":

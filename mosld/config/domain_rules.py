@@ -51,7 +51,8 @@ def broken_domain_rules(method: MethodConfig, data: DataConfig) -> Iterator[str]
     if method.from_run and method.add_task:
         yield from _broken_addition(method, method.from_run, method.add_task)
     without = [task for task in data.tasks if task not in domains]
-    if without:
+    unread = method.from_run and method.add_task and not adapter_config(Path(method.from_run)).get("domains")
+    if without and not unread:
         lack = f"{', '.join(without)} without an expert"
         yield f"data.tasks={typed(data.tasks)}: {lack}; the experts: {', '.join(domains)}."
     # Stage 1 trains what is not given, on the task's own rows.
