@@ -27,7 +27,7 @@ def subject_figure(block: Block, outcomes: Outcomes) -> Drawn | None:
         return None
     with style():
         title = f"accuracy by subject, {block.title}"
-        figure, axes = new_axes(title, "method", PER_CENT, 7.2)
+        figure, axes = new_axes(title, "method", PER_CENT)
         drawn = axes.boxplot([values for _, values in boxes], patch_artist=True, medianprops={"color": "black"})
         for i, patch in enumerate(drawn["boxes"]):
             patch.set(facecolor=COLOURS[i % len(COLOURS)], alpha=0.6, hatch=HATCHES[i % len(HATCHES)])
@@ -57,7 +57,8 @@ def openorca_figures(blocks: Sequence[Block]) -> Iterator[tuple[int, Drawn]]:
         alike = [j for j, block in enumerate(blocks) if _openorca(block.run) and _same_tests(first, block)]
         without = [j for j, block in enumerate(blocks) if not _openorca(block.run) and _same_tests(first, block)]
         series = _series([(blocks[j], _openorca(blocks[j].run)) for j in [*without[:1], *alike]])
-        if len({n for points in series.values() for n, *_ in points}) > 1:
+        series = {name: points for name, points in series.items() if len({n for n, *_ in points}) > 1}
+        if series:
             yield i, _amounts(first, series)
         done |= set(alike)
 
@@ -86,12 +87,12 @@ def _series(blocks: Sequence[tuple[Block, int]]) -> dict[str, list[tuple[int, fl
 def _amounts(block: Block, series: dict[str, list[tuple[int, float, float]]]) -> Drawn:
     with style():
         title = f"accuracy by rows of OpenOrca, {heading(block.run)}"
-        figure, axes = new_axes(title, "train rows of OpenOrca", f"average {PER_CENT}", 7.2)
+        figure, axes = new_axes(title, "train rows of OpenOrca", f"average {PER_CENT}")
         for i, (name, points) in enumerate(series.items()):
             xs, ys, errors = zip(*points, strict=True)
             axes.errorbar(xs, ys, yerr=errors, label=name, capsize=2, **line_style(i))
-        axes.set_xscale("symlog", linthresh=1000)
         ticks = sorted({n for points in series.values() for n, *_ in points})
+        axes.set_xscale("symlog", linthresh=min(n for n in ticks if n))  # 0 stands on it, and doublings apart alike
         axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
         axes.minorticks_off()
         legend(axes, len(series))
@@ -108,7 +109,7 @@ def loss_figure(block: Block) -> Drawn | None:
         return None
     with style():
         title = f"loss, {block.title}"
-        figure, axes = new_axes(title, "optimiser step", "cross entropy, nats a token", 7.2)
+        figure, axes = new_axes(title, "optimiser step", "cross entropy, nats a token")
         for i, (name, curve) in enumerate(curves):
             steps, losses = zip(*curve, strict=True)
             axes.plot(steps, losses, label=name, markevery=max(1, len(steps) // 8), **line_style(i))

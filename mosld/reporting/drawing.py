@@ -27,6 +27,7 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)),
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "|||", "---", "+++", "**")
 SHADES = "Blues"  # of a map: one hue that only grows darker, the same in grey
 TITLE, SMALL = 9, 8  # points: titles as all text; legends and numbers in a map
+BESIDE = 1.6  # inches of a figure's width that its legend may take
 STYLE: dict[Any, Any] = {
     "font.size": TITLE, "axes.titlesize": TITLE, "figure.titlesize": TITLE, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd", "axes.axisbelow": True,
@@ -67,7 +68,7 @@ def style() -> Any:
         yield
 
 
-def new_axes(title: str, x: str, y: str, width: float = 6.4, height: float = 3.8) -> tuple[Figure, Axes]:
+def new_axes(title: str, x: str, y: str, width: float = 7.2, height: float = 3.8) -> tuple[Figure, Axes]:
     """A figure in inches with one pair of axes, both labelled."""
     figure = _figure(width, height)
     axes = figure.add_subplot()
@@ -133,8 +134,14 @@ def write_in(axes: Axes, texts: Sequence[Sequence[str]], image: AxesImage) -> No
 
 
 def legend(axes: Axes, entries: int) -> None:
-    """The legend beside the axes, in as many columns as it needs."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL, ncols=1 if entries <= 18 else 2)
+    """The legend beside the axes, in as many columns as it needs; the figure grows by what a long one takes."""
+    columns = 1 if entries <= 18 else 2
+    drawn = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL, ncols=columns)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    taken = drawn.get_window_extent().width / figure.get_dpi()
+    figure.set_size_inches(width + max(0.0, taken - BESIDE), height)
 
 
 def legend_below(figure: Figure, entries: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ def gain_figure(gains: Table) -> Drawn:
     """Figure 1: mixture minus single, a cluster for each task."""
     with style():
         title = gains.title
-        figure, axes = new_axes(title, "task", "mixture minus single, points", 7.2)
+        figure, axes = new_axes(title, "task", "mixture minus single, points")
         shown = [i for i in range(1, len(gains.columns)) if any(row[i].value is not None for row in gains.rows)]
         bars = [(row[0].text, [row[i].value for i in shown]) for row in gains.rows]
         grouped_bars(axes, [gains.columns[i] for i in shown], bars)
@@ -48,7 +48,7 @@ def _lines(block: Block, method: str, key: str, rows: Sequence[tuple[float, Row]
     with style():
         name = key.rpartition(".")[2].replace("_", " ")
         title = f"{method} by {name}, {block.title}"
-        figure, axes = new_axes(title, UNITS.get(key, name), PER_CENT, 7.2)
+        figure, axes = new_axes(title, UNITS.get(key, name), PER_CENT)
         columns = [*block.tasks, *([AVERAGE] if len(block.tasks) > 1 else [])]
         for i, column in enumerate(columns):
             points = [(x, *found) for x, row in rows if (found := point(row, block, column))]
@@ -68,7 +68,7 @@ def _allocations(block: Block, method: str, _: str, rows: Sequence[tuple[float, 
     with style():
         title = f"{method} by allocation of experts, {block.title}"
         columns = [*block.tasks, *([AVERAGE] if len(block.tasks) > 1 else [])]
-        figure, axes = new_axes(title, "task", PER_CENT, 7.2)
+        figure, axes = new_axes(title, "task", PER_CENT)
         bars = [
             (
                 shape_name(row.run.settings[ALLOCATION]),
@@ -91,7 +91,7 @@ def _grid(
         return None
     with style():
         title = f"{method} by dropout and rank, {block.title}"
-        figure, axes = new_axes(title, UNITS["method.rank"], UNITS["method.dropout"], 5.6, 4.0)
+        figure, axes = new_axes(title, UNITS["method.rank"], UNITS["method.dropout"])
         values = [[means.get((rank, dropout), math.nan) for rank in ranks] for dropout in dropouts]
         low, high = min(means.values()), max(means.values())
         image = heat_map(axes, values, low, high if high > low else low + 1, origin="lower")
@@ -115,7 +115,7 @@ def price_figure(block: Block) -> Drawn | None:
         return None
     with style():
         title = f"accuracy against trained weights, {block.title}"
-        figure, axes = new_axes(title, "trained weights", f"average {PER_CENT}", 7.2)
+        figure, axes = new_axes(title, "trained weights", f"average {PER_CENT}")
         for i, (name, weights, mean, spread) in enumerate(places):
             axes.errorbar(
                 [weights], [mean], yerr=[spread or 0], label=name, capsize=2, **line_style(i) | {"linestyle": ""}

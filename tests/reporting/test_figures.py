@@ -166,3 +166,21 @@ def test_the_shades_of_a_map_only_darken_in_grey():
 def test_a_figure_is_written_under_one_name(figure: drawing.Drawn, tmp_path: Path):
     assert figure.write(tmp_path, "rank") == ["rank.png", "rank.svg"]
     assert ((tmp_path / "rank.png").read_bytes(), (tmp_path / "rank.svg").read_text()) == (figure.png, figure.svg)
+
+
+def test_a_long_legend_widens_the_figure_and_not_a_short_one():
+    widths = {}
+    for name in ("lora", "mosld experts=2468 (inverted_triangle) rank=32"):
+        with drawing.style():
+            figure, axes = drawing.new_axes("t", "x", "y")
+            axes.plot([0, 1], label=name)
+            drawing.legend(axes, 1)
+        widths[name] = figure.get_size_inches()[0]
+    assert list(widths.values()) == [7.2, pytest.approx(9, abs=1.5)]
+    assert widths.popitem()[1] > 7.3
+
+
+def test_rows_without_openorca_are_no_part_of_its_figure():
+    plain = [run(method="lora"), run(), openorca(125, "b"), openorca(250, "c")]
+    ((_, figure),) = openorca_figures(blocks(*plain))
+    assert ("lora" in figure.svg, "mosld" in figure.svg) == (False, True)

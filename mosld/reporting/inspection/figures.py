@@ -28,7 +28,7 @@ def draw(tree: Mapping[str, Any], folder: Path) -> list[str]:
 def _figures(tree: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     similar = {text: similarity_lines(tree, measure) for measure, text in MEASURES.items()}
     if any(similar.values()):
-        yield "similarity", _line_figure("Experts of a layer, mean over pairs", similar, "similarity")
+        yield "similarity", _line_figure("Experts of a layer, mean over pairs", similar, "similarity (1: alike)")
     for measure, what in (("learned", "training added to A"), ("overlap", "A reads, as saved")):
         pairs = subspace_lines(tree, measure)
         if pairs:
