@@ -92,7 +92,7 @@ def _amounts(block: Block, series: dict[str, list[tuple[int, float, float]]]) ->
             xs, ys, errors = zip(*points, strict=True)
             axes.errorbar(xs, ys, yerr=errors, label=name, capsize=2, **line_style(i))
         ticks = sorted({n for points in series.values() for n, *_ in points})
-        axes.set_xscale("symlog", linthresh=min(n for n in ticks if n))  # 0 stands on it, and doublings apart alike
+        axes.set_xscale("symlog", linthresh=min(n for n in ticks if n), linscale=0.4)  # doublings alike
         axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
         axes.minorticks_off()
         legend(axes, len(series))

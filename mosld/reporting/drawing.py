@@ -23,6 +23,7 @@ from mosld.logging.atomic import write_text
 
 COLOURS = ("#1b5e8c", "#c8571b", "#3a7d44", "#7a3b8f", "#8c6d1b", "#b02a4c", "#4a5a68", "#1f9e9e", "#5c4033", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+FILLS = ("full", "none", "left")  # of the first ten markers, of the next ten, ...
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)))
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "|||", "---", "+++", "**")
 SHADES = "Blues"  # of a map: one hue that only grows darker, the same in grey
@@ -94,11 +95,12 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def line_style(i: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the i-th line."""
+    """Colour, marker and dashes of the i-th line, or of a point, which has no dashes."""
     return {
         "color": COLOURS[i % len(COLOURS)],
         "marker": MARKERS[i % len(MARKERS)],
         "linestyle": DASHES[i % len(DASHES)],
+        "fillstyle": FILLS[i // len(MARKERS) % len(FILLS)],
         "markersize": 5,
         "linewidth": 1.4,
     }

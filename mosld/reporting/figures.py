@@ -121,7 +121,8 @@ def price_figure(block: Block) -> Drawn | None:
                 [weights], [mean], yerr=[spread or 0], label=name, capsize=2, **line_style(i) | {"linestyle": ""}
             )
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        sizes = [weights for _, weights, *_ in places]
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 200 * min(sizes) else (1,)))
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.minorticks_off()
         legend(axes, len(places))

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from trees import SIX, blocks, right, run, single, write_run
 
 from mosld.reporting import drawing, figures
-from mosld.reporting.across import loss_figure, openorca_figures, subject_figure
+from mosld.reporting.across import MOST_LINES, loss_figure, openorca_figures, subject_figure
 from mosld.reporting.blocks import make_blocks
 from mosld.reporting.collect import collect
 from mosld.reporting.outcomes import Outcomes
@@ -142,6 +142,11 @@ def test_no_two_of_the_first_lines_look_alike_in_grey():
     looks = [(look["marker"], str(look["linestyle"])) for look in map(drawing.line_style, range(20))]
     assert len(set(looks)) == 20
     assert len({look["marker"] for look in map(drawing.line_style, range(8))}) == 8
+
+
+def test_no_two_points_of_a_figure_look_alike_in_grey():
+    looks = [(look["marker"], look["fillstyle"]) for look in map(drawing.line_style, range(MOST_LINES))]
+    assert len(set(looks)) == MOST_LINES
 
 
 def test_bars_differ_by_hatch():
