@@ -128,7 +128,9 @@ def heat_map(axes: Axes, values: ArrayLike, least: float, most: float, **more: A
 
 def write_in(axes: Axes, texts: Sequence[Sequence[str]], image: AxesImage) -> None:
     """A text in each cell of a map, white where the cell is dark."""
-    shades = image.to_rgba(image.get_array())
+    values = image.get_array()
+    assert values is not None
+    shades = image.to_rgba(values)
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
             dark = shades[row, column, 3] and shades[row, column, :3].mean() < 0.55
