@@ -106,8 +106,8 @@ def _run(
         results.add(**stages.base_scores(model, test, run))
     dtype = model.dtype  # full fine-tuning trains a float32 copy and saves this type
     by_domain = config.method.router == "domain"
-    adapted = adapt_domains(stages, model, run) if by_domain else stages.adapt(model)
-    stepper = stages.make_stepper(adapted, dtype)
+    model = adapt_domains(stages, model, run) if by_domain else stages.adapt(model)
+    stepper = stages.make_stepper(model, dtype)
     progress = stages.make_loop(stepper, run, tracker).run()
     trained = stages.settle(stepper, dtype)
     use = ExpertUse(config.method.domains)

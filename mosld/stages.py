@@ -27,6 +27,8 @@ from mosld.logging.manifest import write_folder
 from mosld.logging.model_card import write_model_card
 from mosld.logging.tracker import Tracker
 from mosld.model import processes
+from mosld.model.casting import in_type
+from mosld.model.gathering import whole_state
 from mosld.model.load import have_weights, load_placed
 from mosld.model.quantise import weights_of
 from mosld.model.sharding import place
@@ -93,7 +95,7 @@ class Stages:
         config = self.config
         set_seed(config.seed)
         adapted: Any = adapt_with(model, config.method, config.allocation, config.seed)
-        ready_to_train(adapted, config.training.gradient_checkpointing)
+        adapted = ready_to_train(adapted, config.training.gradient_checkpointing)
         if config.training.compile:
             compile_layers(adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted, self.console.say)
         trained, total = parameter_counts(adapted).values()
@@ -170,22 +172,27 @@ class Stages:
     @staticmethod
     def settle(stepper: Stepper, dtype: torch.dtype) -> Any:
         """The trained model as it is scored and saved: a whole model in the type that it was loaded in."""
-        return stepper.model if isinstance(stepper.model, PeftModel) else stepper.model.to(dtype)
+        return stepper.model if isinstance(stepper.model, PeftModel) else in_type(stepper.model, dtype)
 
     def save_trained(self, model: Any, run: RunDirectory, results: Results) -> Path:
         """What was trained, with card, config and checksums, whole or not there: the adapter, or the whole model."""
 
         def write(folder: Path) -> None:
             """Fill the folder that is renamed when it is whole."""
-            model.save_pretrained(folder)
-            if not isinstance(model, PeftModel):
+            if isinstance(model, PeftModel):
+                model.save_pretrained(folder)
+            else:
+                model.save_pretrained(folder, state_dict=whole_state(model, processes()))
                 self.tokenizer.save_pretrained(folder)
             shutil.copy(run.config, folder / "config.yaml")
             write_model_card(folder, self.config, results.tree)
 
-        target = run.adapter if isinstance(model, PeftModel) else run.model
+        if isinstance(model, PeftModel):
+            target, meanwhile = run.adapter, lambda: None
+        else:
+            target, meanwhile = run.model, lambda: whole_state(model, processes())
         with self.console.working(f"saving {target.name}/"):
-            write_folder(target, write, prose=("README.md",))
+            write_folder(target, write, prose=("README.md",), meanwhile=meanwhile)
         return target
 
     def push(self, folder: Path) -> str | None:

@@ -115,8 +115,6 @@ def _unfit(config: Config) -> list[str]:
     if not _on("ACCELERATE_USE_FSDP"):
         return []
     found = []
-    if config.method.kind == "full":
-        found.append("method=full: FSDP shares the frozen base here, and full freezes nothing; use ddp.yaml.")
     if config.model.quantize:
         found.append(
             f"model.quantize={config.model.quantize}: packed weights cannot be shared by FSDP; use ddp.yaml, or leave "

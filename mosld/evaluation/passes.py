@@ -9,7 +9,7 @@ from peft import PeftConfig
 
 from mosld.evaluation.packing import Packed, packed_inputs, prompt_mask, spread_inputs
 from mosld.model import processes
-from mosld.model.sharding import device_of
+from mosld.model.sharding import device_of, rest
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -22,8 +22,11 @@ def scoring(model: Any) -> Iterator[None]:
     was_training = model.training
     model.eval()
     # What FSDP puts together in inference mode can never be trained on.
-    with torch.no_grad() if processes().sharded else torch.inference_mode():
+    sharded = processes().sharded
+    with torch.no_grad() if sharded else torch.inference_mode():
         yield
+    if sharded:
+        rest(model)
     model.train(was_training)
 
 

@@ -12,14 +12,20 @@ from mosld.config.ranks import is_main
 MANIFEST = "manifest.json"
 
 
-def write_folder(target: Path, write: Callable[[Path], object], prose: tuple[str, ...] = ()) -> None:
+def write_folder(
+    target: Path,
+    write: Callable[[Path], object],
+    prose: tuple[str, ...] = (),
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
     """Let `write` fill a folder, then put it in place of any of that name: whole or not there, whatever is killed.
 
     All files go into a folder aside, each synced; a manifest with the size and sha256 of each; one rename; the parent
     synced. Files named in `prose` stand outside the manifest: people edit them. Of several processes the main one alone
-    writes.
+    writes; the others call `meanwhile`, where they hold parts of what it writes.
     """
     if not is_main():
+        meanwhile()
         return
     aside = target.with_name(f".tmp-{target.name}")
     shutil.rmtree(aside, ignore_errors=True)

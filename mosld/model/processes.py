@@ -72,12 +72,6 @@ class Processes:
         distributed.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    def copy_from_main(self, tensors: list[Tensor]) -> None:
-        """Overwrite the tensors with the main process's."""
-        if self.count > 1:
-            for tensor in tensors:
-                distributed.broadcast(tensor, src=0)
-
     def tell_failure(self) -> None:
         """Let the others know that this process ends by an error, so that none takes its end for a wish to stop."""
         if self.count > 1:

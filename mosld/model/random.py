@@ -17,7 +17,9 @@ def random_model(config: ModelConfig, dtype: torch.dtype, attn_implementation: s
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(transformers_config(config), attn_implementation=attn_implementation)
-    return model.to(dtype)
+    for parameter in model.parameters():  # not the buffers, as a checkpoint is loaded
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

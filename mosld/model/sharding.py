@@ -1,20 +1,29 @@
-"""FSDP2 of the frozen base: each process keeps a part of every layer, and a layer is whole only while it runs.
+"""FSDP2: each process keeps a part of every layer, and a layer is whole only while it runs.
 
-The base is shared before an adapter is put on it, so the adapter stays whole in every process, in float32: it is small,
-and its gradients, optimiser, checkpoints and files are those of a run with whole models. FSDP sees frozen weights
-alone, all of one type, and has no gradient to exchange.
+With an adapter the base is shared before the adapter is put on it, so the adapter stays whole in every process, in
+float32: it is small, and its gradients, optimiser, checkpoints and files are those of a run with whole models. FSDP
+then sees frozen weights alone and has no gradient to exchange. Where the whole model trains, gradients and optimiser
+lie in the same parts as its weights: FSDP adds a layer's gradients up as soon as its backward pass is done.
 
 Only the main process reads the weights. The others build the model without any and are sent their parts.
 """
 
+import copy
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
 
 from mosld.config.launch import Launch
 from mosld.model.processes import Processes
@@ -24,7 +33,7 @@ def shard(model: Any, team: Processes, launch: Launch) -> Any:
     """Share the model among the processes, in place.
 
     Args:
-        model: whole in the main process, on the meta device in the others; it is frozen.
+        model: whole in the main process, on the meta device in the others.
         team: the processes of this run.
         launch: what the launcher asked for.
 
@@ -33,16 +42,9 @@ def shard(model: Any, team: Processes, launch: Launch) -> Any:
     """
     model.requires_grad_(False)
     whole = model.state_dict() if team.main else {}
-    pinned = torch.cuda.is_available()
-    options: dict[str, Any] = {
-        "mesh": init_device_mesh(team.device.type, (team.count,)),
-        "offload_policy": CPUOffloadPolicy(pin_memory=pinned) if launch.offload else OffloadPolicy(),
-    }
-    for layer in _layers(model):
-        fully_shard(layer, reshard_after_forward=launch.reshard, **options)
-    fully_shard(model, **options)
+    _divide(model, team, launch)
     if not team.main:
-        model.to_empty(device="cpu" if launch.offload else team.device)
+        model.to_empty(device=_home(team, launch))
     sent = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=launch.offload)
     set_model_state_dict(model, whole, options=sent)
     _send_buffers(model, team)
@@ -50,6 +52,61 @@ def shard(model: Any, team: Processes, launch: Launch) -> Any:
     if left:
         raise RuntimeError(f"FSDP left {len(left)} weights whole, the first: {left[0]}")
     return model
+
+
+def recast(model: Any, team: Processes, launch: Launch, dtype: torch.dtype, products: torch.dtype | None = None) -> Any:
+    """A shared model again, shared alike, with its weights in another type; only parts are copied.
+
+    FSDP settles on a type when a model first runs, so this is a new model.
+
+    Args:
+        model: shared; its own parts are let go.
+        team: the processes of this run.
+        launch: what the launcher asked for.
+        dtype: of the new weights, which train.
+        products: type of the products under autocast: layers then travel in it, at half the bytes of float32.
+    """
+    with torch.device("meta"):
+        fresh = AutoModelForCausalLM.from_config(
+            copy.deepcopy(model.config), dtype=dtype, attn_implementation=model.config._attn_implementation
+        )
+    fresh.config.dtype, fresh.generation_config = model.config.dtype, model.generation_config
+    _divide(fresh, team, launch, products)
+    fresh.to_empty(device=_home(team, launch))
+    with torch.no_grad():
+        for new, old in zip(fresh.parameters(), model.parameters(), strict=True):
+            new.to_local().copy_(old.to_local())
+    for module, source in zip(fresh.modules(), model.modules(), strict=True):
+        module._buffers.update(source._buffers)  # they keep their type
+    return fresh.train(model.training)
+
+
+def _divide(model: Any, team: Processes, launch: Launch, products: torch.dtype | None = None) -> None:
+    """Mark what is shared: each layer by itself, and the rest; gradients are added up and not averaged."""
+    options: dict[str, Any] = {
+        "mesh": init_device_mesh(team.device.type, (team.count,)),
+        "offload_policy": CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if launch.offload else OffloadPolicy(),
+    }
+    travelling = MixedPrecisionPolicy(products, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for layer in _layers(model):
+        if products:
+            # What autocast leaves in float32: norms. Cast by autocast, a linear layer's weight would be kept until
+            # backward, and of all layers that is the whole model.
+            fully_shard(_not_linear(layer), reshard_after_forward=launch.reshard, **options)
+        policy = {"mp_policy": travelling} if products else {}
+        fully_shard(layer, reshard_after_forward=launch.reshard, **policy, **options)
+    fully_shard(model, **options)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+
+
+def rest(model: nn.Module) -> None:
+    """Take apart what is still whole after a forward pass without a backward one, so that all weights are parts."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def place(model: Any, team: Processes) -> Any:
@@ -67,6 +124,11 @@ def device_of(model: nn.Module, team: Processes) -> torch.device:
     return team.device if team.sharded else next(model.parameters()).device
 
 
+def _home(team: Processes, launch: Launch) -> torch.device:
+    """Where a process keeps its parts."""
+    return torch.device("cpu") if launch.offload else team.device
+
+
 def _layers(model: Any) -> list[nn.Module]:
     """The blocks that a model is a stack of, as transformers names them."""
     kinds = model._no_split_modules or ()
@@ -74,6 +136,12 @@ def _layers(model: Any) -> list[nn.Module]:
     if not found:
         raise RuntimeError(f"FSDP: {type(model).__name__} does not say which of its modules are layers")
     return found
+
+
+def _not_linear(layer: nn.Module) -> list[nn.Module]:
+    """The modules of a layer that have weights of their own and are no linear layers."""
+    owners = (module for module in layer.modules() if any(True for _ in module.parameters(recurse=False)))
+    return [module for module in owners if not isinstance(module, nn.Linear)]
 
 
 def _send_buffers(model: nn.Module, team: Processes) -> None:

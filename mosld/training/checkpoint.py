@@ -8,6 +8,9 @@ from pathlib import Path
 from mosld.config.ranks import is_main
 from mosld.logging.manifest import damage, write_folder
 
+Write = Callable[[Path | None], None]
+"""Fills the folder of a checkpoint; without one, in the other processes, it only sends parts of what is written."""
+
 
 class Checkpoints:
     """`step-000120` and so on, and `best-000080`, the weights of the best validation."""
@@ -25,18 +28,18 @@ class Checkpoints:
         """The weights of the validation at `step`."""
         return self.folder / f"best-{step:06d}"
 
-    def save_best(self, step: int, write: Callable[[Path], None]) -> None:
+    def save_best(self, step: int, write: Write) -> None:
         """Save the weights of the best validation so far; former ones stay while a checkpoint names them."""
-        write_folder(self.best(step), write)
+        write_folder(self.best(step), write, meanwhile=lambda: write(None))
 
-    def save_step(self, step: int, write: Callable[[Path], None]) -> Path:
+    def save_step(self, step: int, write: Write) -> Path:
         """Save the checkpoint of a step, then delete what is no longer needed; returns its folder.
 
         Kept are the last `keep_last` up to this step (later ones are left over from before a fall-back) and the best
         weights that each of them names.
         """
         folder = self.folder / f"step-{step:06d}"
-        write_folder(folder, write)
+        write_folder(folder, write, meanwhile=lambda: write(None))
         if is_main():
             self._delete_old(folder)
         return folder

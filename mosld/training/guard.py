@@ -1,12 +1,10 @@
 """What happens when loss or gradient is not finite: the step is left out and named, and three in a row end the run."""
 
-from collections.abc import Iterable, Sequence
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
 from mosld.data.batches import Example
 from mosld.logging import Console
+from mosld.training.engine import Engine
 from mosld.training.state import Progress
 from mosld.training.step import StepResult
 
@@ -34,13 +32,13 @@ def report_skipped(console: Console, progress: Progress, result: StepResult, exa
         )
 
 
-def require_finite(weights: Iterable[Tensor], step: int) -> None:
+def require_finite(engine: Engine, step: int) -> None:
     """Refuse weights that are not finite: a finite gradient with too large a rate can make them so.
 
     Raises:
         DivergedError: they are not, and no checkpoint shall hold them.
     """
-    if not torch.stack([weight.detach().isfinite().all() for weight in weights]).all():
+    if not engine.finite():
         raise DivergedError(
             f"a weight was not finite at step {step}; the checkpoints written before are whole. Lower "
             "training.learning_rate."

@@ -15,7 +15,7 @@ from mosld.logging.manifest import damage
 from mosld.training.checkpoint import Checkpoints
 from mosld.training.guard import report_skipped, require_finite
 from mosld.training.memory import TRYING, fit_micro_batch, naming_the_knobs
-from mosld.training.optim import learning_rate, total_steps, trained_parameters
+from mosld.training.optim import learning_rate, total_steps
 from mosld.training.state import Progress, load_state, load_weights, save_state, save_weights
 from mosld.training.step import Stepper, StepResult
 from mosld.training.stop import StopSignals
@@ -89,7 +89,7 @@ class Loop:
         newest = processes.from_main(self.checkpoints.newest(self.console.say) if processes.main else None)
         if newest is None:
             return Progress()
-        progress = load_state(self.stepper.model, self.stepper.optimizer, newest)
+        progress = load_state(self.stepper.engine, newest)
         self.console.say(f"resuming from {newest.name}")
         best = self.checkpoints.best(progress.best_step)
         if progress.best_step and processes.from_main(processes.main and any(damage(best))):
@@ -121,7 +121,7 @@ class Loop:
         validating = progress.step % every == 0 or progress.step == total
         due = progress.step % self.config.checkpoint_every == 0 or progress.step == total
         if validating or due or stopping:
-            require_finite(self.stepper.parameters, progress.step)
+            require_finite(self.stepper.engine, progress.step)
         best = validating and self._validate(metrics, progress)
         if validating:  # it takes long: a signal may have come meanwhile, to any process
             stopping = any(processes.gather(stopping or self._asked_to_stop()))
@@ -138,10 +138,8 @@ class Loop:
 
     def _save(self, metrics: MetricsLog, progress: Progress) -> None:
         started = time.perf_counter()
-        model, optimizer = self.stepper.model, self.stepper.optimizer
-        folder = self.checkpoints.save_step(
-            progress.step, lambda folder: save_state(model, optimizer, progress, folder)
-        )
+        engine = self.stepper.engine
+        folder = self.checkpoints.save_step(progress.step, lambda folder: save_state(engine, progress, folder))
         if self.stepper.processes.main:
             size = sum(path.stat().st_size for path in folder.iterdir())
             seconds = round(time.perf_counter() - started, 4)
@@ -158,8 +156,8 @@ class Loop:
         best = average is None or average > progress.best_score  # where nothing is scored, the last is the best
         if best:
             progress.best_score, progress.best_step = -1.0 if average is None else average, progress.step
-            model = self.stepper.model
-            self.checkpoints.save_best(progress.step, lambda folder: save_weights(model, folder))
+            engine = self.stepper.engine
+            self.checkpoints.save_best(progress.step, lambda folder: save_weights(engine, folder))
         by_task = ", ".join(f"{task} {100 * value:.1f}" for task, value in scores.items())
         mark = "  best so far" if best else ""
         if average is not None:
@@ -197,16 +195,13 @@ class Loop:
 
     def _load_best(self, progress: Progress) -> None:
         processes, best = self.stepper.processes, self.checkpoints.best(progress.best_step)
-        if processes.main:
-            faults = list(damage(best))
-            if faults:
-                self.console.say(f"{best.name} is damaged ({faults[0]}): the weights of the last step are kept instead")
-                progress.best_step = progress.step
-            else:
-                load_weights(self.stepper.model, best)
-                self.console.say(f"kept the adapter of step {progress.best_step}")
-        progress.best_step = processes.from_main(progress.best_step)
-        processes.copy_from_main([p.data for p in trained_parameters(self.stepper.model).values()])
+        faults = processes.from_main(list(damage(best)) if processes.main else None)
+        if faults:
+            self.console.say(f"{best.name} is damaged ({faults[0]}): the weights of the last step are kept instead")
+            progress.best_step = progress.step
+        else:
+            load_weights(self.stepper.engine, best)
+            self.console.say(f"kept the weights of step {progress.best_step}")
 
 
 def _note(result: StepResult, seconds: float, name: str) -> str:

@@ -51,7 +51,7 @@ def _fits(stepper: Stepper, examples: list[Example], size: int) -> bool:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        stepper.optimizer.zero_grad()
+        stepper.engine.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return False

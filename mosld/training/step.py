@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from mosld.data.batches import Example, answer_tokens, collate, micro_batches
 from mosld.model import Processes
+from mosld.training.engine import make_engine
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class Stepper:
             domains: tasks that have an expert of their own.
             low_precision: type of the products where the weights are fp32 and train as a whole.
         """
-        self.model, self.optimizer, self.processes = model, optimizer, processes
+        self.model, self.processes = model, processes
+        self.engine = make_engine(model, optimizer, processes)
         self.pad, self.seed, self.max_norm, self.weight = pad, seed, max_norm, weight
         self.domains, self.low_precision = domains, low_precision
         # On a processor a short pass is nearly free; an accelerator would rather pad than start another.
         self.overhead = 128 if processes.device.type == "cpu" else 2048
-        self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
 
     def step(
         self,
@@ -101,25 +101,22 @@ class Stepper:
             torch.manual_seed(_seed(self.seed, number, index))
             outputs = self._forward(batch, total)
             if not counts:  # run in step with the others, who hold parts of the model
-                (0.0 * outputs.loss).backward()
+                self.engine.backward(0.0 * outputs.loss)
                 continue
-            outputs.loss.backward()
+            self.engine.backward(outputs.loss)
             loss, aux = outputs.loss.detach(), torch.zeros((), device=self.processes.device)
             if getattr(outputs, "aux_loss", None) is not None:
                 routed = True
                 aux = outputs.aux_loss.detach() * (answer_tokens(batch) / total)
             sums += torch.stack([loss - self.weight * aux, aux])
-        sums, stopping = self._add_up(sums, stop())
         limit = float("inf") if self.max_norm is None else self.max_norm
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        sums, norm, stopping = self.engine.add_up(sums, stop(), limit)
         # The only host read of a step; it comes before the update, so that no weight is ever poisoned.
         cross_entropy, auxiliary, grad_norm, stopping = torch.stack([*sums, norm, stopping]).tolist()
         applied = all(map(math.isfinite, (cross_entropy, auxiliary, grad_norm)))
         if applied:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+            self.engine.update(learning_rate)
+        self.engine.forget()
         tokens = sum(len(example.tokens) for example in examples)
         return StepResult(cross_entropy, auxiliary if routed else None, grad_norm, tokens, applied, stopping > 0)
 
@@ -127,24 +124,9 @@ class Stepper:
         """The longest micro-batch forward and backward, without an update; its rows and its length in tokens."""
         batch = sorted(examples, key=lambda example: -len(example.tokens))[:micro_batch_size]
         self.model.train()
-        self._forward(batch, answer_tokens(batch)).loss.backward()
-        self.optimizer.zero_grad()
+        self.engine.backward(self._forward(batch, answer_tokens(batch)).loss)
+        self.engine.forget()
         return len(batch), len(batch[0].tokens)
-
-    def _add_up(self, sums: Tensor, stop: bool) -> tuple[Tensor, Tensor]:
-        """Gradients, sums and the wish to stop, added up over all processes in one exchange."""
-        flag = torch.full((), float(stop), device=sums.device)
-        if self.processes.count == 1:
-            return sums, flag
-        for parameter in self.parameters:
-            if parameter.grad is None:  # fewer micro-batches than processes
-                parameter.grad = torch.zeros_like(parameter)
-        gradients: list[Any] = [parameter.grad for parameter in self.parameters]
-        flat = self.processes.add(torch.cat([*(g.flatten() for g in gradients), sums, flag[None]]))
-        *parts, sums, flag = flat.split([*(g.numel() for g in gradients), 2, 1])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-        return sums, flag[0]
 
     def _forward(self, batch: Sequence[Example], total: int) -> Any:
         device = self.processes.device

@@ -140,7 +140,7 @@ def test_a_step_reads_from_the_device_once(method):
     options = {"domains": ["arc_e", "b"]} if method == "moa" else {}
     taken = stepper(method, **options)
     # AdamW counts its steps on the host, wherever the weights are: reading them waits for nothing.
-    taken.optimizer.step = lambda: None
+    taken.engine.optimizer.step = lambda: None
     with host_reads() as reads:
         taken.step(examples(), 2, 1e-3, 0)
     assert reads == ["tolist"]
@@ -149,7 +149,7 @@ def test_a_step_reads_from_the_device_once(method):
 @pytest.mark.parametrize(("width", "batches"), [(4, 1), (1, 4)])
 def test_the_reads_of_a_step_do_not_grow_with_its_micro_batches(width, batches):
     taken = stepper("mosld")
-    taken.optimizer.step, taken.overhead = lambda: None, 0 if batches == 4 else 10**6
+    taken.engine.optimizer.step, taken.overhead = lambda: None, 0 if batches == 4 else 10**6
     with host_reads() as reads:
         taken.step(examples(), width, 1e-3, 0)
     assert reads == ["tolist"]

@@ -20,7 +20,7 @@ from typing import Any
 OPERATIONS = {
     "os": ("fsync", "rename", "mkdir", "unlink", "rmdir"),
     "pathlib:Path": ("write_text",),
-    "mosld.training.state": ("save_file",),
+    "mosld.training.tensor_files": ("save_file",),
     "peft.peft_model": ("safe_save_file",),
     "shutil": ("copyfile",),
 }

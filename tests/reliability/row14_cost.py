@@ -67,10 +67,10 @@ def measure(place: str, steps: int) -> int:
         timed("step", lambda batch=batch, size=size, number=number: stepper.step(batch, size, 1e-4, number))
     for number in range(4):
         state = Progress(step=number)
-        timed("finite", lambda: require_finite(stepper.parameters, 1))
+        timed("finite", lambda: require_finite(stepper.engine, 1))
         timed("save", lambda n=number, s=state: checkpoints.save_step(
-            n, lambda folder: save_state(stepper.model, stepper.optimizer, s, folder)))  # fmt: skip
-        timed("best", lambda n=number: checkpoints.save_best(n, lambda folder: save_weights(stepper.model, folder)))
+            n, lambda folder: save_state(stepper.engine, s, folder)))  # fmt: skip
+        timed("best", lambda n=number: checkpoints.save_best(n, lambda folder: save_weights(stepper.engine, folder)))
     mean = {name: sum(found) / len(found) for name, found in seconds.items()}
     total = training.max_steps or 200
     saves = -(-total // training.checkpoint_every)

@@ -95,7 +95,7 @@ def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, 
 
 def digest(loop) -> str:
     tensors = [p.detach().numpy().tobytes() for p in trained_parameters(loop.stepper.model).values()]
-    for state in loop.stepper.optimizer.state_dict()["state"].values():
+    for state in loop.stepper.engine.optimizer.state_dict()["state"].values():
         tensors += [state[key].numpy().tobytes() for key in sorted(state)]
     return hashlib.sha256(b"".join(tensors)).hexdigest()
 
@@ -186,8 +186,8 @@ def test_the_loss_does_not_depend_on_the_split_into_micro_batches(tmp_path):
 def test_gradients_are_clipped_to_the_norm(tmp_path):
     loop = make_loop(tmp_path, "mosl", dataclasses.replace(CONFIG, max_grad_norm=0.5))
     seen = []
-    loop.stepper.optimizer.step = lambda: seen.append(
-        torch.cat([p.grad.flatten() for p in loop.stepper.parameters]).norm().item()
+    loop.stepper.engine.optimizer.step = lambda: seen.append(
+        torch.cat([p.grad.flatten() for p in loop.stepper.engine.parameters]).norm().item()
     )
     assert loop.stepper.step(loop.examples[:4], 2, 1e-3, 0).grad_norm > 0.5
     assert seen[0] == pytest.approx(0.5, rel=1e-3)
