@@ -1,0 +1,145 @@
+"""Beside the rows: method=full in parts. Weights, gradients and AdamW's moments shared by FSDP2 over gloo, as one."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from cases import Case, Outcome, command, losses
+from nursery import nursery
+from row16_sharded import CLOSE, EVEN, FSDP, MIXED, STEP, UNEVEN
+from safetensors.torch import load_file
+
+WHOLE = "model/model.safetensors"
+NAN = {"at": "mosld.training.step:Stepper._forward", "call": 3, "when": "after", "do": "nan"}
+
+
+def cases(full: bool) -> list[Case]:
+    """Losses, scores and the saved model of one process; a kill and a resume; what is not finite; every layout."""
+    found = [
+        Case("full, three micro-batches, with generation", partial(_as_one, [*UNEVEN, *MIXED])),
+        Case("full killed and resumed, bit-equal", partial(_killed, FSDP)),
+        Case("full lies in parts, and a step that is not finite is left out", _parts),
+    ]
+    if full:
+        again, untied = ["training.gradient_checkpointing=true"], ["model.shape.tie_word_embeddings=false"]
+        offload, kept = {"FSDP_OFFLOAD_PARAMS": "true"}, {"FSDP_RESHARD_AFTER_FORWARD": "false"}
+        found += [
+            Case("full, a bfloat16 base", partial(_as_one, EVEN)),
+            Case("full, untied embeddings", partial(_as_one, [*EVEN, *untied])),
+            Case("full, gradient checkpointing", partial(_as_one, [*EVEN, *again])),
+            Case("full, offloaded", partial(_as_one, UNEVEN, **offload)),
+            Case("full, layers kept whole until backward", partial(_as_one, EVEN, **kept)),
+            Case("full, offloaded, killed and resumed", partial(_killed, {**FSDP, **offload})),
+            Case("full by ddp", partial(_as_one, UNEVEN, ACCELERATE_USE_FSDP="false")),
+            Case("full by ddp, killed and resumed", partial(_killed, {})),
+        ]
+    return found
+
+
+def _run(folder: Path, name: str, *more: str) -> list[str]:
+    return command(folder, *more, f"output_dir={folder / name}", method="full")
+
+
+def _as_one(more: list[str], folder: Path, **environment: str) -> Outcome:
+    one, two = (_run(folder, name, *more) for name in ("one", "two"))
+    assert nursery().train(one, folder / "log") == 0
+    codes = nursery().train_several(2, two, folder / "log", **{**FSDP, **environment})
+    assert codes == [0, 0], (folder / "log-0").read_text()[-3000:]
+    assert (folder / "log-1").read_text() == "", "the second process printed something"
+    results = [json.loads((folder / name / "results.json").read_text()) for name in ("one", "two")]
+    for key in ("scores", "base_scores", "parameters", "dtype"):
+        assert results[0].get(key) == results[1].get(key), key
+    _files_of_one(folder)
+    _loads_plainly(folder / "two", results[1]["scores"])
+    worst = max(abs(a - b) / abs(a) for a, b in zip(losses(folder / "one"), losses(folder / "two"), strict=True))
+    return Outcome(1, [] if worst <= CLOSE else [f"losses differ by {worst:.2g}"], worst)
+
+
+def _files_of_one(folder: Path) -> None:
+    """The saved model has the files, names, types and shapes of one process's, and nearly its numbers."""
+    places = [folder / name / "model" for name in ("one", "two")]
+    assert {path.name for path in places[0].iterdir()} == {path.name for path in places[1].iterdir()}
+    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes(), name
+    ours, theirs = (load_file(folder / name / WHOLE) for name in ("one", "two"))
+    assert {n: (t.dtype, t.shape) for n, t in ours.items()} == {n: (t.dtype, t.shape) for n, t in theirs.items()}
+    for name, tensor in ours.items():
+        # AdamW's first steps have the size of the rate whatever the gradient's: a sign may turn where it is nearly 0.
+        torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=1e-3 if tensor.dtype == torch.float32 else 8e-3)
+
+
+def _loads_plainly(place: Path, wanted: dict) -> None:
+    """On one process and in parts it scores as the run said."""
+    assert nursery().wait(nursery().start("mosld.eval:main", [[f"run={place}"]], place.parent / "log-eval")) == 0
+    (target,) = (place / "eval").iterdir()
+    assert json.loads((target / "results.json").read_text())["scores"] == wanted
+    children = nursery().start_several(2, "mosld.eval:main", [[f"run={place}"]], place.parent / "log-both", **FSDP)
+    assert [nursery().wait(child) for child in children] == [0, 0]
+    assert json.loads((target / "results.json").read_text())["scores"] == wanted
+
+
+def _killed(environment: dict[str, str], folder: Path) -> None:
+    straight, run = (_run(folder, name, *UNEVEN) for name in ("straight", "run"))
+    assert nursery().train_several(2, straight, folder / "log", **environment) == [0, 0]
+    kill = {1: [{"at": STEP, "call": 4, "do": "SIGKILL"}]}
+    codes = nursery().train_several(2, run, folder / "log-killed", kill, **environment)
+    assert codes[1] == -9
+    assert codes[0] not in (0, 75, None)
+    assert nursery().train_several(2, run, folder / "log-again", **environment) == [0, 0]
+    assert "resuming from step-000002" in (folder / "log-again-0").read_text()
+    assert (folder / "run" / WHOLE).read_bytes() == (folder / "straight" / WHOLE).read_bytes()
+    for name in ("weights", "optimizer"):
+        ours, theirs = (folder / run / f"checkpoints/step-000006/{name}.safetensors" for run in ("run", "straight"))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def _parts(folder: Path) -> None:
+    children = nursery().start_several(2, "row17_full:prove", [], folder / "log", **FSDP)
+    assert [nursery().wait(child) for child in children] == [0, 0], (folder / "log-0").read_text()[-3000:]
+    run = _run(folder, "run", *UNEVEN)
+    codes = nursery().train_several(2, run, folder / "log-nan", {1: [NAN]}, **FSDP)
+    assert codes == [0, 0], (folder / "log-nan-0").read_text()[-3000:]
+    results = json.loads((folder / "run" / "results.json").read_text())
+    assert results["skipped_steps"] == 1
+    assert results["processes"]["engine"] == "fsdp"
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / "run" / WHOLE).values())
+
+
+def prove() -> int:
+    """In each of two processes: half of every weight and of both moments; tied weights are one; a step is that of one."""
+    from small import small_examples
+    from torch.distributed.tensor import DTensor
+
+    from mosld.adapters.adapt import adapt_with
+    from mosld.config import TrainingConfig
+    from mosld.config.parts import method_config, model_config
+    from mosld.model import load_base, processes
+    from mosld.model.load import load_placed
+    from mosld.training import Stepper, make_optimizer, ready_to_train
+    from mosld.training.engine import SharedEngine
+
+    team, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
+    method, allocation = method_config("full", None, {})
+    shared = ready_to_train(adapt_with(load_placed(model_config("tiny", {}), team)[0], method, allocation, 0), False)
+    alone = ready_to_train(adapt_with(load_base("tiny")[0], method, allocation, 0), False)
+    steppers = [
+        Stepper(model, make_optimizer(model, config), processes=who, pad=259, max_norm=0.5)
+        for model, who in ((shared, team), (alone, type(team)(0, 1, team.device)))
+    ]
+    assert isinstance(steppers[0].engine, SharedEngine)
+    assert not isinstance(steppers[1].engine, SharedEngine)
+    for number in range(3):
+        ours, theirs = (stepper.step(rows[:6], 2, 1e-2, number) for stepper in steppers)
+        assert abs(ours.grad_norm - theirs.grad_norm) < 1e-5 * theirs.grad_norm
+        assert abs(ours.cross_entropy - theirs.cross_entropy) < 1e-6 * theirs.cross_entropy
+    assert shared.lm_head.weight is shared.model.embed_tokens.weight
+    state = steppers[0].engine.optimizer.state
+    for parameter in shared.parameters():
+        for tensor in (parameter, state[parameter]["exp_avg"], state[parameter]["exp_avg_sq"]):
+            assert isinstance(tensor, DTensor)
+            assert tensor.to_local().shape[0] == tensor.shape[0] // 2
+    for (name, ours), (_, theirs) in zip(*(stepper.engine.weights() for stepper in steppers), strict=True):
+        assert (ours is None) == (not team.main), name
+        assert ours is None or torch.allclose(ours, theirs, atol=1e-5), name
+    return 0
