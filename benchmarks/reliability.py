@@ -38,6 +38,7 @@ ROWS = {  # number: module, promise, what its figure is
     14: ("row14_cost", "cost of all this", "saves and checks: {:.2%} of the time"),
     15: ("row15_ranks", "a failure on one process; full disk; lock", "slowest {:.0f} s"),
     16: ("row16_sharded", "FSDP2 on 2 processes against 1", "largest difference {:.1g}"),
+    17: ("row17_full", "full fine-tuning in parts, against 1 process", "largest difference {:.1g}"),
 }
 
 

@@ -187,12 +187,11 @@ class Stages:
             shutil.copy(run.config, folder / "config.yaml")
             write_model_card(folder, self.config, results.tree)
 
-        if isinstance(model, PeftModel):
-            target, meanwhile = run.adapter, lambda: None
-        else:
-            target, meanwhile = run.model, lambda: whole_state(model, processes())
+        adapter = isinstance(model, PeftModel)
+        target = run.adapter if adapter else run.model
+        send: Any = (lambda: None) if adapter else (lambda: whole_state(model, processes()))
         with self.console.working(f"saving {target.name}/"):
-            write_folder(target, write, prose=("README.md",), meanwhile=meanwhile)
+            write_folder(target, write, prose=("README.md",), meanwhile=send)
         return target
 
     def push(self, folder: Path) -> str | None:

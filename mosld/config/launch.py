@@ -1,7 +1,7 @@
 """What the launcher was asked for, read from the environment that torchrun and `accelerate launch` hand down.
 
-mosld does the work of an accelerate file itself: data parallel, or FSDP2 on the frozen base. Whatever such a file asks
-for beyond that is refused here, before anything heavy is imported: a run never silently does something else.
+mosld does the work of an accelerate file itself: data parallel, or FSDP2. Whatever such a file asks for beyond that is
+refused here, before anything heavy is imported: a run never silently does something else.
 """
 
 import os
@@ -20,8 +20,8 @@ class Launch:
 
     Attributes:
         count: how many there are.
-        engine: "single"; "ddp": each holds the whole model; "fsdp": each holds a part of the frozen base.
-        offload: the parts of the base stay in the processor's memory between passes.
+        engine: "single"; "ddp": each holds the whole model; "fsdp": each holds a part of the base.
+        offload: the parts stay in the processor's memory between passes; where they train, they are updated there.
         reshard: a layer is taken apart again after its forward pass, and put together once more for backward.
     """
 
@@ -32,7 +32,7 @@ class Launch:
 
     def describe(self) -> str:
         """One line for a person."""
-        each = "a part of the frozen base (FSDP2)" if self.engine == "fsdp" else "the whole model (data parallel)"
+        each = "a part of the base (FSDP2)" if self.engine == "fsdp" else "the whole model (data parallel)"
         return f"{self.count} processes, each with {each}{', offloaded between passes' if self.offload else ''}"
 
 
@@ -71,7 +71,8 @@ def _started() -> list[str]:
             "accelerate launch: several processes were asked for and one was started (--cpu does this); name a file, "
             "as in --config_file conf/accelerate/ddp.yaml, or use torchrun."
         ]
-    if _on("ACCELERATE_USE_FSDP") and int(environment.get("WORLD_SIZE", "1")) == 1:
+    alone = environment.get("WORLD_SIZE", "1") == "1" and not (_on("FSDP_OFFLOAD_PARAMS") and "RANK" in environment)
+    if _on("ACCELERATE_USE_FSDP") and alone:  # with offloading there is something to share with: the processor
         return ["FSDP: shares a model among processes, and there is one; set num_processes, or leave FSDP out."]
     return []
 
@@ -124,6 +125,10 @@ def _unfit(config: Config) -> list[str]:
         found.append(
             "training.micro_batch_size=auto: a process that runs out of memory leaves the others waiting with FSDP; "
             "give a number."
+        )
+    if config.training.compile:
+        found.append(
+            "training.compile=true: FSDP puts a compiled layer together in vain; use ddp.yaml, or leave it out."
         )
     return found
 

@@ -37,15 +37,12 @@ def whole(tensor: Tensor, team: Processes) -> Tensor | None:
 @torch.no_grad()
 def fill(tensor: Tensor, source: Tensor | None, team: Processes) -> None:
     """Overwrite a tensor, or this process's part of it, by the whole one that the main process has."""
-    if team.count == 1:
-        assert source is not None
-        tensor.copy_(source)
-        return
     if source is None:
         sent = torch.empty(tensor.shape, dtype=tensor.dtype, device=team.device)
     else:
         sent = source.to(team.device, tensor.dtype)
-    distributed.broadcast(sent, src=0)
+    if team.count > 1:
+        distributed.broadcast(sent, src=0)
     if isinstance(tensor, DTensor):
         shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
         sent = sent[tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))]

@@ -15,6 +15,7 @@ from mosld.config.launch import Launch, launch, require_launch
 FILES = sorted((config_directory() / "accelerate").glob("*.yaml"))
 TWO = {"WORLD_SIZE": "2"}
 FSDP = {**TWO, "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ONE = {**FSDP, "WORLD_SIZE": "1", "RANK": "0", "FSDP_OFFLOAD_PARAMS": "true"}
 DEEPSPEED = {**TWO, "ACCELERATE_USE_DEEPSPEED": "true"}
 # What `accelerate launch` (1.15) hands down where it starts one process though two were asked for.
 ALONE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}
@@ -23,7 +24,7 @@ ALONE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True", "MAST
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Set the variables of a launcher, and no others of it."""
-    for name in ("WORLD_SIZE", "RANK", "MASTER_PORT", *ALONE, *FSDP):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_PORT", *ALONE, *ONE):
         monkeypatch.delenv(name, raising=False)
 
     def put(variables: dict[str, str]) -> None:
@@ -42,6 +43,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
         (FSDP, Launch(2, "fsdp")),
         ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, Launch(2, "fsdp", offload=True)),
         ({**FSDP, "FSDP_RESHARD_AFTER_FORWARD": "false"}, Launch(2, "fsdp", reshard=False)),
+        (ONE, Launch(1, "fsdp", offload=True)),
     ],
 )
 def test_the_environment_says_how_processes_share_the_work(variables: dict, expected: Launch, environment: Any):
@@ -64,9 +66,9 @@ def test_the_environment_says_how_processes_share_the_work(variables: dict, expe
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, [], r"ZeRO-2.*ddp\.yaml"),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, [], r"ZeRO-3.*fsdp\.yaml"),
         ({**TWO, "ACCELERATE_USE_MEGATRON_LM": "true"}, [], "Megatron-LM"),
-        (FSDP, ["method=full"], r"method=full.*use ddp\.yaml"),
         (FSDP, ["model.quantize=int8"], "packed weights cannot be shared"),
         (FSDP, ["training.micro_batch_size=auto"], "give a number"),
+        (FSDP, ["training.compile=true"], r"training\.compile=true.*ddp\.yaml"),
     ],
 )  # fmt: skip
 def test_what_is_not_done_is_refused(variables: dict, overrides: list[str], message: str, environment: Any):
@@ -78,7 +80,7 @@ def test_what_is_not_done_is_refused(variables: dict, overrides: list[str], mess
 def test_all_that_is_wrong_is_said_at_once(environment: Any):
     environment({**FSDP, "FSDP_VERSION": "1", "ACCELERATE_MIXED_PRECISION": "fp16"})
     with pytest.raises(UserError) as caught:
-        require_launch(load_config(["model=tiny", "method=full"]))
+        require_launch(load_config(["model=tiny", "training.micro_batch_size=auto"]))
     assert len(caught.value.messages) == 3
 
 
@@ -86,6 +88,12 @@ def test_a_missing_bitsandbytes_is_named_before_a_model_loads(monkeypatch: pytes
     monkeypatch.setattr(launching, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"model.quantize=nf4: needs bitsandbytes; pip install 'mosld\[quant\]'"):
         require_launch(load_config(["model=tiny", "model.quantize=nf4"]))
+
+
+@pytest.mark.parametrize("variables", [FSDP, {**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}])
+def test_full_fine_tuning_may_lie_in_parts(variables: dict, environment: Any):
+    environment(variables)
+    require_launch(load_config(["model=tiny", "method=full"]))
 
 
 def test_full_fine_tuning_of_packed_weights_is_refused():

@@ -29,6 +29,7 @@ def cases(full: bool) -> list[Case]:
             Case("full, untied embeddings", partial(_as_one, [*EVEN, *untied])),
             Case("full, gradient checkpointing", partial(_as_one, [*EVEN, *again])),
             Case("full, offloaded", partial(_as_one, UNEVEN, **offload)),
+            Case("full, offloaded, on one process", partial(_as_one, UNEVEN, count=1, **offload)),
             Case("full, layers kept whole until backward", partial(_as_one, EVEN, **kept)),
             Case("full, offloaded, killed and resumed", partial(_killed, {**FSDP, **offload})),
             Case("full by ddp", partial(_as_one, UNEVEN, ACCELERATE_USE_FSDP="false")),
@@ -41,12 +42,14 @@ def _run(folder: Path, name: str, *more: str) -> list[str]:
     return command(folder, *more, f"output_dir={folder / name}", method="full")
 
 
-def _as_one(more: list[str], folder: Path, **environment: str) -> Outcome:
+def _as_one(more: list[str], folder: Path, count: int = 2, **environment: str) -> Outcome:
     one, two = (_run(folder, name, *more) for name in ("one", "two"))
     assert nursery().train(one, folder / "log") == 0
-    codes = nursery().train_several(2, two, folder / "log", **{**FSDP, **environment})
-    assert codes == [0, 0], (folder / "log-0").read_text()[-3000:]
-    assert (folder / "log-1").read_text() == "", "the second process printed something"
+    codes = nursery().train_several(count, two, folder / "log", **{**FSDP, **environment})
+    assert codes == [0] * count, (folder / "log-0").read_text()[-3000:]
+    assert all(not (folder / f"log-{rank}").read_text() for rank in range(1, count)), (
+        "another process printed something"
+    )
     results = [json.loads((folder / name / "results.json").read_text()) for name in ("one", "two")]
     for key in ("scores", "base_scores", "parameters", "dtype"):
         assert results[0].get(key) == results[1].get(key), key
