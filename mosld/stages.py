@@ -1,6 +1,5 @@
 """The stages of a run, each a few lines that put the packages together."""
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ from mosld.data.mixing import Order, quotas
 from mosld.data.token_cache import CachedEncoder
 from mosld.evaluation import Evaluation, ExpertUse, Questions, evaluate
 from mosld.logging import Console, Results, RunDirectory
-from mosld.logging.atomic import write_json
+from mosld.logging.atomic import read_json, write_json
 from mosld.logging.hub import push
 from mosld.logging.manifest import write_folder
 from mosld.logging.model_card import write_model_card
@@ -82,7 +81,7 @@ class Stages:
 
     def base_scores(self, model: Any, questions: Questions, run: RunDirectory) -> dict[str, Any]:
         """Scores of the untrained model; a resumed run reads them back."""
-        if kept := processes().from_main(_read_json(run.base_scores)):
+        if kept := processes().from_main(read_json(run.base_scores)):
             return kept
         before = self.score(model, questions, "scoring the untrained model")
         run.write_predictions(before.records(), "base")
@@ -208,14 +207,6 @@ class Stages:
     def _say(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.console.say(line)
-
-
-def _read_json(path: Path) -> Any:
-    """What a file holds; None where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def parameter_counts(model: Any) -> dict[str, int]:

@@ -127,9 +127,7 @@ def _unfit(config: Config) -> list[str]:
             "give a number."
         )
     if config.training.compile:
-        found.append(
-            "training.compile=true: FSDP puts a compiled layer together in vain; use ddp.yaml, or leave it out."
-        )
+        found.append("training.compile=true: is not done with FSDP; use ddp.yaml, or leave one of the two out.")
     return found
 
 

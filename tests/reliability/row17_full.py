@@ -110,7 +110,7 @@ def _parts(folder: Path) -> None:
 
 
 def prove() -> int:
-    """In each of two processes: half of every weight and of both moments; tied weights are one; a step is that of one."""
+    """In each of two processes: half of every weight and of both moments; tied weights are one; the steps of one."""
     from small import small_examples
     from torch.distributed.tensor import DTensor
 
