@@ -91,6 +91,8 @@ if [ "$GPUS" -gt 1 ]; then
     check "FSDP2" fsdp several fsdp model.dtype=bfloat16
     check "FSDP2 with checkpointing" fsdp several fsdp model.dtype=bfloat16 training.gradient_checkpointing=true
     check "FSDP2 offloaded" fsdp several fsdp_offload model.dtype=bfloat16
+    check "FSDP2 of all weights" fsdp several fsdp model.dtype=bfloat16 method=full
+    check "FSDP2 of all weights, offloaded" fsdp several fsdp_offload model.dtype=bfloat16 method=full
 else
     skip "DDP, FSDP2" "one GPU"
 fi
