@@ -93,7 +93,7 @@ def _divide(model: Any, team: Processes, launch: Launch, products: torch.dtype |
             # What autocast leaves in float32: norms. Cast by autocast, a linear layer's weight would be kept until
             # backward, and of all layers that is the whole model.
             fully_shard(_not_linear(layer), reshard_after_forward=launch.reshard, **options)
-        policy = {"mp_policy": travelling} if products else {}
+        policy: dict[str, Any] = {"mp_policy": travelling} if products else {}
         fully_shard(layer, reshard_after_forward=launch.reshard, **policy, **options)
     fully_shard(model, **options)
     for module in model.modules():

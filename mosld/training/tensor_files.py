@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,7 +44,7 @@ class SavedTensors:
         Raises:
             UserError: one is no safetensors file.
         """
-        self._files = {}
+        self._files: dict[str, Any] = {}
         for path in sorted(folder.glob(f"{stem}*.safetensors")):
             try:
                 file = safe_open(path, framework="pt")
