@@ -32,6 +32,7 @@ def cases(full: bool) -> list[Case]:
             Case("full, offloaded, on one process", partial(_as_one, UNEVEN, count=1, **offload)),
             Case("full, layers kept whole until backward", partial(_as_one, EVEN, **kept)),
             Case("full, offloaded, killed and resumed", partial(_killed, {**FSDP, **offload})),
+            Case("full stopped in parts goes on on one process", _other_engine),
             Case("full by ddp", partial(_as_one, UNEVEN, ACCELERATE_USE_FSDP="false")),
             Case("full by ddp, killed and resumed", partial(_killed, {})),
         ]
@@ -95,6 +96,17 @@ def _killed(environment: dict[str, str], folder: Path) -> None:
     for name in ("weights", "optimizer"):
         ours, theirs = (folder / run / f"checkpoints/step-000006/{name}.safetensors" for run in ("run", "straight"))
         assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def _other_engine(folder: Path) -> Outcome:
+    straight, run = (_run(folder, name, *UNEVEN) for name in ("straight", "run"))
+    assert nursery().train(straight, folder / "log") == 0
+    stop = {1: [{"at": STEP, "call": 3, "do": "SIGTERM"}]}
+    assert nursery().train_several(2, run, folder / "log-stopped", stop, **FSDP) == [75, 75]
+    assert nursery().train(run, folder / "log-again") == 0
+    assert "resuming from step-000003" in (folder / "log-again").read_text()
+    worst = max(abs(a - b) / abs(a) for a, b in zip(losses(folder / "straight"), losses(folder / "run"), strict=True))
+    return Outcome(1, [] if worst <= CLOSE else [f"losses differ by {worst:.2g}"], worst)
 
 
 def _parts(folder: Path) -> None:
