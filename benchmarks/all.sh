@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All figures of docs/performance.md, on a machine that does nothing else (about fifteen minutes on two cores):
+# All figures of docs/performance.md and the measured ones of docs/scaling.md, on a machine that does nothing else
+# (about twenty minutes on two cores):
 #   bash benchmarks/all.sh [FOLDER for the JSON files] [DIRECTORY of real rows, as for source=local]
 # PYTHON names another interpreter than .venv's. A benchmark that fails is named, and the others run.
 set -uo pipefail
@@ -24,4 +25,5 @@ measure memory memory
 measure saving saving --rounds 3
 measure startup startup --rounds 3
 measure crossover crossover --choices 2 --rounds 5
-"$python" benchmarks/tables.py "$out" docs/performance.md
+measure memory_model memory_model
+"$python" benchmarks/tables.py "$out" docs/performance.md docs/scaling.md

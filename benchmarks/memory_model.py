@@ -1,50 +1,61 @@
 """The plan's memory model against the peak that the operating system saw, on the processor.
 
-    python benchmarks/memory_model.py [--model smollm2_135m] [--methods lora,mosld,full] [--shapes 4x128,8x256]
+    python benchmarks/memory_model.py [--model smollm2_135m] [--methods lora,mosld,mola,full] [--shapes 8x256,16x128]
 
-For each method, with and without gradient checkpointing, and each shape (rows x tokens) a fresh process loads the
-model and takes two steps; the kernel's record of the largest resident size is reset between them. Measured is that peak
-of the second step less the resident size before the model was loaded. Predicted is what `mosld.plan` says of the same
+For each method a fresh process takes each case in turn, with and without gradient checkpointing, a shape being rows x
+tokens:
+
+1. a model of two layers, else of the same dimensions, takes two steps and is freed: what stays resident is the
+   libraries' own (code, kernels compiled for these shapes, scratch memory that is kept for the next product);
+2. the model is loaded and takes two steps; before the second the kernel's record of the largest resident size is reset.
+
+Measured is that peak of the second step less what was resident after 1; predicted is what `mosld.plan` says of the same
 step. Linux alone (/proc/self/clear_refs). glibc's malloc is told to give freed blocks back (MALLOC_MMAP_THRESHOLD_):
 left alone it keeps some, and the resident size says more of malloc than of the step.
 """
 
-import argparse
+import ctypes
+import dataclasses
+import gc
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from rich import print as show
-from rich.table import Table
+from side_by_side import arguments, report
 
 from mosld.config import Config, load_config
+from mosld.config.method_rules import experts_of
 
 ANSWER = 8  # tokens of each row that have a loss
 STATUS = Path("/proc/self/status")
+MIB = 2**20
 
 
-def configured(model: str, method: str, checkpointing: bool, rows: int) -> Config:
-    """The config of one measurement."""
-    sizes = [f"training.batch_size={rows}", f"training.micro_batch_size={rows}"]
-    checkpoint = f"training.gradient_checkpointing={str(checkpointing).lower()}"
-    return load_config([f"model={model}", f"method={method}", checkpoint, *sizes])
+def cases(model: str, method: str, shapes: Sequence[str], more: Sequence[str]) -> Iterator[tuple[Config, int, int]]:
+    """Config, rows and tokens of each measurement of a method."""
+    for checkpointing in ("false", "true"):
+        for rows, length in (map(int, shape.split("x")) for shape in shapes):
+            sizes = [f"training.batch_size={rows}", f"training.micro_batch_size={rows}"]
+            asked = [f"model={model}", f"method={method}", f"training.gradient_checkpointing={checkpointing}"]
+            yield load_config([*asked, *sizes, *more]), rows, length
 
 
-def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process in bytes."""
-    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
+def shallow(config: Config) -> Config:
+    """The same dimensions with random weights in two layers; where experts differ by layer, in one of each number."""
+    experts = experts_of(config.method, config.allocation)
+    parts = len(experts) if isinstance(experts, list) else 1
+    shape = {**config.model.shape, "num_hidden_layers": max(2, parts)}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, kind="random", path=None, shape=shape))
 
 
 def measure(config: Config, rows: int, length: int) -> int:
-    """Peak resident bytes of the second step, over those before the model was loaded."""
-    from mosld.quiet import silence_libraries
-
-    silence_libraries()
-    take_steps(configured("tiny", "mosld", False, 2), 2, 16)  # loads the libraries' kernels
+    """Peak resident bytes of a step, over those that the libraries keep after such a step of a shallow model."""
+    take_steps(shallow(config), rows, length)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     before = resident("VmRSS")
     return take_steps(config, rows, length) - before
 
@@ -68,6 +79,12 @@ def take_steps(config: Config, rows: int, length: int) -> int:
     return resident("VmHWM")
 
 
+def resident(field: str) -> int:
+    """VmRSS or VmHWM of this process in bytes."""
+    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
 def predict(config: Config, length: int) -> int:
     """The plan's peak of the same step."""
     from mosld.planning.layouts import peak
@@ -79,48 +96,48 @@ def predict(config: Config, length: int) -> int:
     return peak(found.sizes, cost)
 
 
-def fresh(arguments: list[str]) -> int:
-    """What this script measures in a process of its own."""
+def fresh(model: str, method: str, shapes: str, more: Sequence[str]) -> list[int]:
+    """The measured bytes of each case of a method, in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, __file__, "--one", *arguments]
+    command = [sys.executable, __file__, "--one", "--model", model, "--methods", method, "--shapes", shapes, *more]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return int(done.stdout.splitlines()[-1])
+    found: list[int] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--model", default="smollm2_135m")
-    parser.add_argument("--methods", default="lora,mosld,full")
-    parser.add_argument("--shapes", default="4x128,8x256")
-    parser.add_argument("--json", help="write the figures to this file")
-    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--methods", default="lora,mosld,mola,full")
+    parser.add_argument("--shapes", default="8x256,16x128")
+    parser.add_argument("more", nargs="*", help="keys of the config, as in model.dtype=float32")
+    parser.add_argument("--one", action="store_true", help="measure here and print the bytes alone")
     given = parser.parse_args()
-    if given.one:
-        model, method, checkpointing, rows, length = given.one
-        print(measure(configured(model, method, checkpointing == "True", int(rows)), int(rows), int(length)))
-        return
+    from mosld.quiet import silence_libraries
 
-    table = Table(title=f"{given.model}: peak memory of a step in MiB, on the processor")
-    for column in ("method", "checkpointing", "rows x tokens", "predicted", "measured", "ratio"):
-        table.add_column(column, justify="right")
-    figures: list[dict[str, Any]] = []
+    silence_libraries()
+    shapes = given.shapes.split(",")
+    if given.one:
+        print(json.dumps([measure(*case) for case in cases(given.model, given.methods, shapes, given.more)]))
+        return
+    rows = []
     for method in given.methods.split(","):
-        for checkpointing in (False, True):
-            for shape in given.shapes.split(","):
-                rows, length = map(int, shape.split("x"))
-                measured = fresh([given.model, method, str(checkpointing), str(rows), str(length)])
-                predicted = predict(configured(given.model, method, checkpointing, rows), length)
-                figures.append(
-                    {"method": method, "checkpointing": checkpointing, "rows": rows, "length": length,
-                     "predicted": predicted, "measured": measured, "ratio": predicted / measured}
-                )  # fmt: skip
-                cells = [f"{predicted / 2**20:.0f}", f"{measured / 2**20:.0f}", f"{predicted / measured:.3f}"]
-                table.add_row(method, "yes" if checkpointing else "no", shape, *cells)
-                print(f"{method} {checkpointing} {shape}: {' '.join(cells)}", file=sys.stderr)
-    show(table)
-    if given.json:
-        Path(given.json).write_text(json.dumps(figures, indent=2))
+        measured = fresh(given.model, method, given.shapes, given.more)
+        for (config, count, length), size in zip(cases(given.model, method, shapes, given.more), measured, strict=True):
+            predicted = predict(config, length)
+            rows.append(
+                {
+                    "method": method,
+                    "recomputing": "yes" if config.training.gradient_checkpointing else "no",
+                    "rows x tokens": f"{count} x {length}",
+                    "predicted, MiB": predicted / MIB,
+                    "measured, MiB": size / MIB,
+                    "predicted / measured": predicted / size,
+                }
+            )
+            print(*rows[-1].values(), file=sys.stderr, flush=True)
+    report(f"Peak memory of a training step, {given.model}", rows, given.json)
 
 
 if __name__ == "__main__":

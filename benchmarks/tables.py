@@ -1,6 +1,6 @@
-"""Puts measured figures into docs/performance.md: each JSON file of a benchmark as the table between its two marks.
+"""Puts measured figures into a document: each JSON file of a benchmark as the table between its two marks.
 
-    python benchmarks/tables.py FOLDER docs/performance.md
+    python benchmarks/tables.py FOLDER docs/performance.md docs/scaling.md
 
 The table of FOLDER/step_time.json goes between the lines `<!-- step_time -->` and `<!-- /step_time -->`.
 """
@@ -33,12 +33,16 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*about, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
+def put(text: str, name: str, body: str) -> str:
+    """The document with `body` between the marks of that name; as it is where it has none."""
+    new = f"<!-- {name} -->\n{body}\n<!-- /{name} -->"
+    return re.sub(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _: new, text, flags=re.DOTALL)
+
+
 def filled(text: str, folder: Path) -> str:
     """The document with the table of every JSON file of the folder that it has marks for."""
     for path in sorted(folder.glob("*.json")):
-        new = f"<!-- {path.stem} -->\n{table(json.loads(path.read_text()))}\n<!-- /{path.stem} -->"
-        pattern = rf"<!-- {path.stem} -->\n.*?<!-- /{path.stem} -->"
-        text = re.sub(pattern, lambda _, new=new: new, text, flags=re.DOTALL)  # type: ignore[misc]
+        text = put(text, path.stem, table(json.loads(path.read_text())))
     return text
 
 
@@ -46,9 +50,10 @@ def main() -> None:
     """Parse, fill."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("document", type=Path)
+    parser.add_argument("documents", type=Path, nargs="+")
     given = parser.parse_args()
-    given.document.write_text(filled(given.document.read_text(), given.folder))
+    for document in given.documents:
+        document.write_text(filled(document.read_text(), given.folder))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ from collections.abc import Sequence
 
 from mosld.cli import FINISHED, run_command
 from mosld.config import load_config
-from mosld.planning.keys import describe, split_keys
+from mosld.config.sweep import is_sweep, plan_sweep
+from mosld.planning.keys import PlanKeys, describe, split_keys
 
 USAGE = f"""Parameters, memory for each GPU, FLOPs, hours, and which file of conf/accelerate fits.
 
   python -m mosld.plan model=llama2_7b method=mosld
   python -m mosld.plan model=llama2_13b method=mosld training=paper gpus=16 gpu_memory=40GiB
   python -m mosld.plan model=llama2_7b method=mosld json=true    # one JSON object
+  python -m mosld.plan experiment=table1 gpus=16 gpu_memory=40GiB  # every run of a sweep, a line each, and the sum
+  python -m mosld.plan model=llama2_7b sweep=rank json=true      # a JSON list
 
 Nothing is loaded or fetched: one step runs in shapes alone, which stand in conf/model. Takes the groups and keys of
 mosld.train, and its own:
@@ -25,13 +28,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def plan(arguments: list[str]) -> int:
-    """Config, shapes, counts."""
+    """Config, shapes, counts; of a sweep those of every run."""
     keys, overrides = split_keys(arguments)
+    if is_sweep(overrides):
+        return _plan_jobs(overrides, keys)
     config = load_config(overrides)
     from mosld.planning.estimate import estimate  # imports torch, transformers and peft: only now is everything checked
     from mosld.planning.view import show
 
     show(estimate(config, keys), keys.json)
+    return FINISHED
+
+
+def _plan_jobs(overrides: list[str], keys: PlanKeys) -> int:
+    sweep = plan_sweep(overrides)
+    from mosld.planning.jobs import estimate_jobs
+    from mosld.planning.jobs_view import show_jobs
+
+    show_jobs(estimate_jobs(sweep, keys), len(sweep.jobs), keys.json)
     return FINISHED
 
 

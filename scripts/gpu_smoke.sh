@@ -1,40 +1,53 @@
 #!/usr/bin/env bash
 # The first thing to run on a machine with GPUs, one or many: each way of training once on a small model, in minutes.
-# It ends with a table, pass or fail with seconds, and with 1 if anything failed.
 #
 #   bash scripts/gpu_smoke.sh                       # all GPUs of this machine, smollm2_135m
 #   MODEL=tiny DEVICE=cpu bash scripts/gpu_smoke.sh # a rehearsal on two processes of a processor, over gloo
 #
-# PYTHON names the interpreter (default: .venv/bin/python, else python3); GPUS the number of processes; OUT a folder
-# for runs and logs (default: a new one). More arguments go to every run: bash scripts/gpu_smoke.sh training.max_steps=20
+# Each check prints one line: pass, FAIL or skip, its seconds, what was seen or why it failed, and where its log is. Then
+# the report of all runs, and on the last line the whole. The exit code is 1 if anything failed.
+#
+# PYTHON names the interpreter (default: .venv/bin/python, else python3); GPUS the number of processes; LIMIT the most
+# seconds of a check (default 900); OUT a folder for runs and logs (default: a new one). More arguments go to every run:
+# bash scripts/gpu_smoke.sh training.max_steps=20
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-DEVICE=${DEVICE:-cuda} MODEL=${MODEL:-smollm2_135m}
+DEVICE=${DEVICE:-cuda} MODEL=${MODEL:-smollm2_135m} LIMIT=${LIMIT:-900}
 OUT=${OUT:-$(mktemp -d)}
-mkdir -p "$OUT"
+mkdir -p "$OUT" || exit 2
 if [ "$DEVICE" = cpu ]; then
     export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     GPUS=${GPUS:-2}
 else
-    found=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
+    found=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())') || {
+        echo "FAIL: $PYTHON cannot import torch (its message stands above); bash scripts/install.sh, or set PYTHON" >&2
+        exit 2
+    }
     if [ "$found" = 0 ]; then
-        echo "no GPU is visible to torch; DEVICE=cpu rehearses without one" >&2
+        echo "FAIL: no GPU is visible to torch; DEVICE=cpu rehearses without one" >&2
         exit 2
     fi
     GPUS=${GPUS:-$found}
 fi
-
-COMMON=(method=mosld data=mixture "model=$MODEL" logger=files data.limit=16 evaluation.base=false evaluation.limit=8
-    evaluation.validation_limit=2 training.max_steps=8 training.batch_size=16 training.micro_batch_size=4 "$@")
+FIRST=${CUDA_VISIBLE_DEVICES-0} FIRST=${FIRST%%,*} # what one process may use: never a GPU that was hidden from us
+# Four rows for each process and at least 16: the micro-batches, and with them dropout, are those of one process.
+BATCH=$((GPUS > 4 ? 4 * GPUS : 16))
+COMMON=(method=mosld data=mixture "model=$MODEL" logger=files data.limit=16 evaluation.base=false
+    evaluation.limit=8 evaluation.validation_limit=2 training.max_steps=8 "training.batch_size=$BATCH" training.micro_batch_size=4
+    training.resume=never "$@")
 # bitsandbytes packs rows of a multiple of 64 on a processor.
 [ "$MODEL" = tiny ] && COMMON+=(model.shape.hidden_size=64 model.shape.intermediate_size=128)
-KEYS=$("$PYTHON" -m mosld.train --help)
-rows=() failed=0
+rows=() wrong=() passed=0 skipped=0
 
 row() { # name, verdict, seconds, note
-    rows+=("$(printf '%-34s %-5s %5s  %s' "$1" "$2" "$3" "$4")")
+    rows+=("$(printf '%-30s %-5s %5s  %s' "$1" "$2" "$3" "$4")")
     echo "${rows[-1]}"
+    case $2 in
+    pass) passed=$((passed + 1)) ;;
+    skip) skipped=$((skipped + 1)) ;;
+    *) wrong+=("$1") ;;
+    esac
 }
 
 note() { # what is worth a look in a run's results.json
@@ -46,45 +59,55 @@ print(f"{found['status']}, {shared['engine']} x {shared['count']}, {found['token
 PY
 }
 
+reason() { # exit code, log: why a run failed, in a line
+    local said
+    said=$(grep -hE '^error: |^[A-Za-z_.]*(Error|Exception)\b|Signal|Killed' "$2" | tail -1 | cut -c1-160)
+    [ "$1" = 124 ] && said="still running after $LIMIT s and ended (LIMIT=)"
+    echo "${said:-exit code $1; its last line: $(tail -1 "$2" | cut -c1-120)}"
+}
+
 check() { # name, engine that must have run, command...
-    local name=$1 engine=$2 place started code said
+    local name=$1 engine=$2 place log started code said
     shift 2
-    place=$OUT/${name// /_}
+    place=$OUT/${name// /_} log=$OUT/${name// /_}.log
     started=$SECONDS
-    "$@" "output_dir=$place" >"$place.log" 2>&1
+    "$@" "output_dir=$place" >"$log" 2>&1
     code=$?
-    if [ $code = 0 ] && said=$(note "$place") && [[ $said == "finished, $engine x"* ]]; then
-        row "$name" pass $((SECONDS - started)) "$said"
+    if [ $code != 0 ]; then
+        row "$name" FAIL $((SECONDS - started)) "$(reason $code "$log"); log: $log"
+    elif ! said=$(note "$place" 2>>"$log"); then
+        row "$name" FAIL $((SECONDS - started)) "left no results.json that can be read; log: $log"
+    elif [[ $said != "finished, $engine x"* ]]; then
+        row "$name" FAIL $((SECONDS - started)) "wanted $engine, was: $said; log: $log"
     else
-        failed=1
-        row "$name" FAIL $((SECONDS - started)) "$(grep -h '^error\|Error' "$place.log" | tail -1 | cut -c1-90) see $place.log"
+        row "$name" pass $((SECONDS - started)) "$said; log: $log"
     fi
 }
 
 skip() { row "$1" skip - "$2"; }
 
-alone() { CUDA_VISIBLE_DEVICES=$([ "$DEVICE" = cpu ] || echo 0) "$PYTHON" -m mosld.train "${COMMON[@]}" "$@"; }
+limited() { if command -v timeout >/dev/null; then timeout -k 30 "$LIMIT" "$@"; else "$@"; fi; }
+alone() { CUDA_VISIBLE_DEVICES=$FIRST limited "$PYTHON" -m mosld.train "${COMMON[@]}" "$@"; }
+plain() { CUDA_VISIBLE_DEVICES=$FIRST limited "$PYTHON" -m mosld.train method=lora "${COMMON[@]:1}" "$@"; }
 several() { # accelerate file, more keys...
     local file=$1
     shift
-    "$PYTHON" -m accelerate.commands.launch --config_file "conf/accelerate/$file.yaml" --num_processes "$GPUS" \
+    limited "$PYTHON" -m accelerate.commands.launch --config_file "conf/accelerate/$file.yaml" --num_processes "$GPUS" \
         -m mosld.train "${COMMON[@]}" "$@"
 }
 
-echo "$DEVICE, $GPUS processes, $MODEL; logs in $OUT"
+echo "$DEVICE, $GPUS processes, $MODEL; runs and logs in $OUT"
 check "one process" single alone
+check "lora" single plain
 check "bfloat16" single alone model.dtype=bfloat16
 check "gradient checkpointing" single alone training.gradient_checkpointing=true
-if [[ $KEYS == *training.compile* ]]; then
-    check "compile" single alone training.compile=true
-else
-    skip "compile" "this version has no training.compile"
-fi
+check "compile" single alone training.compile=true
 if "$PYTHON" -c 'import bitsandbytes' 2>/dev/null; then
     check "nf4" single alone model.quantize=nf4
     check "int8" single alone model.quantize=int8
 else
-    skip "nf4, int8" "bitsandbytes is missing: pip install 'mosld[quant]'"
+    skip "nf4" "bitsandbytes is missing: pip install 'mosld[quant]'"
+    skip "int8" "bitsandbytes is missing: pip install 'mosld[quant]'"
 fi
 if [ "$GPUS" -gt 1 ]; then
     check "DDP" ddp several ddp
@@ -94,23 +117,47 @@ if [ "$GPUS" -gt 1 ]; then
     check "FSDP2 of all weights" fsdp several fsdp model.dtype=bfloat16 method=full
     check "FSDP2 of all weights, offloaded" fsdp several fsdp_offload model.dtype=bfloat16 method=full
 else
-    skip "DDP, FSDP2" "one GPU"
+    for name in DDP FSDP2 "FSDP2 with checkpointing" "FSDP2 offloaded"; do skip "$name" "needs two GPUs"; done
 fi
 
-losses() { "$PYTHON" -c 'import json, sys; print([json.loads(l)["cross_entropy"] for l in open(sys.argv[1]) if "cross_entropy" in l])' "$1/metrics.jsonl"; }
-if [ -f "$OUT/DDP/metrics.jsonl" ] && [ -f "$OUT/one_process/metrics.jsonl" ]; then
-    if said=$("$PYTHON" - "$(losses "$OUT/one_process")" "$(losses "$OUT/DDP")" <<'PY'
+same() { # name, run, the other run: step by step the same loss, but for rounding
+    local said
+    if [ ! -f "$2/metrics.jsonl" ] || [ ! -f "$3/metrics.jsonl" ]; then
+        skip "$1" "one of the two runs is not there"
+    elif said=$("$PYTHON" - "$2/metrics.jsonl" "$3/metrics.jsonl" 2>&1 <<'PY'
 import json, sys
-one, several = map(json.loads, sys.argv[1:])
-worst = max(abs(a - b) / a for a, b in zip(one, several, strict=True))
-print(f"largest relative difference of a step's loss: {worst:.1e}")
+one, other = ([json.loads(line)["cross_entropy"] for line in open(path) if "cross_entropy" in line] for path in sys.argv[1:])
+if not one or len(one) != len(other):
+    sys.exit(f"{len(one)} and {len(other)} steps")
+worst = max(abs(a - b) / a for a, b in zip(one, other))
+print(f"largest relative difference of a step's loss: {worst:.1e} (at most 2e-2)")
 sys.exit(worst > 2e-2)
 PY
-    ); then row "losses of DDP and one process" pass - "$said"; else
-        failed=1
-        row "losses of DDP and one process" FAIL - "$said"
+    ); then
+        row "$1" pass - "$said"
+    else
+        row "$1" FAIL - "$(tail -1 <<<"$said"); files: $2/metrics.jsonl $3/metrics.jsonl"
     fi
+}
+same "losses: DDP, one process" "$OUT/one_process" "$OUT/DDP"
+same "losses: compile, one process" "$OUT/one_process" "$OUT/compile"
+
+started=$SECONDS log=$OUT/report.log
+limited "$PYTHON" -m mosld.report "$OUT/one_process" "$OUT/lora" --output "$OUT/report" >"$log" 2>&1
+code=$?
+if [ $code = 0 ] && [ -s "$OUT/report/report.html" ]; then
+    cat "$log"
+    row "table" pass $((SECONDS - started)) "lora and mosld; $OUT/report/report.html; log: $log"
+else
+    row "table" FAIL $((SECONDS - started)) "$(reason $code "$log"); log: $log"
 fi
-printf '\n%-34s %-5s %5s  %s\n' check "" s ""
+
+printf '\n%-30s %-5s %5s  %s\n' check "" s ""
 printf '%s\n' "${rows[@]}"
-exit $failed
+if [ ${#wrong[@]} = 0 ]; then
+    echo "PASS: $passed checks passed, $skipped skipped; $DEVICE, $GPUS processes; $SECONDS s; logs in $OUT"
+else
+    printf -v names ', %s' "${wrong[@]}"
+    echo "FAIL: ${#wrong[@]} checks failed (${names:2}), $passed passed, $skipped skipped; logs in $OUT"
+    exit 1
+fi

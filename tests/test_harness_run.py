@@ -1,6 +1,8 @@
 """`mosld.eval` by lm-evaluation-harness and twice over: saved runs of every form, equal items, files, refusals."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -152,6 +154,17 @@ def test_a_task_of_no_one_is_refused_with_the_nearest_of_the_harness(capsys, tra
     said = capsys.readouterr().err
     assert "did you mean 'hellaswag'" in said
     assert len(said) < 500  # not all of its thousands of names
+
+
+def test_several_processes_are_refused_on_each_before_anything_is_read():
+    """As torchrun starts them: each would score everything, and all would write the same files."""
+    for rank in "01":
+        shared = {**os.environ, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+        command = [sys.executable, "-m", "mosld.eval", "run=outputs/some/run", "backend=lm_eval", "tasks=arc_easy"]
+        done = subprocess.run(command, env=shared, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert "the harness scores in one process" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_without_the_harness_the_message_says_how_to_install_it(trained, capsys, monkeypatch):

@@ -9,6 +9,7 @@ from mosld.config.compose import checked, override_mistakes, parse_override
 from mosld.config.data_rules import broken_single
 from mosld.config.errors import UserError, nearest
 from mosld.config.parts import option_tree
+from mosld.config.ranks import several
 from mosld.config.schema import Config
 
 # What scoring may change; all else is what the run was trained with.
@@ -98,6 +99,11 @@ def eval_arguments(arguments: Sequence[str]) -> EvalArguments:
         errors.append(f"compare={compare}: give {' or '.join(COMPARABLE)} another value, as in model.dtype=float32.")
     if compare is not None and backend == "lm_eval":
         errors.append(f"compare={compare}: is for own scoring; leave out backend=lm_eval.")
+    if backend == "lm_eval" and several():
+        errors.append(
+            "backend=lm_eval: the harness scores in one process, and several were started; start it without torchrun "
+            "or accelerate launch, or leave backend=lm_eval out: own scoring shares the questions among all of them."
+        )
     if errors:
         raise UserError(*errors)
     tasks = own.get("tasks", "").strip("[]").split(",")

@@ -1,5 +1,6 @@
 """The plan of a run: what `needs` measured, for the data at hand and the machines that are asked about."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,15 +13,20 @@ from mosld.planning.workload import Workload, workload
 from mosld.quiet import silence_libraries
 
 
-def estimate(config: Config, keys: PlanKeys) -> dict[str, Any]:
+def estimate(config: Config, keys: PlanKeys, measure: Callable[..., Needs] = needs) -> dict[str, Any]:
     """Model, method, exact parameters, memory, FLOPs, hours, and where the run would lie.
+
+    Args:
+        config: of the run.
+        keys: the machines.
+        measure: takes the step in shapes; plans of many runs give one that remembers.
 
     Raises:
         UserError: rows of a local source that cannot be read.
     """
     silence_libraries()
     work = workload(config, keys.length, keys.answer)
-    found = needs(config, work.length, work.answer, keys.gpus)
+    found = measure(config, work.length, work.answer, keys.gpus)
     experts = len(config.method.domains or []) or experts_of(config.method, config.allocation)
     return {
         "model": config.model.name,
@@ -31,7 +37,8 @@ def estimate(config: Config, keys: PlanKeys) -> dict[str, Any]:
         "micro_batch": found.rows,
         "memory": _memory(found, config, keys),
         "flops_per_token": _flops(found, config, work),
-        **(_machines(found, config, work, keys) if keys.gpus else {}),
+        **(_hours(found, config, work, keys) if keys.tflops else {}),
+        **(_layouts(found, config, keys) if keys.gpus else {}),
         "run": str(run_directory(config)),
         "config_hash": identity(config),
     }
@@ -53,23 +60,41 @@ def _memory(found: Needs, config: Config, keys: PlanKeys) -> dict[str, Any]:
     }
 
 
-def _flops(found: Needs, config: Config, work: Workload) -> dict[str, float]:
-    """FLOPs for each token of the longest rows, as the run is configured."""
+def _flops(found: Needs, config: Config, work: Workload) -> dict[str, float | None]:
+    """FLOPs for each token of the longest rows: as the run is configured, and with recomputing."""
     cost = found.saving if config.training.gradient_checkpointing and found.saving else found.plain
     tokens = found.rows * work.length
-    return {"forward": cost.forward_flops / tokens, "training": cost.flops / tokens}
+    recomputing = found.saving.flops / tokens if found.saving else None
+    return {
+        "forward": cost.forward_flops / tokens,
+        "training": cost.flops / tokens,
+        "training_checkpointing": recomputing,
+    }
 
 
-def _machines(found: Needs, config: Config, work: Workload, keys: PlanKeys) -> dict[str, Any]:
-    """Hours on the machines, bytes on each GPU by layout, and the layout that fits."""
-    flops = work.tokens * _flops(found, config, work)["training"]
-    seconds = flops / (keys.gpus * keys.gpu_tflops * 1e12 * keys.utilisation)
+def _hours(found: Needs, config: Config, work: Workload, keys: PlanKeys) -> dict[str, Any]:
+    """The machines that are asked about, and the hours on them."""
+    assert keys.tflops
+    speed = max(keys.gpus, 1) * keys.tflops * 1e12 * keys.utilisation * 3600  # FLOPs an hour
+    flops = _flops(found, config, work)
+    hours = {name: None if size is None else work.tokens * size / speed for name, size in flops.items()}
+    return {
+        "machines": {
+            **asdict(keys),
+            "gpu_tflops": keys.tflops,
+            "hours": hours["training"],
+            "hours_checkpointing": hours["training_checkpointing"],
+        }
+    }
+
+
+def _layouts(found: Needs, config: Config, keys: PlanKeys) -> dict[str, Any]:
+    """Bytes on each GPU by layout, and the layout that fits."""
     plain = layouts(found.sizes, found.plain, keys.gpus)
     saving = layouts(found.sizes, found.saving, keys.gpus) if found.saving else plain
     chosen = saving if config.training.gradient_checkpointing else plain
     fitting = first_fitting(chosen, keys.memory_bytes)
     return {
-        "machines": {**asdict(keys), "hours": seconds / 3600},
         "layouts": {"plain": plain, "checkpointing": saving if found.saving else None},
         "accelerate": fitting or first_fitting(saving, keys.memory_bytes),
         "needs_checkpointing": fitting is None and first_fitting(saving, keys.memory_bytes) is not None,

@@ -11,6 +11,7 @@ from mosld.config.compose import parse_override
 from mosld.config.setting import build, setting
 
 UNITS = {"GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "TiB": 2**40}
+A100 = 312.0  # TFLOP/s, dense bfloat16
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,17 @@ class PlanKeys:
     json: bool = setting(False, "Print one JSON object.")
     gpus: int = setting(1, "GPUs in all; 0: this machine's processor.", minimum=0)
     gpu_memory: str = setting("80GiB", "Memory of each GPU, as in 40GiB or 24GB.")
-    gpu_tflops: float = setting(312.0, "Peak of one GPU in TFLOP/s, dense bfloat16; 312: an A100.", minimum=0.001)
+    gpu_tflops: float | None = setting(
+        None, "Peak in TFLOP/s, dense bfloat16, of one GPU (null: 312, an A100) or of the processor.", minimum=0.001
+    )
     utilisation: float = setting(0.35, "Share of that peak which training reaches.", minimum=0.001, below=1.001)
     length: int | None = setting(None, "Longest row in tokens; null: the largest cutoff of the tasks.", minimum=2)
     answer: int | None = setting(None, "Longest answer in tokens; null: as the prompt format has them.", minimum=1)
+
+    @property
+    def tflops(self) -> float | None:
+        """Peak of one GPU; of a processor only where it was given."""
+        return self.gpu_tflops or (A100 if self.gpus else None)
 
     @property
     def memory_bytes(self) -> int:

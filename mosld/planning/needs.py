@@ -120,24 +120,24 @@ def _sizes(model: Any, config: Config) -> Sizes:
     whole = not isinstance(model, PeftModel)
     quantised = QUANTISED.get(getattr(config.model, "quantize", None) or "")
     trained, layers = set(trained_parameters(model)), dict[str, int]()
-    weights = adapter = rest = count = 0
+    weights = adapter = rest = 0
     named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in named:
         size = tensor.numel() * (4 if whole and tensor.is_floating_point() else tensor.element_size())
         layer = re.search(r"\.layers\.(\d+)\.", name)
         if quantised and layer and tensor.dim() == 2 and name not in trained:
             size = int(tensor.numel() * quantised)
-        count += tensor.numel()
         if name in trained and not whole:
             adapter += size
-        else:
-            weights += size
+            continue
+        weights += size
         if layer:
             layers[layer[1]] = layers.get(layer[1], 0) + size
         else:
             rest += size
     moments = 8 * sum(tensor.numel() for name, tensor in named if name in trained)
-    return Sizes(weights, adapter, moments, max(layers.values(), default=0), rest, count)
+    shareable = not whole and not quantised
+    return Sizes(weights, adapter, moments, max(layers.values(), default=0), rest, shareable)
 
 
 def lora_matrices(model: Any) -> dict[str, int]:

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from mosld.planning.layouts import NODE
+
 GIB = 2**30
 
 
@@ -70,17 +72,30 @@ def _time(plan: dict[str, Any]) -> list[str]:
     ]
 
 
+def speed(plan: dict[str, Any]) -> str:
+    """On what machines, and what is assumed of them."""
+    machines = plan["machines"]
+    count = f"{machines['gpus']} GPU{'s' * (machines['gpus'] > 1)}" if machines["gpus"] else "a processor"
+    return (
+        f"on {count} at {machines['gpu_tflops']:g} TFLOP/s and {100 * machines['utilisation']:g} % utilisation "
+        "(assumed: gpu_tflops=, utilisation=)"
+    )
+
+
 def _machines(plan: dict[str, Any]) -> list[str]:
-    machines = plan.get("machines")
-    if machines is None:
+    if "machines" not in plan:
         return []
-    hours, count = machines["hours"], f"{machines['gpus']} GPU{'s' * (machines['gpus'] > 1)}"
-    found = [
-        f"  time        {hours:.2f} hours on {count} at {machines['gpu_tflops']:g} TFLOP/s and "
-        f"{100 * machines['utilisation']:g} % utilisation (assumed: gpu_tflops=, utilisation=)",
-        f"  memory      GiB on each of {count} of {machines['gpu_memory']}, by file of conf/accelerate",
-    ]
-    saving = plan["layouts"]["checkpointing"]
+    machines = plan["machines"]
+    again = machines["hours_checkpointing"]
+    longer = "" if again in (None, machines["hours"]) else f" ({again:.2f} with checkpointing)"
+    found = [f"  time        {machines['hours']:.2f} hours{longer} {speed(plan)}"]
+    return [*found, *_layouts(plan)] if "layouts" in plan else found
+
+
+def _layouts(plan: dict[str, Any]) -> list[str]:
+    machines, saving = plan["machines"], plan["layouts"]["checkpointing"]
+    count = f"{machines['gpus']} GPU{'s' * (machines['gpus'] > 1)}"
+    found = [f"  memory      GiB on each of {count} of {machines['gpu_memory']}, by file of conf/accelerate"]
     for name, size in plan["layouts"]["plain"].items():
         other = f"{saving[name] / GIB:8.1f} with checkpointing" if saving else ""
         found.append(f"    {name:17}{size / GIB:7.1f}{other}")
@@ -88,8 +103,15 @@ def _machines(plan: dict[str, Any]) -> list[str]:
 
 
 def _verdict(plan: dict[str, Any]) -> str:
-    if plan["accelerate"] is None:
-        return "none: lower training.micro_batch_size, or take more or larger GPUs"
-    return f"conf/accelerate/{plan['accelerate']}.yaml" + (
-        " with training.gradient_checkpointing=true" if plan["needs_checkpointing"] else ""
-    )
+    """The launcher's file and its options, or what to change."""
+    name, machines = plan["accelerate"], plan["machines"]
+    if name is None:
+        whole = "" if "fsdp" in plan["layouts"]["plain"] or machines["gpus"] == 1 else (
+            "; a base that trains or is packed lies whole on each GPU (docs/clusters.md)"
+        )  # fmt: skip
+        return f"none: lower training.micro_batch_size, or take more or larger GPUs{whole}"
+    options = "" if machines["gpus"] == 1 else f" --num_processes {machines['gpus']}"
+    if machines["gpus"] > NODE:
+        options = f" --num_machines {-(-machines['gpus'] // NODE)}{options}"
+    saving = " with training.gradient_checkpointing=true" if plan["needs_checkpointing"] else ""
+    return f"conf/accelerate/{name}.yaml{options}{saving}"

@@ -16,6 +16,7 @@ CASES = {
     "where_time_goes": ["--model", "tiny", "--batch-size", "1"],
     "saving": ["--model", "tiny", "--wide", "tiny", "--rank", "4"],
     "crossover": ["--widths", "16", "--tokens", "8", "--choices", "2"],
+    "memory_model": ["--model", "tiny", "--methods", "lora", "--shapes", "2x16"],
     "startup": ["--model", "tiny", "--runs", "3", "--options", "data=single_arc_e", "data.limit=20"],
 }
 FIGURES = {
@@ -24,6 +25,14 @@ FIGURES = {
     "memory": {"what", "method", "bytes", "to lora"},
     "end_to_end": {"what", "rows/s", "to Trainer's best", "share of peak"},
     "where_time_goes": {"part", "share"},
+    "memory_model": {
+        "method",
+        "recomputing",
+        "rows x tokens",
+        "predicted, MiB",
+        "measured, MiB",
+        "predicted / measured",
+    },
     "saving": {"model", "method", "parameters", "seconds", "bytes beyond 4 a parameter"},
     "crossover": {"width", "experts", "rank", "k", "columns", "dense, ms", "sparse to dense"},
     "startup": {"what", "seconds", "over the bare import"},
@@ -33,6 +42,8 @@ FIGURES = {
 @pytest.mark.parametrize("name", CASES)
 def test_it_runs_and_writes_its_figures(name: str, tmp_path: Path):
     command = [sys.executable, f"benchmarks/{name}.py", *CASES[name], "--rounds", "1", "--json", str(tmp_path / "out")]
+    if name == "memory_model" and not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs Linux: /proc/self/clear_refs")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "out").read_text())

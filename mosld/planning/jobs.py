@@ -1,0 +1,78 @@
+"""The plan of every run of a sweep or an experiment; what several runs have in common is computed once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mosld.config import Config, UserError, run_directory
+from mosld.config.sweep import Sweep
+from mosld.config.sweep_values import varying
+from mosld.planning.estimate import estimate
+from mosld.planning.keys import PlanKeys
+from mosld.planning.needs import Needs, needs
+
+
+def estimate_jobs(sweep: Sweep, keys: PlanKeys, measure: Callable[..., Needs] | None = None) -> list[dict[str, Any]]:
+    """The plan of each run that the sweep makes, with its `overrides`: those that not all jobs share.
+
+    Jobs that are the same run stand there once, as they are made once.
+
+    Args:
+        sweep: its jobs, checked.
+        keys: the machines.
+        measure: what remembers the steps of other sweeps, too (`remembering`).
+
+    Raises:
+        UserError: the sweeper chooses its jobs as it goes.
+    """
+    if not sweep.jobs:
+        raise UserError(
+            f"{sweep.name.rpartition('-')[0]}: its sweeper chooses the jobs as it goes; plan one of them, as in "
+            "method.rank=8, and multiply."
+        )
+    measure, found = measure or remembering(), dict[str, dict[str, Any]]()
+    everything = [job.overrides for job in sweep.jobs]
+    for job in sweep.jobs:
+        run = str(run_directory(job.config))
+        if run not in found:
+            found[run] = {"overrides": varying(job.overrides, everything), **estimate(job.config, keys, measure)}
+    return list(found.values())
+
+
+def remembering(measure: Callable[..., Needs] = needs) -> Callable[..., Needs]:
+    """`needs` that takes a step once for all runs whose shapes are the same: seeds, learning rates, dropout ratios."""
+    known: dict[str, Needs] = {}
+
+    def remembered(config: Config, length: int, answer: int, gpus: int) -> Needs:
+        """What a run needs, measured or known."""
+        key = repr((_shaping(config), length, answer, gpus))
+        if key not in known:
+            known[key] = measure(config, length, answer, gpus)
+        return known[key]
+
+    return remembered
+
+
+def _shaping(config: Config) -> Sequence[Any]:
+    """What of a config the step in shapes depends on. Of dropout it matters alone whether there is any."""
+    training = config.training
+    method = replace(config.method, dropout=0.5 if config.method.dropout else 0.0, own_learning_rate=None)
+    return (config.model, method, config.allocation, training.batch_size, training.micro_batch_size)
+
+
+def summed(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Hours of all runs one after another on the whole machine, and how many runs fit on no layout."""
+    hours = sum(hours_of(plan) for plan in plans)
+    return {
+        "runs": len(plans),
+        "hours": hours,
+        "gpu_hours": hours * plans[0]["machines"]["gpus"],
+        "not_fitting": sum("layouts" in plan and plan["accelerate"] is None for plan in plans),
+    }
+
+
+def hours_of(plan: dict[str, Any]) -> float:
+    """Hours of a run in the form in which it fits: recomputing where it must."""
+    machines = plan["machines"]
+    found: float = machines["hours_checkpointing"] if plan.get("needs_checkpointing") else machines["hours"]
+    return found
