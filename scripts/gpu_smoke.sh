@@ -61,8 +61,11 @@ PY
 
 reason() { # exit code, log: why a run failed, in a line
     local said
-    said=$(grep -hE '^error: |^[A-Za-z_.]*(Error|Exception)\b|Signal|Killed' "$2" | tail -1 | cut -c1-160)
-    [ "$1" = 124 ] && said="still running after $LIMIT s and ended (LIMIT=)"
+    said=$(grep -hE '^error: |^[A-Za-z_.]*(Error|Exception)\b' "$2" | tail -1 | cut -c1-160)
+    case $1 in
+    124) said="still running after $LIMIT s and ended (LIMIT=)" ;;
+    137) said="killed (signal 9): the machine's memory, or still running 30 s after LIMIT=$LIMIT" ;;
+    esac
     echo "${said:-exit code $1; its last line: $(tail -1 "$2" | cut -c1-120)}"
 }
 

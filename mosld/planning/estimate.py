@@ -97,5 +97,6 @@ def _layouts(found: Needs, config: Config, keys: PlanKeys) -> dict[str, Any]:
     return {
         "layouts": {"plain": plain, "checkpointing": saving if found.saving else None},
         "accelerate": fitting or first_fitting(saving, keys.memory_bytes),
+        "checkpointing": config.training.gradient_checkpointing,
         "needs_checkpointing": fitting is None and first_fitting(saving, keys.memory_bytes) is not None,
     }

@@ -25,7 +25,7 @@ def lines(plans: Sequence[dict[str, Any]], count: int) -> list[str]:
 
 def layout_of(plan: dict[str, Any]) -> tuple[str, float]:
     """The file of conf/accelerate that fits and the GiB on each GPU with it; the smallest there is where none does."""
-    recomputing = plan["needs_checkpointing"]
+    recomputing = plan["checkpointing"] or plan["needs_checkpointing"]
     sizes = plan["layouts"]["checkpointing" if recomputing else "plain"]
     name = plan["accelerate"]
     if name is None:
