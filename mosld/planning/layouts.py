@@ -17,9 +17,10 @@ class Sizes:
         weights: the frozen weights and buffers; with full fine-tuning, the trained ones.
         adapter: the trained weights of an adapter.
         optimiser: AdamW's two moments.
-        layer: the frozen weights of the largest decoder layer.
-        rest: the frozen weights outside the decoder layers: embeddings, head.
-        shareable: whether FSDP can cut the base: it is frozen, and not packed in 4 or 8 bits.
+        layer: of `weights`, those of the largest decoder layer.
+        rest: of `weights`, those outside the decoder layers: embeddings, head.
+        shareable: whether FSDP can cut the base: it is not packed in 4 or 8 bits.
+        whole: whether `weights` are what trains, in float32.
     """
 
     weights: int
@@ -28,25 +29,50 @@ class Sizes:
     layer: int
     rest: int
     shareable: bool = True
+    whole: bool = False
 
 
 def layouts(sizes: Sizes, cost: StepCost, gpus: int) -> dict[str, int]:
     """Bytes on each GPU by file of conf/accelerate, the fastest first; files that mosld refuses are not there.
 
     Everything on every GPU (single; ddp, which over several machines is multi_node); the base cut among them, one layer
-    gathered while another is fetched (fsdp); its parts on the host (fsdp_offload). Adapter, gradients and optimiser are
-    whole everywhere.
+    gathered while another is fetched (fsdp); its parts on the host (fsdp_offload). An adapter, its gradients and its
+    optimiser are whole everywhere; where the whole model trains, gradients and optimiser are cut with the weights.
+    DeepSpeed's files share no more than fsdp does, so they are never the ones that fit.
     """
     if gpus == 1:
-        return {"single": peak(sizes, cost) + RESERVED}
-    own = sizes.adapter + sizes.optimiser + RESERVED
-    moving = max(cost.peak, cost.update, 2 * cost.gradients)  # all gradients once more, in one tensor, to be exchanged
-    found = {"ddp" if gpus <= NODE else "multi_node": own + sizes.weights + moving}
+        found = {"single": peak(sizes, cost) + RESERVED}
+    else:
+        found = {"ddp" if gpus <= NODE else "multi_node": sizes.weights + _own(sizes) + _moving(cost)}
     if sizes.shareable:
-        gathered = sizes.rest + 2 * sizes.layer
-        found["fsdp"] = own + sizes.weights // gpus + gathered + moving
-        found["fsdp_offload"] = own + gathered + moving
+        in_parts, offloaded = (_trained_in_parts if sizes.whole else _base_in_parts)(sizes, cost, gpus)
+        found |= {"fsdp": in_parts} if gpus > 1 else {}
+        found["fsdp_offload"] = offloaded
     return found
+
+
+def _base_in_parts(sizes: Sizes, cost: StepCost, gpus: int) -> tuple[int, int]:
+    """Bytes on a GPU with the parts of a frozen base there, and with them on the host."""
+    gathered = sizes.rest + 2 * sizes.layer + _own(sizes) + _moving(cost)
+    return sizes.weights // gpus + gathered, gathered
+
+
+def _trained_in_parts(sizes: Sizes, cost: StepCost, gpus: int) -> tuple[int, int]:
+    """The same where the whole model trains: a part is weights, moments and gradients."""
+    # A layer's gradients, and those of the rest, are whole until they are added up.
+    gathered = 2 * sizes.rest + 3 * sizes.layer + cost.peak - cost.gradients
+    kept = sizes.weights + sizes.optimiser
+    return max((kept + cost.gradients) // gpus + gathered, (kept + cost.update) // gpus) + RESERVED, gathered + RESERVED
+
+
+def _moving(cost: StepCost) -> int:
+    """What comes and goes: for the exchange all gradients lie in one tensor once more."""
+    return max(cost.peak, cost.update, 2 * cost.gradients)
+
+
+def _own(sizes: Sizes) -> int:
+    """What every GPU has for itself beside the base."""
+    return sizes.adapter + sizes.optimiser + RESERVED
 
 
 def peak(sizes: Sizes, cost: StepCost) -> int:

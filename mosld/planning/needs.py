@@ -137,8 +137,7 @@ def _sizes(model: Any, config: Config) -> Sizes:
         else:
             rest += size
     moments = 8 * sum(tensor.numel() for name, tensor in named if name in trained)
-    shareable = not whole and not quantised
-    return Sizes(weights, adapter, moments, max(layers.values(), default=0), rest, shareable)
+    return Sizes(weights, adapter, moments, max(layers.values(), default=0), rest, not quantised, whole)
 
 
 def lora_matrices(model: Any) -> dict[str, int]:
