@@ -59,8 +59,9 @@ def _base_in_parts(sizes: Sizes, cost: StepCost, gpus: int) -> tuple[int, int]:
 
 def _trained_in_parts(sizes: Sizes, cost: StepCost, gpus: int) -> tuple[int, int]:
     """The same where the whole model trains: a part is weights, moments and gradients."""
-    # A layer's gradients, and those of the rest, are whole until they are added up.
-    gathered = 2 * sizes.rest + 3 * sizes.layer + cost.peak - cost.gradients
+    # A layer's gradients, and those of the rest, are whole until they are added up. Gradients come as activations go,
+    # so the peak is no sum of both: without whole gradients a pass holds most where backward begins, or where it ends.
+    gathered = 2 * sizes.rest + 3 * sizes.layer + max(cost.saved, cost.peak - cost.gradients)
     kept = sizes.weights + sizes.optimiser
     return max((kept + cost.gradients) // gpus + gathered, (kept + cost.update) // gpus) + RESERVED, gathered + RESERVED
 
