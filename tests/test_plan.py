@@ -149,8 +149,8 @@ def test_the_launchers_options_are_said(capsys):
     assert "multi_node.yaml --num_machines 2 --num_processes 16" in capsys.readouterr().out
 
 
-def test_what_trains_whole_and_fits_nowhere_says_why(capsys):
-    assert plan.main(["model=tiny", "method=full", "length=32", "gpus=8", "gpu_memory=1MiB"]) == 0
+def test_a_packed_base_that_fits_nowhere_says_why(capsys):
+    assert plan.main(["model=tiny", "model.quantize=nf4", "length=32", "gpus=8", "gpu_memory=1MiB"]) == 0
     assert "lies whole on each GPU" in capsys.readouterr().out
 
 
