@@ -84,14 +84,13 @@ def _cost(config: Config, accelerator: bool, checkpointing: bool, **batch: Any) 
     """
     shape, experts = config.model.shape, experts_of(config.method, config.allocation)
     depth, parts = shape.get("num_hidden_layers", 0), len(experts) if isinstance(experts, list) else 1
-    first = max(2, parts)
-    if config.model.path or depth % parts or depth <= first + parts:
+    if config.model.path or depth % parts or depth <= 3 * parts:
         return _cost_of(config, accelerator, checkpointing, **batch)
     shallow, deeper = (
         asdict(_cost_of(_with_depth(config, layers), accelerator, checkpointing, **batch))
-        for layers in (first, first + parts)
+        for layers in (2 * parts, 3 * parts)
     )
-    more = (depth - first) // parts
+    more = depth // parts - 2
     return StepCost(**{name: size + more * (deeper[name] - size) for name, size in shallow.items()})
 
 

@@ -48,13 +48,13 @@ def save_three(place: str) -> int:
     """In a child: three checkpoints of which two are kept."""
     import torch
 
-    from mosld.training import state
+    from mosld.training import tensor_files
     from mosld.training.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(Path(place), keep_last=2)
 
     def write(folder: Path) -> None:
-        state.save_file({"weight": torch.arange(999.0)}, folder / "weights.safetensors")
+        tensor_files.save_file({"weight": torch.arange(999.0)}, folder / "weights.safetensors")
         (folder / "progress.json").write_text('{"best_step": 0}')
 
     for step in (1, 2, 3):
