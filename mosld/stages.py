@@ -179,7 +179,7 @@ class Stages:
         def write(folder: Path) -> None:
             """Fill the folder that is renamed when it is whole."""
             if isinstance(model, PeftModel):
-                model.save_pretrained(folder)
+                model.save_pretrained(str(folder))
             else:
                 model.save_pretrained(folder, state_dict=whole_state(model, processes()))
                 self.tokenizer.save_pretrained(folder)

@@ -21,7 +21,7 @@ def is_part(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """What of a tensor this process holds: its rows, or all."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def whole(tensor: Tensor, team: Processes) -> Tensor | None:
