@@ -38,6 +38,7 @@ def _bounded(kind: Any, batch_tokens: int, progress: Progress) -> Any:
 
     class Bounded(kind):
         def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+            """As the harness's, without its bars: the batches below have one."""
             return super().loglikelihood(requests, disable_tqdm=True)
 
         def _loglikelihood_tokens(
@@ -52,6 +53,7 @@ def _bounded(kind: Any, batch_tokens: int, progress: Progress) -> Any:
             )
 
         def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
+            """As the harness's, in batches bounded by prompt and longest answer together."""
             run = super().generate_until
             return self._in_parts(
                 requests,

@@ -94,6 +94,7 @@ def test_a_missing_bitsandbytes_is_named_before_a_model_loads(monkeypatch: pytes
 def test_full_fine_tuning_may_lie_in_parts(variables: dict, environment: Any):
     environment(variables)
     require_launch(load_config(["model=tiny", "method=full"]))
+    assert launching.launch().engine == "fsdp"
 
 
 def test_full_fine_tuning_of_packed_weights_is_refused():
