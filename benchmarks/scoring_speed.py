@@ -1,21 +1,22 @@
 """Items per second of letter and cloze scoring beside lm-evaluation-harness, on the same model, rows and dtype.
 
     python benchmarks/scoring_speed.py --root ../shared/data [--model smollm2_135m] [--dtype float32] [--limit 100]
-        [--batch-sizes 1,4,8,16,32] [--rounds 3] [--json FILE]
+        [--prompts letter,cloze,shots] [--batch-sizes 1,4,8,16,32] [--rounds 3] [--json FILE]
 
 Both tokenise and score the same rows, in turns, in one process; the harness at each batch size, of which the fastest
 counts. Figures are medians over the rounds; the ratio is the median of the rounds' own ratios, by the clock and of
 processor time, which holds where others use the processor, too. Beside it stands the ratio of the operations of all
 matrix products, counted: what a processor gives that does nothing else but them. The harness's time is that of its
 `loglikelihood` alone, without building requests and metrics. Letters are CommonsenseQA, whose task file there has the
-same prompt; cloze is ARC-Easy. Needs the extra `lm-eval`.
+same prompt; cloze is ARC-Easy; shots is MMLU by letters with five solved examples, whole subjects, put as the harness
+puts it. Needs the extra `lm-eval`.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +25,63 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from mosld.config import load_config
-from mosld.data import load_dataset
-from mosld.data.prompts import PromptEncoder
-from mosld.data.splits import sample
+from mosld.data.prompts import Encoded, PromptEncoder
+from mosld.data.rows import AnyRow
+from mosld.data.splits import TaskData, sample
+from mosld.data.subjects import subject_of
 from mosld.evaluation import predict
+from mosld.evaluation.harness_mmlu import on_subjects
 from mosld.evaluation.harness_model import wrapped
-from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows
+from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows, own_rows
 from mosld.evaluation.judging import likeliest, likeliest_per_character
 from mosld.evaluation.passes import scoring
 from mosld.quiet import silence_libraries
 from mosld.stages import load_on_device
 
-KINDS = {"letter": ("commonsense_qa", 2.5), "cloze": ("arc_easy", 3.5)}  # the harness's task, the aim of the ratio
+KINDS = {  # the harness's task, the aim of the ratio
+    "letter": ("commonsense_qa", 2.5),
+    "cloze": ("arc_easy", 3.5),
+    "shots": ("mmlu", 2.5),
+}
+SHOTS = 5
 Chosen = list[tuple[int, int]]  # of each item the option that is likeliest as a whole, and per character
 
 
 class Contest:
     """One prompt format: own scoring and the harness's on the same rows."""
 
-    def __init__(self, style: str, rows: list[Any], model: Any, tokenizer: Any, batch_tokens: int) -> None:
+    def __init__(self, style: str, data: TaskData, limit: int, model: Any, tokenizer: Any, batch_tokens: int) -> None:
         """Have the harness build its requests, which is not timed."""
-        self.style, self.rows, self.model, self.tokenizer = style, rows, model, tokenizer
-        self.batch_tokens = batch_tokens
+        self.style, self.model, self.tokenizer, self.batch_tokens = style, model, tokenizer, batch_tokens
         name = KINDS[style][0]
-        task = on_rows(name, manager([name]), {"test": rows})
-        task.set_config("num_fewshot", 0)
-        task.build_all_requests()
-        self.requests = task.instances
+        if style == "shots":
+            self.rows: list[Any] = of_some_subjects(data.test, limit)
+            self.tasks = on_subjects(manager([name]), self.rows, data.examples, SHOTS).get_all_tasks()
+        else:
+            self.rows = sample(data.test, limit, "test")
+            self.tasks = [on_rows(name, manager([name]), {"test": self.rows})]
+        for task in self.tasks:
+            task.set_config("num_fewshot", SHOTS if style == "shots" else 0)
+            task.build_all_requests()
+        self.requests = [request for task in self.tasks for request in task.instances]
 
     def ours(self) -> Chosen:
-        """From rows to predictions, as every run does it."""
-        encoded = PromptEncoder(self.tokenizer, self.style).encode(self.rows)
+        """From rows to predictions, as every run does it; the harness's own prompts where ours have other words."""
+        if self.style == "shots":
+            encoded = self._as_there()
+        else:
+            encoded = PromptEncoder(self.tokenizer, self.style).encode(self.rows)
         found = predict(self.model, encoded, self.tokenizer.pad_token_id, self.batch_tokens)
         return [(one.prediction, one.normalised if self.style == "cloze" else one.prediction) for one in found]
+
+    def _as_there(self) -> list[Encoded]:
+        texts = iter([request.args for request in self.requests])
+        encoded = []
+        for row in self.rows:
+            prompts, options = zip(*(next(texts) for _ in row.choices), strict=True)
+            tokens = self.tokenizer([prompts[0], *options], add_special_tokens=False).input_ids
+            encoded.append(Encoded(row, tokens[0], tokens[1:]))
+        return encoded
 
     def harness(self, batch_size: int) -> Chosen:
         """The harness's likelihoods of all options."""
@@ -69,6 +94,14 @@ class Contest:
             best = likeliest(own)
             chosen.append((best, likeliest_per_character(own, row.choices) if self.style == "cloze" else best))
         return chosen
+
+
+def of_some_subjects(rows: Sequence[AnyRow], limit: int) -> list[AnyRow]:
+    """Sixteen questions of each subject, of subjects evenly over the alphabet: a whole set has a hundred of each."""
+    subjects = sorted({subject_of(row.id) for row in rows})
+    count = -(-limit // 16)
+    chosen = subjects[:: len(subjects) // count][:count]
+    return [row for subject in chosen for row in [row for row in rows if subject_of(row.id) == subject][:16]][:limit]
 
 
 def timed(work: Callable[[], Chosen]) -> tuple[tuple[float, float], Chosen]:
@@ -120,7 +153,7 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="<task>/test.jsonl of arc_e, <task>/validation.jsonl of csqa")
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
-    parser.add_argument("--prompts", default="letter,cloze")
+    parser.add_argument("--prompts", default="letter,cloze,shots", help="letter, cloze, shots")
     parser.add_argument("--limit", type=int, default=100, help="items of each prompt format")
     parser.add_argument("--batch-sizes", default="1,4,8,16,32", help="of the harness")
     parser.add_argument("--batch-tokens", type=int, default=1024, help="of own scoring")
@@ -128,20 +161,19 @@ def main() -> None:
     parser.add_argument("--json", help="write the figures to this file")
     given = parser.parse_args()
     silence_libraries()
-    tasks = {style: KNOWN[KINDS[style][0]].task for style in given.prompts.split(",")}
+    styles = given.prompts.split(",")
     config = load_config(
-        [
-            f"model={given.model}", f"model.dtype={given.dtype}", "source=local", f"source.root={given.root}",
-            f"data.tasks=[{','.join(tasks.values())}]",
-        ]
-    )  # fmt: skip
-    dataset = load_dataset(config.data, config.source, training=False)
+        [f"model={given.model}", f"model.dtype={given.dtype}", "source=local", f"source.root={given.root}"]
+    )
+    dataset = own_rows([KINDS[style][0] for style in styles], config.source, SHOTS)
+    assert dataset is not None  # the source is local
     model, tokenizer = load_on_device(config)
     sizes = [int(size) for size in given.batch_sizes.split(",")]
     found = []
-    for style, task in tasks.items():
-        rows = sample(dataset.tasks[task].test, given.limit, "test")
-        found.append(measure(Contest(style, rows, model, tokenizer, given.batch_tokens), sizes, given.rounds))
+    for style in styles:
+        data = dataset.tasks[KNOWN[KINDS[style][0]].task]
+        contest = Contest(style, data, given.limit, model, tokenizer, given.batch_tokens)
+        found.append(measure(contest, sizes, given.rounds))
     dtype = str(model.dtype).removeprefix("torch.")
     table = Table(title=f"{given.model}, {dtype}, {given.limit} items, {given.rounds} rounds")
     for column in (

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mosld.adapters.routing import Routing, gate_entropy
-from mosld.evaluation.packing import Packed, token_mask
+from mosld.evaluation.packing import Packed
+from mosld.evaluation.tensors import questions_served
 from mosld.model import Processes
 
 
@@ -46,12 +47,12 @@ class ExpertUse:
         groups: dict[int, list[str]] = {}
         for module, routing in routings.items():
             groups.setdefault(routing.probs_BSE.shape[-1], []).append(module)
-        names = sorted({packed.question.row.task for packed in batch})
-        own_BK = torch.tensor([[packed.question.row.task == name for name in names] for packed in batch])
+        names = sorted({packed.task for packed in batch})
+        own_BK = torch.tensor([[packed.task == name for name in names] for packed in batch])
         for modules in groups.values():
             found = [_measures(routings[module]) for module in modules]
             measures_MBSF = torch.stack(found)
-            mask_BS = token_mask(batch) if measures_MBSF.shape[2] > 1 else torch.ones(len(batch), 1)
+            mask_BS = questions_served(batch) if measures_MBSF.shape[2] > 1 else torch.ones(len(batch), 1)
             weights = torch.einsum("bs,bk->bsk", mask_BS.float(), own_BK.float()).to(measures_MBSF)
             sums_KMF = torch.einsum("mbsf,bsk->kmf", measures_MBSF, weights).double().cpu()
             for name, sums_MF in zip(names, sums_KMF, strict=True):
@@ -66,7 +67,7 @@ class ExpertUse:
         choices_LB = torch.stack([routing.probs_BSE[:, 0].argmax(-1) for routing in routings.values()]).cpu()
         elected_B = choices_LB.mode(dim=0).values.tolist()
         for packed, choices_L, elected in zip(batch, choices_LB.T, elected_B, strict=True):
-            task = packed.question.row.task
+            task = packed.task
             if task in self.domains:
                 own = self.domains.index(task)
                 outcome = ((choices_L == own).float().mean().item(), elected == own)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Row
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.judging import likeliest, likeliest_per_character
-from mosld.evaluation.packing import Packed, batches, pack, spread
-from mosld.evaluation.passes import Progress, adapter_config, in_batches, inputs_for, scoring
+from mosld.evaluation.packing import Packed, batches, pack, pack_alike, spread
+from mosld.evaluation.passes import Progress, adapter_config, by_prompt, in_batches, inputs_for, scoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +59,36 @@ def predict(
         progress: wraps the batches, for a progress bar.
         use: takes note of the experts that this process's tokens take.
     """
-    packs = [_pack(model, question) for question in questions]
+    packs = _pack(model, questions, batch_tokens)
 
     def answer(batch: list[Packed], counts: bool) -> list[list[float]]:
-        """The log-likelihoods of each sequence's options."""
+        """The log-likelihoods of each sequence's options, question after question."""
         with use.watch(model, batch) if use and counts else nullcontext():
             logits = model(**inputs_for(model, batch, pad), use_cache=False).logits.float()
         return _scores(batch, logits)
 
     with scoring(model):
-        work = list(batches([one for found in packs for one in found], batch_tokens))
-        scores = in_batches(work, answer, progress)
-    return [
-        _answer(question.row, [score for one in own for score in scores[id(one)]])
-        for question, own in zip(questions, packs, strict=True)
-    ]
+        found = in_batches(list(batches(packs, batch_tokens)), answer, progress)
+    scores: dict[int, list[float]] = {id(question): [] for question in questions}
+    for packed in packs:
+        values = iter(found[id(packed)])
+        for question in packed.questions:
+            scores[id(question)] += islice(values, len(question.options))
+    return [_answer(question.row, scores[id(question)]) for question in questions]
 
 
-def _pack(model: Any, question: Encoded) -> list[Packed]:
-    """One sequence for all options, or one for each where the adapter (a learned prefix) cannot see a block mask."""
-    return spread(question) if adapter_config(model).is_prompt_learning else [pack(question)]
+def _pack(model: Any, questions: Sequence[Encoded], most_tokens: int) -> list[Packed]:
+    """As much as the adapter allows in one sequence."""
+    adapter = adapter_config(model)
+    if adapter.is_prompt_learning:  # cannot see a block mask: one for each option
+        return [packed for question in questions for packed in spread(question)]
+    if by_prompt(adapter):  # one for each question: its prompt chooses the expert of a sequence
+        return [pack(question) for question in questions]
+    return pack_alike(questions, most_tokens)
 
 
 def _scores(batch: Sequence[Packed], logits_PV: torch.Tensor) -> list[list[float]]:
-    """Log-likelihood of each option of each question: the sum over its tokens."""
+    """Log-likelihood of each option of each sequence: the sum over its tokens."""
     starts = accumulate((len(q.sites) for q in batch), initial=0)
     picks = [
         (start + site, token) for start, q in zip(starts, batch, strict=False) for o in q.targets for site, token in o

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import torch
 from peft import PeftConfig
 
-from mosld.evaluation.packing import Packed, packed_inputs, prompt_mask, spread_inputs
+from mosld.evaluation.packing import Packed
+from mosld.evaluation.tensors import packed_inputs, prompt_mask, spread_inputs
 from mosld.model import processes
 from mosld.model.sharding import device_of, rest
 
@@ -57,9 +58,14 @@ def inputs_for(model: Any, batch: Sequence[Packed], pad: int) -> dict[str, torch
         inputs = spread_inputs(batch, pad)
     else:
         inputs = packed_inputs(batch, pad, weight.dtype)
-        if getattr(adapter, "router", None) == "domain":  # the expert is chosen by the prompt, not by an option
+        if by_prompt(adapter):
             inputs["prompt_mask"] = prompt_mask(batch)
     return {key: value.to(device) for key, value in inputs.items()}
+
+
+def by_prompt(adapter: PeftConfig) -> bool:
+    """Whether a sequence's prompt, and no option, chooses its expert."""
+    return getattr(adapter, "router", None) == "domain"
 
 
 def adapter_config(model: Any) -> PeftConfig:

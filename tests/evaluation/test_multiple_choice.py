@@ -7,7 +7,8 @@ import mosld
 from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import Row
 from mosld.evaluation import predict, task_score
-from mosld.evaluation.packing import batches, pack
+from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.packing import batches, common, pack, pack_alike
 
 
 def rows(count=9):
@@ -101,3 +102,76 @@ def test_logits_are_made_where_a_token_is_to_be_predicted_and_nowhere_else(model
     encoded = PromptEncoder(tokenizer, "cloze").encode(rows())
     predict(model, encoded, 259, 700)
     assert sum(made) == sum(1 + sum(len(option) - 1 for option in e.options) for e in encoded)
+
+
+@pytest.fixture
+def alike(tokenizer):
+    """Seven questions about two passages, of two tasks, in mixed order; an eighth begins as no other."""
+    passages = ["A long story about a boat. " * 4, "Another tale, of a hill. " * 3]
+    found = [
+        Row("race" if i < 6 else "mctest", f"row{i}", passages[i % 2], f"What is {i}?", ("yes", "no", "a boat"), i % 3)
+        for i in range(7)
+    ]
+    found.append(Row("race", "row7", "", "Is it?", ("yes", "no"), 0))
+    return PromptEncoder(tokenizer, "list").encode(found)
+
+
+def test_questions_that_begin_alike_are_packed_together(alike):
+    packed = pack_alike(alike, 2000)
+    assert sorted(id(q) for p in packed for q in p.questions) == sorted(map(id, alike))
+    assert sorted(sorted(q.row.id for q in p.questions) for p in packed) == [
+        ["row0", "row2", "row4"], ["row1", "row3", "row5"], ["row6"], ["row7"],
+    ]  # fmt: skip
+    for one in packed:
+        shared = common(one.questions)
+        alone = sum(pack(q).length for q in one.questions)
+        assert one.length == alone - shared * (len(one.questions) - 1)
+
+
+def test_no_more_are_packed_together_than_allowed(alike):
+    alone = max(pack(q).length for q in alike)
+    assert [len(p.questions) for p in pack_alike(alike, alone)] == [1] * 8
+    two = max(pack(alike[i], alike[i + 2]).length for i in range(4))
+    assert max(len(p.questions) for p in pack_alike(alike, two)) == 2
+    assert all(p.length <= two for p in pack_alike(alike, two))
+
+
+def test_the_first_of_prompts_that_are_each_other_s_beginning_keeps_a_token(alike):
+    row, begins = alike[0].row, [[1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4]]
+    same = [Encoded(row, prompt, [[7, 8], [9]]) for prompt in begins]
+    assert common(same) == 2
+    packed = pack(*same)
+    assert packed.tokens == [1, 2, 3, 7, 3, 4, 7, 3, 4, 7]
+    assert packed.positions == [0, 1, 2, 3, 2, 3, 4, 2, 3, 4]
+    assert packed.sites == [2, 3, 5, 6, 8, 9]
+
+
+@pytest.mark.parametrize("method", ["mosld", "sira", "moa", "prefix"])
+def test_questions_that_are_packed_together_score_as_one_option_at_a_time(method, alike, tokenizer):
+    model = mosld.adapt(
+        mosld.load_base("tiny")[0], method, seed=0, **({"domains": ["race", "mctest"]} if method == "moa" else {})
+    )
+    with torch.no_grad():
+        [p.add_(torch.randn_like(p) * 0.1) for p in model.parameters() if p.requires_grad]
+    found = predict(model, alike, 259, 2000)
+    for question, prediction in zip(alike, found, strict=True):
+        if method == "moa":
+            [alone] = predict(model, [question], 259, 1)
+            assert prediction.scores == pytest.approx(alone.scores, abs=1e-4)
+        else:
+            assert prediction.scores == pytest.approx(one_by_one(model.eval(), question), abs=1e-4)
+
+
+def test_experts_of_shared_tokens_count_for_every_question(model, alike):
+    tables = []
+    for budget in (1, 2000):
+        use = ExpertUse()
+        predict(model, alike, 259, budget, use=use)
+        tables.append(use.table())
+    assert tables[0].keys() == tables[1].keys() == {"race", "mctest"}
+    for task, modules in tables[0].items():
+        for module, alone in modules.items():
+            together = tables[1][task][module]
+            assert together["tokens"] == alone["tokens"]
+            assert together["share"] == pytest.approx(alone["share"], abs=1e-5)
+            assert together["weight"] == pytest.approx(alone["weight"], abs=1e-5)
