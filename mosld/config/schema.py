@@ -35,7 +35,7 @@ class ModelConfig:
     )
     attention: str = setting(
         "auto",
-        "Attention kernel; auto: sdpa on an accelerator, eager on a processor.",
+        "Attention kernel; auto: sdpa on an accelerator; on a processor eager, but sdpa in long passes of scoring.",
         choices=("auto", "eager", "sdpa"),
     )
     prompt: str = setting("letter", "The prompt format where `prompt` is null.", choices=PROMPTS, affects_results=False)

@@ -11,6 +11,7 @@ from mosld.config import ModelConfig, UserError
 from mosld.config.access import no_access
 from mosld.config.launch import lacking, launch
 from mosld.config.parts import model_config
+from mosld.model.attention import by_length, resolve_attention
 from mosld.model.embedded import embedded_checkpoint
 from mosld.model.processes import Processes
 from mosld.model.quantise import keep_packing, quantisation, quantised_copy
@@ -44,7 +45,7 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
         model = _without_weights(transformers_config(config), kind) if empty else random_model(config, **kind)
         if config.quantize:
             model = quantised_copy(model, config.quantize, kind)
-        return keep_packing(model).eval(), byte_tokenizer()
+        return _ready(model, config), byte_tokenizer()
     place, revision = _place(config)
     safe = {"revision": revision, "trust_remote_code": False}
     try:
@@ -63,7 +64,11 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
         raise UserError(_why(config, error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return keep_packing(model).eval(), tokenizer
+    return _ready(model, config), tokenizer
+
+
+def _ready(model: Any, config: ModelConfig) -> Any:
+    return keep_packing(by_length(model) if config.attention == "auto" else model).eval()
 
 
 def have_weights(config: ModelConfig) -> None:
@@ -102,16 +107,6 @@ def resolve_dtype(name: str) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
-
-
-def resolve_attention(name: str) -> str:
-    """The attention kernel; auto is sdpa on an accelerator and eager on a processor.
-
-    A training step of the small model on two cores took 0.75 of sdpa's time with eager attention.
-    """
-    if name != "auto":
-        return name
-    return "sdpa" if torch.cuda.is_available() else "eager"
 
 
 def _place(config: ModelConfig) -> tuple[str, str | None]:

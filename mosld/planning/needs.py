@@ -15,7 +15,7 @@ from mosld.adapters.domains import freeze_experts
 from mosld.config import Config
 from mosld.config.method_rules import experts_of
 from mosld.model import meta_model, resolve_dtype
-from mosld.model.load import resolve_attention
+from mosld.model.attention import resolve_attention
 from mosld.planning.layouts import Sizes
 from mosld.stages import parameter_counts
 from mosld.training import StepCost, dry_step, ready_to_train
