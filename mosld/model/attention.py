@@ -29,6 +29,11 @@ def by_length(model: Any) -> Any:
     return model
 
 
+def as_in(model: Any, source: Any) -> Any:
+    """Have a model choose its kernel as another does whose copy it is."""
+    return by_length(model) if _before in source._forward_pre_hooks.values() else model
+
+
 def _before(model: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
     tokens = args[0] if args else given.get("input_ids")
     if tokens is not None and tokens.shape[-1] >= LONG and not torch.is_grad_enabled():

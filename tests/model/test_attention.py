@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mosld.config.parts import model_config
-from mosld.model.attention import LONG
+from mosld.model.attention import LONG, as_in
 from mosld.model.load import load_model
 
 
@@ -66,3 +66,12 @@ def test_a_kernel_that_was_asked_for_is_the_only_one(attention, calls):
     with torch.inference_mode():
         base(attention)(**tokens(LONG))
     assert bool(calls) == (attention == "sdpa")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on an accelerator auto is sdpa throughout")
+@pytest.mark.parametrize("attention", ["auto", "eager"])
+def test_a_copy_chooses_as_its_source_does(attention, calls):
+    source = base(attention)
+    with torch.inference_mode():
+        as_in(base("eager"), source)(**tokens(LONG))
+    assert bool(calls) == (attention == "auto")
