@@ -46,6 +46,7 @@ def _train_expert(stages: Stages, task: str, count: int, model: Any, run: RunDir
     stepper = single.make_stepper(single.adapt(model), model.dtype)
     run.path.mkdir(parents=True, exist_ok=True)
     single.make_loop(stepper, run, NoTracker()).run()
+    stepper.engine.release()
 
     def write(folder: Path) -> None:
         """A LoRA like any other: eval, chat and merge accept it."""

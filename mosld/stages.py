@@ -171,6 +171,7 @@ class Stages:
     @staticmethod
     def settle(stepper: Stepper, dtype: torch.dtype) -> Any:
         """The trained model as it is scored and saved: a whole model in the type that it was loaded in."""
+        stepper.engine.release()
         return stepper.model if isinstance(stepper.model, PeftModel) else in_type(stepper.model, dtype)
 
     def save_trained(self, model: Any, run: RunDirectory, results: Results) -> Path:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from mosld.config.launch import launch
+from mosld.model import zero
 from mosld.model.gathering import is_part
 from mosld.model.processes import processes
 from mosld.model.sharding import recast
@@ -23,7 +24,10 @@ def in_type(model: Any, dtype: torch.dtype, products: torch.dtype | None = None)
     """
     if model.dtype == dtype:
         return model
-    if is_part(next(model.parameters())):
+    first = next(model.parameters())
+    if zero.is_shared(first):
+        return zero.recast(model, processes(), dtype)
+    if is_part(first):
         return recast(model, processes(), launch(), dtype, products)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)

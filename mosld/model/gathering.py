@@ -11,12 +11,18 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from mosld.model import zero
 from mosld.model.processes import Processes
 
 
 def is_part(tensor: Tensor) -> bool:
     """Whether this process holds a part of the tensor alone."""
-    return isinstance(tensor, DTensor)
+    return isinstance(tensor, DTensor) or zero.is_shared(tensor)
+
+
+def shape(tensor: Tensor) -> torch.Size:
+    """The shape of the whole tensor."""
+    return getattr(tensor, "ds_shape", tensor.shape)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -26,7 +32,9 @@ def local(tensor: Tensor) -> Tensor:
 
 def whole(tensor: Tensor, team: Processes) -> Tensor | None:
     """The whole tensor in the processor's memory of the main process; None in the others, which send their parts."""
-    if isinstance(tensor, DTensor):
+    if zero.is_shared(tensor):
+        tensor = zero.whole(tensor)
+    elif isinstance(tensor, DTensor):
         # An offloaded part travels by the device that the processes are joined by.
         parts, shape = local(tensor).to(team.device), tensor.size()
         mesh, places = tensor.device_mesh, tensor.placements

@@ -18,6 +18,7 @@ from mosld.model.quantise import keep_packing, quantisation, quantised_copy
 from mosld.model.random import byte_tokenizer, random_model
 from mosld.model.shape import transformers_config
 from mosld.model.sharding import shard
+from mosld.model.zero import partition
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -83,9 +84,9 @@ def have_weights(config: ModelConfig) -> None:
 
 def load_placed(config: ModelConfig, team: Processes) -> tuple[Any, Any]:
     """The base model on this process's device, or its part of it, and the tokenizer."""
-    if team.sharded:
+    if launch().parted:
         model, tokenizer = load_model(config, empty=not team.main)
-        return shard(model, team, launch()), tokenizer
+        return (partition(model, team) if launch().zero else shard(model, team, launch())), tokenizer
     model, tokenizer = load_model(config, team.device)
     return (model if config.quantize else model.to(team.device)), tokenizer
 

@@ -108,7 +108,7 @@ def processes() -> Processes:
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     if announced != state.num_processes:
         raise UserError(f"WORLD_SIZE={announced}, but {state.num_processes} processes have joined: use torchrun.")
-    return Processes(state.process_index, state.num_processes, state.device, launch().engine == "fsdp")
+    return Processes(state.process_index, state.num_processes, state.device, launch().sharded)
 
 
 def leave(patience: float) -> None:

@@ -56,4 +56,4 @@ def keep_packing(model: Any) -> Any:
 def weights_of(parameter: torch.nn.Parameter) -> int:
     """How many weights a parameter holds: packed, two lie in a byte."""
     state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else state.shape.numel()
+    return getattr(parameter, "ds_numel", parameter.numel()) if state is None else state.shape.numel()

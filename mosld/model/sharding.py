@@ -25,9 +25,10 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
-from mosld.config.launch import Launch
+from mosld.config.launch import Launch, launch
 from mosld.model.attention import as_in
 from mosld.model.processes import Processes
+from mosld.model.zero import is_shared
 
 
 def shard(model: Any, team: Processes, launch: Launch) -> Any:
@@ -112,10 +113,10 @@ def rest(model: nn.Module) -> None:
 
 def place(model: Any, team: Processes) -> Any:
     """Put the model, or what of it is no shared part, on this process's device: parts may lie elsewhere, offloaded."""
-    if not team.sharded:
+    if not launch().parted:
         return model.to(team.device)
     for parameter in model.parameters():
-        if not isinstance(parameter, DTensor):
+        if not isinstance(parameter, DTensor) and not is_shared(parameter):
             parameter.data = parameter.data.to(team.device)
     return model
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mosld.model import Processes
-from mosld.model.gathering import fill, is_part, local, whole
+from mosld.model.gathering import fill, local, whole
 from mosld.training.optim import trained_parameters
 from mosld.training.tensor_files import SavedTensors
 
@@ -36,6 +36,10 @@ class Engine:
     def parameters(self) -> list[nn.Parameter]:
         """The trained parameters."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the model to be trained."""
+        return self.model(**inputs)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-batch, in this process or in all."""
@@ -82,6 +86,9 @@ class Engine:
         """Whether all weights are finite numbers; the same answer in every process."""
         return bool(torch.stack([local(weight).isfinite().all() for weight in self.parameters]).all())
 
+    def release(self) -> None:
+        """Training is over: the model is itself again, to be scored and saved."""
+
     def weights(self) -> Named:
         """The trained weights by name, one after the other: whole in the main process, None in the others."""
         for name, parameter in trained_parameters(self.model).items():
@@ -120,7 +127,7 @@ class SharedEngine(Engine):
 
     def add_up(self, sums: Tensor, stop: bool, limit: float) -> tuple[Tensor, Tensor, Tensor]:
         """As `Engine.add_up`; the norm is that of all parts together."""
-        parts = [local(parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        parts = self.parts()
         square = nn.utils.get_total_norm(parts).square().to(sums)
         *numbers, square, flag = self.processes.add(torch.stack([*sums, square, torch.full_like(square, float(stop))]))
         norm = square.sqrt()
@@ -128,12 +135,10 @@ class SharedEngine(Engine):
         torch._foreach_mul_(parts, shrink.to(parts[0].device))
         return torch.stack(numbers), norm, flag
 
+    def parts(self) -> list[Tensor]:
+        """This process's parts of the gradients."""
+        return [local(parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+
     def finite(self) -> bool:
         """As `Engine.finite`; each process looks at its own parts."""
         return all(self.processes.gather(super().finite()))
-
-
-def make_engine(model: Any, optimizer: Any, processes: Processes) -> Engine:
-    """The engine for a model as it lies in the processes."""
-    shared = any(map(is_part, trained_parameters(model).values()))
-    return (SharedEngine if shared else Engine)(model, optimizer, processes)

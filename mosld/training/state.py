@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mosld.config import UserError
+from mosld.model.gathering import shape
 from mosld.training.engine import Engine
 from mosld.training.optim import trained_parameters
 from mosld.training.tensor_files import SavedTensors, write_tensors
@@ -54,7 +55,7 @@ def load_weights(engine: Engine, folder: Path) -> None:
     """
     team = engine.processes
     saved = SavedTensors(folder, "weights") if team.main else None
-    shapes = {name: p.shape for name, p in trained_parameters(engine.model).items()}
+    shapes = {name: shape(p) for name, p in trained_parameters(engine.model).items()}
     if not team.from_main(saved and saved.shapes() == shapes):
         raise UserError(f"{folder}: holds the weights of another model or method; training.resume=never starts anew.")
     engine.put_weights(saved)

@@ -10,7 +10,7 @@ import torch
 
 from mosld.data.batches import Example, answer_tokens, collate, micro_batches
 from mosld.model import Processes
-from mosld.training.engine import make_engine
+from mosld.training.zero import make_engine
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Stepper:
             low_precision: type of the products where the weights are fp32 and train as a whole.
         """
         self.model, self.processes = model, processes
-        self.engine = make_engine(model, optimizer, processes)
+        self.engine = make_engine(model, optimizer, processes, low_precision)
         self.pad, self.seed, self.max_norm, self.weight = pad, seed, max_norm, weight
         self.domains, self.low_precision = domains, low_precision
         # On a processor a short pass is nearly free; an accelerator would rather pad than start another.
@@ -133,7 +133,7 @@ class Stepper:
         inputs = {key: value.to(device) for key, value in collate(batch, self.pad, self.domains).items()}
         items = torch.tensor(total, device=device)
         with self.autocast():
-            return self.model(**inputs, num_items_in_batch=items, use_cache=False)
+            return self.engine.forward(**inputs, num_items_in_batch=items, use_cache=False)
 
     def autocast(self) -> Any:
         """The context in which the model runs while it trains, scoring included."""
