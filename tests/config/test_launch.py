@@ -16,7 +16,7 @@ FILES = sorted((config_directory() / "accelerate").glob("*.yaml"))
 TWO = {"WORLD_SIZE": "2"}
 FSDP = {**TWO, "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 ONE = {**FSDP, "WORLD_SIZE": "1", "RANK": "0", "FSDP_OFFLOAD_PARAMS": "true"}
-DEEPSPEED = {**TWO, "ACCELERATE_USE_DEEPSPEED": "true"}
+DEEPSPEED = {**TWO, "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 # What `accelerate launch` (1.15) hands down where it starts one process though two were asked for.
 ALONE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}
 
@@ -43,11 +43,16 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
         (FSDP, Launch(2, "fsdp")),
         ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, Launch(2, "fsdp", offload=True)),
         ({**FSDP, "FSDP_RESHARD_AFTER_FORWARD": "false"}, Launch(2, "fsdp", reshard=False)),
+        (DEEPSPEED, Launch(2, "zero3")),
+        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, Launch(2, "zero2")),
         (ONE, Launch(1, "fsdp", offload=True)),
     ],
 )
-def test_the_environment_says_how_processes_share_the_work(variables: dict, expected: Launch, environment: Any):
+def test_the_environment_says_how_processes_share_the_work(
+    variables: dict, expected: Launch, environment: Any, monkeypatch: pytest.MonkeyPatch
+):
     environment(variables)
+    monkeypatch.setattr(launching, "find_spec", lambda name: name)
     require_launch(load_config(["model=tiny"]))
     assert launch() == expected
 
@@ -63,8 +68,15 @@ def test_the_environment_says_how_processes_share_the_work(variables: dict, expe
         ({**FSDP, "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, [], "SIZE_BASED_WRAP: is not followed"),
         ({**TWO, "ACCELERATE_MIXED_PRECISION": "bf16"}, [], r"choose model\.dtype"),
         ({**TWO, "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, [], r"training\.compile"),
-        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, [], r"ZeRO-2.*ddp\.yaml"),
-        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, [], r"ZeRO-3.*fsdp\.yaml"),
+        ({**DEEPSPEED, "WORLD_SIZE": "1"}, [], r"DeepSpeed: .*there is one"),
+        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}, [], r"zero_stage=1: .*ddp\.yaml"),
+        ({**DEEPSPEED, "ACCELERATE_GRADIENT_CLIPPING": "1.0"}, [], r"gradient_clipping=1\.0: .*max_grad_norm"),
+        ({**DEEPSPEED, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, [], r"_steps=4: .*training\.micro_batch_size"),
+        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, [], r"_device=cpu: .*fsdp_off"),
+        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, [], r"config_file=ds\.json: is not followed"),
+        (DEEPSPEED, ["model.quantize=int8"], "packed weights cannot be shared by DeepSpeed"),
+        (DEEPSPEED, ["training.micro_batch_size=auto"], "waiting with DeepSpeed; give a number"),
+        (DEEPSPEED, ["training.compile=true"], r"training\.compile=true: is not done with DeepSpeed"),
         ({**TWO, "ACCELERATE_USE_MEGATRON_LM": "true"}, [], "Megatron-LM"),
         (FSDP, ["model.quantize=int8"], "packed weights cannot be shared"),
         (FSDP, ["training.micro_batch_size=auto"], "give a number"),
@@ -97,6 +109,13 @@ def test_full_fine_tuning_may_lie_in_parts(variables: dict, environment: Any):
     assert launching.launch().engine == "fsdp"
 
 
+def test_a_missing_deepspeed_is_named_before_a_model_loads(monkeypatch: pytest.MonkeyPatch, environment: Any):
+    monkeypatch.setattr(launching, "find_spec", lambda name: None)
+    environment(DEEPSPEED)
+    with pytest.raises(UserError, match=r"DeepSpeed: is not installed; pip install 'mosld\[deepspeed\]'"):
+        require_launch(load_config(["model=tiny"]))
+
+
 def test_full_fine_tuning_of_packed_weights_is_refused():
     with pytest.raises(UserError, match=r"model\.quantize=nf4: packed weights cannot be trained"):
         load_config(["model=tiny", "method=full", "model.quantize=nf4"])
@@ -125,3 +144,12 @@ def test_an_fsdp_file_asks_for_what_is_followed(path: Path, environment: Any):
     environment({**FSDP, **variables})
     require_launch(load_config(["model=tiny"]))
     assert launch() == Launch(2, "fsdp", offload=path.stem == "fsdp_offload")
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "deepspeed" in p.stem], ids=lambda path: path.stem)
+def test_a_deepspeed_file_asks_for_what_is_followed(path: Path, environment: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launching, "find_spec", lambda name: name)
+    asked = yaml.safe_load(path.read_text())["deepspeed_config"]
+    environment({**DEEPSPEED, **{f"ACCELERATE_DEEPSPEED_{name.upper()}": str(value) for name, value in asked.items()}})
+    require_launch(load_config(["model=tiny"]))
+    assert launch() == Launch(2, path.stem.removeprefix("deepspeed_"))
