@@ -39,6 +39,7 @@ ROWS = {  # number: module, promise, what its figure is
     15: ("row15_ranks", "a failure on one process; full disk; lock", "slowest {:.0f} s"),
     16: ("row16_sharded", "FSDP2 on 2 processes against 1", "largest difference {:.1g}"),
     17: ("row17_full", "full fine-tuning in parts, against 1 process", "largest difference {:.1g}"),
+    18: ("row18_zero", "DeepSpeed's ZeRO on 2 processes against 1", "largest difference {:.1g}"),
 }
 
 

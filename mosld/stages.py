@@ -212,7 +212,7 @@ class Stages:
 
 def parameter_counts(model: Any) -> dict[str, int]:
     """Trained parameters and all parameters; of an adapter all weights count, also those frozen in its last stage."""
-    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
+    trained = sum(map(weights_of, trained_parameters(model).values()))
     if isinstance(model, PeftModel) and model.device.type != "meta":
         trained = adapter_size(model)
     return {"trainable": trained, "total": sum(weights_of(parameter) for parameter in model.parameters())}

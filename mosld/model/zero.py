@@ -122,7 +122,8 @@ def recast(model: Any, team: Processes, dtype: torch.dtype) -> Any:
     for module, source in zip(fresh.modules(), model.modules(), strict=True):
         module._buffers.update(source._buffers)  # they keep their type
     fresh.config.dtype = kind
-    return partition(fresh, team).train(model.training)
+    training = any(own.requires_grad for own in model.parameters())
+    return partition(fresh, team).train(model.training).requires_grad_(training)
 
 
 def _send_buffers(model: nn.Module, team: Processes) -> None:

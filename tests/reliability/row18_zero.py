@@ -154,7 +154,7 @@ def _prove(method: str, options: dict) -> int:
     for named in ("weights", "moments"):
         for (name, found), (_, value) in zip(*(getattr(s.engine, named)() for s in (ours, theirs)), strict=True):
             assert (found is None) == (not team.main), name
-            # AdamW's first steps have the size of the rate whatever the gradient's: a sign may turn where it is nearly 0.
+            # AdamW's first steps have the size of the rate: a sign may turn where the gradient is nearly 0.
             assert found is None or (found - value).abs().mean() < 1e-5, name
     return 0
 
