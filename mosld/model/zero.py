@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from mosld.config.launch import launch
+from mosld.model.attention import as_in
 from mosld.model.processes import Processes
 
 ENGINE = "_mosld_zero"  # where a model keeps the engine whose hooks put its layers together
@@ -97,7 +98,7 @@ def is_shared(tensor: Tensor) -> bool:
     return hasattr(tensor, "ds_id")
 
 
-def whole(parameter: nn.Parameter) -> Tensor:
+def whole(parameter: Tensor) -> Tensor:
     """A copy of a shared weight, in every process."""
     with library().zero.GatheredParameters([parameter]):
         return parameter.detach().clone()
@@ -123,7 +124,7 @@ def recast(model: Any, team: Processes, dtype: torch.dtype) -> Any:
         module._buffers.update(source._buffers)  # they keep their type
     fresh.config.dtype = kind
     training = any(own.requires_grad for own in model.parameters())
-    return partition(fresh, team).train(model.training).requires_grad_(training)
+    return partition(as_in(fresh, model), team).train(model.training).requires_grad_(training)
 
 
 def _send_buffers(model: nn.Module, team: Processes) -> None:
