@@ -2,11 +2,9 @@
 
 import json
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from cases import Case, Outcome, command, losses
 from nursery import nursery
@@ -22,8 +20,6 @@ SMALL = ["evaluation.limit=4", "evaluation.validation_limit=2"]
 
 def cases(full: bool) -> list[Case]:
     """Losses, scores and files of one process; a kill and a resume; what is not finite; adapters and whole models."""
-    if not find_spec("deepspeed"):
-        return [Case("DeepSpeed", lambda _: pytest.skip("DeepSpeed is not installed: pip install 'mosld[deepspeed]'"))]
     found = [
         Case("ZeRO-2, mosld", partial(_as_one, ZERO2, "mosld", [*UNEVEN, *SMALL])),
         Case("ZeRO-3, mosld, with generation", partial(_as_one, ZERO3, "mosld", [*UNEVEN, *MIXED])),
