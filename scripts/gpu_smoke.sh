@@ -119,8 +119,15 @@ if [ "$GPUS" -gt 1 ]; then
     check "FSDP2 offloaded" fsdp several fsdp_offload model.dtype=bfloat16
     check "FSDP2 of all weights" fsdp several fsdp model.dtype=bfloat16 method=full
     check "FSDP2 of all weights, offloaded" fsdp several fsdp_offload model.dtype=bfloat16 method=full
+    if "$PYTHON" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("deepspeed"))'; then
+        check "DeepSpeed ZeRO-2 of all weights" zero2 several deepspeed_zero2 model.dtype=bfloat16 method=full
+        check "DeepSpeed ZeRO-3" zero3 several deepspeed_zero3 model.dtype=bfloat16
+        check "DeepSpeed ZeRO-3 of all weights" zero3 several deepspeed_zero3 model.dtype=bfloat16 method=full
+    else
+        skip "DeepSpeed" "it is missing: pip install 'mosld[deepspeed]'"
+    fi
 else
-    for name in DDP FSDP2 "FSDP2 with checkpointing" "FSDP2 offloaded"; do skip "$name" "needs two GPUs"; done
+    for name in DDP FSDP2 "FSDP2 with checkpointing" "FSDP2 offloaded" DeepSpeed; do skip "$name" "needs two GPUs"; done
 fi
 
 same() { # name, run, the other run: step by step the same loss, but for rounding
