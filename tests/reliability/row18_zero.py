@@ -32,7 +32,7 @@ def cases(full: bool) -> list[Case]:
         again = ["training.gradient_checkpointing=true"]
         others = ("lora", "mixlora", "prefix", "sira", "moa")
         found += [Case(f"ZeRO-3, {method}", partial(_as_one, ZERO3, method, [*EVEN, *SMALL])) for method in others]
-        # ZeRO-2 has the norm of an adapter's gradient from its parts: in the last bit another one, as of three gradients.
+        # ZeRO-2 has the norm of an adapter's gradient from its parts: the last bit may differ, as of three gradients.
         found += [Case(f"ZeRO-2, {method}", partial(_as_one, ZERO2, method, [*UNEVEN, *SMALL])) for method in others]
         found += [
             Case("ZeRO-2, full", partial(_as_one, ZERO2, "full", [*UNEVEN, *SMALL])),
