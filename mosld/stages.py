@@ -37,8 +37,10 @@ from mosld.training.compiled import compile_layers, uncompiled
 
 def load_on_device(config: Config, console: Console | None = None) -> tuple[Any, Any]:
     """The base model on this process's device, or its part of it, and the tokenizer."""
-    have_weights(config.model)
-    with (console or Console()).working(f"loading {config.model.name}"):
+    console = console or Console()
+    with console.fetching(config.model.hub):
+        have_weights(config.model)
+    with console.working(f"loading {config.model.name}"):
         return load_placed(config.model, processes())
 
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,21 @@ class Console:
         finally:
             done.set()
             teller.join()
+
+    @contextmanager
+    def fetching(self, repository: str | None) -> Iterator[None]:
+        """A fetch from the hub, if any, whose own library counts the bytes on a terminal; elsewhere as `working`."""
+        if not repository or not self._err.is_terminal or not is_main():
+            with self.working(f"fetching {repository}") if repository else nullcontext():
+                yield
+            return
+        from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+        enable_progress_bars()
+        try:
+            yield
+        finally:
+            disable_progress_bars()
 
     def _tell(self, title: str, done: threading.Event) -> None:
         seconds = SOON

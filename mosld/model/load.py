@@ -11,7 +11,9 @@ from mosld.config import ModelConfig, UserError
 from mosld.config.access import no_access
 from mosld.config.launch import lacking, launch
 from mosld.config.parts import model_config
+from mosld.config.ranks import is_main
 from mosld.model.attention import by_length, resolve_attention
+from mosld.model.download import download
 from mosld.model.embedded import embedded_checkpoint
 from mosld.model.processes import Processes
 from mosld.model.quantise import keep_packing, quantisation, quantised_copy
@@ -73,13 +75,18 @@ def _ready(model: Any, config: ModelConfig) -> Any:
 
 
 def have_weights(config: ModelConfig) -> None:
-    """Make the embedded model's checkpoint where it is not there yet: that says itself what it does.
+    """Make the embedded model's checkpoint, or fetch a hub model's weights, where they are not there yet.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: they cannot be had.
     """
     if config.kind == "embedded" and not config.path:
         embedded_checkpoint()
+    elif config.kind == "hub" and not config.path and (is_main() or not launch().parted):  # the others are sent theirs
+        try:
+            download(*_place(config))
+        except OSError as error:
+            raise UserError(_why(config, error)) from error
 
 
 def load_placed(config: ModelConfig, team: Processes) -> tuple[Any, Any]:
