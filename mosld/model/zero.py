@@ -7,7 +7,6 @@ DeepSpeed is an extra, loaded only where a launcher asks for it. No kernel of it
 """
 
 import logging
-import os
 import warnings
 from functools import cache
 from typing import Any
@@ -26,8 +25,6 @@ ENGINE = "_mosld_zero"  # where a model keeps the engine whose hooks put its lay
 @cache
 def library() -> Any:
     """DeepSpeed itself, without its own messages."""
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
     import deepspeed.ops
