@@ -3,22 +3,24 @@
     python benchmarks/memory.py [--width 4096] [--tokens 2048] [--model smollm2_135m] [--json FILE]
 
 Kept bytes are counted by autograd's own hooks, each storage once, without weights: of one linear layer of LLaMA-2-7B's
-width under 5 experts of rank 8, beside PEFT's LoRA of that rank without dropout. Peaks are those of a process of its
-own for each method that takes three steps; on an accelerator its own peak.
+width under 5 experts of rank 8, beside PEFT's LoRA of that rank without dropout. Peaks are those of the second step of
+8 rows of 256 tokens, in a process of its own for each method: of its resident size (Linux, /proc/self/clear_refs),
+which holds the libraries and the weights, too; on an accelerator of what is allocated there.
 """
 
-import resource
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from memory_model import KEEPS_NOTHING, resident
 from peft import get_peft_model
 from side_by_side import DEVICE, arguments, report
-from step_time import CASES, bundled_rows
+from step_time import CASES
 from torch import nn
-from wide_layers import stepper
+from wide_layers import rows, stepper
 
 import mosld
 from mosld.adapters import peft_config
@@ -46,15 +48,19 @@ def kept(case: str, width: int, tokens: int, dtype: torch.dtype) -> int:
 
 
 def peak(model: str, case: str) -> float:
-    """Peak bytes of this process after three steps."""
+    """Peak bytes of this process in the second of two steps: the first makes what is kept, the moments among it."""
     base, tokenizer = mosld.load_base(model)
     method, options = CASES.get(case, (case, {}))
     taken = stepper(base.to(DEVICE), method, tokenizer.pad_token_id, **options)
-    for number, examples in enumerate(bundled_rows(model, tokenizer, 8, 2)):
-        taken.step(examples, 8, 1e-4, number)
+    examples = rows(8, 256)
+    taken.step(examples, 8, 1e-4, 0)
     if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        taken.step(examples, 8, 1e-4, 1)
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    Path("/proc/self/clear_refs").write_text("5")
+    taken.step(examples, 8, 1e-4, 1)
+    return resident("VmHWM")
 
 
 def main() -> None:
@@ -80,7 +86,7 @@ def main() -> None:
     peaks: dict[str, float] = {}
     for case in [part for part in given.methods.split(",") if part]:
         command = [sys.executable, __file__, "--model", given.model, "--peak-of", case]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env={**os.environ, **KEEPS_NOTHING}, capture_output=True, text=True, check=True)
         peaks[case] = float(done.stdout.split()[-1])
         line = {"what": f"peak of a process, {given.model}", "method": case, "bytes": peaks[case]}
         found.append(line | {"to lora": peaks[case] / peaks["lora"]})

@@ -32,6 +32,7 @@ from mosld.config.method_rules import experts_of
 ANSWER = 8  # tokens of each row that have a loss
 STATUS = Path("/proc/self/status")
 MIB = 2**20
+KEEPS_NOTHING = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # malloc gives freed blocks back
 
 
 def cases(model: str, method: str, shapes: Sequence[str], more: Sequence[str]) -> Iterator[tuple[Config, int, int]]:
@@ -98,7 +99,7 @@ def predict(config: Config, length: int) -> int:
 
 def fresh(model: str, method: str, shapes: str, more: Sequence[str]) -> list[int]:
     """The measured bytes of each case of a method, in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **KEEPS_NOTHING}
     command = [sys.executable, __file__, "--one", "--model", model, "--methods", method, "--shapes", shapes, *more]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     found: list[int] = json.loads(done.stdout.splitlines()[-1])
