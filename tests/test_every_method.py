@@ -34,18 +34,24 @@ def finished(request, runs, toy_root) -> Path:
     return runs / request.param
 
 
+@pytest.fixture(scope="module")
+def evaluated(finished) -> Path:
+    """What eval makes of the run: here, as another process of the tests may have the other tests."""
+    assert eval_command.main([f"run={finished}", "evaluation.base=true"]) == 0
+    return finished / "eval" / "mixture-letter"
+
+
 def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def test_eval_gives_the_same_scores_and_parameters_from_the_directory_alone(finished):
-    assert eval_command.main([f"run={finished}", "evaluation.base=true"]) == 0
-    before, after = read(finished / "results.json"), read(finished / "eval" / "mixture-letter" / "results.json")
+def test_eval_gives_the_same_scores_and_parameters_from_the_directory_alone(finished, evaluated):
+    before, after = read(finished / "results.json"), read(evaluated / "results.json")
     assert after["scores"] == before["scores"]
     assert after["base_scores"] == before["base_scores"]
     assert after["parameters"] == before["parameters"]
     for task in ("obqa", "arc_e"):
-        again = (finished / "eval" / "mixture-letter" / "predictions" / f"{task}.jsonl").read_bytes()
+        again = (evaluated / "predictions" / f"{task}.jsonl").read_bytes()
         assert again == (finished / "predictions" / f"{task}.jsonl").read_bytes()
 
 
@@ -73,8 +79,8 @@ def test_what_was_trained_has_a_card_that_says_how_to_load_it(finished):
     assert ("import mosld.adapters" in card) == (finished.name in ROUTED)
 
 
-def test_routing_json_says_which_experts_each_task_used(finished):
-    for place in (finished, finished / "eval" / "mixture-letter"):
+def test_routing_json_says_which_experts_each_task_used(finished, evaluated):
+    for place in (finished, evaluated):
         if finished.name not in ROUTED:
             assert not (place / "routing.json").exists()
             continue
