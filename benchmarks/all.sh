@@ -20,6 +20,7 @@ measure end_to_end end_to_end ${data:+--data "$data"} --trainer-sizes 4,8,16 --r
 measure step_time step_time --rounds 7
 measure growth growth --rounds 3
 measure profile where_time_goes
+measure before_after before_after
 measure compiled step_time --methods lora,lora+compile,mosld,mosld+compile --rounds 9
 measure memory memory
 measure saving saving --rounds 3
