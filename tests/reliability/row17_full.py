@@ -84,7 +84,13 @@ def _loads_plainly(place: Path, wanted: dict) -> None:
 
 
 def _killed(environment: dict[str, str], folder: Path) -> None:
-    straight, run = (_run(folder, name, *UNEVEN) for name in ("straight", "run"))
+    killed_and_resumed(environment, *(_run(folder, name, *UNEVEN) for name in ("straight", "run")), WHOLE, folder)
+
+
+def killed_and_resumed(
+    environment: dict[str, str], straight: list[str], run: list[str], weights: str, folder: Path
+) -> None:
+    """One of two processes is killed in step 4; the same command again ends in the files of an unbroken run."""
     assert nursery().train_several(2, straight, folder / "log", **environment) == [0, 0]
     kill = {1: [{"at": STEP, "call": 4, "do": "SIGKILL"}]}
     codes = nursery().train_several(2, run, folder / "log-killed", kill, **environment)
@@ -92,10 +98,8 @@ def _killed(environment: dict[str, str], folder: Path) -> None:
     assert codes[0] not in (0, 75, None)
     assert nursery().train_several(2, run, folder / "log-again", **environment) == [0, 0]
     assert "resuming from step-000002" in (folder / "log-again-0").read_text()
-    assert (folder / "run" / WHOLE).read_bytes() == (folder / "straight" / WHOLE).read_bytes()
-    for name in ("weights", "optimizer"):
-        ours, theirs = (folder / run / f"checkpoints/step-000006/{name}.safetensors" for run in ("run", "straight"))
-        assert ours.read_bytes() == theirs.read_bytes(), name
+    for file in (weights, *(f"checkpoints/step-000006/{name}.safetensors" for name in ("weights", "optimizer"))):
+        assert (folder / "run" / file).read_bytes() == (folder / "straight" / file).read_bytes(), file
 
 
 def _other_engine(folder: Path) -> Outcome:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from cases import Case, Outcome, command, losses
 from nursery import nursery
-from row16_sharded import CLOSE, EVEN, MIXED, STEP, UNEVEN
+from row16_sharded import CLOSE, EVEN, MIXED, UNEVEN
+from row17_full import killed_and_resumed
 from safetensors.torch import load_file
 
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
@@ -85,15 +86,7 @@ def _scores_again(place: Path, wanted: dict, environment: dict[str, str]) -> Non
 
 def _killed(environment: dict[str, str], method: str, folder: Path) -> None:
     straight, run = (_run(folder, name, method, *UNEVEN, *SMALL) for name in ("straight", "run"))
-    assert nursery().train_several(2, straight, folder / "log", **environment) == [0, 0]
-    kill = {1: [{"at": STEP, "call": 4, "do": "SIGKILL"}]}
-    codes = nursery().train_several(2, run, folder / "log-killed", kill, **environment)
-    assert codes[1] == -9
-    assert codes[0] not in (0, 75, None)
-    assert nursery().train_several(2, run, folder / "log-again", **environment) == [0, 0]
-    assert "resuming from step-000002" in (folder / "log-again-0").read_text()
-    for file in (FILES[method], *(f"checkpoints/step-000006/{name}.safetensors" for name in ("weights", "optimizer"))):
-        assert (folder / "run" / file).read_bytes() == (folder / "straight" / file).read_bytes(), file
+    killed_and_resumed(environment, straight, run, FILES[method], folder)
     alone = _run(folder, "run", method, *UNEVEN, *SMALL, "training.resume=never")
     assert nursery().train(alone, folder / "log-alone") == 0
 
