@@ -61,7 +61,8 @@ PY
 
 reason() { # exit code, log: why a run failed, in a line
     local said
-    said=$(grep -hE '^error: |^[A-Za-z_.]*(Error|Exception)\b' "$2" | tail -1 | cut -c1-160)
+    said=$(grep -h '^error: ' "$2" | tail -1 | cut -c1-160) # what mosld says, before what a launcher says of it
+    said=${said:-$(grep -hE '^[A-Za-z_.]*(Error|Exception)\b' "$2" | tail -1 | cut -c1-160)}
     case $1 in
     124) said="still running after $LIMIT s and ended (LIMIT=)" ;;
     137) said="killed (signal 9): the machine's memory, or still running 30 s after LIMIT=$LIMIT" ;;
@@ -72,7 +73,7 @@ reason() { # exit code, log: why a run failed, in a line
 check() { # name, engine that must have run, command...
     local name=$1 engine=$2 place log started code said
     shift 2
-    place=$OUT/${name// /_} log=$OUT/${name// /_}.log
+    place=$OUT/${name//[^A-Za-z0-9]/_} log=$OUT/${name//[^A-Za-z0-9]/_}.log
     started=$SECONDS
     "$@" "output_dir=$place" >"$log" 2>&1
     code=$?
