@@ -23,6 +23,7 @@ class Measured(Protocol):
 
 Long = TypeVar("Long", bound=Measured)
 PADS = 32  # a batch holds at most a 32nd of its budget in pads: past that another forward pass costs less
+TOGETHER = 2048  # most tokens of questions in one sequence: attention grows with its square, and so does the mask
 PADDING = -1  # owner and segment of a pad
 
 
@@ -105,7 +106,7 @@ def pack_alike(questions: Sequence[Encoded], most_tokens: int) -> list[Packed]:
 
     Args:
         questions: those of two tasks are never packed together.
-        most_tokens: most tokens of several questions that are packed together.
+        most_tokens: most tokens of several questions that are packed together, if below `TOGETHER`.
     """
     groups: list[list[Encoded]] = []
     lengths: list[int] = []  # of the last group's questions, each packed alone
@@ -115,7 +116,7 @@ def pack_alike(questions: Sequence[Encoded], most_tokens: int) -> list[Packed]:
             joined = [*groups[-1], question]
             before = sum(lengths) - common(groups[-1]) * (len(lengths) - 1)
             after = sum(lengths) + length - common(joined) * len(lengths)
-            if after <= most_tokens and after - before < length / 2:
+            if after <= min(most_tokens, TOGETHER) and after - before < length / 2:
                 groups[-1], lengths = joined, [*lengths, length]
                 continue
         groups.append([question])

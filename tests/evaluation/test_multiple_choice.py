@@ -136,6 +136,13 @@ def test_no_more_are_packed_together_than_allowed(alike):
     assert all(p.length <= two for p in pack_alike(alike, two))
 
 
+def test_a_sequence_does_not_grow_with_the_budget(alike):
+    many = [Encoded(alike[0].row, [*range(1000), 2000 + i, 0], [[7], [8]]) for i in range(1200)]
+    packed = pack_alike(many, 10**6)
+    assert sum(len(p.questions) for p in packed) == 1200
+    assert [p.length for p in packed] == [2048, 2048, 1304]
+
+
 def test_the_first_of_prompts_that_are_each_other_s_beginning_keeps_a_token(alike):
     row, begins = alike[0].row, [[1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4]]
     same = [Encoded(row, prompt, [[7, 8], [9]]) for prompt in begins]
