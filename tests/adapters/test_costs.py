@@ -13,6 +13,7 @@ from mosld.adapters.feed_forward import FeedForwardMixture
 from mosld.adapters.mixture import Mixture
 from mosld.adapters.tuner import MosldModel
 from mosld.config import TrainingConfig
+from mosld.config.parts import model_config
 from mosld.data.batches import Example
 from mosld.data.rows import Row
 from mosld.model import processes
@@ -72,7 +73,8 @@ def test_the_three_products_of_a_layer_are_all_there_are():
 
 def test_the_balance_loss_runs_no_more_kernels_for_more_modules():
     def count(layers: int) -> int:
-        base = mosld.load_base("tiny", shape={"num_hidden_layers": layers})[0]
+        shape = {**model_config("tiny", {}).shape, "num_hidden_layers": layers}
+        base = mosld.load_base("tiny", shape=shape)[0]
         model = mosld.adapt(base, "mosld", allocation=4, seed=0).train()
         tuner = model.base_model
         assert isinstance(tuner, MosldModel)
