@@ -2,8 +2,8 @@
 
     python benchmarks/before_after.py [--method mosld] [--rounds 5] [--json FILE]
 
-Logits of every token, in place of those that have a loss; rows in the order drawn and as many a pass as allowed, in
-place of passes of rows of similar length; sdpa attention in place of eager's; the products of an adapter scaled after
+Logits of every token, in place of those that have a loss; rows padded, beside rows of like length or all in one pass,
+in place of rows laid end to end; sdpa attention in place of plain products; the products of an adapter scaled after
 B, where a token has as many numbers as the layer has outputs. Steps of sixteen rows, in turn in one process; the ratio
 is that of a step without to one as it is.
 """
@@ -20,26 +20,28 @@ from wide_layers import stepper
 
 import mosld
 from mosld.adapters.bank import ExpertBank
-from mosld.data.batches import IGNORED, Example, collate
+from mosld.data.batches import IGNORED, Example, pack
 from mosld.quiet import silence_libraries
+from mosld.training.layout import Layout
 
 ROWS = 16
 
 
-def every_token(examples: Sequence[Example], pad: int, domains: Sequence[str] = ()) -> dict[str, torch.Tensor]:
-    """As `collate`, with the logits of all tokens and labels for the same ones."""
-    made = collate(examples, pad, domains)
-    positions, labels = made.pop("logits_to_keep"), made.pop("labels")
+def every_token(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """As `pack`, with the logits of all tokens and labels for the same ones."""
+    made = pack(examples)
     wanted = torch.full_like(made["input_ids"], IGNORED)
-    for row, (places, targets) in enumerate(zip(positions, labels, strict=True)):
-        real = targets != IGNORED
-        wanted[row, places[real]] = targets[real]
+    wanted[0, made.pop("logits_to_keep")] = made.pop("labels")[0]
     return made | {"labels": wanted, "shift_labels": wanted}
 
 
-def as_drawn(examples: Sequence[Example], size: int, overhead: int = 0) -> list[list[Example]]:
-    """As `micro_batches`, in the order given."""
-    return [list(examples[start : start + size]) for start in range(0, len(examples), size)]
+@contextmanager
+def padded(layout: Layout, alike: bool) -> Iterator[None]:
+    """Padded micro-batches: of rows of like length, or of all rows as allowed in one pass."""
+    kept = layout.packed, layout.overhead
+    layout.packed, layout.overhead = False, layout.overhead if alike else 10**9
+    yield
+    layout.packed, layout.overhead = kept
 
 
 def scaled_last(self: ExpertBank, z: torch.Tensor, gates: torch.Tensor | None = None) -> torch.Tensor:
@@ -53,7 +55,7 @@ def scaled_last(self: ExpertBank, z: torch.Tensor, gates: torch.Tensor | None = 
 @contextmanager
 def sdpa(model: Any) -> Iterator[None]:
     """The model with that attention."""
-    model.config._attn_implementation, kept = "sdpa", model.config._attn_implementation
+    model.config._attn_implementation, kept = "mosld_sdpa", model.config._attn_implementation
     yield
     model.config._attn_implementation = kept
 
@@ -71,8 +73,9 @@ def main() -> None:
     steps = bundled_rows(given.model, tokenizer, ROWS, given.rounds)
     ways: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         "as it is": nullcontext,
-        "logits of every token": lambda: patch("mosld.training.step.collate", every_token),
-        "rows in the order drawn": lambda: patch("mosld.training.step.micro_batches", as_drawn),
+        "logits of every token": lambda: patch("mosld.training.layout.pack", every_token),
+        "padded beside rows of like length": lambda: padded(taken.layout, alike=True),
+        "padded in one pass": lambda: padded(taken.layout, alike=False),
         "sdpa attention": lambda: sdpa(taken.model),
         "adapters scaled after B": lambda: patch.object(ExpertBank, "up", scaled_last),
     }

@@ -20,7 +20,6 @@ from wide_layers import stepper
 import mosld
 from mosld.adapters.mixture import Mixture
 from mosld.adapters.router import Router
-from mosld.data.batches import collate
 from mosld.quiet import silence_libraries
 
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::linear"}
@@ -112,7 +111,7 @@ def main() -> None:
     peak = matrix_peak(base.dtype)
     started = time.perf_counter()
     for rows in steps:
-        collate(rows, tokenizer.pad_token_id)
+        taken.layout.inputs(rows)
     collating = (time.perf_counter() - started) / len(steps)
     mark(taken.model)
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (DEVICE.type == "cuda")

@@ -1,16 +1,18 @@
 """Training batches: rows as tokens, the micro-batches of a step, and their tensors.
 
-The rows of an optimiser step are a uniformly random draw; only its micro-batches are sorted by length, which saves the
-padding without changing what the step averages over.
-Shapes: B rows of the micro-batch, S longest row, P longest answer.
+The rows of an optimiser step are a uniformly random draw; how they lie in micro-batches, packed without a pad or padded
+beside rows of like length, does not change what the step averages over.
+Shapes: B rows of the micro-batch, S longest row, P longest answer; packed: T tokens of all rows, P of all answers.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 
+from mosld.data.cuts import cheapest_cuts
 from mosld.data.prompts import PromptEncoder, right_option
 from mosld.data.rows import AnyRow
 
@@ -63,29 +65,38 @@ def encode_train(rows: Sequence[AnyRow], encoder: PromptEncoder, end: int) -> Tr
     return TrainRows(examples, cut, cut_responses, len(encoded) - len(examples))
 
 
-def micro_batches(examples: Sequence[Example], size: int, overhead: int = 0) -> list[list[Example]]:
-    """The rows of one step in micro-batches of similar length, the longest first, cut where it costs least.
+def even_batches(examples: Sequence[Example], size: int) -> list[list[Example]]:
+    """The rows of one step in as few packed micro-batches as `size` rows each allow, of about as many tokens.
+
+    In each the longest row comes first.
+    """
+    batches: list[list[Example]] = [[] for _ in range(-(-len(examples) // size))]
+    tokens = [0] * len(batches)
+    for example in _longest_first(examples):
+        lightest = min((i for i, batch in enumerate(batches) if len(batch) < size), key=tokens.__getitem__)
+        batches[lightest].append(example)
+        tokens[lightest] += len(example.tokens)
+    return batches
+
+
+def like_batches(examples: Sequence[Example], size: int, overhead: int = 0) -> list[list[Example]]:
+    """The rows of one step in padded micro-batches of similar length, the longest first, cut where it costs least.
 
     Args:
         examples: the rows of the step.
         size: most rows in one micro-batch.
         overhead: what a forward pass costs besides its padded tokens, in tokens: the larger, the fewer cuts.
     """
-    ranked = sorted(examples, key=lambda example: -len(example.tokens))
-    cost, starts = [0], [0]  # of the first n rows: least cost, and where their last micro-batch starts
-    for stop in range(1, len(ranked) + 1):
-        choices = [
-            (cost[start] + (stop - start) * len(ranked[start].tokens) + overhead, start)
-            for start in range(max(0, stop - size), stop)
-        ]
-        least, start = min(choices)
-        cost.append(least)
-        starts.append(start)
-    batches, stop = [], len(ranked)
-    while stop:
-        batches.append(ranked[starts[stop] : stop])
-        stop = starts[stop]
-    return batches[::-1]
+    ranked = _longest_first(examples)
+
+    def cost(start: int, stop: int) -> int:
+        return (stop - start) * len(ranked[start].tokens) + overhead
+
+    return [ranked[start:stop] for start, stop in cheapest_cuts(len(ranked), cost, size)]
+
+
+def _longest_first(examples: Sequence[Example]) -> list[Example]:
+    return sorted(examples, key=lambda example: -len(example.tokens))
 
 
 def answer_tokens(examples: Sequence[Example]) -> int:
@@ -93,7 +104,32 @@ def answer_tokens(examples: Sequence[Example]) -> int:
     return sum(len(example.tokens) - example.answer_start for example in examples)
 
 
-def collate(examples: Sequence[Example], pad: int, domains: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+def pack(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """The keyword arguments of the model's forward pass on rows laid end to end, with logits at answer positions alone.
+
+    Returns:
+        input_ids, position_ids: [1, T], positions counted in each row; logits_to_keep: [P], the positions that predict
+        an answer; labels, shift_labels: [1, P], the tokens to be predicted there, already shifted. And an
+        attention_mask [1, 1, 1, 1] that keeps transformers from making one of T x T: not a number, since where rows lie
+        is told otherwise, and a model that took this for a mask must not go on.
+    """
+    starts = [0, *accumulate(len(example.tokens) for example in examples)]
+    answers = [
+        range(start + example.answer_start - 1, start + len(example.tokens) - 1)
+        for start, example in zip(starts, examples, strict=False)
+    ]
+    labels = torch.tensor([[token for example in examples for token in example.tokens[example.answer_start :]]])
+    return {
+        "input_ids": torch.tensor([[token for example in examples for token in example.tokens]]),
+        "position_ids": torch.cat([torch.arange(len(example.tokens)) for example in examples]).unsqueeze(0),
+        "attention_mask": torch.full((1, 1, 1, 1), torch.nan),
+        "logits_to_keep": torch.tensor([place for places in answers for place in places]),
+        "labels": labels,
+        "shift_labels": labels,
+    }
+
+
+def pad(examples: Sequence[Example], filler: int, domains: Sequence[str] = ()) -> dict[str, torch.Tensor]:
     """The keyword arguments of the model's forward pass, right-padded, with logits at answer positions alone.
 
     Returns:
@@ -103,7 +139,7 @@ def collate(examples: Sequence[Example], pad: int, domains: Sequence[str] = ()) 
     """
     longest = max(len(example.tokens) for example in examples)
     answers = max(len(example.tokens) - example.answer_start for example in examples)
-    input_ids = torch.full((len(examples), longest), pad)
+    input_ids = torch.full((len(examples), longest), filler)
     attention_mask = torch.zeros_like(input_ids)
     positions = torch.zeros(len(examples), answers, dtype=torch.long)
     labels = torch.full((len(examples), answers), IGNORED)

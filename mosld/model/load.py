@@ -12,7 +12,7 @@ from mosld.config.access import no_access
 from mosld.config.launch import lacking, launch
 from mosld.config.parts import model_config
 from mosld.config.ranks import is_main
-from mosld.model.attention import by_length, resolve_attention
+from mosld.model.attention import resolve_attention
 from mosld.model.download import download
 from mosld.model.embedded import embedded_checkpoint
 from mosld.model.processes import Processes
@@ -48,7 +48,7 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
         model = _without_weights(transformers_config(config), kind) if empty else random_model(config, **kind)
         if config.quantize:
             model = quantised_copy(model, config.quantize, kind)
-        return _ready(model, config), byte_tokenizer()
+        return keep_packing(model).eval(), byte_tokenizer()
     place, revision = _place(config)
     safe = {"revision": revision, "trust_remote_code": False}
     try:
@@ -67,11 +67,7 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
         raise UserError(_why(config, error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return _ready(model, config), tokenizer
-
-
-def _ready(model: Any, config: ModelConfig) -> Any:
-    return keep_packing(by_length(model) if config.attention == "auto" else model).eval()
+    return keep_packing(model).eval(), tokenizer
 
 
 def have_weights(config: ModelConfig) -> None:

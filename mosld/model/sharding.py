@@ -26,7 +26,6 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from mosld.config.launch import Launch, launch
-from mosld.model.attention import as_in
 from mosld.model.processes import Processes
 from mosld.model.zero import is_shared
 
@@ -80,7 +79,7 @@ def recast(model: Any, team: Processes, launch: Launch, dtype: torch.dtype, prod
             new.to_local().copy_(old.to_local())
     for module, source in zip(fresh.modules(), model.modules(), strict=True):
         module._buffers.update(source._buffers)  # they keep their type
-    return as_in(fresh, model).train(model.training)
+    return fresh.train(model.training)
 
 
 def _divide(model: Any, team: Processes, launch: Launch, products: torch.dtype | None = None) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from mosld.config.launch import launch
-from mosld.model.attention import as_in
 from mosld.model.processes import Processes
 
 ENGINE = "_mosld_zero"  # where a model keeps the engine whose hooks put its layers together
@@ -121,7 +120,7 @@ def recast(model: Any, team: Processes, dtype: torch.dtype) -> Any:
         module._buffers.update(source._buffers)  # they keep their type
     fresh.config.dtype = kind
     training = any(own.requires_grad for own in model.parameters())
-    return partition(as_in(fresh, model), team).train(model.training).requires_grad_(training)
+    return partition(fresh, team).train(model.training).requires_grad_(training)
 
 
 def _send_buffers(model: nn.Module, team: Processes) -> None:

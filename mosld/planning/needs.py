@@ -67,10 +67,9 @@ def needs(config: Config, length: int, answer: int, gpus: int) -> Needs:
 def _adapted(config: Config, accelerator: bool) -> Any:
     """The adapted model on the meta device, in the types that it would have."""
     attention, dtype = config.model.attention, config.model.dtype
-    if attention == "auto":
-        attention = "sdpa" if accelerator else resolve_attention("auto")
+    fused = attention == "sdpa" or (accelerator and attention == "auto")
     wanted = torch.bfloat16 if accelerator and dtype == "auto" else resolve_dtype(dtype)
-    model = meta_model(config.model, wanted, FUSED if attention == "sdpa" else attention)
+    model = meta_model(config.model, wanted, FUSED if fused else resolve_attention("eager"))
     with torch.device("meta"):
         return adapt_with(model, config.method, config.allocation, seed=None)
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from torch.utils._pytree import tree_map_only
 from transformers.integrations.sdpa_attention import repeat_kv
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import sdpa_mask
 
 from mosld.config import TrainingConfig
-from mosld.data.batches import Example, collate
+from mosld.data.batches import Example
 from mosld.data.rows import Row
+from mosld.model.attention import register
+from mosld.training.layout import Layout
 from mosld.training.ledger import DeviceHabits, Ledger
 from mosld.training.optim import make_optimizer, trained_parameters
-
-FUSED = "fused_without_weights"  # PyTorch's own choice of an attention kernel looks at the device
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def dry_step(
         if accumulating:
             _give_gradients(trained)
         saved_before = ledger.live
-        loss = model(**_batch(rows, length, answer, domains), use_cache=False).loss
+        loss = model(**_batch(model, rows, length, answer, domains), use_cache=False).loss
         saved, forward_flops = ledger.live - saved_before, ledger.flops
         loss.backward()
         del loss
@@ -86,16 +86,14 @@ def dry_step(
     return StepCost(saved, peak - start, gradients, update - start, ledger.flops, forward_flops)
 
 
-def _batch(rows: int, length: int, answer: int, domains: Sequence[str]) -> dict[str, Tensor]:
-    """The arguments of the forward pass for equally long rows, as `collate` makes them."""
+def _batch(model: Any, rows: int, length: int, answer: int, domains: Sequence[str]) -> dict[str, Any]:
+    """The arguments of the forward pass for equally long rows, as `Layout` makes them."""
     row = Row(domains[0] if domains else "", "", "", "", (), 0)
     examples = [Example(row, [0] * length, length - min(answer, length - 1))] * rows
     with torch.device("cpu"):
-        real = collate(examples, 0, domains)
-    return {
-        **{name: torch.empty_like(value, device="meta") for name, value in real.items()},
-        "num_items_in_batch": torch.tensor(0),
-    }
+        made = Layout(model, 0, domains, torch.device("cpu")).inputs(examples)
+    meta: dict[str, Any] = tree_map_only(Tensor, lambda real: torch.empty_like(real, device="meta"), made)
+    return {**meta, "num_items_in_batch": torch.tensor(0)}
 
 
 def _give_gradients(trained: dict[str, nn.Parameter]) -> None:
@@ -130,5 +128,4 @@ def _whole_mask(*args: Any, **kwargs: Any) -> Any:
     return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
 
 
-AttentionInterface.register(FUSED, _fused)
-AttentionMaskInterface.register(FUSED, _whole_mask)
+FUSED = register("mosld_fused_without_weights", _fused, _fused, _whole_mask)  # torch's own choice looks at the device

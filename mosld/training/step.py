@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from mosld.data.batches import Example, answer_tokens, collate, micro_batches
+from mosld.data.batches import Example, answer_tokens
 from mosld.model import Processes
+from mosld.training.layout import Layout
 from mosld.training.zero import make_engine
 
 
@@ -70,10 +71,8 @@ class Stepper:
         """
         self.model, self.processes = model, processes
         self.engine = make_engine(model, optimizer, processes, low_precision)
-        self.pad, self.seed, self.max_norm, self.weight = pad, seed, max_norm, weight
-        self.domains, self.low_precision = domains, low_precision
-        # On a processor a short pass is nearly free; an accelerator would rather pad than start another.
-        self.overhead = 128 if processes.device.type == "cpu" else 2048
+        self.layout = Layout(model, pad, domains, processes.device)
+        self.seed, self.max_norm, self.weight, self.low_precision = seed, max_norm, weight, low_precision
 
     def step(
         self,
@@ -95,7 +94,7 @@ class Stepper:
         self.model.train()
         total, sums = answer_tokens(examples), torch.zeros(2, device=self.processes.device)
         size = min(micro_batch_size, -(-len(examples) // self.processes.count))
-        batches = list(enumerate(micro_batches(examples, size, self.overhead)))
+        batches = list(enumerate(self.layout.split(examples, size)))
         routed = False
         for (index, batch), counts in self.processes.share(batches):
             torch.manual_seed(_seed(self.seed, number, index))
@@ -129,11 +128,9 @@ class Stepper:
         return len(batch), len(batch[0].tokens)
 
     def _forward(self, batch: Sequence[Example], total: int) -> Any:
-        device = self.processes.device
-        inputs = {key: value.to(device) for key, value in collate(batch, self.pad, self.domains).items()}
-        items = torch.tensor(total, device=device)
+        items = torch.tensor(total, device=self.processes.device)
         with self.autocast():
-            return self.engine.forward(**inputs, num_items_in_batch=items, use_cache=False)
+            return self.engine.forward(**self.layout.inputs(batch), num_items_in_batch=items, use_cache=False)
 
     def autocast(self) -> Any:
         """The context in which the model runs while it trains, scoring included."""

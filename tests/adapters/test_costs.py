@@ -151,7 +151,8 @@ def test_a_step_reads_from_the_device_once(method):
 @pytest.mark.parametrize(("width", "batches"), [(4, 1), (1, 4)])
 def test_the_reads_of_a_step_do_not_grow_with_its_micro_batches(width, batches):
     taken = stepper("mosld")
-    taken.engine.optimizer.step, taken.overhead = lambda: None, 0 if batches == 4 else 10**6
+    taken.engine.optimizer.step = lambda: None
+    assert len(taken.layout.split(examples(), width)) == batches
     with host_reads() as reads:
         taken.step(examples(), width, 1e-3, 0)
     assert reads == ["tolist"]

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from mosld.data import Row
-from mosld.data.batches import IGNORED, Example, answer_tokens, collate, encode_train, micro_batches
+from mosld.data.batches import (
+    IGNORED,
+    Example,
+    answer_tokens,
+    encode_train,
+    even_batches,
+    like_batches,
+    pack,
+    pad,
+)
 from mosld.data.mixing import Order
 from mosld.data.prompts import PromptEncoder, render
 
@@ -69,19 +78,26 @@ def test_changing_the_rows_that_were_returned_leaves_the_order():
     assert len(order.rows(0)) == 4
 
 
+@pytest.mark.parametrize("split", [even_batches, like_batches])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
-def test_micro_batches_hold_every_row_once(size: int):
-    found = [example for batch in micro_batches(EXAMPLES, size) for example in batch]
+def test_micro_batches_hold_every_row_once(size: int, split):
+    found = [example for batch in split(EXAMPLES, size) for example in batch]
     assert sorted(map(id, found)) == sorted(map(id, EXAMPLES))
 
 
+@pytest.mark.parametrize("split", [even_batches, like_batches])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
-def test_no_micro_batch_is_larger_than_its_size(size: int):
-    assert max(map(len, micro_batches(EXAMPLES, size))) <= size
+def test_no_micro_batch_is_larger_than_its_size(size: int, split):
+    assert max(map(len, split(EXAMPLES, size))) <= size
 
 
-def test_the_longest_micro_batch_comes_first():
-    assert [[len(e.tokens) for e in batch] for batch in micro_batches(EXAMPLES, 2, overhead=10)] == [[9, 7], [5, 2]]
+@pytest.mark.parametrize(("size", "lengths"), [(1, [[9], [7], [5], [2]]), (2, [[9, 2], [7, 5]]), (4, [[9, 7, 5, 2]])])
+def test_packed_micro_batches_are_few_and_of_about_as_many_tokens(size: int, lengths: list[list[int]]):
+    assert [[len(e.tokens) for e in batch] for batch in even_batches(EXAMPLES, size)] == lengths
+
+
+def test_the_longest_padded_micro_batch_comes_first():
+    assert [[len(e.tokens) for e in batch] for batch in like_batches(EXAMPLES, 2, overhead=10)] == [[9, 7], [5, 2]]
 
 
 def test_answer_tokens_are_counted_over_rows():
@@ -89,7 +105,7 @@ def test_answer_tokens_are_counted_over_rows():
 
 
 def naive(examples: list[Example]) -> dict[str, list[list[int]]]:
-    """Every tensor of collate, row by row and position by position."""
+    """Every tensor of a padded micro-batch, row by row and position by position."""
     width = max(len(e.tokens) for e in examples)
     answers = max(len(e.tokens) - e.answer_start for e in examples)
     found: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "logits_to_keep": [], "labels": []}
@@ -104,29 +120,42 @@ def naive(examples: list[Example]) -> dict[str, list[list[int]]]:
 
 
 @pytest.mark.parametrize("key", ["input_ids", "attention_mask", "logits_to_keep", "labels"])
-def test_collate_agrees_with_a_naive_loop(key: str):
-    assert collate(EXAMPLES, PAD)[key].tolist() == naive(EXAMPLES)[key]
+def test_padding_agrees_with_a_naive_loop(key: str):
+    assert pad(EXAMPLES, PAD)[key].tolist() == naive(EXAMPLES)[key]
 
 
 def test_labels_are_already_shifted():
-    batch = collate(EXAMPLES, PAD)
+    batch = pad(EXAMPLES, PAD)
     assert torch.equal(batch["labels"], batch["shift_labels"])
 
 
 def test_each_position_with_a_label_stands_just_before_its_token():
-    batch = collate(EXAMPLES, PAD)
+    batch = pad(EXAMPLES, PAD)
     after = torch.gather(batch["input_ids"], 1, batch["logits_to_keep"] + 1)
     scored = batch["labels"] != IGNORED
     assert torch.equal(after[scored], batch["labels"][scored])
 
 
+def test_packed_rows_lie_end_to_end_each_with_its_own_positions():
+    batch = pack(EXAMPLES)
+    assert batch["input_ids"].tolist() == [[token for e in EXAMPLES for token in e.tokens]]
+    assert batch["position_ids"].tolist() == [[i for e in EXAMPLES for i in range(len(e.tokens))]]
+
+
+def test_packed_labels_are_the_answers_and_stand_just_after_the_logits_that_are_kept():
+    batch = pack(EXAMPLES)
+    assert batch["labels"].tolist() == [[token for e in EXAMPLES for token in e.tokens[e.answer_start :]]]
+    assert torch.equal(batch["labels"], batch["shift_labels"])
+    assert torch.equal(batch["input_ids"][0, batch["logits_to_keep"] + 1], batch["labels"][0])
+
+
 def test_no_pad_is_seen():
-    batch = collate(EXAMPLES, PAD)
+    batch = pad(EXAMPLES, PAD)
     assert (batch["input_ids"][batch["attention_mask"] == 1] != PAD).all()
 
 
 def test_every_tensor_is_of_whole_numbers():
-    assert {tensor.dtype for tensor in collate(EXAMPLES, PAD).values()} == {torch.long}
+    assert {tensor.dtype for tensor in pad(EXAMPLES, PAD).values()} == {torch.long}
 
 
 @pytest.mark.parametrize("style", ["letter", "list", "cloze"])
@@ -158,9 +187,9 @@ def all_splits(lengths: list[int], size: int):
 
 
 @pytest.mark.parametrize("overhead", [0, 30, 1000])
-def test_micro_batches_are_cut_where_padding_and_passes_cost_least(overhead: int):
+def test_padded_micro_batches_are_cut_where_padding_and_passes_cost_least(overhead: int):
     lengths = [90, 88, 40, 39, 38, 12, 5]
-    made = micro_batches([Example(ROW, [0] * n, n - 1) for n in lengths], 4, overhead)
+    made = like_batches([Example(ROW, [0] * n, n - 1) for n in lengths], 4, overhead)
 
     def cost(parts: list[list[int]]) -> int:
         return sum(len(part) * max(part) + overhead for part in parts)

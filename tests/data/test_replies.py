@@ -4,7 +4,7 @@ import pytest
 
 from mosld.config import DataConfig, SourceConfig, UserError, load_config
 from mosld.data import TASKS, Reply, load_dataset
-from mosld.data.batches import IGNORED, collate, encode_train
+from mosld.data.batches import IGNORED, encode_train, pad
 from mosld.data.prompts import PromptEncoder, render
 from mosld.data.splits import needed_splits
 
@@ -15,7 +15,7 @@ BUNDLED = SourceConfig(name="bundled")
 def learnt(tokenizer, row: Reply) -> tuple[str, str]:
     """The prompt of a train row, and what of it has a loss."""
     (example,) = encode_train([row], PromptEncoder(tokenizer, "letter"), tokenizer.eos_token_id).examples
-    labels = [token for token in collate([example], 0)["labels"][0].tolist() if token != IGNORED]
+    labels = [token for token in pad([example], 0)["labels"][0].tolist() if token != IGNORED]
     return tokenizer.decode(example.tokens[: example.answer_start]), tokenizer.decode(labels)
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from mosld.config import load_config
-from mosld.data.batches import Example, collate
+from mosld.data.batches import Example
 from mosld.data.rows import Row
 from mosld.model import load_model
 from mosld.planning.needs import _cost, _cost_of, needs
 from mosld.stages import adapt_with
 from mosld.training import ready_to_train, trained_parameters
+from mosld.training.layout import Layout
 
 ROWS, LENGTH, ANSWER = 3, 40, 5
 METHODS = ["lora", "mosld", "mola", "mixlora", "sira", "moa", "full", "prefix"]
@@ -40,9 +41,9 @@ def saved_in_a_real_step(config):
     domains = config.method.domains or ()
     row = Row(domains[0] if domains else "", "", "", "", (), 0)
     examples = [Example(row, list(range(LENGTH)), LENGTH - ANSWER)] * ROWS
-    items = torch.tensor(ROWS * ANSWER)
+    items, layout = torch.tensor(ROWS * ANSWER), Layout(model, 259, domains, torch.device("cpu"))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model(**collate(examples, 259, domains), num_items_in_batch=items, use_cache=False).loss
+        loss = model(**layout.inputs(examples), num_items_in_batch=items, use_cache=False).loss
     loss.backward()
     gradients = sum(p.grad.numel() * p.grad.element_size() for p in trained_parameters(model).values())
     return sum(saved.values()), gradients
