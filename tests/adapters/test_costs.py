@@ -124,8 +124,8 @@ def test_backward_keeps_less_than_lora_with_dropout_on_its_input(dtype):
     assert kept(ours("mosld"), dtype) < kept(lora(0.05), dtype)
 
 
-def stepper(method: str, **options) -> Stepper:
-    model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0, **options)
+def stepper(method: str, attention: str = "auto", **options) -> Stepper:
+    model = mosld.adapt(mosld.load_base("tiny", attention=attention)[0], method, seed=0, **options)
     return Stepper(
         model, make_optimizer(model, TrainingConfig()), processes=processes(), pad=259, max_norm=1.0, weight=0.01,
         domains=options.get("domains", ()),
@@ -148,9 +148,10 @@ def test_a_step_reads_from_the_device_once(method):
     assert reads == ["tolist"]
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize(("width", "batches"), [(4, 1), (1, 4)])
-def test_the_reads_of_a_step_do_not_grow_with_its_micro_batches(width, batches):
-    taken = stepper("mosld")
+def test_the_reads_of_a_step_do_not_grow_with_its_micro_batches(width, batches, attention):
+    taken = stepper("mosld", attention)
     taken.engine.optimizer.step = lambda: None
     assert len(taken.layout.split(examples(), width)) == batches
     with host_reads() as reads:
