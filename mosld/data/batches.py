@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 
-from mosld.data.cuts import cheapest_cuts
 from mosld.data.prompts import PromptEncoder, right_option
 from mosld.data.rows import AnyRow
 
@@ -88,11 +87,20 @@ def like_batches(examples: Sequence[Example], size: int, overhead: int = 0) -> l
         overhead: what a forward pass costs besides its padded tokens, in tokens: the larger, the fewer cuts.
     """
     ranked = _longest_first(examples)
-
-    def cost(start: int, stop: int) -> int:
-        return (stop - start) * len(ranked[start].tokens) + overhead
-
-    return [ranked[start:stop] for start, stop in cheapest_cuts(len(ranked), cost, size)]
+    cost, starts = [0], [0]  # of the first n rows: least cost, and where their last micro-batch starts
+    for stop in range(1, len(ranked) + 1):
+        choices = [
+            (cost[start] + (stop - start) * len(ranked[start].tokens) + overhead, start)
+            for start in range(max(0, stop - size), stop)
+        ]
+        least, start = min(choices)
+        cost.append(least)
+        starts.append(start)
+    batches, stop = list[list[Example]](), len(ranked)
+    while stop:
+        batches.append(ranked[starts[stop] : stop])
+        stop = starts[stop]
+    return batches[::-1]
 
 
 def _longest_first(examples: Sequence[Example]) -> list[Example]:

@@ -1,24 +1,21 @@
 """Rows that lie one after the other in one sequence, and attention that keeps them apart.
 
-A pass over a packed sequence computes no pad: only attention sees the rows side by side, padded to the longest of rows
-of similar length. Pads stand behind their row, so causal attention alone hides them: no mask depends on the rows.
+A pass over a packed sequence computes no pad: only attention sees the rows side by side, the long ones and the short
+ones, padded to the longest. Pads stand behind their row, so causal attention alone hides them: no mask depends on the
+rows.
 
 Shapes: T tokens of the packed sequence, R rows of a group, L the longest of them, H heads of the queries, K of the
 keys, G = H / K, D width of a head.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mosld.data.cuts import cheapest_cuts
-
 Kernel = Callable[..., Any]  # (module, q, k, v, mask, **given) to (y, None), in transformers' shapes
-SLOT = 64  # what a slot of a group costs beside its attention to the others, in tokens attended to
 
 
 class Places(NamedTuple):
@@ -34,7 +31,7 @@ class Places(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Neighbouring rows of similar length.
+    """Neighbouring rows, padded to the longest for attention alone.
 
     Attributes:
         start, stop: their tokens of the packed sequence.
@@ -48,29 +45,24 @@ class Group(NamedTuple):
     places: dict[int, Places]
 
 
-def lay_out(lengths: Sequence[int], heads: Sequence[int], device: torch.device, overhead: int) -> tuple[Group, ...]:
-    """Where the rows of a packed sequence lie, in groups that together cost attention least.
+def lay_out(lengths: Sequence[int], heads: Sequence[int], device: torch.device) -> tuple[Group, ...]:
+    """Where the rows of a packed sequence lie: long ones and short ones, so that attention costs least.
+
+    Two groups whatever the rows, so that compiled code serves all; one where there is but one row.
 
     Args:
         lengths: of the rows, the longest first.
         heads: of queries and keys, H and K.
         device: of the sequence.
-        overhead: what a group costs by itself, in pairs of tokens: the larger, the fewer groups.
     """
-
-    def cost(start: int, stop: int) -> int:
-        return (stop - start) * lengths[start] * (lengths[start] + SLOT) + overhead
-
-    ends = list(accumulate(lengths, initial=0))
-    return tuple(
-        Group(
-            ends[start],
-            ends[stop],
-            stop - start,
-            {number: _places(lengths[start:stop], number, device) for number in {*heads}},
-        )
-        for start, stop in cheapest_cuts(len(lengths), cost)
-    )
+    count = len(lengths)
+    cut = min(range(1, count), key=lambda n: n * lengths[0] ** 2 + (count - n) * lengths[n] ** 2, default=count)
+    found, start = [], 0
+    for part in filter(None, (lengths[:cut], lengths[cut:])):
+        places = {number: _places(part, number, device) for number in {*heads}}
+        found.append(Group(start, start + sum(part), len(part), places))
+        start += sum(part)
+    return tuple(found)
 
 
 def _places(lengths: Sequence[int], heads: int, device: torch.device) -> Places:

@@ -37,9 +37,7 @@ class Layout:
         self.filler, self.domains, self.device = filler, domains, device
         self._heads = config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads)
         # On a processor a short pass is nearly free; an accelerator would rather pad than start another.
-        on_processor = device.type == "cpu"
-        self.overhead = 128 if on_processor else 2048
-        self._group = 2**15 if on_processor else 2**22  # what one more group costs attention, in pairs of tokens
+        self.overhead = 128 if device.type == "cpu" else 2048
 
     def split(self, examples: Sequence[Example], size: int) -> list[list[Example]]:
         """The rows of a step as micro-batches of at most `size` rows, in each the longest first."""
@@ -51,5 +49,5 @@ class Layout:
         found: dict[str, Any] = {key: value.to(self.device) for key, value in made.items()}
         if self.packed:
             lengths = [len(example.tokens) for example in batch]
-            found["groups"] = lay_out(lengths, self._heads, self.device, self._group)
+            found["groups"] = lay_out(lengths, self._heads, self.device)
         return found

@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mosld.data.batches import Example, pack
-from mosld.data.cuts import cheapest_cuts
 from mosld.data.rows import Row
 from mosld.model.attention import PACKED, REGISTERED, packs_rows, sdpa_attention_forward
 from mosld.model.rows import attend_by_row, eager_rows, lay_out, sees
@@ -19,14 +18,6 @@ LENGTHS = [9, 8, 8, 3, 1]
 BLOCK = SimpleNamespace(num_key_value_groups=HEADS // KEYS, is_causal=True, training=True)
 SETTINGS = {"hidden_size": 48, "intermediate_size": 40, "vocab_size": 60, "num_hidden_layers": 3, "head_dim": 8}
 ROW = Row("arc_e", "1", "", "?", ("a", "b"), 0)
-
-
-def groups_of(number: int):
-    """The rows of LENGTHS in one group, in a few, or each in its own."""
-    overhead = {1: 10**6, 5: -(10**6)}.get(number, 400)
-    found = lay_out(LENGTHS, (HEADS, KEYS), CPU, overhead)
-    assert len(found) == number
-    return found
 
 
 def vectors(heads: int, seed: int) -> torch.Tensor:
@@ -50,12 +41,11 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None)
 
 
 @pytest.mark.parametrize("window", [None, 3, 100])
-@pytest.mark.parametrize("number", [1, 2, 5])
 @pytest.mark.parametrize("kernel", [eager_rows, sdpa_attention_forward])
-def test_each_row_attends_to_itself_alone(kernel, number: int, window: int | None):
+def test_each_row_attends_to_itself_alone(kernel, window: int | None):
     q, k, v = vectors(HEADS, 0), vectors(KEYS, 1), vectors(KEYS, 2)
     given = {"scaling": WIDTH**-0.5, "sliding_window": window}
-    found, _ = attend_by_row(BLOCK, q, k, v, groups=groups_of(number), kernel=kernel, **given)
+    found, _ = attend_by_row(BLOCK, q, k, v, groups=lay_out(LENGTHS, (HEADS, KEYS), CPU), kernel=kernel, **given)
     wanted = naive(q, k, v, window)
     torch.testing.assert_close(found, wanted)
     weights = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(3)).double()
@@ -79,23 +69,20 @@ def test_a_token_sees_itself_and_those_before_it_in_its_window(window: int | Non
     assert sees(4, window, CPU).tolist() == wanted
 
 
-@pytest.mark.parametrize("most", [None, 1, 2, 3])
-def test_cuts_cost_least_of_all_ways_to_cut(most: int | None):
-    sizes, overhead = [9, 8, 4, 4, 1, 1], 7
+@pytest.mark.parametrize("lengths", [[9, 8, 8, 3, 1], [5, 5, 5], [90, 30, 30, 29], [70, 69, 2]])
+def test_rows_lie_in_two_groups_that_together_cost_attention_least(lengths: list[int]):
+    long, short = lay_out(lengths, (HEADS, KEYS), CPU)
+    assert long.rows + short.rows == len(lengths)
+    assert (long.start, long.stop, short.start, short.stop) == (0, *[sum(lengths[: long.rows])] * 2, sum(lengths))
 
-    def cost(start: int, stop: int) -> int:
-        return (stop - start) * sizes[start] + overhead
+    def cost(cut: int) -> int:
+        return sum(len(part) * max(part) ** 2 for part in (lengths[:cut], lengths[cut:]))
 
-    def ways(start: int):
-        if start == len(sizes):
-            yield []
-        for stop in range(start + 1, min(len(sizes), start + (most or len(sizes))) + 1):
-            for rest in ways(stop):
-                yield [(start, stop), *rest]
+    assert cost(long.rows) == min(cost(cut) for cut in range(1, len(lengths)))
 
-    found = cheapest_cuts(len(sizes), cost, most)
-    assert found in list(ways(0))
-    assert sum(cost(*cut) for cut in found) == min(sum(cost(*cut) for cut in way) for way in ways(0))
+
+def test_one_row_is_one_group():
+    assert [(group.start, group.stop, group.rows) for group in lay_out([7], (HEADS, KEYS), CPU)] == [(0, 7, 1)]
 
 
 def model_of(kind: str, attention: str = "mosld_eager", **more):
@@ -109,7 +96,7 @@ def examples() -> list[Example]:
 
 
 def packed_inputs(rows: list[Example]) -> dict:
-    return {**pack(rows), "groups": lay_out([len(row.tokens) for row in rows], (HEADS, KEYS), CPU, 400)}
+    return {**pack(rows), "groups": lay_out([len(row.tokens) for row in rows], (HEADS, KEYS), CPU)}
 
 
 MIXED = ["full_attention", "sliding_attention", "sliding_attention"]
