@@ -45,18 +45,20 @@ class Group(NamedTuple):
     places: dict[int, Places]
 
 
-def lay_out(lengths: Sequence[int], heads: Sequence[int], device: torch.device) -> tuple[Group, ...]:
+def lay_out(
+    lengths: Sequence[int], heads: Sequence[int], device: torch.device, divided: bool = True
+) -> tuple[Group, ...]:
     """Where the rows of a packed sequence lie: long ones and short ones, so that attention costs least.
-
-    Two groups whatever the rows, so that compiled code serves all; one where there is but one row.
 
     Args:
         lengths: of the rows, the longest first.
         heads: of queries and keys, H and K.
         device: of the sequence.
+        divided: False: all in one group.
     """
     count = len(lengths)
-    cut = min(range(1, count), key=lambda n: n * lengths[0] ** 2 + (count - n) * lengths[n] ** 2, default=count)
+    cuts = range(1, count) if divided else ()
+    cut = min(cuts, key=lambda n: n * lengths[0] ** 2 + (count - n) * lengths[n] ** 2, default=count)
     found, start = [], 0
     for part in filter(None, (lengths[:cut], lengths[cut:])):
         places = {number: _places(part, number, device) for number in {*heads}}

@@ -34,6 +34,11 @@ def compile_layers(model: nn.Module, say: Callable[[str], None] = lambda _: None
     say(f"{len(layers)} layers are compiled in the first steps, which take long")
 
 
+def has_compiled(model: nn.Module) -> bool:
+    """Whether layers of a model are compiled."""
+    return any(module._compiled_call_impl is not None for module in model.modules())
+
+
 def uncompiled(compiled: bool) -> Any:
     """A context in which layers that were `compiled` run as they were written."""
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

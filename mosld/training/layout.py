@@ -9,6 +9,7 @@ from mosld.data.batches import Example, even_batches, like_batches, pack, pad
 from mosld.evaluation.passes import adapter_config, by_prompt
 from mosld.model.attention import packs_rows
 from mosld.model.rows import lay_out
+from mosld.training.compiled import has_compiled
 
 
 class Layout:
@@ -36,6 +37,7 @@ class Layout:
         self.packed = packs_rows(base) and not adapter.is_prompt_learning and not by_prompt(adapter)
         self.filler, self.domains, self.device = filler, domains, device
         self._heads = config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads)
+        self._divided = not has_compiled(model)  # a graph for any one group serves all steps, for two it does not
         # On a processor a short pass is nearly free; an accelerator would rather pad than start another.
         self.overhead = 128 if device.type == "cpu" else 2048
 
@@ -49,5 +51,5 @@ class Layout:
         found: dict[str, Any] = {key: value.to(self.device) for key, value in made.items()}
         if self.packed:
             lengths = [len(example.tokens) for example in batch]
-            found["groups"] = lay_out(lengths, self._heads, self.device)
+            found["groups"] = lay_out(lengths, self._heads, self.device, self._divided)
         return found

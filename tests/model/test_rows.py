@@ -40,12 +40,15 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None)
     return found
 
 
+@pytest.mark.parametrize("divided", [True, False])
 @pytest.mark.parametrize("window", [None, 3, 100])
 @pytest.mark.parametrize("kernel", [eager_rows, sdpa_attention_forward])
-def test_each_row_attends_to_itself_alone(kernel, window: int | None):
+def test_each_row_attends_to_itself_alone(kernel, window: int | None, divided: bool):
     q, k, v = vectors(HEADS, 0), vectors(KEYS, 1), vectors(KEYS, 2)
     given = {"scaling": WIDTH**-0.5, "sliding_window": window}
-    found, _ = attend_by_row(BLOCK, q, k, v, groups=lay_out(LENGTHS, (HEADS, KEYS), CPU), kernel=kernel, **given)
+    found, _ = attend_by_row(
+        BLOCK, q, k, v, groups=lay_out(LENGTHS, (HEADS, KEYS), CPU, divided), kernel=kernel, **given
+    )
     wanted = naive(q, k, v, window)
     torch.testing.assert_close(found, wanted)
     weights = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(3)).double()
@@ -79,6 +82,11 @@ def test_rows_lie_in_two_groups_that_together_cost_attention_least(lengths: list
         return sum(len(part) * max(part) ** 2 for part in (lengths[:cut], lengths[cut:]))
 
     assert cost(long.rows) == min(cost(cut) for cut in range(1, len(lengths)))
+
+
+def test_rows_that_are_not_to_be_divided_are_one_group():
+    found = lay_out(LENGTHS, (HEADS, KEYS), CPU, divided=False)
+    assert [(group.start, group.stop, group.rows) for group in found] == [(0, sum(LENGTHS), len(LENGTHS))]
 
 
 def test_one_row_is_one_group():
