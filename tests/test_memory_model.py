@@ -1,4 +1,7 @@
-"""The plan's memory against the kernel's record of a real step: within 15 %, a small random model, fresh processes."""
+"""The plan's memory against the kernel's record of a real step: within 15 %, a small random model, fresh processes.
+
+A run decides by a bound whether its longest micro-batch must be tried: it lies above the same record.
+"""
 
 import json
 import subprocess
@@ -9,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8, "vocab_size": 4000}
-CASES = ["--model", "tiny", "--shapes", "8x128", "model.dtype=bfloat16"]
+CASES = ["--bound", "--model", "tiny", "--shapes", "8x128", "model.dtype=bfloat16"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux: /proc/self/clear_refs")
@@ -24,3 +27,4 @@ def test_the_plan_foretells_the_peak_of_a_step(method, tmp_path):
     for row in found:
         assert row["measured, MiB"] > 20
         assert row["predicted / measured"] == pytest.approx(1, abs=0.15), row
+        assert row["bound / measured"] > 1.5, row
