@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Stages:
     console: Console
     stop: StopSignals = field(default_factory=StopSignals)
 
-    @property
+    @cached_property
     def encoder(self) -> CachedEncoder:
         """The run's prompt format with its tokenizer; what was tokenised once is read from the cache."""
         assert self.config.prompt is not None  # filled in when the config was checked
