@@ -10,9 +10,9 @@ tokens:
 2. the model is loaded and takes two steps; before the second the kernel's record of the largest resident size is reset.
 
 Measured is that peak of the second step less what was resident after 1; predicted is what `mosld.plan` says of the same
-step. The bound (--bound), with the weights, is that by which a run decides whether to try its longest micro-batch. Linux
-alone (/proc/self/clear_refs). glibc's malloc is told to give freed blocks back (MALLOC_MMAP_THRESHOLD_): left alone it
-keeps some, and the resident size says more of malloc than of the step.
+step. With --bound also the bound, with the weights, by which a run decides whether to try its longest micro-batch.
+Linux alone (/proc/self/clear_refs). glibc's malloc is told to give freed blocks back (MALLOC_MMAP_THRESHOLD_): left
+alone it keeps some, and the resident size says more of malloc than of the step.
 """
 
 import ctypes
