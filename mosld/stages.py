@@ -168,8 +168,7 @@ class Stages:
         if taken != counts:
             listed = ", ".join(f"{task} {count}" for task, count in taken.items())
             self.console.say(f"an epoch takes (data.mixing={self.config.data.mixing}): {listed}")
-        training, seed = self.config.training, self.config.seed
-        return Order(tuple(counts.values()), tuple(taken.values()), training.batch_size, seed)
+        return Order(tuple(counts.values()), tuple(taken.values()), self.config.training.batch_size, self.config.seed)
 
     @staticmethod
     def settle(stepper: Stepper, dtype: torch.dtype) -> Any:
