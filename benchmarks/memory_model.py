@@ -10,8 +10,9 @@ tokens:
 2. the model is loaded and takes two steps; before the second the kernel's record of the largest resident size is reset.
 
 Measured is that peak of the second step less what was resident after 1; predicted is what `mosld.plan` says of the same
-step. Linux alone (/proc/self/clear_refs). glibc's malloc is told to give freed blocks back (MALLOC_MMAP_THRESHOLD_):
-left alone it keeps some, and the resident size says more of malloc than of the step.
+step. With --bound also the bound, with the weights, by which a run decides whether to try its longest micro-batch.
+Linux alone (/proc/self/clear_refs). glibc's malloc is told to give freed blocks back (MALLOC_MMAP_THRESHOLD_): left
+alone it keeps some, and the resident size says more of malloc than of the step.
 """
 
 import ctypes
@@ -52,22 +53,24 @@ def shallow(config: Config) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, kind="random", path=None, shape=shape))
 
 
-def measure(config: Config, rows: int, length: int) -> int:
-    """Peak resident bytes of a step, over those that the libraries keep after such a step of a shallow model."""
+def measure(config: Config, rows: int, length: int) -> tuple[int, int]:
+    """Peak resident bytes of a step, over those that the libraries keep after such a step of a shallow model; bound."""
     take_steps(shallow(config), rows, length)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = resident("VmRSS")
-    return take_steps(config, rows, length) - before
+    peak, bound = take_steps(config, rows, length)
+    return peak - before, bound
 
 
-def take_steps(config: Config, rows: int, length: int) -> int:
-    """Peak resident bytes of the second of two steps."""
+def take_steps(config: Config, rows: int, length: int) -> tuple[int, int]:
+    """Peak resident bytes of the second of two steps, and the bound with the weights."""
     from mosld.data import Dataset
     from mosld.data.batches import Example
     from mosld.data.rows import Row
     from mosld.logging import Console
     from mosld.stages import Stages, load_on_device
+    from mosld.training.room import bound
 
     base, tokenizer = load_on_device(config)
     dtype = base.dtype
@@ -77,7 +80,8 @@ def take_steps(config: Config, rows: int, length: int) -> int:
     stepper.step(examples, rows, 1e-4, 0)
     Path("/proc/self/clear_refs").write_text("5")
     stepper.step(examples, rows, 1e-4, 1)
-    return resident("VmHWM")
+    weights = sum(p.numel() * p.element_size() for p in stepper.model.parameters())
+    return resident("VmHWM"), int(bound(stepper.model, examples, rows)) + weights
 
 
 def resident(field: str) -> int:
@@ -97,12 +101,12 @@ def predict(config: Config, length: int) -> int:
     return peak(found.sizes, cost)
 
 
-def fresh(model: str, method: str, shapes: str, more: Sequence[str]) -> list[int]:
-    """The measured bytes of each case of a method, in a process of its own."""
+def fresh(model: str, method: str, shapes: str, more: Sequence[str]) -> list[tuple[int, int]]:
+    """The measured bytes and the bound of each case of a method, in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **KEEPS_NOTHING}
     command = [sys.executable, __file__, "--one", "--model", model, "--methods", method, "--shapes", shapes, *more]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    found: list[int] = json.loads(done.stdout.splitlines()[-1])
+    found: list[tuple[int, int]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -112,6 +116,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--methods", default="lora,mosld,mola,full")
     parser.add_argument("--shapes", default="8x256,16x128")
+    parser.add_argument("--bound", action="store_true", help="show the bound, too")
     parser.add_argument("more", nargs="*", help="keys of the config, as in model.dtype=float32")
     parser.add_argument("--one", action="store_true", help="measure here and print the bytes alone")
     given = parser.parse_args()
@@ -125,7 +130,8 @@ def main() -> None:
     rows = []
     for method in given.methods.split(","):
         measured = fresh(given.model, method, given.shapes, given.more)
-        for (config, count, length), size in zip(cases(given.model, method, shapes, given.more), measured, strict=True):
+        asked = cases(given.model, method, shapes, given.more)
+        for (config, count, length), (size, bound) in zip(asked, measured, strict=True):
             predicted = predict(config, length)
             rows.append(
                 {
@@ -135,6 +141,7 @@ def main() -> None:
                     "predicted, MiB": predicted / MIB,
                     "measured, MiB": size / MIB,
                     "predicted / measured": predicted / size,
+                    **({"bound / measured": bound / size} if given.bound else {}),
                 }
             )
             print(*rows[-1].values(), file=sys.stderr, flush=True)

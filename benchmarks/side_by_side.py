@@ -23,7 +23,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that warms up")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that warms up (1: none)")
     parser.add_argument("--json", help="write the figures to this file")
     return parser
 
@@ -36,9 +36,12 @@ def clock() -> float:
 
 
 def in_turn(work: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round; each is told the number of the round. Round 0 warms up."""
+    """Seconds of each piece of work in each round; each is told the number of the round.
+
+    Round 0 warms up; it is left out where one round is asked for, whose seconds are no measurement in any case.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(rounds + 1):
+    for number in range(0 if rounds > 1 else 1, rounds + 1):
         for name, do in work.items():
             started = clock()
             do(number)

@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Stages:
     console: Console
     stop: StopSignals = field(default_factory=StopSignals)
 
-    @property
+    @cached_property
     def encoder(self) -> CachedEncoder:
         """The run's prompt format with its tokenizer; what was tokenised once is read from the cache."""
         assert self.config.prompt is not None  # filled in when the config was checked
@@ -167,8 +168,7 @@ class Stages:
         if taken != counts:
             listed = ", ".join(f"{task} {count}" for task, count in taken.items())
             self.console.say(f"an epoch takes (data.mixing={self.config.data.mixing}): {listed}")
-        training, seed = self.config.training, self.config.seed
-        return Order(tuple(counts.values()), tuple(taken.values()), training.batch_size, seed)
+        return Order(tuple(counts.values()), tuple(taken.values()), self.config.training.batch_size, self.config.seed)
 
     @staticmethod
     def settle(stepper: Stepper, dtype: torch.dtype) -> Any:

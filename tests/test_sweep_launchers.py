@@ -10,6 +10,7 @@ import pytest
 
 from mosld.sweeping.own_process import StopFile
 from mosld.sweeping.places import own_device
+from mosld.train import main
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTY = ROOT / "tests" / "reliability" / "faulty_train.py"
@@ -90,7 +91,7 @@ def test_joblib_runs_jobs_at_the_same_time_and_keeps_what_each_prints(tmp_path: 
     assert "training 1/2" not in done.stderr
 
 
-def test_a_job_of_submitit_is_one_run_of_all_its_tasks(tmp_path: Path, arguments: list[str]):
+def test_a_job_of_submitit_is_one_run_of_all_its_tasks(tmp_path, arguments, monkeypatch):
     pytest.importorskip("submitit")
     local = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.launcher.timeout_min=5"]
     done = train(tmp_path, "-m", *arguments, *local, "seed=0")
@@ -98,8 +99,8 @@ def test_a_job_of_submitit_is_one_run_of_all_its_tasks(tmp_path: Path, arguments
     (job,) = summary(tmp_path)["jobs"]
     assert job["status"] == "finished"
     assert len(results(tmp_path)) == 1
-    one = train(tmp_path, *arguments, "output_dir=one", "training.max_steps=2")
-    assert one.returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "output_dir=one", "training.max_steps=2"]) == 0
     assert losses(tmp_path / job["run"]) == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
 
 
@@ -124,8 +125,9 @@ def test_a_job_that_fails_on_one_rank_ends_on_both_and_no_other_does(launch: str
     assert len(list(tmp_path.glob("outputs/single_obqa/tiny/*"))) == 3
 
 
-def test_a_sweep_in_several_processes_makes_only_what_is_missing(tmp_path: Path, arguments: list[str]):
-    assert train(tmp_path, *arguments, "seed=0").returncode == 0
+def test_a_sweep_in_several_processes_makes_only_what_is_missing(tmp_path, arguments, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "seed=0"]) == 0
     before = results(tmp_path)
     done = run(tmp_path, [*STARTS["torchrun"], "-m", "mosld.train", "-m", *arguments, "seed=0,1"])
     assert done.returncode == 0, done.stderr[-3000:]

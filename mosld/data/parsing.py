@@ -1,5 +1,6 @@
 """From a JSON record to a row, and everything that can be wrong with one."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,8 @@ from mosld.data.numbers import FINAL, value
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import require_subject
 from mosld.data.tasks import Task
+
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates
 
 
 def parse_row(task: Task, record: Any) -> AnyRow:
@@ -107,7 +110,7 @@ def _answer(answer: Any, count: int) -> int:
 
 
 def _encodable(name: str, text: str) -> None:
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if HALF_A_PAIR.search(text):
         raise ValueError(f"{name} holds half a surrogate pair, which is no character")
 
 

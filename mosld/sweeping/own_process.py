@@ -96,6 +96,7 @@ def own_process(overrides: list[str], stop: StopFile, environment: Mapping[str, 
 def _context() -> "multiprocessing.context.ForkContext | multiprocessing.context.SpawnContext":
     import torch
 
+    import mosld.evaluation.metrics  # a run imports it when it first scores
     import mosld.pipeline  # noqa: F401 - all that a run needs, imported once for all of them
 
     # CUDA cannot be used in a fork of a process that only asked whether it is there, as some library may have done;

@@ -14,8 +14,9 @@ from mosld.logging import Console, MetricsLog
 from mosld.logging.manifest import damage
 from mosld.training.checkpoint import Checkpoints
 from mosld.training.guard import report_skipped, require_finite
-from mosld.training.memory import TRYING, fit_micro_batch, naming_the_knobs
+from mosld.training.memory import TRYING, fit_micro_batch, most_rows, naming_the_knobs
 from mosld.training.optim import learning_rate, total_steps
+from mosld.training.room import surely_fits
 from mosld.training.state import Progress, load_state, load_weights, save_state, save_weights
 from mosld.training.step import Stepper, StepResult
 from mosld.training.stop import StopSignals
@@ -67,9 +68,7 @@ class Loop:
         progress, asked = self._resume(), self.config.micro_batch_size
         if asked == "auto" and progress.micro_batch_size:  # a run keeps the size that it began with
             asked = progress.micro_batch_size
-        with self.console.working(TRYING):
-            progress.micro_batch_size = fit_micro_batch(self.stepper, self.examples, asked, self.config.batch_size)
-        self.load()  # what the trial counted
+        progress.micro_batch_size = self._fitting(asked)
         if self.config.micro_batch_size == "auto":
             self.console.say(f"micro-batches of up to {progress.micro_batch_size} rows fit in memory")
         total = total_steps(self.order.steps_per_epoch, self.config)
@@ -83,6 +82,17 @@ class Loop:
                 advance(self._step(metrics, progress, total))
         self._load_best(progress)
         return progress
+
+    def _fitting(self, asked: int | str) -> int:
+        """Rows of a micro-batch that fit: tried out on the longest ones, where there may be too little memory."""
+        stepper, rows, whole = self.stepper, self.examples, self.config.batch_size
+        most = most_rows(asked, whole, stepper.processes.count)
+        if not self.config.compile and surely_fits(stepper, rows, most):  # a compiler takes what it likes
+            return most
+        with self.console.working(TRYING):
+            size = fit_micro_batch(stepper, rows, asked, whole)
+        self.load()  # what the trial counted
+        return size
 
     def _resume(self) -> Progress:
         processes = self.stepper.processes

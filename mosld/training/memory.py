@@ -16,6 +16,12 @@ ADVICE = (
 )
 
 
+def most_rows(asked: int | str, batch_size: int, processes: int) -> int:
+    """Rows that `fit_micro_batch` begins with: no process ever sees more than its share of a step."""
+    share = -(-batch_size // processes)
+    return share if asked == "auto" else min(int(asked), share)
+
+
 def fit_micro_batch(stepper: Stepper, examples: list[Example], asked: int | str, batch_size: int) -> int:
     """Run the longest micro-batch forward and backward; returns the number of rows that fits.
 
@@ -28,8 +34,7 @@ def fit_micro_batch(stepper: Stepper, examples: list[Example], asked: int | str,
     Raises:
         UserError: it does not fit, and what to change.
     """
-    share = -(-batch_size // stepper.processes.count)  # no process ever sees more rows of a step
-    size = share if asked == "auto" else min(int(asked), share)
+    size = most_rows(asked, batch_size, stepper.processes.count)
     while True:
         fits = _fits(stepper, examples, size)
         alone = stepper.processes.sharded and not fits  # the others wait for its part of a layer, not for its answer

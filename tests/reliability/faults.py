@@ -5,13 +5,15 @@ A fault is a JSON object:
   {"inside": "module:Class.function", "call": 2, "operation": 5, "when": "before" | "half" | "after", "do": DO}
 The second counts the file operations (mkdir, write, fsync, rename, delete) that this one call makes; "half" writes the
 first half of a file and dies. DO is the name of a signal or of two, "nan" or "inf" (a loss), "nan gradient", "overflow"
-(of a weight), "full" (no room on the disk), "memory", "error", or "say WORDS" (an error with these words). With "only"
+(of a weight), "full" (no room on the disk), "memory", "little memory" (what tells how much is free says 0), "scarce
+memory" (32 MiB are left to the process from then on), "error", or "say WORDS" (an error with these words). With "only"
 those calls count whose arguments show these words, such as one job of a sweep by its seed.
 """
 
 import errno
 import importlib
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +79,10 @@ def _do(what: str, result: Any = None, arguments: Any = ()) -> Any:
         raise RuntimeError(what.removeprefix("say "))
     if what == "memory":
         raise RuntimeError("CUDA out of memory. (planted)")
+    if what == "little memory":
+        return 0
+    if what == "scarce memory":
+        return _limit_memory(32 * 2**20)
     if what == "full":
         raise FULL
     if what in ("nan", "inf", "-inf"):
@@ -89,6 +95,13 @@ def _do(what: str, result: Any = None, arguments: Any = ()) -> Any:
         for name in what.upper().replace("CTRL-C", "SIGINT").split(" "):
             os.kill(os.getpid(), signal.Signals[name])
     return result
+
+
+def _limit_memory(left: int) -> None:
+    """Let the system refuse this process whatever it asks for beyond `left` bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + left
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _plant_inside(fault: dict[str, Any]) -> None:

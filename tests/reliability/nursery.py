@@ -20,7 +20,10 @@ from mosld.quiet import silence_imports
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-HEAVY = ("mosld.train", "mosld.eval", "mosld.pipeline", "mosld.domains", "mosld.logging.wandb", "mosld.adapters")
+HEAVY = (
+    "mosld.train", "mosld.eval", "mosld.pipeline", "mosld.domains", "mosld.logging.wandb", "mosld.adapters",
+    "mosld.evaluation.metrics",
+)  # fmt: skip
 
 
 class Nursery:
@@ -104,9 +107,12 @@ def nursery() -> Nursery:
 
 
 def _serve() -> None:
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
     silence_imports()
     for module in HEAVY:
         __import__(module)
+    get_checkpoint_conversion_mapping("llama")  # transformers makes a table of all models, once in a process
     running: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)

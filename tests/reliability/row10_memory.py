@@ -8,6 +8,9 @@ from cases import Case, command, losses, status
 from nursery import nursery
 
 TRIAL = "mosld.training.step:Stepper.try_longest"
+LITTLE = {  # where there is plenty for so small a model, nothing is tried
+    "at": "mosld.training.room:free_memory", "call": 1, "until": 99, "when": "after", "do": "little memory",
+}  # fmt: skip
 KNOBS = ("training.micro_batch_size", "training.gradient_checkpointing=true", "model.dtype=bfloat16")
 
 
@@ -19,6 +22,7 @@ def cases(full: bool) -> list[Case]:
         Case("auto, one process of two has less memory", partial(_auto, 2)),
         Case("auto, nothing fits", _nothing),
         Case("memory runs out while training", _later),
+        Case("the system refuses memory", _scarce),
         Case("check=true finds it", _check),
     ]
 
@@ -33,7 +37,7 @@ def _named(text: str) -> None:
 
 
 def _refused(folder: Path) -> None:
-    assert nursery().train(command(folder), folder / "log", [_fault(1)]) == 2
+    assert nursery().train(command(folder), folder / "log", [LITTLE, _fault(1)]) == 2
     said = (folder / "log").read_text()
     _named(said)
     assert "a micro-batch of 2 rows of up to" in said
@@ -45,10 +49,10 @@ def _auto(count: int, folder: Path) -> None:
     run = command(folder, "training.micro_batch_size=auto", "training.batch_size=8")
     stop = {"at": "mosld.training.step:Stepper.step", "call": 3, "do": "SIGTERM"}
     if count == 1:
-        assert nursery().train(run, folder / "log", [_fault(2), stop]) == 75
+        assert nursery().train(run, folder / "log", [LITTLE, _fault(2), stop]) == 75
         assert nursery().train(run, folder / "log-again") == 0
     else:
-        assert nursery().train_several(2, run, folder / "log", {0: [stop], 1: [_fault(1)]}) == [75, 75]
+        assert nursery().train_several(2, run, folder / "log", {0: [stop], 1: [LITTLE, _fault(1)]}) == [75, 75]
         assert nursery().train_several(2, run, folder / "log-again") == [0, 0]
     (newest,) = (folder / "run" / "checkpoints").glob("step-000006")
     assert json.loads((newest / "progress.json").read_text())["micro_batch_size"] == 2
@@ -59,7 +63,7 @@ def _auto(count: int, folder: Path) -> None:
 
 def _nothing(folder: Path) -> None:
     run = command(folder, "training.micro_batch_size=auto")
-    assert nursery().train(run, folder / "log", [_fault(99)]) == 2
+    assert nursery().train(run, folder / "log", [LITTLE, _fault(99)]) == 2
     said = (folder / "log").read_text()
     _named(said)
     assert "a micro-batch of 1 rows" in said
@@ -69,6 +73,19 @@ def _later(folder: Path) -> None:
     fault = {"at": "torch.optim.adamw:AdamW.step", "call": 1, "do": "memory"}  # its state comes with the first step
     assert nursery().train(command(folder), folder / "log", [fault]) == 2
     _named((folder / "log").read_text())
+
+
+def _scarce(folder: Path) -> None:
+    """No error is planted: the process may take 32 MiB more, and the attention of a micro-batch alone takes 200."""
+    scarce = {"at": "mosld.training.loop:Loop._resume", "call": 1, "when": "after", "do": "scarce memory"}
+    shape = ("model.shape.hidden_size=256", "model.shape.num_attention_heads=64")
+    sizes = ("training.batch_size=24", "training.micro_batch_size=24", "evaluation.base=false")
+    run = command(folder, *shape, *sizes)
+    assert nursery().train(run, folder / "log", [scarce]) == 2
+    said = (folder / "log").read_text()
+    _named(said)
+    assert "a micro-batch of 24 rows of up to" in said
+    assert losses(folder / "run") == [] if (folder / "run" / "metrics.jsonl").exists() else True
 
 
 def _check(folder: Path) -> None:

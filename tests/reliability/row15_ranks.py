@@ -50,7 +50,7 @@ def cases(full: bool) -> list[Case]:
 
 
 SCORING = {"at": "mosld.stages:Stages.score", "call": 2, "do": "error"}
-NAN = {"at": "mosld.training.step:Stepper._forward", "call": 3, "until": 99, "when": "after", "do": "nan"}
+NAN = {"at": "mosld.training.step:Stepper._forward", "call": 2, "until": 99, "when": "after", "do": "nan"}
 
 
 def _launch(arguments: list[str], log: Path, faults: dict[str, Any] | None = None) -> tuple[int, float]:
