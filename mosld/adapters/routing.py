@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout
+
+from mosld.adapters.dropout import dropout
 
 
 class Routing(NamedTuple):
