@@ -7,9 +7,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import linear
 
 from mosld.adapters.config import MosldConfig
+from mosld.adapters.dropout import draw, kept_share
+from mosld.adapters.products import Pair, products
 from mosld.adapters.sparse import up_by_expert, wins
 
 NORMAL_DEVIATION = 0.02  # of the author code of MoLoRA
@@ -44,8 +46,18 @@ class ExpertBank(nn.Module):
         nn.init.zeros_(self.B)
 
     def down(self, x: Tensor) -> Tensor:
-        """``A_i x`` for each expert [..., E, R]; with a shared A it is computed once [..., 1, R]."""
-        z = linear(self._dropped(x.to(self.A.dtype), "x"), self._dropped(self.A, "A"))
+        """``A_i x`` for each expert [..., E, R]; with a shared A it is computed once [..., 1, R].
+
+        In training with dropout x or A is masked; the scale comes with `up`.
+        """
+        return self.by_expert(*products(x, [self.reading(x)]))
+
+    def reading(self, x: Tensor) -> Pair:
+        """What `down` multiplies x with, to be made beside other products of x, and which elements of x it sees."""
+        return self._masked("A", self.A), draw(x, self.config.dropout) if self._drops("x") else None
+
+    def by_expert(self, z: Tensor) -> Tensor:
+        """The result of `down` from that product."""
         return z.unflatten(-1, (-1, self.rank))
 
     def up(self, z: Tensor, gates: Tensor | None = None) -> Tensor:
@@ -53,8 +65,11 @@ class ExpertBank(nn.Module):
 
         Where the config has a top_k, at most so many gates of a token are not 0.
         """
-        # Scaled before B, where a token has E*R numbers, not after it, where it has O.
-        scale, B = self.config.alpha / self.rank, self._dropped(self.B, "B")
+        # Scaled before B, where a token has E*R numbers, not after it, where it has O. Whichever of A, B and x is
+        # masked, the scale of inverted dropout is a factor of the whole update, so that it costs nothing here.
+        scale, B = self.config.alpha / self.rank, self._masked("B", self.B)
+        if self._drops(self.config.dropout_on):
+            scale /= kept_share(self.config.dropout)
         if gates is None:
             return linear(scale * z.flatten(-2), B)
         gates = scale * gates.to(z.dtype)
@@ -65,8 +80,10 @@ class ExpertBank(nn.Module):
             return up_by_expert(z, gates, B, k)
         return linear((gates.unsqueeze(-1) * z).flatten(-2), B)
 
-    def _dropped(self, tensor: Tensor, name: str) -> Tensor:
-        """Inverted dropout on what the config names (MoSLD eq. 2): a new mask each forward, none in eval."""
-        if self.config.dropout_on != name or not self.config.dropout:
-            return tensor
-        return dropout(tensor, self.config.dropout, self.training)
+    def _masked(self, name: str, weight: Tensor) -> Tensor:
+        """The weight with a new mask each forward, if it is what the config drops (MoSLD eq. 2); none in eval."""
+        return weight * draw(weight, self.config.dropout) if self._drops(name) else weight
+
+    def _drops(self, name: str) -> bool:
+        config = self.config
+        return self.training and config.dropout > 0 and config.dropout_on == name != "none"

@@ -8,6 +8,7 @@ from torch import Tensor
 from mosld.adapters.bank import ExpertBank
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.context import ForwardContext
+from mosld.adapters.products import products
 from mosld.adapters.router import Router
 from mosld.adapters.routing import Routing
 
@@ -29,16 +30,19 @@ class Mixture(ExpertBank):
 
     def forward(self, x_BSI: Tensor, context: ForwardContext, layer: str = "") -> tuple[Tensor, Routing | None]:
         """The update of every token [B, S, O] in the type of A, and how the tokens were routed by its own router."""
-        x_BSI = x_BSI.to(self.A.dtype)  # once, for router and experts
-        routing = None if self.router is None else self._decide(self.router, x_BSI, context, layer)
+        beside = [] if self.router is None else self.router.beside(x_BSI)
+        *logits, z = products(x_BSI, [*beside, self.reading(x_BSI)])
+        routing = None if self.router is None else self._decide(self.router, x_BSI, logits, context, layer)
         gates_BSE = routing.gates_BSE if routing else None
         if self.router is None and self.config.router == "domain":
             gates_BSE = context.decided[layer].gates_BSE
-        return self.up(self.down(x_BSI), gates_BSE), routing
+        return self.up(self.by_expert(z), gates_BSE), routing
 
-    def _decide(self, router: Router, x_BSI: Tensor, context: ForwardContext, layer: str) -> Routing:
+    def _decide(
+        self, router: Router, x_BSI: Tensor, logits_BSE: list[Tensor], context: ForwardContext, layer: str
+    ) -> Routing:
         if self.config.router != "domain":
-            return router(x_BSI, context)
+            return router(x_BSI, context, *logits_BSE)
         if context.decoding:  # the expert of the prompt is kept while its answer is generated
             return context.decided[layer]
         routing = router(x_BSI, context)

@@ -12,6 +12,7 @@ from transformers.utils.generic import maybe_autocast
 
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.context import ForwardContext
+from mosld.adapters.products import Pair, under_autocast
 from mosld.adapters.routing import Routing, capacity_routing, dense_routing, one_hot, top_k_routing
 
 NORMAL_DEVIATION = 0.02  # of the authors' code of MoLoRA and MixLoRA
@@ -38,15 +39,29 @@ class Router(nn.Module):
         else:
             nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
-    def forward(self, x_BSI: Tensor, context: ForwardContext) -> Routing:
-        """The routing of every token; with router "domain", of every sequence (S is 1)."""
+    def beside(self, x_BSI: Tensor) -> list[Pair]:
+        """Its product, if it can be made beside those of the experts, for `forward` to take.
+
+        A router "domain" needs none for every token. Under autocast, or of a model cast to low precision, the experts'
+        products are no place for a router.
+        """
+        low = under_autocast(x_BSI) or self.weight.dtype.itemsize < torch.float32.itemsize
+        return [] if low or self.config.router == "domain" else [(self.weight, None)]
+
+    def forward(self, x_BSI: Tensor, context: ForwardContext, *products: Tensor) -> Routing:
+        """The routing of every token; with router "domain", of every sequence (S is 1).
+
+        Args:
+            x_BSI: hidden states.
+            context: of the forward pass.
+            products: those of `beside`, where they are made.
+        """
         # Under autocast a router in low precision would flip close choices.
         with maybe_autocast(x_BSI.device.type, enabled=False):
-            x_BSI, weight = x_BSI.float(), self.weight.float()
             config = self.config
             if config.router == "domain":
-                return self._by_sequence(x_BSI, weight, context)
-            logits_BSE = linear(x_BSI, weight)
+                return self._by_sequence(x_BSI.float(), self.weight.float(), context)
+            logits_BSE = products[0] if products else linear(x_BSI.float(), self.weight.float())
             if config.router == "dense":
                 return dense_routing(logits_BSE, config.top_k)
             assert config.top_k is not None  # checked by the config

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout
+
+from mosld.adapters.dropout import dropout
 
 
 class Routing(NamedTuple):
@@ -46,8 +47,8 @@ class Routing(NamedTuple):
 def top_k_routing(logits_BSE: Tensor, k: int) -> Routing:
     """Softmax over all experts in fp32, the k largest kept and divided by their sum (MoSLD eq. 1)."""
     probs_BSE = logits_BSE.softmax(-1, dtype=torch.float32)
-    top_BSK, chosen_BSK = probs_BSE.topk(k, dim=-1)
-    weights_BSK = top_BSK / top_BSK.sum(-1, keepdim=True)
+    top_BSK, chosen_BSK = logits_BSE.topk(k, dim=-1)
+    weights_BSK = top_BSK.softmax(-1, dtype=torch.float32)  # the same numbers as after the division, in fewer steps
     return Routing(probs_BSE, torch.zeros_like(probs_BSE).scatter(-1, chosen_BSK, weights_BSK))
 
 

@@ -103,3 +103,18 @@ def balance(probs, chosen, mask, formula="switch"):
         return experts * sum(count[i] / sum(count) * mean[i] for i in range(experts))
     literal = sum(count[i] / len(tokens) * mean[i] for i in range(experts))
     return literal / experts if formula == "sira" else literal
+
+
+def dropped(shape, p):
+    """Inverted dropout's mask as the processor's generator draws it next, with its scale: one element at a time.
+
+    Each number of 64 bits gives four words of 16; an element is kept where its own word, read as a signed number, is
+    among the lowest ones, as many as are nearest to the share that is to be kept.
+    """
+    kept, elements, words = round((1 - p) * 65536), math.prod(shape), []
+    while len(words) < elements:
+        bits = torch.empty(1, dtype=torch.int64).random_(-(2**63), None).item() % 2**64
+        words += [bits >> place & 0xFFFF for place in (0, 16, 32, 48)]
+    signed = [word - 65536 if word >= 32768 else word for word in words[:elements]]
+    mask = [65536 / kept if word + 32768 < kept else 0.0 for word in signed]
+    return torch.tensor(mask, dtype=torch.float64).view(shape)

@@ -4,7 +4,6 @@ import naive
 import pytest
 import torch
 from small import EXPERTS, IN, RANK, SCALE, assert_same, context, mixture, tokens
-from torch.nn.functional import dropout
 from torch.utils.checkpoint import checkpoint
 
 from mosld.adapters import Mixture, MosldConfig
@@ -20,7 +19,7 @@ def test_it_equals_a_loop_over_tokens_and_experts(share, where):
     dropped = {"A": ours.A, "B": ours.B, "x": x}
     if where != "none":  # the same seed draws the same mask
         torch.manual_seed(7)
-        dropped[where] = dropped[where] * dropout(torch.ones_like(dropped[where]), 0.3)
+        dropped[where] = dropped[where] * naive.dropped(dropped[where].shape, 0.3)
     bank = naive.pairs(dropped["A"], dropped["B"], RANK, share, EXPERTS)
     theirs = naive.mixture(dropped["x"].flatten(0, 1), gates.flatten(0, 1), bank, SCALE).view(2, 4, -1)
     torch.manual_seed(7)
@@ -35,7 +34,7 @@ def test_the_gradient_is_masked_and_scaled_as_the_weight_was(where):
     torch.manual_seed(7)
     ours(x, context())[0].sum().backward()
     torch.manual_seed(7)
-    mask = dropout(torch.ones_like(getattr(ours, where)), 0.4)
+    mask = naive.dropped(getattr(ours, where).shape, 0.4)
     free = mixture(share="A")
     setattr(free, where, torch.nn.Parameter((getattr(free, where) * mask).detach()))
     free(x, context())[0].sum().backward()
@@ -43,20 +42,27 @@ def test_the_gradient_is_masked_and_scaled_as_the_weight_was(where):
 
 
 @pytest.mark.parametrize("where", ["A", "B"])
-def test_the_mask_keeps_the_stated_share_and_scales_by_its_inverse(where):
+def test_the_mask_keeps_the_stated_share_and_the_update_is_scaled_by_its_inverse(where):
     ours = mixture(dropout=0.3, dropout_on=where).train()
     weight = getattr(ours, where)
-    kept = torch.stack([ours._dropped(weight, where) != 0 for _ in range(400)]).double()
+    kept = torch.stack([ours._masked(where, weight) != 0 for _ in range(400)]).double()
     assert abs(kept.mean().item() - 0.7) < 0.02  # 400 masks of at least 36 elements: a standard error below .004
-    dropped = ours._dropped(weight, where)
-    torch.testing.assert_close(dropped[dropped != 0], (weight / 0.7)[dropped != 0])
+    mask = naive.dropped(weight.shape, 0.3)
+    scale = mask.max().item()
+    assert scale == pytest.approx(1 / 0.7, abs=2e-5)
+    masked = ours._masked(where, weight)
+    assert torch.equal(masked[masked != 0], weight[masked != 0])
+    whole, x = mixture(dropout=0.0), tokens()
+    setattr(whole, where, torch.nn.Parameter(masked.detach()))
+    ours._masked = lambda name, own: masked if name == where else own
+    torch.testing.assert_close(ours(x, context())[0], scale * whole(x, context())[0], **TIGHT)
 
 
 @pytest.mark.parametrize("where", ["A", "B"])
 def test_every_element_is_dropped_at_the_same_rate(where):
     ours = mixture(dropout=0.5, dropout_on=where).train()
     weight = getattr(ours, where)
-    kept = torch.stack([ours._dropped(weight, where) != 0 for _ in range(1000)]).double().mean(0)
+    kept = torch.stack([ours._masked(where, weight) != 0 for _ in range(1000)]).double().mean(0)
     assert 0.4 < kept.min().item() < kept.max().item() < 0.6  # six standard errors of .016
 
 
@@ -76,15 +82,15 @@ def test_the_mask_is_new_in_each_forward(where):
 @pytest.mark.parametrize("where", ["A", "B"])
 def test_the_mask_is_kept_when_checkpointing_runs_the_forward_again(where):
     ours, x, masks = mixture(dropout=0.5, dropout_on=where).train(), tokens(), []
-    original = ours._dropped
+    original = ours._masked
 
-    def spy(tensor, name):
-        result = original(tensor, name)
+    def spy(name, weight):
+        result = original(name, weight)
         if name == where:
             masks.append(result.detach() != 0)
         return result
 
-    ours._dropped = spy
+    ours._masked = spy
     update = checkpoint(lambda x: ours(x, context())[0], x, use_reentrant=False)
     torch.rand(5)  # the generator has moved on when backward comes
     update.sum().backward()

@@ -22,7 +22,7 @@ from mosld.training import Stepper, make_optimizer
 MIXTURES = ["mosl", "mosld", "mosld_b", "mola", "molora", "sira", "hydralora"]
 WIDE, TOKENS = 4096, 2048  # of LLaMA-2-7B
 # Kernels of one adapted linear layer, forward and backward. A change that needs more must say what it buys.
-MOST_KERNELS = {"mosl": 36, "mosld": 40, "mosld_b": 40, "mola": 39, "molora": 25, "sira": 60, "hydralora": 25}
+MOST_KERNELS = {"mosl": 28, "mosld": 33, "mosld_b": 33, "mola": 33, "molora": 20, "sira": 53, "hydralora": 21}
 
 
 def kernels(method: str, experts: int) -> Operators:
@@ -122,6 +122,14 @@ def test_backward_keeps_no_more_than_three_percent_above_lora(method, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_backward_keeps_less_than_lora_with_dropout_on_its_input(dtype):
     assert kept(ours("mosld"), dtype) < kept(lora(0.05), dtype)
+
+
+@pytest.mark.parametrize("method", MIXTURES)
+def test_backward_keeps_the_input_once_in_its_own_type_and_a_byte_where_an_element_may_be_dropped(method):
+    """In bfloat16 the input is the caller's; what is more than that are a token's few numbers of rank and experts."""
+    few, mask = 0.06 * TOKENS * WIDE * 4, TOKENS * WIDE * (method == "mola")
+    assert kept(ours(method), torch.bfloat16) <= few + mask
+    assert kept(ours(method), torch.float32) <= few + mask + TOKENS * WIDE * 4
 
 
 def stepper(method: str, attention: str = "auto", **options) -> Stepper:
