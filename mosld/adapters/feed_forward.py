@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from mosld.adapters.bank import ExpertBank
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.context import ForwardContext
+from mosld.adapters.products import products
 from mosld.adapters.router import Router
 from mosld.adapters.routing import Routing, one_hot
+from mosld.adapters.slots import spread, total
 
 
 class FeedForwardMixture(nn.Module):
@@ -34,30 +36,33 @@ class FeedForwardMixture(nn.Module):
 
     def forward(self, block: Any, x_BSI: Tensor, context: ForwardContext) -> tuple[Tensor, Routing]:
         """The block's output with its experts [B, S, I] in the type of the base, and how the tokens were routed."""
-        routing = self.router(x_BSI, context)
-        weights_BSK, slots_BSKE = self._slots(routing.gates_BSE)
+        reading = [self.gate.reading(x_BSI), self.up.reading(x_BSI)]
+        *logits, gate_z, up_z = products(x_BSI, [*self.router.beside(x_BSI), *reading])
+        routing = self.router(x_BSI, context, *logits)
+        weights_KBS, slots_KBSE = self._slots(routing.gates_BSE)
         gate_BSF, up_BSF = block.gate_proj(x_BSI), block.up_proj(x_BSI)
         base_BSF = block.act_fn(gate_BSF) * up_BSF
-        gate_BSKF = self._project(self.gate, x_BSI, slots_BSKE, gate_BSF)
-        up_BSKF = self._project(self.up, x_BSI, slots_BSKE, up_BSF)
-        inner_BSKF = block.act_fn(gate_BSKF) * up_BSKF
-        moved_BSF = (weights_BSK.to(base_BSF.dtype).unsqueeze(-1) * (inner_BSKF - base_BSF.unsqueeze(-2))).sum(-2)
-        y_BSI = block.down_proj(base_BSF + moved_BSF)
-        # Each slot's inner states meet their own expert: the one-hot slots pick it out of the bank.
-        gated_BSKE = weights_BSK.unsqueeze(-1) * slots_BSKE
-        update_BSKI = self.down.up(self.down.down(inner_BSKF), gated_BSKE)
-        return y_BSI + update_BSKI.sum(-2).to(y_BSI.dtype), routing
+        gate_KBSF = self._project(self.gate, gate_z, slots_KBSE, gate_BSF)
+        up_KBSF = self._project(self.up, up_z, slots_KBSE, up_BSF)
+        inner_KBSF = block.act_fn(gate_KBSF) * up_KBSF
+        changed_KBSF = inner_KBSF - spread(base_BSF, len(slots_KBSE))
+        y_BSI = block.down_proj(base_BSF + total(weights_KBS.to(base_BSF.dtype).unsqueeze(-1) * changed_KBSF))
+        # Each slot's inner states meet their own expert: the one-hot slots pick it out of the bank. An expert is in one
+        # slot of a token at most, so that B sees a token once.
+        z_KBSER = self.down.down(inner_KBSF)
+        z_BSER = total((weights_KBS.unsqueeze(-1) * slots_KBSE).unsqueeze(-1) * z_KBSER)
+        return y_BSI + self.down.up(z_BSER, slots_KBSE.sum(0)).to(y_BSI.dtype), routing
 
     def _slots(self, gates_BSE: Tensor) -> tuple[Tensor, Tensor]:
-        """The K experts of every token as weights [B, S, K] and one-hot rows [B, S, K, E]."""
+        """The K experts of every token as weights [K, B, S] and one-hot rows [K, B, S, E]."""
         experts = gates_BSE.shape[-1]
         config = self.router.config
         weights_BSK, chosen_BSK = gates_BSE.topk(config.top_k or experts, dim=-1)
-        return weights_BSK, one_hot(chosen_BSK, experts).to(weights_BSK)
+        slots_KBSE = one_hot(chosen_BSK.movedim(-1, 0), experts).to(weights_BSK)
+        return weights_BSK.movedim(-1, 0), slots_KBSE
 
     @staticmethod
-    def _project(bank: ExpertBank, x_BSI: Tensor, slots_BSKE: Tensor, base_BSF: Tensor) -> Tensor:
-        """``W x + s B_i A_i x`` for the expert of every slot [B, S, K, F]; A_i x is computed once for all slots."""
-        z_BSER = bank.down(x_BSI)
-        update_BSKF = bank.up(z_BSER.unsqueeze(-3), slots_BSKE)
-        return base_BSF.unsqueeze(-2) + update_BSKF.to(base_BSF.dtype)
+    def _project(bank: ExpertBank, z: Tensor, slots_KBSE: Tensor, base_BSF: Tensor) -> Tensor:
+        """``W x + s B_i A_i x`` for the expert of every slot [K, B, S, F]; A_i x is computed once for all slots."""
+        update_KBSF = bank.up(bank.by_expert(z), slots_KBSE)
+        return spread(base_BSF, len(slots_KBSE)) + update_KBSF.to(base_BSF.dtype)

@@ -98,6 +98,14 @@ def test_the_base_s_projections_are_computed_once_for_all_experts():
     assert calls == [("gate_proj", 8 * WIDTH), ("up_proj", 8 * WIDTH), ("down_proj", 8 * INNER)]
 
 
+def test_what_is_dropped_of_the_input_for_one_bank_the_others_and_the_router_see():
+    block = base_block(torch.float32)
+    ours, x = mixture(block, dropout=0.5, dropout_on="x").float().train(), torch.randn(2, 4, WIDTH)
+    assert not torch.equal(ours.gate.reading(x)[1], ours.up.reading(x)[1])
+    dropping = ours(block, x, context())[1].probs_BSE
+    assert torch.equal(dropping, ours.eval()(block, x, context())[1].probs_BSE)
+
+
 def test_every_block_has_one_router_and_attention_a_single_lora(tiny):
     model = mosld.adapt(tiny, "mixlora")
     names = [name for name, p in model.named_parameters() if p.requires_grad]
