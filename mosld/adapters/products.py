@@ -20,7 +20,8 @@ def products(x: Tensor, pairs: Sequence[Pair]) -> list[Tensor]:
     gradient of x for each product before it adds them up. Under autocast, and where weights differ in type, it does.
     """
     if under_autocast(x) or len({weight.dtype for weight, _ in pairs}) > 1:
-        return [linear(_seen(x.to(weight.dtype), mask), weight) for weight, mask in pairs]
+        seen = [x.to(weight.dtype) if mask is None else x.to(weight.dtype) * mask for weight, mask in pairs]
+        return [linear(part, weight) for part, (weight, _) in zip(seen, pairs, strict=True)]
     weights, masks = zip(*pairs, strict=True)
     return list(_Products.apply(x, len(pairs), *weights, *masks))
 
@@ -32,7 +33,8 @@ def under_autocast(x: Tensor) -> bool:
 
 
 def _seen(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x * mask
+    """In the place of the mask's copy in the type of x, which a product of both would make and leave."""
+    return x if mask is None else mask.to(x.dtype).mul_(x)
 
 
 class _Products(torch.autograd.Function):
@@ -56,7 +58,7 @@ class _Products(torch.autograd.Function):
         of_weights: list[Tensor | None] = [None] * ctx.count
         for place, i in enumerate(order):
             gradient_TR = gradients[i].flatten(0, -2)
-            mask_TI = None if masks[i] is None else masks[i].flatten(0, -2)
+            mask_TI = None if masks[i] is None else masks[i].flatten(0, -2).to(wide_TI.dtype)
             if sum_TI is not None:
                 into_TI = sum_TI if mask_TI is None or place == 0 else torch.zeros_like(sum_TI)
                 torch.addmm(into_TI, gradient_TR, weights[i], out=into_TI)
@@ -64,6 +66,6 @@ class _Products(torch.autograd.Function):
                     into_TI.mul_(mask_TI)
                     sum_TI = into_TI if place == 0 else sum_TI.add_(into_TI)
             if ctx.needs_input_grad[2 + i]:
-                of_weights[i] = gradient_TR.t() @ _seen(wide_TI, mask_TI)
+                of_weights[i] = gradient_TR.t() @ (wide_TI if mask_TI is None else mask_TI.mul_(wide_TI))
         of_x = None if sum_TI is None else sum_TI.view_as(x).to(x.dtype)
         return (of_x, None, *of_weights, *[None] * ctx.count)

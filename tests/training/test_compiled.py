@@ -1,6 +1,7 @@
 """training.compile: compiled layers train as eager ones do, under the same names; scoring runs without; refusals."""
 
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,16 @@ from mosld.training.compiled import compile_layers, uncompiled
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler on a processor")
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mosld": {"allocation": 4, "dropout": 0.3},
+    "mola": {"allocation": 4, "dropout": 0.3},
+    "mixlora": {},
+}
 
-def make_stepper(compiled: bool) -> Stepper:
+
+def make_stepper(compiled: bool, method: str) -> Stepper:
     torch.manual_seed(0)
-    model = mosld.adapt(mosld.load_base("tiny")[0], "mosld", allocation=4, seed=0, dropout=0.3)
+    model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0, **OPTIONS[method])
     if compiled:
         said = []
         compile_layers(model, said.append)
@@ -33,9 +40,10 @@ def rows(lengths: tuple[int, ...]) -> list[Example]:
 
 @needs_compiler
 @pytest.mark.timeout(1200)  # the C++ compiler takes most of it
-def test_compiled_steps_are_eager_steps_up_to_rounding():
+@pytest.mark.parametrize("method", ["mosld", "mola", "mixlora"])
+def test_compiled_steps_are_eager_steps_up_to_rounding(method):
     """Lengths change from step to step, dropout draws the same masks, and names are the same."""
-    eager, compiled = make_stepper(False), make_stepper(True)
+    eager, compiled = make_stepper(False, method), make_stepper(True, method)
     torch._dynamo.utils.counters.clear()
     for number, lengths in enumerate([(9, 12), (21, 30), (14, 17, 19)]):
         ours, theirs = (s.step(rows(lengths), 3, 1e-2, number) for s in (compiled, eager))
