@@ -3,9 +3,8 @@
     python benchmarks/before_after.py [--method mosld] [--rounds 5] [--json FILE]
 
 Logits of every token, in place of those that have a loss; rows padded, beside rows of like length or all in one pass,
-in place of rows laid end to end; sdpa attention in place of plain products; the products of an adapter scaled after
-B, where a token has as many numbers as the layer has outputs. Steps of sixteen rows, in turn in one process; the ratio
-is that of a step without to one as it is.
+in place of rows laid end to end; sdpa attention in place of plain products. Steps of sixteen rows, in turn in one
+process; the ratio is that of a step without to one as it is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,6 @@ from step_time import CASES, bundled_rows
 from wide_layers import stepper
 
 import mosld
-from mosld.adapters.bank import ExpertBank
 from mosld.data.batches import IGNORED, Example, pack
 from mosld.quiet import silence_libraries
 from mosld.training.layout import Layout
@@ -42,14 +40,6 @@ def padded(layout: Layout, alike: bool) -> Iterator[None]:
     layout.packed, layout.overhead = False, layout.overhead if alike else 10**9
     yield
     layout.packed, layout.overhead = kept
-
-
-def scaled_last(self: ExpertBank, z: torch.Tensor, gates: torch.Tensor | None = None) -> torch.Tensor:
-    """As `ExpertBank.up` where A is shared or nothing is, scaled at the end."""
-    if gates is not None:
-        z = gates.to(z.dtype).unsqueeze(-1) * z
-    found = torch.nn.functional.linear(z.flatten(-2), self._dropped(self.B, "B"))
-    return self.config.alpha / self.rank * found
 
 
 @contextmanager
@@ -77,7 +67,6 @@ def main() -> None:
         "padded beside rows of like length": lambda: padded(taken.layout, alike=True),
         "padded in one pass": lambda: padded(taken.layout, alike=False),
         "sdpa attention": lambda: sdpa(taken.model),
-        "adapters scaled after B": lambda: patch.object(ExpertBank, "up", scaled_last),
     }
 
     def step(way: str) -> Any:
