@@ -34,7 +34,7 @@ KEPT = ["lora", "lora+dropout", "mosl", "mosld", "mola", "molora", "sira", "hydr
 
 
 def kept(case: str, width: int, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes that one adapted linear layer keeps for backward; in fp32 its input counts, else the copy in fp32."""
+    """Bytes that one adapted linear layer keeps for backward, its input or a copy of it among them."""
     method, options = CASES.get(case, (case, {}))
     allocation: Any = None if method == "lora" else 5
     config = peft_config(*method_config(method, allocation, {**options, "targets": "qv"}))
@@ -42,7 +42,7 @@ def kept(case: str, width: int, tokens: int, dtype: torch.dtype) -> int:
     layer = nn.ModuleDict({"q_proj": nn.Linear(width, width, bias=False, dtype=dtype)})
     model = get_peft_model(layer, config).to(DEVICE).train()
     x = torch.randn(1, tokens, width, dtype=dtype, device=DEVICE, requires_grad=True)
-    with saved_bytes(model, *([] if dtype == torch.float32 else [x])) as found:
+    with saved_bytes(model) as found:
         model.base_model.model["q_proj"](x)
     return found[0]
 

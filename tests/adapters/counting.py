@@ -63,9 +63,9 @@ def host_reads() -> Iterator[list[str]]:
 
 
 @contextmanager
-def saved_bytes(model: nn.Module, *given: Tensor) -> Iterator[list[int]]:
-    """Bytes that autograd keeps for backward, each storage once; weights and what the caller has are no such bytes."""
-    known = {t.untyped_storage()._cdata for t in (*model.parameters(), *given)}
+def saved_bytes(model: nn.Module) -> Iterator[list[int]]:
+    """Bytes that autograd keeps for backward, each storage once; weights are no such bytes."""
+    known = {t.untyped_storage()._cdata for t in model.parameters()}
     kept: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
