@@ -19,7 +19,6 @@ needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="inductor ne
 OPTIONS: dict[str, dict[str, Any]] = {
     "mosld": {"allocation": 4, "dropout": 0.3},
     "mola": {"allocation": 4, "dropout": 0.3},
-    "mixlora": {},
 }
 
 
@@ -40,7 +39,7 @@ def rows(lengths: tuple[int, ...]) -> list[Example]:
 
 @needs_compiler
 @pytest.mark.timeout(1200)  # the C++ compiler takes most of it
-@pytest.mark.parametrize("method", ["mosld", "mola", "mixlora"])
+@pytest.mark.parametrize("method", OPTIONS)
 def test_compiled_steps_are_eager_steps_up_to_rounding(method):
     """Lengths change from step to step, dropout draws the same masks, and names are the same."""
     eager, compiled = make_stepper(False, method), make_stepper(True, method)
