@@ -1,4 +1,4 @@
-"""The promises of docs/reliability.md, counted: every row with its cases, those that hold, a figure and the seconds.
+"""The promises of docs/explanation/reliability.md, counted: cases of each row, those that hold, a figure, seconds.
 
     python benchmarks/reliability.py [--quick] [--rows 1,2,5] [--json FILE]
 

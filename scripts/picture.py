@@ -1,4 +1,4 @@
-"""Draw the table of a finished run as an SVG: ``python scripts/picture.py RUN docs/run.svg``."""
+"""Draw the table of a finished run as an SVG: ``python scripts/picture.py RUN docs/images/run.svg``."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""docs/adding_a_method.md: the YAML that it shows is a whole method, trained and scored with no other change."""
+"""docs/how-to/adding_a_method.md: the YAML that it shows is a whole method, trained and scored with no other change."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from mosld import config, eval, train
 from mosld.config import compose, groups, parts
 
 ROOT = Path(__file__).parent.parent
-DOCUMENT = (ROOT / "docs" / "adding_a_method.md").read_text()
+DOCUMENT = (ROOT / "docs" / "how-to" / "adding_a_method.md").read_text()
 
 
 @pytest.fixture

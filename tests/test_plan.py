@@ -1,4 +1,4 @@
-"""`mosld.plan`: the JSON of the contract, its own keys, layouts, hours, Table 5, and docs/scaling.md against it."""
+"""`mosld.plan`: the JSON of the contract, its own keys, layouts, hours, Table 5; docs/reference/scaling.md."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from mosld.planning.keys import split_keys
 from mosld.planning.layouts import RESERVED, Sizes, first_fitting, layouts
 from mosld.training import StepCost
 
-SCALING = Path(__file__).parents[1] / "docs" / "scaling.md"
+SCALING = Path(__file__).parents[1] / "docs" / "reference" / "scaling.md"
 CONF = Path(__file__).parents[1] / "conf" / "accelerate"
 GIB = 2**30
 TINY = ["model=tiny", "method=mosld", "data=single_arc_e", "length=32"]
