@@ -1,6 +1,6 @@
 """Scores of the untrained base beside lm-evaluation-harness's, item by item, in fp32, on the same rows.
 
-    python benchmarks/agreement.py --root ../shared/data [--model smollm2_135m] [--limit 100]
+    python benchmarks/agreement.py --root DIR [--model smollm2_135m] [--limit 100]
         [--tasks arc_easy,arc_challenge,openbookqa] [--state FILE] [--json FILE]
 
 The harness reads the rows through its own task files, which hold prompt, options and metrics. Compared are the option

@@ -1,6 +1,6 @@
 """Items per second of letter and cloze scoring beside lm-evaluation-harness, on the same model, rows and dtype.
 
-    python benchmarks/scoring_speed.py --root ../shared/data [--model smollm2_135m] [--dtype float32] [--limit 100]
+    python benchmarks/scoring_speed.py --root DIR [--model smollm2_135m] [--dtype float32] [--limit 100]
         [--prompts letter,cloze,shots] [--batch-sizes 1,4,8,16,32] [--rounds 3] [--json FILE]
 
 Both tokenise and score the same rows, in turns, in one process; the harness at each batch size, of which the fastest

@@ -1,6 +1,6 @@
 """Scores of the untrained base on every set below a folder, with standard errors.
 
-    python benchmarks/zero_shot.py --root ../shared/data [--model smollm2_135m] [--prompts cloze,letter]
+    python benchmarks/zero_shot.py --root DIR [--model smollm2_135m] [--prompts cloze,letter]
         [--tasks obqa,csqa,arc_e,arc_c,gsm8k,mmlu] [--shots 0,5] [--limit N] [--generated-limit N] [--dtype auto]
         [--json FILE]
 
