@@ -1,4 +1,4 @@
-"""What the tests read in README.md, CONTRIBUTING.md and docs/: code blocks, those marked to be run, and the commands in the text."""
+"""What the tests read in README.md, CONTRIBUTING.md and docs/: blocks of code, marked or not, and commands in text."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Independent references: one token and one expert at a time, written from the formulas of METHODS.md.
+"""Independent references: one token and one expert at a time, from the formulas of docs/reference/methods.md.
 
 They share no code with mosld and run in the type of what they are given, float64 in the tests.
 """

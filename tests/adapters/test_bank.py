@@ -28,7 +28,7 @@ def test_it_equals_a_loop_over_tokens_and_experts(share, where):
 
 @pytest.mark.parametrize("where", ["A", "B"])
 def test_the_gradient_is_masked_and_scaled_as_the_weight_was(where):
-    """METHODS.md, defects: gradient of A scaled wrongly by the dropout mask."""
+    """Known defect (docs/reference/methods.md): gradient of A scaled wrongly by the dropout mask."""
     ours = mixture(dropout=0.4, dropout_on=where, share="A").train()
     x = tokens()
     torch.manual_seed(7)
@@ -100,7 +100,7 @@ def test_the_mask_is_kept_when_checkpointing_runs_the_forward_again(where):
 
 @pytest.mark.parametrize("where", ["A", "B", "x"])
 def test_dropout_is_off_in_eval(where):
-    """METHODS.md, defects: dropout still on after .eval()."""
+    """Known defect (docs/reference/methods.md): dropout still on after .eval()."""
     dropping, plain, x = mixture(dropout=0.5, dropout_on=where).eval(), mixture().eval(), tokens()
     assert torch.equal(dropping(x, context())[0], plain(x, context())[0])
 
@@ -128,7 +128,7 @@ def test_the_router_starts_with_the_stated_deviation(init, deviation):
 
 
 def test_a_shared_A_is_multiplied_once_and_no_product_depends_on_the_number_of_experts():
-    """METHODS.md, defects: A x computed once per expert."""
+    """Known defect (docs/reference/methods.md): A x computed once per expert."""
 
     def products(experts: int) -> int:
         made = Mixture(IN, 7, experts, MosldConfig(experts=experts, dropout=0.0))

@@ -38,7 +38,7 @@ def greedy(model, **inputs):
 
 
 def test_a_mixed_batch_gives_each_row_its_own_expert_as_if_it_were_alone():
-    """METHODS.md, defects: a whole batch routed by its first sample."""
+    """Known defect (docs/reference/methods.md): a whole batch routed by its first sample."""
     model = moa()
     inputs = batch()
     positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)

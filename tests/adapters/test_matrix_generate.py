@@ -33,7 +33,7 @@ def by_hand(row, model, ids):
 
 @over(ROWS)
 def test_with_a_cache_it_equals_whole_forwards(row, ids):
-    """METHODS.md, defects: generate() broken."""
+    """Known defect (docs/reference/methods.md): generate() broken."""
     model = row.adapted()
     made = generate(model, ids)
     assert made.shape == (2, 8)

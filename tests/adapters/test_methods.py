@@ -1,4 +1,4 @@
-"""Every mixture method as conf/method composes it, against its formula in METHODS.md in loops over tokens and experts.
+"""Every mixture method as conf/method composes it, against its formula in docs/reference/methods.md, in loops.
 
 Forward and the gradients of A, B, the router and the input, in training and in eval. float64, but for the router,
 which runs in fp32 by design: the tolerance is fp32's. Without a router, test_bank.py compares to float64's.
@@ -24,7 +24,7 @@ def drawn(like, p, training):
 
 
 def formula(method, ours, x, training):
-    """The updates [T, O] of tokens x [T, I], as METHODS.md writes the method."""
+    """The updates [T, O] of tokens x [T, I], as docs/reference/methods.md writes the method."""
     A, B = ours.A, ours.B
     probs = [naive.probabilities(ours.router.weight, token) for token in x]
     top_2 = [naive.top_k_gates(p, 2) for p in probs]

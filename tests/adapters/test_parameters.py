@@ -1,4 +1,4 @@
-"""Trained parameters on the shapes of LLaMA-2-7B against METHODS.md, which has them from the papers; other models."""
+"""Trained parameters on the shapes of LLaMA-2-7B against those of the papers; other models."""
 
 import pytest
 import torch
