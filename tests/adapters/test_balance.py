@@ -122,7 +122,7 @@ def test_the_loss_holds_cross_entropy_plus_weighted_balance_loss_in_training_alo
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_every_formula_gives_the_router_a_gradient_without_cuda(formula, tiny):
-    """Known defect (docs/reference/methods.md): balance loss that needs CUDA. At step 0 the cross entropy gives the router none."""
+    """Known defect (docs/reference/methods.md): balance loss that needs CUDA; at step 0 only it reaches the router."""
     model = adapt(tiny, "mosl", allocation=4, seed=0, balance=formula).train()
     model(**batch()).loss.backward()
     gradients = [p.grad for name, p in model.named_parameters() if "router" in name]
