@@ -20,15 +20,16 @@ from typing import Any
 
 from side_by_side import report
 
-from mosld.config import load_config
-from mosld.data import load_dataset
+from mosld.common.process import silence_libraries
+from mosld.config.compose import load_config
+from mosld.data.dataset import load_dataset
 from mosld.data.prompts import PromptEncoder
 from mosld.data.splits import sample
-from mosld.evaluation import harness, predict
-from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows
-from mosld.evaluation.judging import share_right
-from mosld.quiet import silence_libraries
-from mosld.stages import load_on_device
+from mosld.evaluation.correctness import share_right
+from mosld.evaluation.lm_eval import evaluate as harness
+from mosld.evaluation.lm_eval.tasks import KNOWN, manager, on_rows
+from mosld.evaluation.multiple_choice import predict
+from mosld.recipes.context import load_on_device
 
 PART = 50  # items that are compared, and written to the state, at once
 SAME = ("id", "prediction", "correct", "normalised", "normalised_correct")

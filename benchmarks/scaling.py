@@ -17,14 +17,15 @@ from typing import Any
 
 from tables import put
 
-from mosld.config import group_options, load_config
+from mosld.config.compose import load_config
+from mosld.config.groups import group_options
 from mosld.config.sweep import plan_sweep
+from mosld.planning.arguments import split_keys
 from mosld.planning.estimate import estimate
 from mosld.planning.jobs import estimate_jobs, remembering, summed
-from mosld.planning.jobs_view import layout_of
-from mosld.planning.keys import split_keys
 from mosld.planning.layouts import first_fitting
-from mosld.planning.needs import Needs
+from mosld.planning.measure import Needs
+from mosld.planning.view import layout_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MACHINES = ["gpus=16", "gpu_memory=40GiB"]

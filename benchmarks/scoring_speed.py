@@ -24,19 +24,19 @@ from rich import print as show
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from mosld.config import load_config
+from mosld.common.process import silence_libraries
+from mosld.config.compose import load_config
 from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import AnyRow
 from mosld.data.splits import TaskData, sample
 from mosld.data.subjects import subject_of
-from mosld.evaluation import predict
-from mosld.evaluation.harness_mmlu import on_subjects
-from mosld.evaluation.harness_model import wrapped
-from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows, own_rows
-from mosld.evaluation.judging import likeliest, likeliest_per_character
-from mosld.evaluation.passes import scoring
-from mosld.quiet import silence_libraries
-from mosld.stages import load_on_device
+from mosld.evaluation.correctness import likeliest, likeliest_per_character
+from mosld.evaluation.forward import scoring
+from mosld.evaluation.lm_eval.mmlu import on_subjects
+from mosld.evaluation.lm_eval.model import wrapped
+from mosld.evaluation.lm_eval.tasks import KNOWN, manager, on_rows, own_rows
+from mosld.evaluation.multiple_choice import predict
+from mosld.recipes.context import load_on_device
 
 KINDS = {  # the harness's task, the aim of the ratio
     "letter": ("commonsense_qa", 2.5),

@@ -9,7 +9,8 @@ import pytest
 
 import mosld
 from mosld import config, eval, train
-from mosld.config import compose, groups, parts
+from mosld.config import compose, groups
+from mosld.config import groups as parts
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "adding_a_method.md").read_text()

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from mosld import chat as chat_command
 from mosld import train as train_command
-from mosld.config import rerun_config
-from mosld.evaluation.token_experts import token_experts
-from mosld.logging import saved_run
-from mosld.logging.experts_table import experts_tables
-from mosld.trained import load_trained
+from mosld.config.rerun import rerun_config
+from mosld.evaluation.expert_use import token_experts
+from mosld.recipes.load import load_trained
+from mosld.runs.saved import saved_run
+from mosld.runs.tables import experts_tables
 
 METHODS = (
     "full", "prefix", "lora", "molora", "sira", "mola", "mixlora", "mosl", "mosld", "mosld_b", "moa", "hydralora",
@@ -236,7 +236,7 @@ def test_a_session_on_a_terminal_survives_mistakes_and_ends(trained, monkeypatch
 
 
 def test_ctrl_c_stops_the_answer_alone(trained, monkeypatch, capsys):
-    from mosld.answering import Streamer
+    from mosld.recipes.generate import Streamer
 
     run = str(trained("mosld"))
     whole = chat(capsys, run, "--max-new-tokens", "9", "--prompt", "Why?")[1]
@@ -288,7 +288,7 @@ def test_a_damaged_adapter_is_refused_before_a_model_loads(trained, tmp_path, mo
     run = shutil.copytree(trained("mosld"), tmp_path / "run")
     weights = run / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    monkeypatch.setattr("mosld.trained.load_on_device", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mosld.recipes.load.load_on_device", lambda *_: pytest.fail("a model was loaded"))
     code, _, err = chat(capsys, str(run), "--prompt", "x")
     assert code == 2
     assert "adapter_model.safetensors differs from its checksum" in err

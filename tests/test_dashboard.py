@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("wandb_workspaces")
 
 from mosld import dashboard
-from mosld.data import TASKS
+from mosld.data.tasks import TASKS
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from documents import MARK, PAGES, ROOT, Block, blocks, commands
 
-from mosld.config import UserError, eval_arguments, load_config, rerun_config
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
+from mosld.config.rerun import eval_arguments, rerun_config
 from mosld.config.sweep import is_sweep, plan_sweep
-from mosld.planning.keys import split_keys
+from mosld.planning.arguments import split_keys
 
 MARKED = [page for page in PAGES if MARK in page.read_text()]
 OWN_TEST = "method=mosld_ffn"  # made by docs/adding_a_method.md, tested by test_adding_a_method.py

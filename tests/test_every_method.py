@@ -9,7 +9,7 @@ from mosld import eval as eval_command
 from mosld import inspect as inspect_command
 from mosld import plan as plan_command
 from mosld import train as train_command
-from mosld.config import group_options
+from mosld.config.groups import group_options
 
 METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
 ROUTED = [name for name in METHODS if name not in ("full", "lora", "prefix")]

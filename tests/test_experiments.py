@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mosld.config import group_options, run_directory
+from mosld.config.groups import group_options
+from mosld.config.identity import run_directory
 from mosld.config.sweep import Job, is_sweep, plan_sweep
 from mosld.train import main
 

@@ -7,12 +7,14 @@ import pytest
 
 from mosld import eval as eval_command
 from mosld import train as train_command
-from mosld.config import UserError, load_config
-from mosld.data import TASKS, Solution
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
 from mosld.data.dataset import Dataset
+from mosld.data.rows import Solution
 from mosld.data.splits import TaskData
-from mosld.logging import Console
-from mosld.stages import Stages
+from mosld.data.tasks import TASKS
+from mosld.recipes.context import Stages
+from mosld.runs.console import Console
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from mosld import eval as eval_command
 from mosld import train as train_command
-from mosld.evaluation import harness_tasks
+from mosld.evaluation.lm_eval import tasks as harness_tasks
 
 METHODS = ("mosld", "full", "prefix", "moa")
 TASKS = {"arc_easy": "arc_e", "openbookqa": "obqa"}
@@ -142,7 +142,7 @@ REFUSED = {
 def test_refused_before_a_model_loads(why, trained, capsys, monkeypatch):
     pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
     run = trained("mosld")
-    monkeypatch.setattr("mosld.scoring.load_trained", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mosld.recipes.evaluate.load_trained", lambda *_: pytest.fail("a model was loaded"))
     given, said = REFUSED[why]
     assert eval_command.main([f"run={run}", "backend=lm_eval", *given]) == 2
     assert said in capsys.readouterr().err
@@ -198,7 +198,7 @@ def test_two_batch_sizes_differ_in_no_item_in_fp32(trained, capsys):
 
 
 def test_items_that_differ_are_listed_with_their_margins(trained, capsys, monkeypatch):
-    scoring = sys.modules["mosld.scoring"]
+    scoring = sys.modules["mosld.recipes.evaluate"]
     real = scoring.load_trained
 
     def other(config, run, console):

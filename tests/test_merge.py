@@ -13,10 +13,10 @@ from mosld import chat as chat_command
 from mosld import eval as eval_command
 from mosld import merge as merge_command
 from mosld import train as train_command
-from mosld.config import rerun_config
-from mosld.logging import saved_run
-from mosld.logging.manifest import damage
-from mosld.trained import load_trained
+from mosld.common.files import damage
+from mosld.config.rerun import rerun_config
+from mosld.recipes.load import load_trained
+from mosld.runs.saved import saved_run
 
 
 def train(method: str, toy_root: Path, run: Path) -> Path:
@@ -122,7 +122,7 @@ def test_other_methods_are_refused_with_the_reason_before_a_model_loads(
     method, toy_root, tmp_path, monkeypatch, capsys
 ):
     run = train(method, toy_root, tmp_path / method)
-    monkeypatch.setattr("mosld.trained.load_on_device", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mosld.recipes.load.load_on_device", lambda *_: pytest.fail("a model was loaded"))
     capsys.readouterr()
     assert merge_command.main([str(run), "--output", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()

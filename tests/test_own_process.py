@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mosld.sweeping import own_process as module
-from mosld.sweeping.own_process import Ended, OwnProcess, StopFile, own_process
+from mosld.sweeps import worker as module
+from mosld.sweeps.worker import Ended, OwnProcess, StopFile, own_process
 
 ARGUMENTS = ["model=tiny", "data=single_obqa", "source=local", "source.root=nowhere", "logger=files"]
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from mosld import plan
-from mosld.config import UserError, group_options
-from mosld.planning.keys import split_keys
+from mosld.common.errors import UserError
+from mosld.config.groups import group_options
+from mosld.planning.arguments import split_keys
+from mosld.planning.dry_run import StepCost
 from mosld.planning.layouts import RESERVED, Sizes, first_fitting, layouts
-from mosld.training import StepCost
 
 SCALING = Path(__file__).parents[1] / "docs" / "scaling.md"
 CONF = Path(__file__).parents[1] / "conf" / "accelerate"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mosld import plan
-from mosld.config import load_config
+from mosld.config.compose import load_config
 from mosld.planning.jobs import remembering
 
 REPRODUCING = Path(__file__).parents[1] / "docs" / "reproducing.md"

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from mosld.config import group_options
+from mosld.config.groups import group_options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

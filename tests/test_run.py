@@ -145,7 +145,7 @@ def test_the_same_command_twice_gives_the_same_adapter(finished, arguments, tmp_
 
 
 def test_an_interrupted_run_says_so_and_the_same_command_ends_it_bit_equal(finished, arguments, tmp_path, monkeypatch):
-    from mosld.training import Stepper
+    from mosld.training.step import Stepper
 
     step, taken = Stepper.step, []
 
@@ -167,7 +167,7 @@ def test_an_interrupted_run_says_so_and_the_same_command_ends_it_bit_equal(finis
 
 
 def test_a_run_that_fails_writes_its_results_and_keeps_its_traceback(arguments, tmp_path, monkeypatch):
-    from mosld.training import Stepper
+    from mosld.training.step import Stepper
 
     def fail(self, *_):
         raise RuntimeError("a bug")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mosld.sweeping.own_process import StopFile
-from mosld.sweeping.places import own_device
+from mosld.sweeps.job import own_device
+from mosld.sweeps.worker import StopFile
 from mosld.train import main
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTY = ROOT / "tests" / "reliability" / "faulty_train.py"
-BUG = {"at": "mosld.stages:Stages.make_loop", "call": 1, "only": "Config(seed=1,", "do": "error"}
+BUG = {"at": "mosld.recipes.context:Stages.make_loop", "call": 1, "only": "Config(seed=1,", "do": "error"}
 
 
 def run(folder: Path, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

@@ -13,11 +13,11 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import Tensor, nn
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
-from mosld.adapters.allocation import experts_per_layer
-from mosld.adapters.balance import balance_loss
+from mosld.adapters.adapt import experts_per_layer
 from mosld.adapters.config import MosldConfig
-from mosld.adapters.context import ForwardContext
+from mosld.adapters.forward_context import ForwardContext
 from mosld.adapters.layers import MixtureFeedForward, MixtureLayer, MixtureLinear
+from mosld.adapters.load_balancing import balance_loss
 from mosld.adapters.routing import Routing
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mosld.common.errors import UserError, nearest
+from mosld.common.process import several
+from mosld.config.checks import broken_single
 from mosld.config.compose import checked, override_mistakes, parse_override
-from mosld.config.data_rules import broken_single
-from mosld.config.errors import UserError, nearest
-from mosld.config.parts import option_tree
-from mosld.config.ranks import several
+from mosld.config.groups import option_tree
 from mosld.config.schema import Config
 
 # What scoring may change; all else is what the run was trained with.

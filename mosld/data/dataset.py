@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from mosld.config import DataConfig, SourceConfig, UserError
-from mosld.config.errors import typed
-from mosld.data.own import read_own
+from mosld.common.errors import UserError, typed
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.local import read_own
 from mosld.data.rows import AnyRow, Row
-from mosld.data.shots import examples_of
 from mosld.data.sources import Published, read_splits
 from mosld.data.splits import TaskData, item, items, split_rows
+from mosld.data.subjects import examples_of
 from mosld.data.tasks import TASKS, Task
 
 SPLITS = ("train", "validation", "test")

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from mosld.data.numbers import final_number
+from mosld.data.parsing import final_number
 from mosld.data.prompts import Encoded, Tokenizer
 from mosld.data.rows import AnyRow, Reply, Solution
+from mosld.distributed.fsdp import device_of
+from mosld.distributed.processes import processes
+from mosld.evaluation.correctness import same_number, same_text
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.judging import same_number, same_text
+from mosld.evaluation.forward import Progress, in_batches, inputs_for, scoring
 from mosld.evaluation.packing import batches, pack
-from mosld.evaluation.passes import Progress, in_batches, inputs_for, scoring
-from mosld.model import processes
-from mosld.model.sharding import device_of
 
 # A base model goes on with a question of its own: lm-evaluation-harness stops there, too.
 NEXT = re.compile(r"\nQuestion:")

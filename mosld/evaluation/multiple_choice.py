@@ -10,10 +10,10 @@ import torch
 
 from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Row
+from mosld.evaluation.correctness import likeliest, likeliest_per_character
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.judging import likeliest, likeliest_per_character
+from mosld.evaluation.forward import Progress, adapter_config, by_prompt, in_batches, inputs_for, scoring
 from mosld.evaluation.packing import Packed, batches, pack, pack_alike, spread
-from mosld.evaluation.passes import Progress, adapter_config, by_prompt, in_batches, inputs_for, scoring
 
 
 @dataclass(frozen=True, slots=True)

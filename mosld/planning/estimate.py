@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from mosld.config import Config, identity, run_directory
-from mosld.config.method_rules import experts_of
-from mosld.planning.keys import PlanKeys
+from mosld.common.process import silence_libraries
+from mosld.config.identity import identity, run_directory
+from mosld.config.method_checks import experts_of
+from mosld.config.schema import Config
+from mosld.planning.arguments import PlanKeys
 from mosld.planning.layouts import RESERVED, first_fitting, layouts, peak
-from mosld.planning.needs import Needs, needs
+from mosld.planning.measure import Needs, needs
 from mosld.planning.workload import Workload, workload
-from mosld.quiet import silence_libraries
 
 
 def estimate(config: Config, keys: PlanKeys, measure: Callable[..., Needs] = needs) -> dict[str, Any]:

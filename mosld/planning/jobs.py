@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mosld.config import Config, UserError, run_directory
-from mosld.config.sweep import Sweep
-from mosld.config.sweep_values import varying
+from mosld.common.errors import UserError
+from mosld.config.identity import run_directory
+from mosld.config.schema import Config
+from mosld.config.sweep import Sweep, varying
+from mosld.planning.arguments import PlanKeys
 from mosld.planning.estimate import estimate
-from mosld.planning.keys import PlanKeys
-from mosld.planning.needs import Needs, needs
+from mosld.planning.measure import Needs, needs
 
 
 def estimate_jobs(sweep: Sweep, keys: PlanKeys, measure: Callable[..., Needs] | None = None) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mosld.training import StepCost
+from mosld.planning.dry_run import StepCost
 
 RESERVED = int(1.5 * 2**30)
 """CUDA context, cuBLAS workspace and what the allocator cannot use: an allowance, not measured by us."""

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mosld.model import Processes
-from mosld.model.gathering import fill, local, whole
+from mosld.distributed.processes import Processes
+from mosld.distributed.tensors import fill, local, whole
 from mosld.training.optim import trained_parameters
 from mosld.training.tensor_files import SavedTensors
 

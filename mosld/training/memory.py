@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-from mosld.config import UserError
-from mosld.data.batches import Example
+from mosld.common.errors import UserError
+from mosld.data.encoding import Example
 from mosld.training.step import Stepper
 
 TRYING = "trying the longest micro-batch"  # what a person is told meanwhile

@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import nn
 
 from mosld.adapters.bank import ExpertBank
-from mosld.data.batches import Example
+from mosld.data.encoding import Example
 from mosld.training.optim import trained_parameters
 from mosld.training.step import Stepper
 

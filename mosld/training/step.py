@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from mosld.data.batches import Example, answer_tokens
-from mosld.model import Processes
-from mosld.training.layout import Layout
-from mosld.training.zero import make_engine
+from mosld.data.encoding import Example, answer_tokens
+from mosld.distributed.processes import Processes
+from mosld.training.batching import Layout
+from mosld.training.zero_engine import make_engine
 
 
 @dataclass(frozen=True)

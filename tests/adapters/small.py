@@ -3,10 +3,11 @@
 import torch
 from torch.autograd import grad
 
-from mosld.adapters import MosldConfig, peft_config
-from mosld.adapters.context import ForwardContext
-from mosld.adapters.mixture import Mixture
-from mosld.config.parts import method_config
+from mosld.adapters.adapt import peft_config
+from mosld.adapters.bank import Mixture
+from mosld.adapters.config import MosldConfig
+from mosld.adapters.forward_context import ForwardContext
+from mosld.config.groups import method_config
 
 IN, OUT, EXPERTS, RANK, ALPHA = 12, 10, 5, 3, 6.0
 SCALE = ALPHA / RANK

@@ -3,7 +3,7 @@
 import pytest
 
 import mosld
-from mosld.adapters import experts_per_layer
+from mosld.adapters.adapt import experts_per_layer
 from mosld.adapters.layers import MixtureFeedForward, MixtureLinear
 
 

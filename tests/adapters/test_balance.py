@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from mosld import adapt, load_base
-from mosld.adapters.balance import balance_loss
+from mosld.adapters.adapt import adapt
+from mosld.adapters.load_balancing import balance_loss
 from mosld.adapters.routing import Routing, capacity_routing, top_k_routing
+from mosld.models.load import load_base
 
 FORMULAS = ["switch", "paper_literal", "sira"]
 

@@ -6,7 +6,8 @@ import torch
 from small import EXPERTS, IN, RANK, SCALE, assert_same, context, mixture, tokens
 from torch.utils.checkpoint import checkpoint
 
-from mosld.adapters import Mixture, MosldConfig
+from mosld.adapters.bank import Mixture
+from mosld.adapters.config import MosldConfig
 
 TIGHT = {"rtol": 1e-11, "atol": 1e-11}  # no router, so nothing is rounded to fp32
 

@@ -3,7 +3,7 @@
 import pytest
 
 import mosld
-from mosld.adapters import MosldConfig
+from mosld.adapters.config import MosldConfig
 
 REFUSED = [
     ({"top_k": 6}, r"top_k must lie in \[1, 5\].* got 6"),

@@ -8,16 +8,17 @@ from small import config_of, context, tokens
 from torch import nn
 
 import mosld
-from mosld.adapters import MosldConfig
-from mosld.adapters.feed_forward import FeedForwardMixture
-from mosld.adapters.mixture import Mixture
+from mosld.adapters.bank import Mixture
+from mosld.adapters.config import MosldConfig
+from mosld.adapters.layers import FeedForwardMixture
 from mosld.adapters.tuner import MosldModel
-from mosld.config import TrainingConfig
-from mosld.config.parts import model_config
-from mosld.data.batches import Example
+from mosld.config.groups import model_config
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
 from mosld.data.rows import Row
-from mosld.model import processes
-from mosld.training import Stepper, make_optimizer
+from mosld.distributed.processes import processes
+from mosld.training.optim import make_optimizer
+from mosld.training.step import Stepper
 
 MIXTURES = ["mosl", "mosld", "mosld_b", "mola", "molora", "sira", "hydralora"]
 WIDE, TOKENS = 4096, 2048  # of LLaMA-2-7B

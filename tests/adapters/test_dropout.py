@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from mosld.adapters.dropout import draw, dropout, kept_share
+from mosld.adapters.kernels.dropout import draw, dropout, kept_share
 
 
 @pytest.mark.parametrize("p", [0.0001, 0.05, 0.1, 0.5, 0.95])

@@ -4,7 +4,7 @@ import naive
 import pytest
 import torch
 
-from mosld import adapt
+from mosld.adapters.adapt import adapt
 from mosld.adapters.router import Router
 
 TOP_K, FACTOR = 2, 0.6

@@ -9,8 +9,7 @@ from small import EXPERTS, RANK, SCALE, assert_same, config_of, context, tokens
 from torch import nn
 
 import mosld
-from mosld.adapters.feed_forward import FeedForwardMixture
-from mosld.adapters.layers import MixtureFeedForward
+from mosld.adapters.layers import FeedForwardMixture, MixtureFeedForward
 
 WIDTH, INNER = 6, 9
 PARTS = ("gate", "up", "down")

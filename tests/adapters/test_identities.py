@@ -5,7 +5,7 @@ import torch
 from small import ALPHA, EXPERTS, IN, OUT, RANK, assert_same, config_of, context, mixture, tokens
 
 import mosld
-from mosld.adapters import Mixture
+from mosld.adapters.bank import Mixture
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [25, 26, 27, 28, 29, 30]])
 EXACT = {"rtol": 1e-12, "atol": 1e-12}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rows import ADAPTERS, IDS, LAYERS, ROUTED, ROWS, over
 
-from mosld.config import group_options
+from mosld.config.groups import group_options
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from small import ALPHA, EXPERTS, RANK, SCALE, assert_same, config_of, context, mixture, tokens
 from torch.nn.functional import dropout
 
-from mosld.adapters import adapt
+from mosld.adapters.adapt import adapt
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
 SEED = 7

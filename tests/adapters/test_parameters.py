@@ -5,9 +5,9 @@ import torch
 
 import mosld
 from mosld.adapters.layers import MixtureLinear
-from mosld.adapters.saved import adapter_size
-from mosld.config.parts import model_config
-from mosld.model import meta_model
+from mosld.adapters.load import adapter_size
+from mosld.config.groups import model_config
+from mosld.models.config import meta_model
 
 AVERAGE_5 = ["triangle", "inverted_triangle", "rectangle", "hourglass", "diamond"]
 TASKS = ["obqa", "csqa", "arc_e", "arc_c", "race", "mctest"]

@@ -7,7 +7,7 @@ from small import assert_same
 from torch import nn
 from torch.nn.functional import linear
 
-from mosld.adapters.products import products
+from mosld.adapters.kernels.fused_linear import products
 
 TIGHT = {"rtol": 1e-11, "atol": 1e-11}
 ROWS = (5, 3, 7)

@@ -5,7 +5,7 @@ import torch
 from counting import Operators
 from small import assert_same
 
-from mosld.adapters.slots import spread, total
+from mosld.adapters.kernels.grouped import spread, total
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 

@@ -5,10 +5,10 @@ import torch
 from small import assert_same, context
 from torch.nn.functional import linear
 
-from mosld.adapters import MosldConfig
 from mosld.adapters import bank as bank_module
-from mosld.adapters.mixture import Mixture
-from mosld.adapters.sparse import up_by_expert, wins
+from mosld.adapters.bank import Mixture
+from mosld.adapters.config import MosldConfig
+from mosld.adapters.kernels.grouped import up_by_expert, wins
 
 ROUNDING = {"rtol": 1e-5, "atol": 1e-5}
 

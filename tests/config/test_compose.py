@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
-from mosld.config import Config, UserError, group_options, identity, load_config, run_directory
-from mosld.config.data import TASKS as SCHEMA_TASKS
-from mosld.config.setting import field_types
-from mosld.data import TASKS
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
+from mosld.config.fields import field_types
+from mosld.config.groups import group_options
+from mosld.config.identity import identity, run_directory
+from mosld.config.schema import TASKS as SCHEMA_TASKS
+from mosld.config.schema import Config
+from mosld.data.tasks import TASKS
 
 LOCAL = ["source=local", "source.root=rows"]
 OPTIONS = [(group, option) for group, options in group_options().items() for option in options]

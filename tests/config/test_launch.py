@@ -8,9 +8,11 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from mosld.config import UserError, config_directory, load_config
-from mosld.config import launch as launching
-from mosld.config.launch import Launch, launch, require_launch
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
+from mosld.config.groups import config_directory
+from mosld.distributed import launch as launching
+from mosld.distributed.launch import Launch, launch, require_launch
 
 FILES = sorted((config_directory() / "accelerate").glob("*.yaml"))
 TWO = {"WORLD_SIZE": "2"}

@@ -5,7 +5,9 @@ import re
 import pytest
 
 import mosld
-from mosld.config import UserError, group_options, load_config
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
+from mosld.config.groups import group_options
 
 REFUSED = {
     "a rank for full": (["method=full", "method.rank=4"], "method.rank=4", "no adapter"),

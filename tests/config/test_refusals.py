@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from mosld.config import UserError, load_config
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
 
 # command line -> what its one message must contain
 REFUSED: dict[str, list[str]] = {

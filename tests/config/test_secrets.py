@@ -2,7 +2,7 @@
 
 import pytest
 
-from mosld.config.secrets import hidden, secrets_in
+from mosld.common.secrets import hidden, secrets_in
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mosld.config.setting import build, field_types, setting
+from mosld.config.fields import build, field_types, setting
 
 
 @dataclass(frozen=True)

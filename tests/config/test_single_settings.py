@@ -2,8 +2,11 @@
 
 import pytest
 
-from mosld.config import Config, UserError, load_config, rerun_config, run_directory
-from mosld.config.identity import results_keys
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
+from mosld.config.identity import results_keys, run_directory
+from mosld.config.rerun import rerun_config
+from mosld.config.schema import Config
 from mosld.config.sweep import plan_sweep
 
 FOUR = "data.tasks=[obqa,csqa,arc_e,arc_c]"

@@ -101,7 +101,7 @@ def test_a_users_mistake_is_one_line_on_stderr_without_a_traceback(module: str, 
 
 
 def test_a_machine_without_git_has_no_git_hash(tmp_path: Path):
-    command = "import os; os.environ['PATH'] = ''; from mosld.logging.results import git_hash; print(git_hash())"
+    command = "import os; os.environ['PATH'] = ''; from mosld.runs.results import git_hash; print(git_hash())"
     assert python(tmp_path, "-c", command).stdout == "None\n"
 
 

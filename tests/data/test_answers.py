@@ -2,7 +2,7 @@
 
 import pytest
 
-from mosld.data.answers import UnclearError, answer_form, no_place, place
+from mosld.data.columns import UnclearError, answer_form, no_place, place
 
 CHOICES = ["red", "Blue", "7", "green"]
 

@@ -11,8 +11,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from mosld.config import DataConfig, SourceConfig, UserError
-from mosld.data import load_dataset
+from mosld.common.errors import UserError
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import load_dataset
 
 MAPS = {
     "law": {"id": "name", "question": "q", "choices": "options", "answer": "label"},

@@ -3,19 +3,11 @@
 import pytest
 import torch
 
-from mosld.data import Row
-from mosld.data.batches import (
-    IGNORED,
-    Example,
-    answer_tokens,
-    encode_train,
-    even_batches,
-    like_batches,
-    pack,
-    pad,
-)
+from mosld.data.encoding import Example, answer_tokens, encode_train
 from mosld.data.mixing import Order
 from mosld.data.prompts import PromptEncoder, render
+from mosld.data.rows import Row
+from mosld.training.batching import IGNORED, even_batches, like_batches, pack, pad
 
 ROW = Row("obqa", "1", "", "What?", ("x", "y"), 1)
 PAD = 99

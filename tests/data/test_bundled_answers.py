@@ -12,8 +12,7 @@ from random import Random
 import pytest
 
 from mosld.data.bundled import SIZES, generate, items
-from mosld.data.bundled.facts import load
-from mosld.data.bundled.item import Item
+from mosld.data.bundled.item import Item, load
 from mosld.data.bundled.reading import write
 from mosld.data.bundled.relation import Relation, dealt, divide
 

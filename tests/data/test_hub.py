@@ -17,8 +17,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
-from mosld.config import DataConfig, SourceConfig, UserError
-from mosld.data import TASKS, hub, load_dataset
+from mosld.common.errors import UserError
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data import hub
+from mosld.data.dataset import load_dataset
+from mosld.data.tasks import TASKS
 
 FOUR = {"text": ["sun", "moon", "sea", "sky"], "label": ["A", "B", "C", "D"]}
 PUBLISHED = {

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from mosld.config import DataConfig, SourceConfig, UserError
-from mosld.data import load_dataset
-from mosld.data.jsonl import read_rows
+from mosld.common.errors import UserError
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import load_dataset
 from mosld.data.prompts import render
+from mosld.data.records import read_rows
 
 GOOD = {"id": "a", "context": "", "question": "What?", "choices": ["x", "y"], "answer": 0}
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mosld.config import DataConfig, SourceConfig
-from mosld.data import Dataset, leak_notes, load_dataset
-from mosld.logging import Console, results_table
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import Dataset, leak_notes, load_dataset
+from mosld.runs.console import Console
+from mosld.runs.tables import results_table
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 

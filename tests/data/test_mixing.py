@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mosld.config import DataConfig
+from mosld.config.schema import DataConfig
 from mosld.data.mixing import Order, apportion, quotas
 
 COUNTS = {"big": 900, "small": 90, "tiny": 10}

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from mosld.data.numbers import final_number, value
+from mosld.data.parsing import final_number, value
 
 # a model's answer -> the value of its final number; None: it gives none
 ANSWERS: dict[str, float | Fraction | None] = {

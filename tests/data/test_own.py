@@ -9,9 +9,12 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from mosld.config import DataConfig, SourceConfig, UserError, load_config
-from mosld.config.own_files import own_files
-from mosld.data import Dataset, Reply, Row, Solution, load_dataset
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
+from mosld.config.local_files import own_files
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import Dataset, load_dataset
+from mosld.data.rows import Reply, Row, Solution
 
 MAP = {"question": "q", "choices": "options", "answer": "label"}
 COLOURS = ["red", "blue", "green", "pink"]

@@ -4,9 +4,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mosld.data import TASKS, Row
 from mosld.data.prompts import Encoded, PromptEncoder, render
-from mosld.model.random import byte_tokenizer
+from mosld.data.rows import Row
+from mosld.data.tasks import TASKS
+from mosld.models.tiny import byte_tokenizer
 
 STYLES = ["letter", "list", "cloze"]
 PLAIN = Row("arc_e", "1", "", "Which is hot?", ("ice", "the sun", "snow"), 1)

@@ -2,11 +2,16 @@
 
 import pytest
 
-from mosld.config import DataConfig, SourceConfig, UserError, load_config
-from mosld.data import TASKS, Reply, load_dataset
-from mosld.data.batches import IGNORED, encode_train, pad
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import load_dataset
+from mosld.data.encoding import encode_train
 from mosld.data.prompts import PromptEncoder, render
+from mosld.data.rows import Reply
 from mosld.data.splits import needed_splits
+from mosld.data.tasks import TASKS
+from mosld.training.batching import IGNORED, pad
 
 ROW = Reply("openorca", "1", "", "Say hi.", "Hi.\nBye.", "Be brief.")
 BUNDLED = SourceConfig(name="bundled")

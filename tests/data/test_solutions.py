@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from mosld.config import DataConfig, SourceConfig, UserError
-from mosld.data import TASKS, Solution, load_dataset
-from mosld.data.batches import encode_train
-from mosld.data.jsonl import read_rows
+from mosld.common.errors import UserError
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import load_dataset
+from mosld.data.encoding import encode_train
 from mosld.data.prompts import PromptEncoder, render
+from mosld.data.records import read_rows
+from mosld.data.rows import Solution
+from mosld.data.tasks import TASKS
 
 GOOD = {"id": "a", "question": "How many?", "answer": "24+48 = <<24+48=72>>72\n#### 72", "final": "72"}
 ROW = Solution("gsm8k", "1", "", "How many?", GOOD["answer"], "72")

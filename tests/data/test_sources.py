@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from mosld.config import DataConfig, SourceConfig, UserError
-from mosld.data import TASKS, Dataset, load_dataset
+from mosld.common.errors import UserError
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.rows import Reply, Row, Solution
+from mosld.data.tasks import TASKS
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 KINDS = {"choice": Row, "solution": Solution, "reply": Reply}

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from mosld.config import DataConfig, SourceConfig
-from mosld.data import TASKS, Row, load_dataset
-from mosld.data.dataset import Dataset
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import Dataset, load_dataset
+from mosld.data.rows import Row
 from mosld.data.splits import TaskData, needed_splits, sample, split_rows
+from mosld.data.tasks import TASKS
 
 
 def rows(count: int, question: str = "What?") -> list[Row]:

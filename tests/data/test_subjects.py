@@ -5,14 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from mosld.config import DataConfig, SourceConfig, UserError, load_config
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
 from mosld.config.rerun import rerun_config
-from mosld.data import TASKS, Row, load_dataset
+from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.bundled import generate
+from mosld.data.dataset import load_dataset
 from mosld.data.prompts import PromptEncoder
+from mosld.data.rows import Row
 from mosld.data.splits import TaskData
 from mosld.data.subjects import CATEGORIES, CATEGORY, subject_of
-from mosld.evaluation import Questions
+from mosld.data.tasks import TASKS
+from mosld.evaluation.evaluate import Questions
 
 MMLU = DataConfig(tasks=["mmlu"])
 QUESTION = Row("mmlu", "anatomy/test/0", "", "Which?", ("w", "x", "y", "z"), 1)

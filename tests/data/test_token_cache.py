@@ -9,7 +9,7 @@ from mosld.data.prompts import PromptEncoder, right_option
 from mosld.data.rows import Row, Solution
 from mosld.data.tasks import TASKS
 from mosld.data.token_cache import CachedEncoder
-from mosld.model.random import byte_tokenizer
+from mosld.models.tiny import byte_tokenizer
 
 
 @pytest.fixture(autouse=True)

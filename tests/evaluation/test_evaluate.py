@@ -8,13 +8,16 @@ import pytest
 import torch
 
 import mosld
-from mosld.config import EvaluationConfig
-from mosld.data import TASKS, Row, Solution
+from mosld.config.schema import EvaluationConfig
 from mosld.data.prompts import Encoded, PromptEncoder
+from mosld.data.rows import Row, Solution
 from mosld.data.splits import TaskData
-from mosld.evaluation import ExpertUse, Questions, evaluate, passes, solve
-from mosld.evaluation.generation import generate
-from mosld.evaluation.passes import in_batches
+from mosld.data.tasks import TASKS
+from mosld.evaluation import forward as passes
+from mosld.evaluation.evaluate import Questions, evaluate
+from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.forward import in_batches
+from mosld.evaluation.generation import generate, solve
 
 
 def row(number: int) -> Solution:

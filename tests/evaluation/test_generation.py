@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import mosld
-from mosld.config import group_options
-from mosld.data import Solution
+from mosld.config.groups import group_options
 from mosld.data.prompts import PromptEncoder
-from mosld.evaluation import FinalNumber, solve, task_score
-from mosld.evaluation.generation import generate
+from mosld.data.rows import Solution
+from mosld.evaluation.generation import FinalNumber, generate, solve
+from mosld.evaluation.scores import task_score
 
 METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
 

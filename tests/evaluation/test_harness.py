@@ -5,13 +5,13 @@ import pytest
 import mosld
 from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import Row
-from mosld.evaluation import predict
+from mosld.evaluation.multiple_choice import predict
 from mosld.evaluation.scores import task_score
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
 
-from mosld.evaluation import harness
-from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows
+from mosld.evaluation.lm_eval import evaluate as harness
+from mosld.evaluation.lm_eval.tasks import KNOWN, manager, on_rows
 
 OPTIONS = ["an apple", "a very long answer indeed", "no", "the third: of them", "H₂O at 100 °C", "no"]
 STYLES = {"arc_easy": "cloze", "arc_challenge": "cloze", "openbookqa": "cloze", "commonsense_qa": "letter"}

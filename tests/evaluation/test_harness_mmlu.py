@@ -3,18 +3,18 @@
 import pytest
 
 import mosld
-from mosld.config import UserError
+from mosld.common.errors import UserError
 from mosld.data.prompts import Encoded, render
 from mosld.data.rows import Row
-from mosld.evaluation import predict
-from mosld.evaluation.judging import share_right
+from mosld.evaluation.correctness import share_right
+from mosld.evaluation.multiple_choice import predict
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
 
-from mosld.evaluation import harness
-from mosld.evaluation.harness_mmlu import on_subjects, together
-from mosld.evaluation.harness_model import _parts
-from mosld.evaluation.harness_tasks import KNOWN, check_tasks, manager, on_rows, published
+from mosld.evaluation.lm_eval import evaluate as harness
+from mosld.evaluation.lm_eval.mmlu import on_subjects, together
+from mosld.evaluation.lm_eval.model import _parts
+from mosld.evaluation.lm_eval.tasks import KNOWN, check_tasks, manager, on_rows, published
 
 SUBJECTS = ("anatomy", "virology", "astronomy")
 WORDS = ["an apple", "a very long answer indeed", "H₂O at 100 °C", "no"]

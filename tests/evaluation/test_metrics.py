@@ -5,7 +5,7 @@ import math
 import evaluate
 import pytest
 
-from mosld.evaluation.metrics import ChoiceAccuracy, FinalNumberMatch, NormalisedChoiceAccuracy
+from mosld.evaluation.scores import ChoiceAccuracy, FinalNumberMatch, NormalisedChoiceAccuracy
 
 CHOICES = ["a", "a long one", "mid"]
 

@@ -6,9 +6,10 @@ import torch
 import mosld
 from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import Row
-from mosld.evaluation import predict, task_score
 from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.multiple_choice import predict
 from mosld.evaluation.packing import batches, common, pack, pack_alike
+from mosld.evaluation.scores import task_score
 
 
 def rows(count=9):

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import mosld
-from mosld.config import EvaluationConfig
-from mosld.data import TASKS, Row, Solution
+from mosld.config.schema import EvaluationConfig
 from mosld.data.prompts import PromptEncoder
+from mosld.data.rows import Row, Solution
 from mosld.data.splits import TaskData
-from mosld.evaluation import Questions, evaluate
+from mosld.data.tasks import TASKS
+from mosld.evaluation.evaluate import Questions, evaluate
 
 BATCH_TOKENS = (1, 300, 5000)
 STYLES = ("cloze", "letter")

@@ -2,11 +2,10 @@
 
 import pytest
 
-from mosld.data import Reply, Row, Solution
+from mosld.data.rows import Reply, Row, Solution
+from mosld.evaluation.correctness import same_text
 from mosld.evaluation.generation import DONE, NEXT, Answered, FinalNumber, Written, _answer, _judge
-from mosld.evaluation.judging import same_text
-from mosld.evaluation.scores import task_score
-from mosld.evaluation.subjects import by_subject
+from mosld.evaluation.scores import by_subject, task_score
 
 ONE_LINE = Reply("chat", "1", "", "Capital of France?", "Paris.")
 LINES = Reply("chat", "2", "", "Count.", "one\ntwo")

@@ -7,7 +7,8 @@ import time
 import pytest
 from rich.console import Console as RichConsole
 
-from mosld.logging import Console, console
+from mosld.runs import console
+from mosld.runs.console import Console
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from wandb.proto import wandb_internal_pb2
 
 from mosld import eval as eval_command
 from mosld import train as train_command
-from mosld.logging.wandb import WandbTracker
+from mosld.tracking.wandb import WandbTracker
 
 SECRET = "f00dfeedf00dfeedf00dfeedf00dfeedf00dfeed"
 

@@ -4,8 +4,7 @@ import pytest
 from test_wandb import histories, items, records
 
 from mosld import train as train_command
-from mosld.training import Stepper
-from mosld.training.step import StepResult
+from mosld.training.step import Stepper, StepResult
 
 
 @pytest.fixture

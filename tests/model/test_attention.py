@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mosld.config.parts import model_config
-from mosld.model.attention import LONG
-from mosld.model.load import load_model
+from mosld.config.groups import model_config
+from mosld.models.attention import LONG
+from mosld.models.load import load_model
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import mosld
-from mosld.model.random import byte_tokenizer
+from mosld.models.tiny import byte_tokenizer
 
 BAR = "Fetching 2 files: 100%"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

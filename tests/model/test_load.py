@@ -10,10 +10,11 @@ from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.utils import httpx
 
 import mosld
-from mosld.config import UserError
-from mosld.config.parts import model_config
-from mosld.model import embedded, load_model
-from mosld.model.random import byte_tokenizer
+from mosld.common.errors import UserError
+from mosld.config.groups import model_config
+from mosld.models import embedded
+from mosld.models.load import load_model
+from mosld.models.tiny import byte_tokenizer
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_gated_model_says_where_to_get_access(monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise OSError("You are trying to access a gated repo.") from GatedRepoError("403", response=answer)
 
-    monkeypatch.setattr("mosld.model.load.AutoTokenizer.from_pretrained", refuse)
+    monkeypatch.setattr("mosld.models.load.AutoTokenizer.from_pretrained", refuse)
     with pytest.raises(
         UserError, match=r"it is gated: .*https://huggingface\.co/meta-llama/Llama-2-7b-hf.*hf auth login"
     ):

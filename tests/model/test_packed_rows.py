@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mosld.data.batches import Example, pack
+from mosld.data.encoding import Example
 from mosld.data.rows import Row
-from mosld.model.attention import PACKED, REGISTERED, packs_rows, sdpa_attention_forward
-from mosld.model.rows import attend_by_row, eager_rows, lay_out, sees
+from mosld.models.attention import PACKED, REGISTERED, packs_rows, sdpa_attention_forward
+from mosld.models.packed_attention import attend_by_row, eager_rows, lay_out, sees
+from mosld.training.batching import pack
 
 CPU = torch.device("cpu")
 HEADS, KEYS, WIDTH = 6, 2, 8

@@ -10,10 +10,10 @@ import mosld
 from mosld import eval as eval_command
 from mosld import merge as merge_command
 from mosld import train as train_command
-from mosld.adapters.saved import load_adapter
-from mosld.config import UserError
-from mosld.config.parts import option_tree
-from mosld.model.quantise import weights_of
+from mosld.adapters.load import load_adapter
+from mosld.common.errors import UserError
+from mosld.config.groups import option_tree
+from mosld.models.quantization import weights_of
 
 pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
 KINDS = ("nf4", "int8")

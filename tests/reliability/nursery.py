@@ -16,13 +16,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from mosld.quiet import silence_imports
+from mosld.common.process import silence_imports
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 HEAVY = (
-    "mosld.train", "mosld.eval", "mosld.pipeline", "mosld.domains", "mosld.logging.wandb", "mosld.adapters",
-    "mosld.evaluation.metrics",
+    "mosld.train", "mosld.eval", "mosld.recipes.train", "mosld.recipes.moa", "mosld.tracking.wandb", "mosld.adapters",
+    "mosld.evaluation.scores",
 )  # fmt: skip
 
 

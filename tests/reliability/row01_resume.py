@@ -65,7 +65,7 @@ def _cells(count: int, cells: list[Cell], to_the_end: bool, folder: Path) -> Out
 
 def prove(place: str, cells: list[Cell], to_the_end: bool) -> int:
     """In each process of a run: every cell at every step; the main one writes what failed."""
-    from mosld.model import processes
+    from mosld.distributed.processes import processes
 
     team, folder, failures, count = processes(), Path(place), list[str](), 0
     for method, micro in cells:

@@ -7,7 +7,7 @@ from cases import Case, Outcome, command, newest_step, status, weights
 from nursery import nursery
 
 STEP = {"inside": "mosld.training.checkpoint:Checkpoints.save_step", "call": 2}  # of steps 2, 4, 6: the second
-ADAPTER = {"inside": "mosld.stages:Stages.save_trained", "call": 1}
+ADAPTER = {"inside": "mosld.recipes.context:Stages.save_trained", "call": 1}
 SAVES = {"checkpoint": STEP, "adapter": ADAPTER}
 
 

@@ -34,8 +34,9 @@ def _table(name: str) -> Any:
 
 
 def _all_at_once(folder: Path) -> Outcome:
-    from mosld.config import DataConfig, SourceConfig, UserError
-    from mosld.data import load_dataset
+    from mosld.common.errors import UserError
+    from mosld.config.schema import DataConfig, SourceConfig
+    from mosld.data.dataset import load_dataset
 
     table = _table("test_jsonl")
     path = toy_data(folder / "data") / "obqa" / "train.jsonl"

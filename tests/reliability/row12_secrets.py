@@ -64,6 +64,6 @@ def _error(folder: Path) -> None:
 
 
 def _commit(folder: Path) -> None:
-    from mosld.config import load_config
+    from mosld.config.compose import load_config
 
     assert load_config(["model=llama2_7b", f"model.revision={KEY}"]).model.revision == KEY

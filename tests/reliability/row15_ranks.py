@@ -49,7 +49,7 @@ def cases(full: bool) -> list[Case]:
     ]
 
 
-SCORING = {"at": "mosld.stages:Stages.score", "call": 2, "do": "error"}
+SCORING = {"at": "mosld.recipes.context:Stages.score", "call": 2, "do": "error"}
 NAN = {"at": "mosld.training.step:Stepper._forward", "call": 2, "until": 99, "when": "after", "do": "nan"}
 
 
@@ -106,7 +106,7 @@ def _other_count(folder: Path) -> None:
 
 def _full_disk(folder: Path) -> None:
     assert nursery().train(command(folder, f"output_dir={folder / 'one'}"), folder / "log-one") == 0
-    for number, place in enumerate(("mosld.training.tensor_files:save_file", "mosld.logging.metrics:MetricsLog.write")):
+    for number, place in enumerate(("mosld.training.tensor_files:save_file", "mosld.runs.results:MetricsLog.write")):
         run = command(folder, f"output_dir={folder / f'run{number}'}")
         code = nursery().train(run, folder / f"log{number}", [{"at": place, "call": 4, "until": 99, "do": "full"}])
         said = (folder / f"log{number}").read_text()

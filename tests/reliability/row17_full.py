@@ -131,12 +131,13 @@ def prove() -> int:
     from torch.distributed.tensor import DTensor
 
     from mosld.adapters.adapt import adapt_with
-    from mosld.config import TrainingConfig
-    from mosld.config.parts import method_config, model_config
-    from mosld.model import load_base, processes
-    from mosld.model.load import load_placed
-    from mosld.training import Stepper, make_optimizer, ready_to_train
+    from mosld.config.groups import method_config, model_config
+    from mosld.config.schema import TrainingConfig
+    from mosld.distributed.processes import processes
+    from mosld.models.load import load_base, load_placed
     from mosld.training.engine import SharedEngine
+    from mosld.training.optim import make_optimizer, ready_to_train
+    from mosld.training.step import Stepper
 
     team, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
     method, allocation = method_config("full", None, {})

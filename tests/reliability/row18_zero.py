@@ -117,12 +117,13 @@ def _prove(method: str, options: dict) -> int:
     from small import small_examples
 
     from mosld.adapters.adapt import adapt_with
-    from mosld.config import TrainingConfig
-    from mosld.config.parts import method_config, model_config
-    from mosld.model import load_base, processes
-    from mosld.model.load import load_placed
-    from mosld.training import Stepper, make_optimizer, ready_to_train
-    from mosld.training.zero import ZeroEngine
+    from mosld.config.groups import method_config, model_config
+    from mosld.config.schema import TrainingConfig
+    from mosld.distributed.processes import processes
+    from mosld.models.load import load_base, load_placed
+    from mosld.training.optim import make_optimizer, ready_to_train
+    from mosld.training.step import Stepper
+    from mosld.training.zero_engine import ZeroEngine
 
     team, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
     own, allocation = method_config(method, None, options)

@@ -6,14 +6,18 @@ from typing import Any
 import torch
 
 import mosld
-from mosld.config import TrainingConfig
-from mosld.data.batches import Example
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
 from mosld.data.mixing import Order
 from mosld.data.rows import Row
-from mosld.evaluation import Evaluation
-from mosld.logging import Console
-from mosld.model import processes
-from mosld.training import Checkpoints, Loop, Stepper, StopSignals, make_optimizer
+from mosld.distributed.processes import processes
+from mosld.evaluation.evaluate import Evaluation
+from mosld.runs.console import Console
+from mosld.training.checkpoint import Checkpoints
+from mosld.training.loop import Loop
+from mosld.training.optim import make_optimizer
+from mosld.training.signals import StopSignals
+from mosld.training.step import Stepper
 
 PAD = 259
 DOMAINS = ("obqa", "arc_e")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from trees import results, right, write_run
 
-from mosld.config import UserError
+from mosld.common.errors import UserError
 from mosld.reporting.collect import Found, collect
 
 ONE = {"obqa": right("10")}

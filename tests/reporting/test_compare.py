@@ -9,8 +9,7 @@ from trees import right, write_run
 
 from mosld.reporting.blocks import Block, make_blocks
 from mosld.reporting.collect import collect
-from mosld.reporting.compare import Comparer, comparison_table, marks
-from mosld.reporting.outcomes import Outcomes
+from mosld.reporting.compare import Comparer, Outcomes, comparison_table, marks
 from mosld.reporting.significance import holm
 
 GOOD, BAD = right("1" * 45 + "0" * 5), right("1" * 15 + "0" * 35)

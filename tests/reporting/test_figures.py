@@ -7,12 +7,12 @@ import pytest
 from matplotlib import colormaps
 from trees import SIX, blocks, right, run, single, write_run
 
-from mosld.reporting import drawing, figures
-from mosld.reporting.across import MOST_LINES, loss_figure, openorca_figures, subject_figure
-from mosld.reporting.blocks import make_blocks
+from mosld.reporting import figures
+from mosld.reporting import style as drawing
+from mosld.reporting.blocks import grids, make_blocks, sweeps
 from mosld.reporting.collect import collect
-from mosld.reporting.outcomes import Outcomes
-from mosld.reporting.sweeps import grids, sweeps
+from mosld.reporting.compare import Outcomes
+from mosld.reporting.figures_across import MOST_LINES, loss_figure, openorca_figures, subject_figure
 from mosld.reporting.tables import gains_table
 
 SHADES = colormaps[drawing.SHADES]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mosld import inspect as inspect_command
 from mosld import train as train_command
-from mosld.config import load_config
+from mosld.config.compose import load_config
 
 SHARED, FIRST, SECOND = "mosld-mixture", "lora-single_obqa", "lora-single_csqa"
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mosld.reporting.inspection.inspected import Bank
-from mosld.reporting.inspection.similarity import norms, pair_mean, random_similarity, similarities
+from mosld.analysis.adapter_files import Bank
+from mosld.analysis.metrics import norms, pair_mean, random_similarity, similarities
 
 RANK, INPUTS, OUTPUTS = 3, 12, 9
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mosld import adapt
-from mosld.config import load_config
-from mosld.logging import SavedRun
-from mosld.reporting.inspection.inspected import Inspected
-from mosld.reporting.inspection.start import starting_A
-from mosld.reporting.inspection.subspaces import cosines, moved, overlap, random_overlap
+from mosld.adapters.adapt import adapt
+from mosld.analysis.adapter_files import Inspected
+from mosld.analysis.initial_weights import starting_A
+from mosld.analysis.metrics import cosines, moved, overlap, random_overlap
+from mosld.config.compose import load_config
+from mosld.runs.saved import SavedRun
 
 INPUTS = 40
 

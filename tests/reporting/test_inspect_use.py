@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 
-from mosld.reporting.inspection.use import divergence, specialisation
+from mosld.analysis.metrics import divergence, specialisation
 
 
 def random_use(tasks: int, experts: int, modules: int = 3) -> dict[str, dict[str, np.ndarray]]:

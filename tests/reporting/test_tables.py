@@ -3,9 +3,8 @@
 import pytest
 from trees import blocks, right, run, single
 
-from mosld.reporting.paper import paper_numbers, paper_table
 from mosld.reporting.table import Cell, Table, mark_best, unlike
-from mosld.reporting.tables import cost_table, gains_table, scores_table
+from mosld.reporting.tables import cost_table, gains_table, paper_numbers, paper_table, scores_table
 
 
 def texts(table: Table) -> list[list[str]]:

@@ -3,8 +3,7 @@
 import csv
 import io
 
-from mosld.reporting.table import NOTHING, Cell, Table
-from mosld.reporting.texts import as_csv, latex, markdown
+from mosld.reporting.table import NOTHING, Cell, Table, as_csv, latex, markdown
 
 TABLE = Table(
     "50 % of a_b",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mosld.logging.manifest import damage
+from mosld.common.files import damage
 from mosld.training.checkpoint import Checkpoints
 
 

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 import mosld
-from mosld.config import TrainingConfig, UserError, load_config
-from mosld.data.batches import Example
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
 from mosld.data.rows import Row
-from mosld.model import processes
-from mosld.training import Stepper, make_optimizer, trained_parameters
-from mosld.training.compiled import compile_layers, uncompiled
+from mosld.distributed.processes import processes
+from mosld.training.compile import compile_layers, uncompiled
+from mosld.training.optim import make_optimizer, trained_parameters
+from mosld.training.step import Stepper
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler on a processor")
 

@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import torch
 
-from mosld.config import load_config
-from mosld.data.batches import Example
+from mosld.adapters.adapt import adapt_with
+from mosld.config.compose import load_config
+from mosld.data.encoding import Example
 from mosld.data.rows import Row
-from mosld.model import load_model
-from mosld.planning.needs import _cost, _cost_of, needs
-from mosld.stages import adapt_with
-from mosld.training import ready_to_train, trained_parameters
-from mosld.training.layout import Layout
+from mosld.models.load import load_model
+from mosld.planning.measure import _cost, _cost_of, needs
+from mosld.training.batching import Layout
+from mosld.training.optim import ready_to_train, trained_parameters
 
 ROWS, LENGTH, ANSWER = 3, 40, 5
 METHODS = ["lora", "mosld", "mola", "mixlora", "sira", "moa", "full", "prefix"]

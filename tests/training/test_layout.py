@@ -4,12 +4,13 @@ import pytest
 import torch
 
 import mosld
-from mosld.config import TrainingConfig
-from mosld.data.batches import Example
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
 from mosld.data.rows import Row
-from mosld.model import processes
-from mosld.training import Stepper, make_optimizer, ready_to_train
-from mosld.training.layout import Layout
+from mosld.distributed.processes import processes
+from mosld.training.batching import Layout
+from mosld.training.optim import make_optimizer, ready_to_train
+from mosld.training.step import Stepper
 
 PACKED = ["full", "lora", "molora", "sira", "mola", "mixlora", "mosl", "mosld", "mosld_b", "hydralora"]
 DROPPING = ("lora", "mola", "mosld", "mosld_b")  # in training, another mask for another layout

@@ -8,22 +8,18 @@ import pytest
 import torch
 
 import mosld
-from mosld.config import TrainingConfig
-from mosld.data.batches import Example
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
 from mosld.data.mixing import Order
 from mosld.data.rows import Row
-from mosld.evaluation import Evaluation
-from mosld.logging import Console
-from mosld.model import processes
-from mosld.training import (
-    Checkpoints,
-    DivergedError,
-    Loop,
-    Stepper,
-    StopSignals,
-    make_optimizer,
-    trained_parameters,
-)
+from mosld.distributed.processes import processes
+from mosld.evaluation.evaluate import Evaluation
+from mosld.runs.console import Console
+from mosld.training.checkpoint import Checkpoints
+from mosld.training.loop import DivergedError, Loop
+from mosld.training.optim import make_optimizer, trained_parameters
+from mosld.training.signals import StopSignals
+from mosld.training.step import Stepper
 
 CONFIG = TrainingConfig(
     epochs=2, batch_size=4, micro_batch_size=2, checkpoint_every=1, validate_every=2, keep_last=100, learning_rate=1e-2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mosld.config import TrainingConfig
+from mosld.config.schema import TrainingConfig
 from mosld.training.optim import learning_rate, total_steps
 
 CONFIG = TrainingConfig(learning_rate=1.0, warmup=0.1, epochs=3)

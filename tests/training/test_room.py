@@ -9,13 +9,16 @@ import torch
 from test_loop import CONFIG, digest, make_loop
 
 import mosld
-from mosld.config import TrainingConfig, group_options
-from mosld.data.batches import Example
+from mosld.config.groups import group_options
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
 from mosld.data.rows import Row
-from mosld.model import Processes, processes
-from mosld.training import Stepper, make_optimizer, ready_to_train, room
-from mosld.training.ledger import Ledger
+from mosld.distributed.processes import Processes, processes
+from mosld.planning.dry_run import Ledger
+from mosld.training import room
 from mosld.training.memory import TRYING
+from mosld.training.optim import make_optimizer, ready_to_train
+from mosld.training.step import Stepper
 
 METHODS = sorted(group_options()["method"])
 GIB = 2**30

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from mosld.training import StopSignals
+from mosld.training.signals import StopSignals
 
 
 def send(name: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mosld.config import UserError
+from mosld.common.errors import UserError
 from mosld.training.tensor_files import SavedTensors, write_tensors
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3.5), "c": torch.arange(40.0), "d": torch.ones(2)}
