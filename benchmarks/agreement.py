@@ -27,8 +27,8 @@ from mosld.data.prompts import PromptEncoder
 from mosld.data.splits import sample
 from mosld.evaluation.correctness import share_right
 from mosld.evaluation.lm_eval import evaluate as harness
-from mosld.evaluation.lm_eval.tasks import KNOWN, manager, on_rows
-from mosld.evaluation.multiple_choice import predict
+from mosld.evaluation.lm_eval.tasks import KNOWN, task_manager, task_on_rows
+from mosld.evaluation.multiple_choice import score_choices
 from mosld.recipes.context import load_on_device
 
 PART = 50  # items that are compared, and written to the state, at once
@@ -37,10 +37,10 @@ SAME = ("id", "prediction", "correct", "normalised", "normalised_correct")
 
 def compare(name: str, rows: Any, model: Any, tokenizer: Any, batch_tokens: int) -> Iterator[dict[str, Any]]:
     """By item: what the harness says, whether we say the same, the largest difference of a log-likelihood."""
-    index = manager([name])
-    verdict = harness.judge(model, tokenizer, [on_rows(name, index, {"test": rows})], index, batch_tokens)
+    index = task_manager([name])
+    verdict = harness.judge(model, tokenizer, [task_on_rows(name, index, {"test": rows})], index, batch_tokens)
     encoded = PromptEncoder(tokenizer, "cloze").encode(rows)
-    ours = [found.as_json() for found in predict(model, encoded, tokenizer.pad_token_id, batch_tokens)]
+    ours = [found.as_json() for found in score_choices(model, encoded, tokenizer.pad_token_id, batch_tokens)]
     for mine, theirs in zip(ours, verdict.records[name], strict=True):
         yield {
             "task": name,

@@ -20,7 +20,7 @@ from wide_layers import stepper
 import mosld
 from mosld.common.process import silence_libraries
 from mosld.data.encoding import Example
-from mosld.training.batching import IGNORED, Layout, pack
+from mosld.training.batching import IGNORED, BatchBuilder, pack
 
 ROWS = 16
 
@@ -34,7 +34,7 @@ def every_token(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def padded(layout: Layout, alike: bool) -> Iterator[None]:
+def padded(layout: BatchBuilder, alike: bool) -> Iterator[None]:
     """Padded micro-batches: of rows of like length, or of all rows as allowed in one pass."""
     kept = layout.packed, layout.overhead
     layout.packed, layout.overhead = False, layout.overhead if alike else 10**9

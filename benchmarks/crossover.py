@@ -1,4 +1,4 @@
-"""Where the grouped product of many experts overtakes the dense one: `mosld/adapters/kernels/grouped.py` holds the answer.
+"""Where the grouped product of many experts overtakes the dense one; answer in mosld/adapters/kernels/grouped.py.
 
     python benchmarks/crossover.py [--widths 576,4096] [--tokens 512] [--choices 1,2,4] [--json FILE]
 

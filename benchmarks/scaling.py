@@ -24,7 +24,7 @@ from mosld.planning.arguments import split_keys
 from mosld.planning.estimate import estimate
 from mosld.planning.jobs import estimate_jobs, remembering, summed
 from mosld.planning.layouts import first_fitting
-from mosld.planning.measure import Needs
+from mosld.planning.measure import StepNeeds
 from mosld.planning.view import layout_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -35,7 +35,7 @@ GIB = 2**30
 COLUMNS = ("trainable", "of base", "GFLOPs a token", "activations", "recomputing", "peak", "recomputing", "fits")
 TABLE_5 = {"lora": "0.419", "mola": "2.228", "mosld": "1.389"}  # trained parameters as printed, "B"
 
-Measure = Callable[..., Needs]
+Measure = Callable[..., StepNeeds]
 
 
 def planned(model: str, method: str, measure: Measure) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def train_one(overrides: list[str], waits: bool = False) -> int:
         if several():
             from mosld.distributed.processes import processes
 
-            finished = processes().from_main(finished)
+            finished = processes().broadcast(finished)
         if finished:
             return _show(finished, run, config)
         from mosld.recipes.train import fit  # imports torch, transformers and peft: only now is everything checked

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mosld.sweeps import worker as module
-from mosld.sweeps.worker import Ended, OwnProcess, StopFile, own_process
+from mosld.sweeps.worker import StopFlag, Worker, WorkerExit, run_in_worker
 
 ARGUMENTS = ["model=tiny", "data=single_obqa", "source=local", "source.root=nowhere", "logger=files"]
 
@@ -15,7 +15,7 @@ ARGUMENTS = ["model=tiny", "data=single_obqa", "source=local", "source.root=nowh
 def test_a_mistake_is_known_to_the_parent(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context(method))
-    ended = own_process(ARGUMENTS, StopFile(tmp_path), {}, None)
+    ended = run_in_worker(ARGUMENTS, StopFlag(tmp_path), {}, None)
     assert ended.code == 2
     assert str(tmp_path / "nowhere") in ended.message
 
@@ -23,7 +23,7 @@ def test_a_mistake_is_known_to_the_parent(method: str, tmp_path: Path, monkeypat
 def test_what_it_prints_can_go_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context("fork"))
-    own_process(ARGUMENTS, StopFile(tmp_path), {}, tmp_path / "log")
+    run_in_worker(ARGUMENTS, StopFlag(tmp_path), {}, tmp_path / "log")
     assert (tmp_path / "log").read_text().startswith("error: ")
     assert capfd.readouterr().err == ""
 
@@ -32,26 +32,26 @@ def test_its_environment_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context("fork"))
     arguments = [text for text in ARGUMENTS if "root" not in text]
-    ended = own_process([*arguments, "source.root=${oc.env:ROWS}"], StopFile(tmp_path), {"ROWS": "there"}, None)
+    ended = run_in_worker([*arguments, "source.root=${oc.env:ROWS}"], StopFlag(tmp_path), {"ROWS": "there"}, None)
     assert str(tmp_path / "there") in ended.message
 
 
 def test_a_death_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_live", _sleep)
     monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context("fork"))
-    process = OwnProcess([], StopFile(tmp_path), {}, None)
+    process = Worker([], StopFlag(tmp_path), {}, None)
     assert process.ended() is None
     process.kill()
     while not (ended := process.ended()):
         pass
-    assert ended == Ended(-9, "killed by SIGKILL")
+    assert ended == WorkerExit(-9, "killed by SIGKILL")
 
 
 def test_the_wish_to_stop_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_live", _sleep)
     monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context("fork"))
-    StopFile(tmp_path).request()
-    assert own_process([], StopFile(tmp_path), {}, None) == Ended(-15, "killed by SIGTERM")
+    StopFlag(tmp_path).request()
+    assert run_in_worker([], StopFlag(tmp_path), {}, None) == WorkerExit(-15, "killed by SIGTERM")
 
 
 def _sleep(*_: object) -> None:

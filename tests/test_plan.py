@@ -12,7 +12,7 @@ from mosld.common.errors import UserError
 from mosld.config.groups import group_options
 from mosld.planning.arguments import split_keys
 from mosld.planning.dry_run import StepCost
-from mosld.planning.layouts import RESERVED, Sizes, first_fitting, layouts
+from mosld.planning.layouts import RESERVED, ModelBytes, first_fitting, layouts
 
 SCALING = Path(__file__).parents[1] / "docs" / "scaling.md"
 CONF = Path(__file__).parents[1] / "conf" / "accelerate"
@@ -90,7 +90,7 @@ def test_a_wrong_key_of_the_plan_is_refused(argument, said):
         split_keys([argument])
 
 
-SEVEN = Sizes(weights=13 * GIB, adapter=GIB // 16, optimiser=GIB // 8, layer=GIB // 2, rest=GIB // 2)
+SEVEN = ModelBytes(weights=13 * GIB, adapter=GIB // 16, optimiser=GIB // 8, layer=GIB // 2, rest=GIB // 2)
 STEP = StepCost(saved=20 * GIB, peak=21 * GIB, gradients=GIB // 16, update=GIB // 8, flops=1, forward_flops=1)
 
 

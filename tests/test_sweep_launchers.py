@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mosld.sweeps.job import own_device
-from mosld.sweeps.worker import StopFile
+from mosld.sweeps.worker import StopFlag
 from mosld.train import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,7 +151,7 @@ def test_a_machine_without_devices_has_no_places_to_name(tmp_path: Path, monkeyp
 
 
 def test_a_stop_file_can_be_made_seen_and_removed(tmp_path: Path):
-    stop = StopFile(tmp_path / "sweep")
+    stop = StopFlag(tmp_path / "sweep")
     stop.request()
     assert stop.requested()
     stop.withdraw()

@@ -130,7 +130,7 @@ def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfi
         inference=method.inference,
         router_weight=method.router_weight,
         target_modules=_targets(method),
-        plain_modules=TARGETS[method.plain_targets],
+        single_lora_modules=TARGETS[method.plain_targets],
         task_type="CAUSAL_LM",
     )
 

@@ -13,7 +13,7 @@ from mosld.adapters.config import MosldConfig
 from mosld.adapters.forward_context import ForwardContext
 from mosld.adapters.kernels.dropout import draw, kept_share
 from mosld.adapters.kernels.fused_linear import Pair, products
-from mosld.adapters.kernels.grouped import up_by_expert, wins
+from mosld.adapters.kernels.grouped import up_by_expert, use_grouped_mm
 from mosld.adapters.router import Router
 from mosld.adapters.routing import Routing
 
@@ -83,7 +83,7 @@ class ExpertBank(nn.Module):
         if self.config.share == "B":
             return linear((gates.unsqueeze(-1) * z).sum(-2), B)
         k = self.config.top_k
-        if k is not None and wins(B, self.experts, self.rank, k):
+        if k is not None and use_grouped_mm(B, self.experts, self.rank, k):
             return up_by_expert(z, gates, B, k)
         return linear((gates.unsqueeze(-1) * z).flatten(-2), B)
 

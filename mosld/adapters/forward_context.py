@@ -34,7 +34,7 @@ class ForwardContext:
         prompt_mask_BS: 1 for the tokens by which a sequence's expert is decided; None: all tokens.
         decoding: whether this pass goes on with a cached prompt.
         decided: by layer, the routing of the sequences of this batch, kept while decoding.
-        elects: whether the layers elect one expert per sequence, for which a pass of its own runs before the answer.
+        votes_across_layers: whether the layers vote for one expert per sequence, which takes one more forward pass.
         votes: the choice of each layer so far in that pass; None outside it.
         elected_B: the expert that most layers named.
     """
@@ -46,7 +46,7 @@ class ForwardContext:
         self.prompt_mask_BS: Tensor | None = None
         self.decoding = False
         self.decided: dict[str, Routing] = {}
-        self.elects = False
+        self.votes_across_layers = False
         self.votes: list[Tensor] | None = None
         self.elected_B: Tensor | None = None
         self._given: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -74,7 +74,7 @@ class ForwardContext:
         self.decoding = cache is not None and cache.get_seq_length() > 0
         if not self.decoding:
             self.decided = {}
-        if self.elects and self.votes is None and not self.decoding and not model.training:
+        if self.votes_across_layers and self.votes is None and not self.decoding and not model.training:
             self._elect(model, args, kwargs)
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ def mixtures_of(model: PeftModel) -> dict[str, Mixture]:
 
 
 @torch.no_grad()
-def fill_experts(model: PeftModel, folders: Mapping[str, Path]) -> None:
+def load_experts(model: PeftModel, folders: Mapping[str, Path]) -> None:
     """Copy the LoRA of each named domain into its place in the bank.
 
     Args:
@@ -74,7 +74,7 @@ def read_lora(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def take_over(model: PeftModel, folder: Path) -> None:
+def extend_from(model: PeftModel, folder: Path) -> None:
     """Copy a saved mixture of fewer domains into the first places of this one, bit by bit, routers included.
 
     Raises:

@@ -66,13 +66,13 @@ class MosldModel(BaseTuner):
             kind = MixtureLinear if isinstance(target, nn.Linear) else MixtureFeedForward
             target = kind(target, current_key, layer, self.context)
             setattr(parent, target_name, target)
-        plain = target_name in config.plain_modules
+        plain = target_name in config.single_lora_modules
         experts = 1 if plain else _experts_of(current_key, config, self.get_model_config(self.model))
         routed = not plain and (config.router != "domain" or (adapter_name, layer) not in self._routers)
         assert isinstance(target, MixtureLinear | MixtureFeedForward)
         target.add_mixture(adapter_name, experts, config, routed)
         self._routers.add((adapter_name, layer))
-        self.context.elects |= config.router == "domain" and config.inference == "vote"
+        self.context.votes_across_layers |= config.router == "domain" and config.inference == "vote"
         if adapter_name not in self.active_adapters:
             target.mosld_mixture[adapter_name].requires_grad_(False)
 

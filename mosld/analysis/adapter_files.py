@@ -58,7 +58,7 @@ class Bank:
 
 
 @dataclass(frozen=True)
-class Inspected:
+class AdapterRun:
     """A run whose experts or A can be looked at.
 
     Attributes:

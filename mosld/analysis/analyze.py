@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mosld.analysis.adapter_files import Array, Bank, Inspected, layer_and_kind
+from mosld.analysis.adapter_files import AdapterRun, Array, Bank, layer_and_kind
 from mosld.analysis.metrics import (
     Use,
     divergence,
@@ -25,7 +25,7 @@ from mosld.analysis.metrics import (
 SCHEMA_VERSION = 1
 
 
-def numbers(runs: Mapping[str, Inspected], evaluation: str | None = None) -> dict[str, Any]:
+def numbers(runs: Mapping[str, AdapterRun], evaluation: str | None = None) -> dict[str, Any]:
     """Everything that can be said of these runs, by the name of each.
 
     Args:
@@ -46,7 +46,7 @@ def numbers(runs: Mapping[str, Inspected], evaluation: str | None = None) -> dic
     }
 
 
-def _starts(runs: Mapping[str, Inspected]) -> dict[str, dict[str, Array] | None]:
+def _starts(runs: Mapping[str, AdapterRun]) -> dict[str, dict[str, Array] | None]:
     """What each A was before training, where A's are to be compared."""
     if not compares_A(runs.values()):
         return dict.fromkeys(runs)
@@ -55,12 +55,12 @@ def _starts(runs: Mapping[str, Inspected]) -> dict[str, dict[str, Array] | None]
     return {name: starting_A(run) if run.one_A else None for name, run in runs.items()}
 
 
-def compares_A(runs: Iterable[Inspected]) -> bool:
+def compares_A(runs: Iterable[AdapterRun]) -> bool:
     """Whether two of the runs have one A a layer."""
     return sum(run.one_A for run in runs) > 1
 
 
-def _run(name: str, run: Inspected, start: Mapping[str, Array] | None, evaluation: str | None) -> dict[str, Any]:
+def _run(name: str, run: AdapterRun, start: Mapping[str, Array] | None, evaluation: str | None) -> dict[str, Any]:
     config, use = run.config, run.routing(evaluation) if run.mixture else None
     return {
         "name": name,
@@ -77,7 +77,7 @@ def _run(name: str, run: Inspected, start: Mapping[str, Array] | None, evaluatio
     }
 
 
-def _module(run: Inspected, bank: Bank, start: Mapping[str, Array] | None) -> dict[str, Any]:
+def _module(run: AdapterRun, bank: Bank, start: Mapping[str, Array] | None) -> dict[str, Any]:
     rank = bank.A_ERI.shape[1]
     pairs = similarities(bank) if bank.experts > 1 else {}
     return {

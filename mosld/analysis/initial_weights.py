@@ -13,13 +13,13 @@ from peft import get_peft_model_state_dict
 from torch import nn
 
 from mosld.adapters.adapt import adapt_with
-from mosld.analysis.adapter_files import Array, Inspected, banks
+from mosld.analysis.adapter_files import AdapterRun, Array, banks
 from mosld.common.errors import UserError
 from mosld.models.config import meta_model
 from mosld.models.load import resolve_dtype
 
 
-def starting_A(run: Inspected) -> dict[str, Array] | None:
+def starting_A(run: AdapterRun) -> dict[str, Array] | None:
     """The A of each layer before training [R, I]; None where it cannot be told.
 
     That is so if the base model's shape is not at hand, or if what is drawn today has nothing to do with the trained A
@@ -53,7 +53,7 @@ def _without_storage(model: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def _dtype(run: Inspected) -> torch.dtype:
+def _dtype(run: AdapterRun) -> torch.dtype:
     """That of the base in training: PEFT's LoRA starts rounded to it."""
     try:
         return getattr(torch, json.loads((run.directory / "results.json").read_text())["dtype"])

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg import subspace_angles
 from scipy.special import entr
 
-from mosld.analysis.adapter_files import Array, Bank, Inspected, layer_and_kind
+from mosld.analysis.adapter_files import AdapterRun, Array, Bank, layer_and_kind
 
 # PART: How alike the experts of a layer are: cosine and linear CKA of their updates P_i = B_i A_i. No product is
 # formed: all is algebra of R x R blocks, since <P_i, P_j> = sum (B_i' B_j) * (A_i A_j'). Shapes: I in, O out, R
@@ -123,7 +123,7 @@ def moved(A_RI: Array, start_RI: Array) -> float:
     return float(np.linalg.norm(A_RI - start_RI) / np.linalg.norm(start_RI))
 
 
-def overlaps(runs: Mapping[str, Inspected], starts: Mapping[str, Mapping[str, Array] | None]) -> list[dict[str, Any]]:
+def overlaps(runs: Mapping[str, AdapterRun], starts: Mapping[str, Mapping[str, Array] | None]) -> list[dict[str, Any]]:
     """What every two runs with one A a layer have in common, in the layers that both adapt.
 
     Args:

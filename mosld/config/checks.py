@@ -9,7 +9,7 @@ from typing import Any
 
 from mosld.common.errors import nearest, typed
 from mosld.config.local_files import own_files
-from mosld.config.method_checks import broken_domain_rules, broken_method_rules, experts_of
+from mosld.config.method_checks import check_domain, check_method, experts_of
 from mosld.config.schema import TASKS, Config, DataConfig, ModelConfig, SourceConfig
 
 # PART: Rules that join several keys of the data.
@@ -36,7 +36,7 @@ def single_task(data: DataConfig) -> str | None:
     return task if data.kind == "benchmarks" and data.name == f"single_{task}" and task in TASKS else None
 
 
-def broken_single(data: DataConfig) -> Iterator[str]:
+def check_single_task(data: DataConfig) -> Iterator[str]:
     """What of the tasks a `single_*` setting cannot have."""
     task, given = single_task(data), data.tasks
     sound = given and len(set(given)) == len(given) and set(given) <= set(TASKS)  # or else another rule speaks
@@ -48,12 +48,12 @@ def broken_single(data: DataConfig) -> Iterator[str]:
         )
 
 
-def broken_data_rules(data: DataConfig, source: SourceConfig, shots: int = 0) -> Iterator[str]:
+def check_data(data: DataConfig, source: SourceConfig, shots: int = 0) -> Iterator[str]:
     """What cannot work in tasks and source, and keys that say nothing with them."""
     given = f"data.tasks={typed(data.tasks)}"
     if len(set(data.tasks)) < len(data.tasks):
         yield f"{given}: names a task twice."
-    yield from _broken_own(data, source) if data.kind == "own" else _broken_benchmarks(data)
+    yield from _check_own(data, source) if data.kind == "own" else _check_benchmarks(data)
     if data.n_openorca is not None and "openorca" not in data.tasks:
         yield f"data.n_openorca={data.n_openorca}: says nothing without openorca; take data=mixture_openorca."
     if shots and "mmlu" not in data.tasks:
@@ -64,7 +64,7 @@ def broken_data_rules(data: DataConfig, source: SourceConfig, shots: int = 0) ->
         yield f"source.root={source.root}: the {source.name} source has no directory; add source=local."
 
 
-def _broken_benchmarks(data: DataConfig) -> Iterator[str]:
+def _check_benchmarks(data: DataConfig) -> Iterator[str]:
     given = f"data.tasks={typed(data.tasks)}"
     unknown = [task for task in data.tasks if task not in TASKS]
     if unknown:
@@ -77,13 +77,13 @@ def _broken_benchmarks(data: DataConfig) -> Iterator[str]:
             yield f"data.{key}={typed(value)}: is about your own files alone; take data=local."
 
 
-def _broken_own(data: DataConfig, source: SourceConfig) -> Iterator[str]:
+def _check_own(data: DataConfig, source: SourceConfig) -> Iterator[str]:
     if source.name != "local":
         yield f"data={data.name}: reads your own files; add source=local and source.root=my/data."
     maps = data.columns if maps_by_task(data) else {"": data.columns}
     for task, columns in maps.items():
         for ours, theirs in columns.items():
-            yield from _broken_column(f"data.columns.{task}." if task else "data.columns.", ours, theirs)
+            yield from _check_column(f"data.columns.{task}." if task else "data.columns.", ours, theirs)
         if "response" in columns and {"choices", "answer", "final"} & set(columns):
             yield "data.columns: a question has a response, or choices and an answer, or an answer and a final number."
 
@@ -93,7 +93,7 @@ def maps_by_task(data: DataConfig) -> bool:
     return bool(data.columns) and all(isinstance(value, dict) for value in data.columns.values())
 
 
-def _broken_column(where: str, ours: str, theirs: Any) -> Iterator[str]:
+def _check_column(where: str, ours: str, theirs: Any) -> Iterator[str]:
     if ours not in COLUMNS:
         yield f"{where}{ours}: mosld has no such column; {nearest(ours, COLUMNS)}"
     elif isinstance(theirs, list):
@@ -103,7 +103,7 @@ def _broken_column(where: str, ours: str, theirs: Any) -> Iterator[str]:
         yield f"{where}{ours}={typed(theirs)}: must be the name of a column."
 
 
-def broken_mixing_rules(data: DataConfig) -> Iterator[str]:
+def check_mixing(data: DataConfig) -> Iterator[str]:
     """What cannot work in how the tasks are mixed, and keys that say nothing with the chosen way."""
     says = {"weights": ({}, data.weights), "temperature": (1.0, data.temperature), "cap": (None, data.cap)}
     for key, (default, value) in says.items():
@@ -113,10 +113,10 @@ def broken_mixing_rules(data: DataConfig) -> Iterator[str]:
     if data.mixing == "cap" and data.cap is None:
         yield "data.mixing=cap: give data.cap, the most rows of a task in an epoch."
     if data.mixing == "weights":
-        yield from _broken_weights(data)
+        yield from _check_weights(data)
 
 
-def _broken_weights(data: DataConfig) -> Iterator[str]:
+def _check_weights(data: DataConfig) -> Iterator[str]:
     given = f"data.weights={typed(data.weights)}"
     for task, weight in data.weights.items():
         if task not in data.tasks:
@@ -131,18 +131,18 @@ def _broken_weights(data: DataConfig) -> Iterator[str]:
 # PART: Rules that join several keys: what each single key allows stands in its `setting`.
 
 
-def broken_rules(config: Config, training: bool = True) -> list[str]:
+def check_config(config: Config, training: bool = True) -> list[str]:
     """One message for every combination of keys that cannot work; fewer where nothing is to be trained."""
     return [
         *_names(config),
-        *broken_model_rules(config.model),
-        *broken_method_rules(config.method, config.allocation),
+        *check_model(config.model),
+        *check_method(config.method, config.allocation),
         *_depth(config),
-        *(broken_domain_rules(config.method, config.data) if training else []),
-        *(broken_single(config.data) if training else []),
+        *(check_domain(config.method, config.data) if training else []),
+        *(check_single_task(config.data) if training else []),
         *_prefix(config),
-        *broken_data_rules(config.data, config.source, config.evaluation.shots),
-        *broken_mixing_rules(config.data),
+        *check_data(config.data, config.source, config.evaluation.shots),
+        *check_mixing(config.data),
         *_quantize(config),
         *_training(config),
         *(_compiling(config) if training else []),
@@ -150,7 +150,7 @@ def broken_rules(config: Config, training: bool = True) -> list[str]:
     ]
 
 
-def broken_model_rules(model: ModelConfig) -> list[str]:
+def check_model(model: ModelConfig) -> list[str]:
     """What in a model's config cannot work."""
     found = []
     if model.kind == "hub" and not model.path and not (model.hub and model.revision):

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mosld.common.errors import UserError, nearest, typed
 from mosld.common.secrets import secrets_in
-from mosld.config.checks import broken_rules, own_tasks, single_task
+from mosld.config.checks import check_config, own_tasks, single_task
 from mosld.config.fields import build, field_types
 from mosld.config.groups import OPTIONAL, config_directory, group_options, is_null_group, missing_plugin
 from mosld.config.method_checks import own_number, with_domains
@@ -129,7 +129,7 @@ def checked(tree: dict[str, Any], errors: list[str], training: bool = True) -> C
     config = with_single_task(config) if training else config
     wrong = {re.split("[=:]", error)[0].strip("'+~") for error in errors} - {""}
     # A wrong value was replaced by a default: what a rule says of that key would be about the default.
-    errors = [*errors, *(rule for rule in broken_rules(config, training) if not any(key in rule for key in wrong))]
+    errors = [*errors, *(rule for rule in check_config(config, training) if not any(key in rule for key in wrong))]
     if errors:
         raise UserError(*errors)
     return resolved(config)

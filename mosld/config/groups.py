@@ -7,9 +7,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mosld.common.errors import UserError, nearest, typed
-from mosld.config.checks import broken_model_rules
+from mosld.config.checks import check_model
 from mosld.config.fields import build
-from mosld.config.method_checks import broken_method_rules, own_number
+from mosld.config.method_checks import check_method, own_number
 from mosld.config.schema import AllocationConfig, MethodConfig, ModelConfig
 
 # PART: The config groups: where their files lie, which options each has, and which options need an extra.
@@ -76,7 +76,7 @@ def method_config(
     else:
         tree = {"name": "custom", "experts": allocation}
     experts = build(AllocationConfig, tree, errors, "allocation.")
-    errors = errors or broken_method_rules(method, experts)
+    errors = errors or check_method(method, experts)
     if errors:
         raise UserError(*errors)
     return method, experts
@@ -90,7 +90,7 @@ def model_config(name: str, options: dict[str, Any]) -> ModelConfig:
     """
     errors: list[str] = []
     model = build(ModelConfig, {**option_tree("model", name, errors), **options}, errors, "model.")
-    errors = errors or broken_model_rules(model)
+    errors = errors or check_model(model)
     if errors:
         raise UserError(*errors)
     return model

@@ -62,7 +62,7 @@ def own_number(given: str, method: MethodConfig) -> str:
     )
 
 
-def broken_method_rules(method: MethodConfig, allocation: AllocationConfig) -> list[str]:
+def check_method(method: MethodConfig, allocation: AllocationConfig) -> list[str]:
     """What in a method, alone or with an allocation, cannot work."""
     found = list(_meaningless(method))
     name = method.name
@@ -178,7 +178,7 @@ def adapter_config(place: Path) -> dict[str, Any]:
         return {}
 
 
-def broken_domain_rules(method: MethodConfig, data: DataConfig) -> Iterator[str]:
+def check_domain(method: MethodConfig, data: DataConfig) -> Iterator[str]:
     """What cannot work in a mixture of domains: a task without an expert, an adapter that is none."""
     if method.router != "domain":
         return
@@ -189,7 +189,7 @@ def broken_domain_rules(method: MethodConfig, data: DataConfig) -> Iterator[str]
         elif adapter_config(Path(place)).get("peft_type") != "LORA":
             yield f"method.experts_from: {place} holds no LoRA adapter (adapter_config.json with peft_type LORA)."
     if method.from_run and method.add_task:
-        yield from _broken_addition(method, method.from_run, method.add_task)
+        yield from _check_addition(method, method.from_run, method.add_task)
     without = [task for task in data.tasks if task not in domains]
     unread = method.from_run and method.add_task and not adapter_config(Path(method.from_run)).get("domains")
     if without and not unread:
@@ -203,7 +203,7 @@ def broken_domain_rules(method: MethodConfig, data: DataConfig) -> Iterator[str]
         yield f"data.tasks={typed(data.tasks)}: has no rows for the new experts; set data.tasks={tasks}."
 
 
-def _broken_addition(method: MethodConfig, run: str, task: str) -> Iterator[str]:
+def _check_addition(method: MethodConfig, run: str, task: str) -> Iterator[str]:
     before = adapter_config(Path(run))
     if before.get("router") != "domain":
         yield f"method.from_run={run}: holds no finished mixture of domains (method=moa)."

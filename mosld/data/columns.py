@@ -166,7 +166,7 @@ def place(answer: Any, choices: Sequence[str], form: str) -> int | None:
     return found if 0 <= found < len(choices) else None
 
 
-def no_place(answer: Any, choices: Sequence[str], form: str) -> str:
+def explain_answer(answer: Any, choices: Sequence[str], form: str) -> str:
     """Why an answer names no choice."""
     last = len(choices) - 1
     return {

@@ -25,7 +25,7 @@ class Dataset:
 
     Attributes:
         tasks: rows by task, in the config's order.
-        notes: what a reader should know of the rows (skipped ones, twins, leaks), one line each.
+        notes: what a reader should know of the rows (skipped ones, duplicate_choices, leaks), one line each.
         source: name of the source, for results and tables.
         policy: the split policy.
         leaks: by task, test items that also stand in the train rows of any task; None where no train row was read.
@@ -203,9 +203,9 @@ def _require_rows(
 def _twins(data: TaskData) -> Iterator[str]:
     """Rows with equal choices: a fault of published sets that does not stop a run, with its count."""
     rows = [*data.train, *data.validation, *data.test]
-    twins = sum(isinstance(row, Row) and len(set(row.choices)) < len(row.choices) for row in rows)
-    if twins:
-        yield f"{data.task.name}: {twins} rows have two equal choices"
+    duplicate_choices = sum(isinstance(row, Row) and len(set(row.choices)) < len(row.choices) for row in rows)
+    if duplicate_choices:
+        yield f"{data.task.name}: {duplicate_choices} rows have two equal choices"
 
 
 def _leaks(tasks: dict[str, TaskData]) -> dict[str, int]:

@@ -14,9 +14,9 @@ from mosld.common.errors import UserError, nearest
 from mosld.config.checks import maps_by_task
 from mosld.config.local_files import Files, own_files
 from mosld.config.schema import DataConfig, SourceConfig
-from mosld.data.columns import ColumnMap, UnclearError, answer_form, kind_of, no_place, place
+from mosld.data.columns import ColumnMap, UnclearError, answer_form, explain_answer, kind_of, place
 from mosld.data.parsing import parse_row
-from mosld.data.records import Record, good_rows, read_records
+from mosld.data.records import Record, parse_rows, read_records
 from mosld.data.rows import AnyRow
 from mosld.data.sources import Published
 from mosld.data.splits import held_out
@@ -121,7 +121,7 @@ def _divided(reading: _Reading, data: DataConfig, form: str, training: bool) -> 
         scored=scored,
     )
     rows = {
-        split: good_rows(path, iter(reading.records[split]), _parser(reading, task, split, form), reading.bad)
+        split: parse_rows(path, iter(reading.records[split]), _parser(reading, task, split, form), reading.bad)
         for split, path in reading.files.items()
     }
     if scored and "test" not in rows:
@@ -152,6 +152,6 @@ def _set_answer(record: dict[str, Any], form: str, column: str) -> None:
         return
     found = labels.index(str(answer)) if str(answer) in labels else None if labels else place(answer, choices, form)
     if found is None:
-        why = f"must be one of the labels {', '.join(labels)}" if labels else no_place(answer, choices, form)
+        why = f"must be one of the labels {', '.join(labels)}" if labels else explain_answer(answer, choices, form)
         raise ValueError(f"'{column}' {why}, is {answer!r}")
     record["answer"] = found

@@ -40,7 +40,7 @@ def read_records(path: Path) -> Records:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def good_rows(path: Path, records: Records, parse: Callable[[int, Any], AnyRow], bad: list[str]) -> list[AnyRow]:
+def parse_rows(path: Path, records: Records, parse: Callable[[int, Any], AnyRow], bad: list[str]) -> list[AnyRow]:
     """The rows that `parse` makes of the records; ``file:line: reason`` is appended to `bad` for each bad one."""
     rows: list[AnyRow] = []
     first_line: dict[str, int] = {}
@@ -153,4 +153,4 @@ def _parquet_row(row: Any) -> Any:
 
 def read_rows(path: Path, task: str, bad: list[str]) -> list[AnyRow]:
     """The good rows of a benchmark's file; ``file:line: reason`` for each bad one is appended to `bad`."""
-    return good_rows(path, read_records(path), lambda _, record: parse_row(TASKS[task], record), bad)
+    return parse_rows(path, read_records(path), lambda _, record: parse_row(TASKS[task], record), bad)

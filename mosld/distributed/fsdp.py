@@ -30,39 +30,41 @@ from mosld.distributed.processes import Processes
 from mosld.distributed.zero import is_shared
 
 
-def shard(model: Any, team: Processes, launch: Launch) -> Any:
+def shard(model: Any, group: Processes, launch: Launch) -> Any:
     """Share the model among the processes, in place.
 
     Args:
         model: whole in the main process, on the meta device in the others.
-        team: the processes of this run.
+        group: the processes of this run.
         launch: what the launcher asked for.
 
     Raises:
         RuntimeError: a weight stayed whole; nothing has been trained then.
     """
     model.requires_grad_(False)
-    whole = model.state_dict() if team.main else {}
-    _divide(model, team, launch)
-    if not team.main:
-        model.to_empty(device=_home(team, launch))
+    whole = model.state_dict() if group.main else {}
+    _divide(model, group, launch)
+    if not group.main:
+        model.to_empty(device=_home(group, launch))
     sent = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=launch.offload)
     set_model_state_dict(model, whole, options=sent)
-    _send_buffers(model, team)
+    _send_buffers(model, group)
     left = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
     if left:
         raise RuntimeError(f"FSDP left {len(left)} weights whole, the first: {left[0]}")
     return model
 
 
-def recast(model: Any, team: Processes, launch: Launch, dtype: torch.dtype, products: torch.dtype | None = None) -> Any:
+def recast(
+    model: Any, group: Processes, launch: Launch, dtype: torch.dtype, products: torch.dtype | None = None
+) -> Any:
     """A shared model again, shared alike, with its weights in another type; only parts are copied.
 
     FSDP settles on a type when a model first runs, so this is a new model.
 
     Args:
         model: shared; its own parts are let go.
-        team: the processes of this run.
+        group: the processes of this run.
         launch: what the launcher asked for.
         dtype: of the new weights, which train.
         products: type of the products under autocast: layers then travel in it, at half the bytes of float32.
@@ -72,8 +74,8 @@ def recast(model: Any, team: Processes, launch: Launch, dtype: torch.dtype, prod
             copy.deepcopy(model.config), dtype=dtype, attn_implementation=model.config._attn_implementation
         )
     fresh.config.dtype, fresh.generation_config = model.config.dtype, model.generation_config
-    _divide(fresh, team, launch, products)
-    fresh.to_empty(device=_home(team, launch))
+    _divide(fresh, group, launch, products)
+    fresh.to_empty(device=_home(group, launch))
     with torch.no_grad():
         for new, old in zip(fresh.parameters(), model.parameters(), strict=True):
             new.to_local().copy_(old.to_local())
@@ -82,10 +84,10 @@ def recast(model: Any, team: Processes, launch: Launch, dtype: torch.dtype, prod
     return fresh.train(model.training)
 
 
-def _divide(model: Any, team: Processes, launch: Launch, products: torch.dtype | None = None) -> None:
+def _divide(model: Any, group: Processes, launch: Launch, products: torch.dtype | None = None) -> None:
     """Mark what is shared: each layer by itself, and the rest; gradients are added up and not averaged."""
     options: dict[str, Any] = {
-        "mesh": init_device_mesh(team.device.type, (team.count,)),
+        "mesh": init_device_mesh(group.device.type, (group.count,)),
         "offload_policy": CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if launch.offload else OffloadPolicy(),
     }
     travelling = MixedPrecisionPolicy(products, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -110,24 +112,24 @@ def rest(model: nn.Module) -> None:
             module.reshard()
 
 
-def place(model: Any, team: Processes) -> Any:
+def place(model: Any, group: Processes) -> Any:
     """Put the model, or what of it is no shared part, on this process's device: parts may lie elsewhere, offloaded."""
-    if not launch().parted:
-        return model.to(team.device)
+    if not launch().sharded_base:
+        return model.to(group.device)
     for parameter in model.parameters():
         if not isinstance(parameter, DTensor) and not is_shared(parameter):
-            parameter.data = parameter.data.to(team.device)
+            parameter.data = parameter.data.to(group.device)
     return model
 
 
-def device_of(model: nn.Module, team: Processes) -> torch.device:
+def device_of(model: nn.Module, group: Processes) -> torch.device:
     """Where the model takes its inputs."""
-    return team.device if team.sharded else next(model.parameters()).device
+    return group.device if group.sharded else next(model.parameters()).device
 
 
-def _home(team: Processes, launch: Launch) -> torch.device:
+def _home(group: Processes, launch: Launch) -> torch.device:
     """Where a process keeps its parts."""
-    return torch.device("cpu") if launch.offload else team.device
+    return torch.device("cpu") if launch.offload else group.device
 
 
 def _layers(model: Any) -> list[nn.Module]:
@@ -145,9 +147,9 @@ def _not_linear(layer: nn.Module) -> list[nn.Module]:
     return [module for module in owners if not isinstance(module, nn.Linear)]
 
 
-def _send_buffers(model: nn.Module, team: Processes) -> None:
+def _send_buffers(model: nn.Module, group: Processes) -> None:
     """Rotary frequencies and the like, which no state dict holds: small, and of the main process's type."""
     places = [(module, name, own) for module in model.modules() for name, own in module.named_buffers(recurse=False)]
-    values = team.from_main([own.cpu() if team.main else None for _, _, own in places])
+    values = group.broadcast([own.cpu() if group.main else None for _, _, own in places])
     for (module, name, _), value in zip(places, values, strict=True):
-        module._buffers[name] = value.to(team.device)
+        module._buffers[name] = value.to(group.device)

@@ -50,14 +50,14 @@ class Launch:
         return self.engine in ("zero2", "zero3")
 
     @property
-    def parted(self) -> bool:
+    def sharded_base(self) -> bool:
         """Whether each process holds a part of the base alone."""
         return self.engine in ("fsdp", "zero3")
 
     @property
     def sharded(self) -> bool:
         """Whether all processes must run the model at the same time."""
-        return self.parted or self.zero
+        return self.sharded_base or self.zero
 
     def describe(self) -> str:
         """One line for a person."""
@@ -81,12 +81,12 @@ def require_launch(config: Config) -> None:
     Raises:
         UserError: with one message for each thing that cannot.
     """
-    wrong = [*_started(), *_beyond_us(), *_unfit(config), *lacking(config.model)]
+    wrong = [*_started(), *_unsupported_launch(), *_unsupported_keys(config), *missing_packages(config.model)]
     if wrong:
         raise UserError(*wrong)
 
 
-def lacking(model: ModelConfig) -> list[str]:
+def missing_packages(model: ModelConfig) -> list[str]:
     """What a model's config needs and is not installed."""
     if model.quantize and not find_spec("bitsandbytes"):
         return [f"model.quantize={model.quantize}: needs bitsandbytes; pip install 'mosld[quant]'."]
@@ -110,7 +110,7 @@ def _started() -> list[str]:
     return []
 
 
-def _beyond_us() -> list[str]:
+def _unsupported_launch() -> list[str]:
     """What an accelerate file can ask for and mosld does not do, or does by a key of its own."""
     found = []
     if _on("ACCELERATE_USE_MEGATRON_LM") or _on("ACCELERATE_USE_PARALLELISM_CONFIG"):
@@ -157,7 +157,7 @@ def _stage() -> str:
     return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
 
 
-def _unfit(config: Config) -> list[str]:
+def _unsupported_keys(config: Config) -> list[str]:
     """Keys that cannot work with a model shared among the processes."""
     found, asked = [], launch()
     if not asked.sharded:

@@ -40,7 +40,7 @@ class Processes:
         """Whether this process prints and writes files."""
         return self.rank == 0
 
-    def share(self, items: list[Any]) -> list[tuple[Any, bool]]:
+    def shard(self, items: list[Any]) -> list[tuple[Any, bool]]:
         """This process's part of a list that all have: every count-th item, each with True.
 
         Where the model is sharded all get as many. What is short is made up by the first item of the list with False:
@@ -50,13 +50,13 @@ class Processes:
         short = -(-len(items) // self.count) - len(own)
         return own + [(items[0], False)] * (short if self.sharded else 0)
 
-    def add(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         if self.count > 1:
             distributed.all_reduce(tensor)
         return tensor
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The value of every process, in the order of their ranks, in every process."""
         if self.count == 1:
             return [value]
@@ -64,7 +64,7 @@ class Processes:
         distributed.all_gather_object(found, value)
         return found
 
-    def from_main(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The main process's value, in every process."""
         if self.count == 1:
             return value
@@ -72,7 +72,7 @@ class Processes:
         distributed.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    def tell_failure(self) -> None:
+    def report_failure(self) -> None:
         """Let the others know that this process ends by an error, so that none takes its end for a wish to stop."""
         if self.count > 1:
             with suppress(RuntimeError):  # the process that keeps the store may be gone
@@ -123,15 +123,15 @@ def leave(patience: float) -> None:
     """
     if not distributed.is_initialized():
         return
-    store, team = _store(), processes()
+    store, group = _store(), processes()
     if patience:
-        _meet(store, LEAVING, team.count, patience)
+        _meet(store, LEAVING, group.count, patience)
     closing = threading.Thread(target=distributed.destroy_process_group, daemon=True)
     closing.start()
     closing.join(CLOSING)
     AcceleratorState._reset_state(reset_partial_state=True)  # it would still speak of the group
     if patience:
-        _meet(store, GONE, team.count, CLOSING if team.main else 0)
+        _meet(store, GONE, group.count, CLOSING if group.main else 0)
 
 
 def _meet(store: Any, place: str, count: int, patience: float) -> None:

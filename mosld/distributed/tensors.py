@@ -21,7 +21,7 @@ from mosld.distributed.processes import Processes, processes
 # in the processor's memory alone.
 
 
-def is_part(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether this process holds a part of the tensor alone."""
     return isinstance(tensor, DTensor) or zero.is_shared(tensor)
 
@@ -36,26 +36,26 @@ def local(tensor: Tensor) -> Tensor:
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def whole(tensor: Tensor, team: Processes) -> Tensor | None:
+def gather(tensor: Tensor, group: Processes) -> Tensor | None:
     """The whole tensor in the processor's memory of the main process; None in the others, which send their parts."""
     if zero.is_shared(tensor):
         tensor = zero.whole(tensor)
     elif isinstance(tensor, DTensor):
         # An offloaded part travels by the device that the processes are joined by.
-        parts, shape = local(tensor).to(team.device), tensor.size()
+        parts, shape = local(tensor).to(group.device), tensor.size()
         mesh, places = tensor.device_mesh, tensor.placements
         tensor = DTensor.from_local(parts, mesh, places, shape=shape, stride=tensor.stride()).full_tensor()
-    return tensor.detach().cpu().contiguous() if team.main else None
+    return tensor.detach().cpu().contiguous() if group.main else None
 
 
 @torch.no_grad()
-def fill(tensor: Tensor, source: Tensor | None, team: Processes) -> None:
+def scatter(tensor: Tensor, source: Tensor | None, group: Processes) -> None:
     """Overwrite a tensor, or this process's part of it, by the whole one that the main process has."""
     if source is None:
-        sent = torch.empty(tensor.shape, dtype=tensor.dtype, device=team.device)
+        sent = torch.empty(tensor.shape, dtype=tensor.dtype, device=group.device)
     else:
-        sent = source.to(team.device, tensor.dtype)
-    if team.count > 1:
+        sent = source.to(group.device, tensor.dtype)
+    if group.count > 1:
         distributed.broadcast(sent, src=0)
     if isinstance(tensor, DTensor):
         shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
@@ -63,7 +63,7 @@ def fill(tensor: Tensor, source: Tensor | None, team: Processes) -> None:
     local(tensor).copy_(sent)
 
 
-def whole_state(model: Any, team: Processes) -> dict[str, Tensor]:
+def whole_state(model: Any, group: Processes) -> dict[str, Tensor]:
     """The state dict with whole tensors in the main process, for `save_pretrained`; empty in the others.
 
     Tensors that are one under several names, as tied embeddings are, stay one.
@@ -72,7 +72,7 @@ def whole_state(model: Any, team: Processes) -> dict[str, Tensor]:
     names: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
-            seen[id(tensor)] = whole(tensor, team)
+            seen[id(tensor)] = gather(tensor, group)
         found = seen[id(tensor)]
         if found is not None:
             names[name] = found
@@ -98,7 +98,7 @@ def in_type(model: Any, dtype: torch.dtype, products: torch.dtype | None = None)
     first = next(model.parameters())
     if zero.is_shared(first):
         return zero.recast(model, processes(), dtype)
-    if is_part(first):
+    if is_sharded(first):
         return recast(model, processes(), launch(), dtype, products)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)

@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO: optimiser and gradients in parts (stage 2), and weights, too (stage 3).
 
-At stage 3 the base is shared before an adapter is put on it, and a layer is whole only while it runs. The adapter stays
-whole in every process, as under FSDP2. Where the whole model trains, its optimiser is shared, too (training/zero_engine.py).
+At stage 3 the base is sharded before an adapter is added, and a layer is gathered only while it runs. The adapter stays
+whole in every process, as under FSDP2. Full fine-tuning also shards the optimiser (training/zero_engine.py).
 
 DeepSpeed is an extra, loaded only where a launcher asks for it. No kernel of it is compiled.
 """
@@ -73,19 +73,19 @@ def serve(model: Any) -> Any:
     return model
 
 
-def partition(model: Any, team: Processes) -> Any:
+def partition(model: Any, group: Processes) -> Any:
     """Share the model among the processes, in place (stage 3), ready to run.
 
     Args:
         model: whole in the processor's memory of the main process, on the meta device in the others.
-        team: the processes of this run.
+        group: the processes of this run.
     """
-    if not team.main:
+    if not group.main:
         model.to_empty(device="cpu")  # memory that is never touched: each weight is sent, then cut to this one's part
         model.tie_weights()
     model.requires_grad_(False)
     library().zero.Init(module=model, config_dict_or_path=settings(model))
-    _send_buffers(model, team)
+    _send_buffers(model, group)
     return serve(model)
 
 
@@ -100,7 +100,7 @@ def whole(parameter: Tensor) -> Tensor:
         return parameter.detach().clone()
 
 
-def recast(model: Any, team: Processes, dtype: torch.dtype) -> Any:
+def recast(model: Any, group: Processes, dtype: torch.dtype) -> Any:
     """A shared model again, shared alike, with its weights in another type.
 
     DeepSpeed shares a whole model alone: the main process holds it in the processor's memory meanwhile.
@@ -111,8 +111,8 @@ def recast(model: Any, team: Processes, dtype: torch.dtype) -> Any:
             model.config, dtype=dtype, attn_implementation=model.config._attn_implementation
         )
     kind, fresh.generation_config = model.config.dtype, model.generation_config
-    values = {id(own): whole(own).to("cpu", dtype) if team.main else whole(own)[:0] for own in model.parameters()}
-    if team.main:
+    values = {id(own): whole(own).to("cpu", dtype) if group.main else whole(own)[:0] for own in model.parameters()}
+    if group.main:
         named = {name: values[id(own)] for name, own in model.named_parameters(remove_duplicate=False)}
         fresh.load_state_dict(named, strict=False, assign=True)
         fresh.tie_weights()
@@ -120,11 +120,11 @@ def recast(model: Any, team: Processes, dtype: torch.dtype) -> Any:
         module._buffers.update(source._buffers)  # they keep their type
     fresh.config.dtype = kind
     training = any(own.requires_grad for own in model.parameters())
-    return partition(fresh, team).train(model.training).requires_grad_(training)
+    return partition(fresh, group).train(model.training).requires_grad_(training)
 
 
-def _send_buffers(model: nn.Module, team: Processes) -> None:
+def _send_buffers(model: nn.Module, group: Processes) -> None:
     """Rotary frequencies and the like, which DeepSpeed leaves alone."""
     for module in model.modules():
         for name, own in module.named_buffers(recurse=False):
-            module._buffers[name] = team.from_main(own.cpu() if team.main else None).to(team.device)
+            module._buffers[name] = group.broadcast(own.cpu() if group.main else None).to(group.device)

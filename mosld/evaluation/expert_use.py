@@ -75,11 +75,11 @@ class ExpertUse:
                 outcome = ((choices_L == own).float().mean().item(), elected == own)
                 self._right.setdefault(task, []).append(outcome)
 
-    def add_up(self, team: Processes) -> None:
+    def add_up(self, group: Processes) -> None:
         """Add what the other processes saw; to be called once, in all of them."""
-        if team.count == 1:
+        if group.count == 1:
             return
-        everywhere = team.gather((self._sums, self._right))
+        everywhere = group.all_gather((self._sums, self._right))
         self._sums, self._right = {}, {}
         for sums, right in everywhere:
             for task, modules in sums.items():

@@ -41,11 +41,11 @@ def in_batches(
             run in step with the others alone, and takes no note of anything.
         progress: wraps this process's batches, for a progress bar.
     """
-    team = processes()
-    own = [answer(batch, counts) for batch, counts in progress(team.share(list(work)))]
+    group = processes()
+    own = [answer(batch, counts) for batch, counts in progress(group.shard(list(work)))]
     found: dict[int, Answer] = {}
-    for rank, theirs in enumerate(team.gather(own)):
-        for batch, answers in zip(work[rank :: team.count], theirs, strict=False):  # last may be one run in step
+    for rank, theirs in enumerate(group.all_gather(own)):
+        for batch, answers in zip(work[rank :: group.count], theirs, strict=False):  # last may be one run in step
             found.update(zip(map(id, batch), answers, strict=True))
     return found
 

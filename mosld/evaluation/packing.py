@@ -110,7 +110,7 @@ def common(questions: Sequence[Encoded]) -> int:
     return min(next(differs, shortest), shortest - 1)
 
 
-def pack_alike(questions: Sequence[Encoded], most_tokens: int) -> list[Packed]:
+def pack_shared_prefix(questions: Sequence[Encoded], most_tokens: int) -> list[Packed]:
     """Pack questions, several together where they begin alike: where that halves the tokens of the one that joins.
 
     Args:

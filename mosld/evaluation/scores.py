@@ -10,7 +10,7 @@ from mosld.common.files import cache_directory
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import CATEGORIES, CATEGORY, subject_of
 from mosld.evaluation.correctness import likeliest, likeliest_per_character, same_number, same_text, share_right
-from mosld.evaluation.generation import FinalNumber, Written
+from mosld.evaluation.generation import NumberPrediction, ReplyPrediction
 from mosld.evaluation.multiple_choice import Prediction
 
 # PART: The metrics of results.json as `evaluate.Metric`s that are made here: `evaluate.load` would fetch a script.
@@ -109,7 +109,7 @@ class ReplyMatch(ShareRight):
 if TYPE_CHECKING:
     pass  # import of itself
 
-Outcome = Prediction | FinalNumber | Written
+Outcome = Prediction | NumberPrediction | ReplyPrediction
 Score = dict[str, Any]
 
 

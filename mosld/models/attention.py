@@ -1,6 +1,6 @@
 """Attention kernels, under names of our own that transformers knows: each also takes packed rows.
 
-A pass says by `groups`, which reaches every attention block, how its rows lie in one sequence (`mosld.models.packed_attention`).
+The keyword argument `groups` reaches every attention block and says where packed rows lie (packed_attention.py).
 """
 
 import sys

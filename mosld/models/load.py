@@ -14,7 +14,7 @@ from mosld.common.process import is_main
 from mosld.config.groups import model_config
 from mosld.config.schema import ModelConfig
 from mosld.distributed.fsdp import shard
-from mosld.distributed.launch import lacking, launch
+from mosld.distributed.launch import launch, missing_packages
 from mosld.distributed.processes import Processes
 from mosld.distributed.zero import partition
 from mosld.models.attention import resolve_attention
@@ -61,8 +61,8 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
     Raises:
         UserError: the weights cannot be had, with what to do about it.
     """
-    if lacking(config):
-        raise UserError(*lacking(config))
+    if missing_packages(config):
+        raise UserError(*missing_packages(config))
     kind: dict[str, Any] = {
         "dtype": resolve_dtype(config.dtype),
         "attn_implementation": resolve_attention(config.attention),
@@ -101,20 +101,22 @@ def have_weights(config: ModelConfig) -> None:
     """
     if config.kind == "embedded" and not config.path:
         embedded_checkpoint()
-    elif config.kind == "hub" and not config.path and (is_main() or not launch().parted):  # the others are sent theirs
+    elif (
+        config.kind == "hub" and not config.path and (is_main() or not launch().sharded_base)
+    ):  # the others are sent theirs
         try:
             download(*_place(config))
         except OSError as error:
             raise UserError(_why(config, error)) from error
 
 
-def load_placed(config: ModelConfig, team: Processes) -> tuple[Any, Any]:
+def load_placed(config: ModelConfig, group: Processes) -> tuple[Any, Any]:
     """The base model on this process's device, or its part of it, and the tokenizer."""
-    if launch().parted:
-        model, tokenizer = load_model(config, empty=not team.main)
-        return (partition(model, team) if launch().zero else shard(model, team, launch())), tokenizer
-    model, tokenizer = load_model(config, team.device)
-    return (model if config.quantize else model.to(team.device)), tokenizer
+    if launch().sharded_base:
+        model, tokenizer = load_model(config, empty=not group.main)
+        return (partition(model, group) if launch().zero else shard(model, group, launch())), tokenizer
+    model, tokenizer = load_model(config, group.device)
+    return (model if config.quantize else model.to(group.device)), tokenizer
 
 
 def _without_weights(shape: PretrainedConfig, kind: dict[str, Any]) -> Any:

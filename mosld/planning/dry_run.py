@@ -23,14 +23,14 @@ from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example
 from mosld.data.rows import Row
 from mosld.models.attention import register
-from mosld.training.batching import Layout
+from mosld.training.batching import BatchBuilder
 from mosld.training.optim import make_optimizer, trained_parameters
 
 # PART: Counts what a computation on the meta device would hold in memory and multiply: from shapes, nothing is
 # computed.
 
 
-class Ledger(TorchDispatchMode):
+class MemoryLedger(TorchDispatchMode):
     """Live bytes and multiplications of all that runs while it is active, backward and recomputation included.
 
     A storage counts from the operation that makes it until nothing holds it any more, as an allocator would count it:
@@ -75,7 +75,7 @@ class Ledger(TorchDispatchMode):
         self.live -= self._sizes.pop(key)
 
 
-class DeviceHabits(TorchFunctionMode):
+class DeviceMode(TorchFunctionMode):
     """Lets the meta device save what a real one would: an accelerator's own dropout, and products under autocast."""
 
     PRODUCTS = (F.linear, torch.matmul, torch.bmm, Tensor.matmul, Tensor.__matmul__)
@@ -138,7 +138,7 @@ def dry_step(
     answer: int,
     training: TrainingConfig,
     domains: Sequence[str] = (),
-    habits: DeviceHabits,
+    habits: DeviceMode,
     accumulating: bool = False,
 ) -> StepCost:
     """Take one step.
@@ -156,7 +156,7 @@ def dry_step(
     model.train()
     trained = trained_parameters(model)
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained.values())
-    ledger = Ledger()
+    ledger = MemoryLedger()
     ledger.note([*model.parameters(), *model.buffers()])
     start = ledger.live
     with ledger, habits, torch.device("meta"):
@@ -177,7 +177,7 @@ def _batch(model: Any, rows: int, length: int, answer: int, domains: Sequence[st
     row = Row(domains[0] if domains else "", "", "", "", (), 0)
     examples = [Example(row, [0] * length, length - min(answer, length - 1))] * rows
     with torch.device("cpu"):
-        made = Layout(model, 0, domains, torch.device("cpu")).inputs(examples)
+        made = BatchBuilder(model, 0, domains, torch.device("cpu")).inputs(examples)
     meta: dict[str, Any] = tree_map_only(Tensor, lambda real: torch.empty_like(real, device="meta"), made)
     return {**meta, "num_items_in_batch": torch.tensor(0)}
 
@@ -187,7 +187,7 @@ def _give_gradients(trained: dict[str, nn.Parameter]) -> None:
         parameter.grad = torch.empty_like(parameter)
 
 
-def _update(model: nn.Module, ledger: Ledger, training: TrainingConfig, accelerator: bool) -> int:
+def _update(model: nn.Module, ledger: MemoryLedger, training: TrainingConfig, accelerator: bool) -> int:
     """Most bytes at once in an optimiser step, its state not counted."""
     optimizer = make_optimizer(model, training)
     for group in optimizer.param_groups:

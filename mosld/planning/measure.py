@@ -17,8 +17,8 @@ from mosld.config.schema import Config
 from mosld.models.attention import resolve_attention
 from mosld.models.config import meta_model
 from mosld.models.load import resolve_dtype
-from mosld.planning.dry_run import FUSED, DeviceHabits, StepCost, dry_step
-from mosld.planning.layouts import Sizes
+from mosld.planning.dry_run import FUSED, DeviceMode, StepCost, dry_step
+from mosld.planning.layouts import ModelBytes
 from mosld.recipes.context import parameter_counts
 from mosld.training.optim import ready_to_train, trained_parameters
 
@@ -26,7 +26,7 @@ QUANTISED = {"nf4": 0.5 + 4 / 64, "int8": 1.0}  # bytes a weight; nf4 keeps a fl
 
 
 @dataclass(frozen=True)
-class Needs:
+class StepNeeds:
     """What a run needs on one device.
 
     Attributes:
@@ -38,13 +38,13 @@ class Needs:
     """
 
     parameters: dict[str, Any]
-    sizes: Sizes
+    sizes: ModelBytes
     rows: int
     plain: StepCost
     saving: StepCost | None
 
 
-def needs(config: Config, length: int, answer: int, gpus: int) -> Needs:
+def needs(config: Config, length: int, answer: int, gpus: int) -> StepNeeds:
     """Measure on rows of `length` tokens, `answer` of them with a loss; `gpus` 0 means a processor."""
     model = _adapted(config, gpus > 0)
     counts = parameter_counts(model)
@@ -54,7 +54,7 @@ def needs(config: Config, length: int, answer: int, gpus: int) -> Needs:
     rows = share if asked == "auto" else min(int(asked), share)
     batch = {"rows": rows, "length": length, "answer": answer, "accumulating": share > rows}
     recomputing = config.method.kind != "prefix"
-    return Needs(
+    return StepNeeds(
         parameters={**counts, "base": base, "lora_matrices": lora_matrices(model)},
         sizes=_sizes(model, config),
         rows=rows,
@@ -100,7 +100,7 @@ def _cost_of(config: Config, accelerator: bool, checkpointing: bool, **batch: An
     model, method = _adapted(config, accelerator), config.method
     # Full fine-tuning trains a float32 copy and multiplies in the type of the base.
     low_precision = model.dtype if method.kind == "full" and model.dtype != torch.float32 else None
-    habits = DeviceHabits(accelerator, low_precision)
+    habits = DeviceMode(accelerator, low_precision)
     ready_to_train(model, checkpointing, lambda: (nullcontext(), habits))
     if method.router == "domain" and (method.add_task or not method.train_experts):
         freeze_experts(model)
@@ -113,7 +113,7 @@ def _cost_of(config: Config, accelerator: bool, checkpointing: bool, **batch: An
     )
 
 
-def _sizes(model: Any, config: Config) -> Sizes:
+def _sizes(model: Any, config: Config) -> ModelBytes:
     """The bytes of an adapted model's weights, as they would lie in memory while it trains."""
     whole = not isinstance(model, PeftModel)
     quantised = QUANTISED.get(getattr(config.model, "quantize", None) or "")
@@ -134,7 +134,7 @@ def _sizes(model: Any, config: Config) -> Sizes:
         else:
             rest += size
     moments = 8 * sum(tensor.numel() for name, tensor in named if name in trained)
-    return Sizes(weights, adapter, moments, max(layers.values(), default=0), rest, not quantised, whole)
+    return ModelBytes(weights, adapter, moments, max(layers.values(), default=0), rest, not quantised, whole)
 
 
 def lora_matrices(model: Any) -> dict[str, int]:

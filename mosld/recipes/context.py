@@ -90,7 +90,7 @@ class Stages:
 
     def base_scores(self, model: Any, questions: Questions, run: RunDirectory) -> dict[str, Any]:
         """Scores of the untrained model; a resumed run reads them back."""
-        if kept := processes().from_main(read_json(run.base_scores)):
+        if kept := processes().broadcast(read_json(run.base_scores)):
             return kept
         before = self.score(model, questions, "scoring the untrained model")
         run.write_predictions(before.records(), "base")
@@ -179,7 +179,7 @@ class Stages:
     @staticmethod
     def settle(stepper: Stepper, dtype: torch.dtype) -> Any:
         """The trained model as it is scored and saved: a whole model in the type that it was loaded in."""
-        stepper.engine.release()
+        stepper.engine.close()
         return stepper.model if isinstance(stepper.model, PeftModel) else in_type(stepper.model, dtype)
 
     def save_trained(self, model: Any, run: RunDirectory, results: Results) -> Path:

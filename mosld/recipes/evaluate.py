@@ -19,7 +19,7 @@ from mosld.evaluation.evaluate import Evaluation
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.lm_eval import evaluate as harness
 from mosld.evaluation.lm_eval.mmlu import GROUP, on_subjects, together
-from mosld.evaluation.lm_eval.tasks import KNOWN, manager, on_rows, published, rows_of
+from mosld.evaluation.lm_eval.tasks import KNOWN, published, rows_of, task_manager, task_on_rows
 from mosld.evaluation.scores import average
 from mosld.recipes.context import Stages, parameter_counts
 from mosld.recipes.load import load_trained, untrained
@@ -78,7 +78,7 @@ def score_by_harness(config: Config, dataset: Dataset | None, run: SavedRun, giv
     results.add(name=f"{run.path.resolve().name}/{target.path.name}", prompt="lm_eval", backend="lm_eval")
     results.tree["data"]["name"] = "lm_eval"
     model, tokenizer = load_trained(config, run, console)
-    index = manager(given.tasks)
+    index = task_manager(given.tasks)
     tasks = [_task(name, index, dataset, config.evaluation) for name in given.tasks]
     console.say(f"lm-evaluation-harness scores {', '.join(given.tasks)}")
     limit = config.evaluation.limit if dataset is None else None  # own rows are taken already
@@ -123,8 +123,8 @@ def _task(name: str, index: Any, dataset: Dataset | None, evaluation: Evaluation
         return on_subjects(index, test, data.examples, shots)
     if known.subject:
         splits = {"test": test, **({"examples": data.examples[known.subject]} if shots else {})}
-        return on_rows(name, index, splits, shots)
-    return on_rows(name, index, {"test": test, **({"examples": data.train} if known.trained else {})})
+        return task_on_rows(name, index, splits, shots)
+    return task_on_rows(name, index, {"test": test, **({"examples": data.train} if known.trained else {})})
 
 
 def _empty_target(run: SavedRun, name: str) -> RunDirectory:

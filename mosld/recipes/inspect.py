@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.markdown import Markdown
 
-from mosld.analysis.adapter_files import Inspected
+from mosld.analysis.adapter_files import AdapterRun
 from mosld.analysis.analyze import compares_A, numbers
 from mosld.analysis.figures import draw
 from mosld.analysis.table import markdown
@@ -36,7 +36,7 @@ def inspect(
     Raises:
         UserError: files are damaged, or the directory cannot be written.
     """
-    console, runs = Console(), [Inspected(*pair) for pair in found]
+    console, runs = Console(), [AdapterRun(*pair) for pair in found]
     if compares_A(runs):  # that needs transformers and peft, which take seconds
         silence_libraries()
     output = Path(out) if out else runs[0].directory / "inspect"
@@ -57,7 +57,7 @@ def inspect(
     return FINISHED
 
 
-def _names(runs: Sequence[Inspected]) -> list[str]:
+def _names(runs: Sequence[AdapterRun]) -> list[str]:
     """The shortest of method, method and data, method, data and seed, directory, path that tells all runs apart."""
     for parts in range(1, 4):
         named = [
@@ -69,14 +69,14 @@ def _names(runs: Sequence[Inspected]) -> list[str]:
     return folders if len(set(folders)) == len(folders) else [str(run.directory) for run in runs]
 
 
-def _missing(pairs: Sequence[object], runs: Sequence[Inspected]) -> list[str]:
+def _missing(pairs: Sequence[object], runs: Sequence[AdapterRun]) -> list[str]:
     """Why no A is compared with another, where one could be."""
     if pairs or not any(run.one_A for run in runs):
         return []
     return ["name runs of method=lora on single tasks beside it, on the same base model, to see whose A the A is like."]
 
 
-def _unrouted(runs: Sequence[Inspected], evaluation: str | None) -> list[str]:
+def _unrouted(runs: Sequence[AdapterRun], evaluation: str | None) -> list[str]:
     return [
         f"{run.directory}: no routing.json, so nothing is said of expert use; python -m mosld.eval run={run.directory} "
         "makes one, and --evaluation NAME reads it."

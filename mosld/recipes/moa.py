@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mosld.adapters.moa import fill_experts, freeze_experts, take_over
+from mosld.adapters.moa import extend_from, freeze_experts, load_experts
 from mosld.common.files import damage, write_folder
 from mosld.config.schema import Config
 from mosld.distributed.processes import processes
@@ -25,13 +25,13 @@ def adapt_domains(stages: Stages, model: Any, run: RunDirectory) -> Any:
     own = [method.add_task] if method.add_task else [d for d in method.domains or [] if d not in method.experts_from]
     folders = {task: Path(folder) for task, folder in method.experts_from.items()}
     for task in own:
-        if processes().from_main(any(damage(run.expert(task).adapter))):
+        if processes().broadcast(any(damage(run.expert(task).adapter))):
             model = _train_expert(stages, task, len(method.domains or own), model, run.expert(task))
         folders[task] = run.expert(task).adapter
     mixture = stages.adapt(model)
     if method.from_run:
-        take_over(mixture, Path(method.from_run))
-    fill_experts(mixture, folders)
+        extend_from(mixture, Path(method.from_run))
+    load_experts(mixture, folders)
     if method.add_task or not method.train_experts:
         freeze_experts(mixture)
     return mixture
@@ -46,7 +46,7 @@ def _train_expert(stages: Stages, task: str, count: int, model: Any, run: RunDir
     stepper = single.make_stepper(single.adapt(model), model.dtype)
     run.path.mkdir(parents=True, exist_ok=True)
     single.make_loop(stepper, run, NoTracker()).run()
-    stepper.engine.release()
+    stepper.engine.close()
 
     def write(folder: Path) -> None:
         """A LoRA like any other: eval, chat and merge accept it."""
@@ -54,7 +54,7 @@ def _train_expert(stages: Stages, task: str, count: int, model: Any, run: RunDir
         (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
 
     write_folder(run.adapter, write)
-    processes().from_main(None)  # all wait until it is written
+    processes().broadcast(None)  # all wait until it is written
     return stepper.model.unload()
 
 

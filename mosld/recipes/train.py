@@ -50,7 +50,7 @@ def fit(config: Config, dataset: Dataset, run: RunDirectory, overrides: list[str
             results.add(error=str(error))
             console.say(f"error: {error}")
         except BaseException as error:
-            processes().tell_failure()
+            processes().report_failure()
             results.add(error=hidden(f"{type(error).__name__}: {error}"))
             if disk_is_full(error):
                 raise UserError(FULL.format(run.path)) from error

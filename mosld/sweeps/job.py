@@ -29,7 +29,7 @@ from mosld.config.sweep import job_overrides
 from mosld.data.dataset import load_dataset
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
-from mosld.sweeps.worker import Ended, StopFile, own_process
+from mosld.sweeps.worker import StopFlag, WorkerExit, run_in_worker
 
 # PART: Where a job of a sweep runs: which rank of its job it is in Slurm, which accelerator it has among other
 # jobs.
@@ -107,13 +107,13 @@ class SweepJob:
         directory: the sweep's.
         total: how many jobs there are; 0 where the sweeper chooses as it goes.
         launcher: Hydra's name of the launcher.
-        start: starts a job in processes of its own, as `own_process` does.
+        start: starts a job in processes of its own, as `run_in_worker` does.
     """
 
     directory: Path
     total: int
     launcher: str
-    start: Any = own_process
+    start: Any = run_in_worker
 
     def __call__(self, cfg: DictConfig) -> float:
         """Train the job that Hydra's config names; returns its validation accuracy, nan where there is none.
@@ -124,7 +124,7 @@ class SweepJob:
         """
         hydra = HydraConfig.get()
         number, overrides = int(hydra.job.num), job_overrides(hydra.overrides.task)
-        stop = StopFile(self.directory)
+        stop = StopFlag(self.directory)
         if self.launcher == "joblib":
             with suppress(ValueError):  # not in the main thread
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which asks by its stop file
@@ -138,11 +138,11 @@ class SweepJob:
             raise JobFailedError(record.get("error") or record.get("status", "not started"))
         return float("nan") if score is None else float(score)
 
-    def _train(self, number: int, overrides: list[str], stop: "StopFile") -> None:
+    def _train(self, number: int, overrides: list[str], stop: "StopFlag") -> None:
         grouped = [*overrides, *self._group(overrides)]
         config = load_config(grouped)
         run, console = RunDirectory(run_directory(config)), Console()
-        ended, before = Ended(FINISHED), _finished(run, config)
+        ended, before = WorkerExit(FINISHED), _finished(run, config)
         with self._place() as environment:
             main = environment.get("RANK", "0") == "0"
             if main and not before:
@@ -211,7 +211,7 @@ def _finished(run: RunDirectory, config: Config) -> bool:
 
 
 def _record(
-    number: int, overrides: Sequence[str], run: RunDirectory, config: Config, ended: Ended, results: dict[str, Any]
+    number: int, overrides: Sequence[str], run: RunDirectory, config: Config, ended: WorkerExit, results: dict[str, Any]
 ) -> dict[str, Any]:
     """A job as the summary shows it; a run that ended otherwise than its process says nothing."""
     status = "passed the check" if config.check and ended.code == FINISHED else STATUS.get(ended.code, "failed")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mosld.cli import INTERRUPTED
-from mosld.sweeps.worker import POLL, Ended, OwnProcess, StopFile
+from mosld.sweeps.worker import POLL, StopFlag, Worker, WorkerExit
 
 GRACE = 30.0  # seconds that the other ranks have to end by themselves after one failed, and again after being asked to
 
@@ -29,13 +29,15 @@ class Ranks:
         self._store: Any = next(rendezvous("env://"))[0]
         self._jobs = 0
 
-    def lead(self, overrides: list[str], stop: StopFile, environment: Mapping[str, str], log: Path | None) -> Ended:
-        """Start a job on all ranks, as `own_process` does on one; returns how the first failure ended it."""
+    def run_job(
+        self, overrides: list[str], stop: StopFlag, environment: Mapping[str, str], log: Path | None
+    ) -> WorkerExit:
+        """Start a job on all ranks, as `run_in_worker` does on one; returns how the first failure ended it."""
         order = {"overrides": overrides, "directory": str(stop.directory), "port": _free_port()}
         self._store.set(f"mosld/job{self._jobs}", json.dumps(order))
         return self._take_part(order)
 
-    def follow(self) -> int:
+    def serve(self) -> int:
         """Take part in every job until the first rank says with which code to end."""
         while True:
             if self._store.check(["mosld/end"]):
@@ -52,12 +54,12 @@ class Ranks:
         while not self._all("bye", range(1, self._count)) and time.monotonic() < limit:
             time.sleep(POLL)
 
-    def _take_part(self, order: dict[str, Any]) -> Ended:
+    def _take_part(self, order: dict[str, Any]) -> WorkerExit:
         """This rank's part of a job; returns when all ranks have ended theirs."""
         job, self._jobs = self._jobs, self._jobs + 1
         # The launcher's own store keeps what the first job wrote there: every job has its own, on the first rank.
         own = {"MASTER_PORT": str(order["port"]), "TORCHELASTIC_USE_AGENT_STORE": "False"}
-        process = OwnProcess(order["overrides"], StopFile(Path(order["directory"])), own, log=None)
+        process = Worker(order["overrides"], StopFlag(Path(order["directory"])), own, log=None)
         failed_at = 0.0
         while not (ended := process.ended()):
             if self._store.check([f"mosld/failed{job}"]):
@@ -77,7 +79,7 @@ class Ranks:
             time.sleep(POLL)
         for key in (f"mosld/cause{job}", f"mosld/failed{job}"):
             if self._store.check([key]):
-                return Ended(*json.loads(self._store.get(key)))
+                return WorkerExit(*json.loads(self._store.get(key)))
         return ended
 
     def _all(self, key: str, ranks: range) -> bool:

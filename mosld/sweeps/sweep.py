@@ -22,7 +22,7 @@ from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.sweeps.job import JobFailedError, SweepJob, clear_records, described
 from mosld.sweeps.summary import summarise, summary_table
-from mosld.sweeps.worker import StopFile, own_process
+from mosld.sweeps.worker import StopFlag, run_in_worker
 from mosld.tracking.hub import require_token
 
 ENDS = {  # exit code, and what to do next
@@ -38,14 +38,14 @@ def sweep(arguments: list[str]) -> int:
     if is_main():
         check_jobs(plan)  # of several processes one is enough: its launcher ends the others
     if not several():
-        return run_jobs(plan, own_process)
+        return run_jobs(plan, run_in_worker)
     from mosld.sweeps.ranks import Ranks
 
     ranks = Ranks()
     if not is_main():
-        with _told_to_stop(StopFile(plan.directory)):
-            return ranks.follow()
-    code = run_jobs(plan, ranks.lead)
+        with _stop_on_signal(StopFlag(plan.directory)):
+            return ranks.serve()
+    code = run_jobs(plan, ranks.run_job)
     ranks.end(code)
     return code
 
@@ -76,15 +76,15 @@ def run_jobs(plan: Sweep, start: Callable[..., Any]) -> int:
 
     Args:
         plan: the checked sweep.
-        start: starts a job in processes of its own, as `own_process` does.
+        start: starts a job in processes of its own, as `run_in_worker` does.
     """
-    console, stop, started = Console(), StopFile(plan.directory), time.perf_counter()
+    console, stop, started = Console(), StopFlag(plan.directory), time.perf_counter()
     (plan.directory / "jobs").mkdir(parents=True, exist_ok=True)
     stop.withdraw()
     clear_records(plan.directory)
     job = SweepJob(plan.directory, len(plan.jobs), plan.launcher, start)
     console.say(f"sweep {plan.name}: {_count(plan)}")
-    with _told_to_stop(stop):
+    with _stop_on_signal(stop):
         trouble = _multirun(plan, job)
     summary = summarise(plan, round(time.perf_counter() - started, 3), trouble, stop.requested())
     console.show(summary_table(summary))
@@ -118,7 +118,7 @@ def _multirun(plan: Sweep, job: SweepJob) -> str:
 
 
 @contextmanager
-def _told_to_stop(stop: StopFile) -> Iterator[None]:
+def _stop_on_signal(stop: StopFlag) -> Iterator[None]:
     """Let signals leave the stop file, which every job looks at; a second Ctrl-C waits for nothing."""
     pressed = 0
 

@@ -19,7 +19,7 @@ POLL = 0.2  # seconds
 
 
 @dataclass(frozen=True)
-class Ended:
+class WorkerExit:
     """How a command ended: its exit code (minus the signal that killed it), and what it said of an error."""
 
     code: int
@@ -27,7 +27,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class StopFile:
+class StopFlag:
     """The wish that a sweep ends, as a file in its directory: every process of it sees it, on every machine."""
 
     directory: Path
@@ -46,14 +46,14 @@ class StopFile:
         (self.directory / "stop").unlink(missing_ok=True)
 
 
-class OwnProcess:
+class Worker:
     """A training command that runs in a child of this process.
 
     Attributes:
         stop: what asks it to end after its step.
     """
 
-    def __init__(self, overrides: list[str], stop: StopFile, environment: Mapping[str, str], log: Path | None) -> None:
+    def __init__(self, overrides: list[str], stop: StopFlag, environment: Mapping[str, str], log: Path | None) -> None:
         """Start it; `environment` is added to its own, and `log` takes what it prints."""
         context = _context()
         receiver, sender = context.Pipe(duplex=False)
@@ -63,7 +63,7 @@ class OwnProcess:
         self._child.start()
         sender.close()
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> WorkerExit | None:
         """How it ended; None while it runs. Waits a moment, and passes on the wish to stop."""
         self._child.join(POLL)
         if self._child.is_alive():
@@ -72,8 +72,8 @@ class OwnProcess:
             return None
         code = self._child.exitcode or 0
         with suppress(EOFError):  # it said nothing
-            return Ended(code, self._receiver.recv())
-        return Ended(code, f"killed by {signal.Signals(-code).name}" if code < 0 else "")
+            return WorkerExit(code, self._receiver.recv())
+        return WorkerExit(code, f"killed by {signal.Signals(-code).name}" if code < 0 else "")
 
     def ask_to_end(self) -> None:
         """Once: it saves its step and ends."""
@@ -85,9 +85,9 @@ class OwnProcess:
         self._child.kill()
 
 
-def own_process(overrides: list[str], stop: StopFile, environment: Mapping[str, str], log: Path | None) -> Ended:
+def run_in_worker(overrides: list[str], stop: StopFlag, environment: Mapping[str, str], log: Path | None) -> WorkerExit:
     """Train in a process of its own, to its end."""
-    process = OwnProcess(overrides, stop, environment, log)
+    process = Worker(overrides, stop, environment, log)
     while not (ended := process.ended()):
         pass
     return ended

@@ -21,7 +21,7 @@ from mosld.training.compile import has_compiled
 IGNORED = -100  # label of a position that has no loss
 
 
-def even_batches(examples: Sequence[Example], size: int) -> list[list[Example]]:
+def balance_packed(examples: Sequence[Example], size: int) -> list[list[Example]]:
     """The rows of one step in as few packed micro-batches as `size` rows each allow, of about as many tokens.
 
     In each the longest row comes first.
@@ -35,7 +35,7 @@ def even_batches(examples: Sequence[Example], size: int) -> list[list[Example]]:
     return batches
 
 
-def like_batches(examples: Sequence[Example], size: int, overhead: int = 0) -> list[list[Example]]:
+def bucket_by_length(examples: Sequence[Example], size: int, overhead: int = 0) -> list[list[Example]]:
     """The rows of one step in padded micro-batches of similar length, the longest first, cut where it costs least.
 
     Args:
@@ -89,7 +89,7 @@ def pack(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     }
 
 
-def pad(examples: Sequence[Example], filler: int, domains: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+def pad(examples: Sequence[Example], pad_token_id: int, domains: Sequence[str] = ()) -> dict[str, torch.Tensor]:
     """The keyword arguments of the model's forward pass, right-padded, with logits at answer positions alone.
 
     Returns:
@@ -99,7 +99,7 @@ def pad(examples: Sequence[Example], filler: int, domains: Sequence[str] = ()) -
     """
     longest = max(len(example.tokens) for example in examples)
     answers = max(len(example.tokens) - example.answer_start for example in examples)
-    input_ids = torch.full((len(examples), longest), filler)
+    input_ids = torch.full((len(examples), longest), pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
     positions = torch.zeros(len(examples), answers, dtype=torch.long)
     labels = torch.full((len(examples), answers), IGNORED)
@@ -127,7 +127,7 @@ def pad(examples: Sequence[Example], filler: int, domains: Sequence[str] = ()) -
 # rows.
 
 
-class Layout:
+class BatchBuilder:
     """The micro-batches of a step and their tensors.
 
     Prefix-tuning puts vectors before every row, and MoA chooses an expert for it, so both need rows side by side; as do
@@ -138,19 +138,19 @@ class Layout:
         overhead: what a padded pass costs besides its tokens, in tokens.
     """
 
-    def __init__(self, model: Any, filler: int, domains: Sequence[str], device: torch.device) -> None:
+    def __init__(self, model: Any, pad_token_id: int, domains: Sequence[str], device: torch.device) -> None:
         """Choose.
 
         Args:
             model: to be trained.
-            filler: token id of a pad.
+            pad_token_id: token id of a pad.
             domains: tasks that have an expert of their own.
             device: of the model's inputs.
         """
         adapter, config = adapter_config(model), model.config.get_text_config()
         base = model if adapter.peft_type is None else model.get_base_model()
         self.packed = packs_rows(base) and not adapter.is_prompt_learning and not by_prompt(adapter)
-        self.filler, self.domains, self.device = filler, domains, device
+        self.pad_token_id, self.domains, self.device = pad_token_id, domains, device
         self._heads = config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads)
         self._divided = not has_compiled(model)  # a graph for any one group serves all steps, for two it does not
         # On a processor a short pass is nearly free; an accelerator would rather pad than start another.
@@ -158,11 +158,11 @@ class Layout:
 
     def split(self, examples: Sequence[Example], size: int) -> list[list[Example]]:
         """The rows of a step as micro-batches of at most `size` rows, in each the longest first."""
-        return even_batches(examples, size) if self.packed else like_batches(examples, size, self.overhead)
+        return balance_packed(examples, size) if self.packed else bucket_by_length(examples, size, self.overhead)
 
     def inputs(self, batch: Sequence[Example]) -> dict[str, Any]:
         """The keyword arguments of the model's forward on a micro-batch that `split` made, on its device."""
-        made = pack(batch) if self.packed else pad(batch, self.filler, self.domains)
+        made = pack(batch) if self.packed else pad(batch, self.pad_token_id, self.domains)
         found: dict[str, Any] = {key: value.to(self.device) for key, value in made.items()}
         if self.packed:
             lengths = [len(example.tokens) for example in batch]

@@ -132,25 +132,25 @@ def load_weights(engine: Engine, folder: Path) -> None:
     Raises:
         UserError: they are not those of the model, or no safetensors.
     """
-    team = engine.processes
-    saved = SavedTensors(folder, "weights") if team.main else None
+    group = engine.processes
+    saved = SavedTensors(folder, "weights") if group.main else None
     shapes = {name: shape(p) for name, p in trained_parameters(engine.model).items()}
-    if not team.from_main(saved and saved.shapes() == shapes):
+    if not group.broadcast(saved and saved.shapes() == shapes):
         raise UserError(f"{folder}: holds the weights of another model or method; training.resume=never starts anew.")
-    engine.put_weights(saved)
+    engine.load_weights(saved)
 
 
 def save_state(engine: Engine, progress: Progress, folder: Path | None) -> None:
     """Everything that resuming needs, as safetensors and JSON; without a folder as `save_weights`."""
     save_weights(engine, folder)
-    write_tensors(engine.moments(), folder, "optimizer")
+    write_tensors(engine.optimizer_state(), folder, "optimizer")
     if folder is not None:
         (folder / "progress.json").write_text(json.dumps(dataclasses.asdict(progress)))
 
 
 def load_state(engine: Engine, folder: Path) -> Progress:
     """Put back what `save_state` saved, and return where the run was."""
-    team = engine.processes
+    group = engine.processes
     load_weights(engine, folder)
-    engine.put_moments(SavedTensors(folder, "optimizer") if team.main else None)
-    return Progress(**team.from_main(json.loads((folder / "progress.json").read_text()) if team.main else None))
+    engine.load_optimizer_state(SavedTensors(folder, "optimizer") if group.main else None)
+    return Progress(**group.broadcast(json.loads((folder / "progress.json").read_text()) if group.main else None))

@@ -13,7 +13,7 @@ from torch import Tensor
 from mosld.distributed import zero
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import Processes
-from mosld.distributed.tensors import fill, is_part
+from mosld.distributed.tensors import is_sharded, scatter
 from mosld.training.engine import Engine, Named, SharedEngine
 from mosld.training.optim import trained_parameters
 from mosld.training.tensor_files import SavedTensors
@@ -64,7 +64,7 @@ class ZeroEngine(SharedEngine):
             group["lr"] = rate
         self._shared.step()
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         """Drop the gradients: DeepSpeed has no call for this, but leaves out a step that is not finite, as a whole."""
         left = self.parts()  # none, where the step was taken
         if left:
@@ -75,9 +75,9 @@ class ZeroEngine(SharedEngine):
     def finite(self) -> bool:
         """As `Engine.finite`."""
         parts = [getattr(own, "ds_tensor", own) for own in trained_parameters(self.model).values()]
-        return all(self.processes.gather(bool(torch.stack([part.isfinite().all() for part in parts]).all())))
+        return all(self.processes.all_gather(bool(torch.stack([part.isfinite().all() for part in parts]).all())))
 
-    def moments(self) -> Named:
+    def optimizer_state(self) -> Named:
         """What the optimiser keeps of each weight; see `Engine.moments`."""
         for entries in list(self._shared.optimizer.state.values())[:1]:  # one for all weights of this process
             for name, own in trained_parameters(self.model).items():
@@ -86,7 +86,7 @@ class ZeroEngine(SharedEngine):
                     full = value.clone() if number else zero.library().utils.safe_get_full_optimizer_state(own, key)
                     yield f"{name}|{key}", full.detach().cpu().contiguous() if self.processes.main else None
 
-    def put_weights(self, saved: SavedTensors | None) -> None:
+    def load_weights(self, saved: SavedTensors | None) -> None:
         """Put saved weights back, which the main process alone reads."""
         tools = zero.library()
         for name, own in trained_parameters(self.model).items():
@@ -95,9 +95,9 @@ class ZeroEngine(SharedEngine):
                 own.copy_(full)
             self._put(own, full)
 
-    def put_moments(self, saved: SavedTensors | None) -> None:
+    def load_optimizer_state(self, saved: SavedTensors | None) -> None:
         """Put back what the optimiser kept, which the main process alone reads."""
-        kept = self.processes.from_main(saved and saved.listed())
+        kept = self.processes.broadcast(saved and saved.listed())
         trained, state = trained_parameters(self.model), self._shared.optimizer.state
         keys = {entry.rpartition("|")[2]: number for entry, number in kept}
         for flat in self._flat() if kept else ():
@@ -108,13 +108,13 @@ class ZeroEngine(SharedEngine):
             name, _, key = entry.rpartition("|")
             value = saved.read(entry) if saved else None
             if number:
-                value = self.processes.from_main(value)
+                value = self.processes.broadcast(value)
                 for flat in self._flat():
                     state[flat][key].copy_(value)
             else:
                 self._put(trained[name], self._received(trained[name], value), key)
 
-    def release(self) -> None:
+    def close(self) -> None:
         """End DeepSpeed's part in training; a model that is shared can still run."""
         self._engine.destroy()
         self.model.__dict__.pop("forward", None)
@@ -130,7 +130,7 @@ class ZeroEngine(SharedEngine):
     def _received(self, own: Any, value: Tensor | None) -> Tensor:
         """A whole tensor in the shape of a weight, from the main process."""
         full = torch.empty(getattr(own, "ds_shape", own.shape), dtype=own.dtype, device=self.processes.device)
-        fill(full, value, self.processes)
+        scatter(full, value, self.processes)
         return full
 
     def _put(self, own: Any, full: Tensor, key: str | None = None) -> None:
@@ -151,4 +151,4 @@ def make_engine(model: Any, optimizer: Any, processes: Processes, products: torc
     trained = trained_parameters(model).values()
     if (processes.sharded and launch().engine == "zero2") or any(map(zero.is_shared, trained)):
         return ZeroEngine(model, optimizer, processes, products)
-    return (SharedEngine if any(map(is_part, trained)) else Engine)(model, optimizer, processes)
+    return (SharedEngine if any(map(is_sharded, trained)) else Engine)(model, optimizer, processes)

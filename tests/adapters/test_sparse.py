@@ -8,7 +8,7 @@ from torch.nn.functional import linear
 from mosld.adapters import bank as bank_module
 from mosld.adapters.bank import Mixture
 from mosld.adapters.config import MosldConfig
-from mosld.adapters.kernels.grouped import up_by_expert, wins
+from mosld.adapters.kernels.grouped import up_by_expert, use_grouped_mm
 
 ROUNDING = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -36,7 +36,7 @@ def test_it_equals_the_product_with_all_experts(share, k, router, monkeypatch):
     made = layer(share, k, router)
     x = torch.randn(3, 7, 12, requires_grad=True)
     leaves = {"A": made.A, "B": made.B, "router": made.router.weight, "x": x}
-    assert wins(made.B, 32, 32, k)
+    assert use_grouped_mm(made.B, 32, 32, k)
     ours = made(x, context())[0]
     monkeypatch.setattr(bank_module, "wins", lambda *_: False)
     if k == 1 and router == "topk":  # its one gate is 1: nothing reaches the router
@@ -71,11 +71,11 @@ def test_a_token_without_an_expert_gets_nothing():
     ],
 )
 def test_it_is_taken_where_it_was_measured_to_win(experts, rank, k, taken):
-    assert wins(torch.empty(1), experts, rank, k) is taken
+    assert use_grouped_mm(torch.empty(1), experts, rank, k) is taken
 
 
 def test_nobody_measured_it_on_an_accelerator():
-    assert not wins(torch.empty(1, device="meta"), 64, 64, 2)
+    assert not use_grouped_mm(torch.empty(1, device="meta"), 64, 64, 2)
 
 
 def test_the_experts_that_no_token_took_have_a_gradient_of_zero():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mosld.data.columns import UnclearError, answer_form, no_place, place
+from mosld.data.columns import UnclearError, answer_form, explain_answer, place
 
 CHOICES = ["red", "Blue", "7", "green"]
 
@@ -53,4 +53,4 @@ def test_two_forms_that_name_the_same_choices_are_no_matter():
     ("form", "words"), [("index", "0..3"), ("number", "1..4"), ("letter", "A..D"), ("text", "none of the choices")]
 )
 def test_what_is_wrong_says_what_would_be_right(form, words):
-    assert words in no_place("x", CHOICES, form)
+    assert words in explain_answer("x", CHOICES, form)

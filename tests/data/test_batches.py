@@ -7,7 +7,7 @@ from mosld.data.encoding import Example, answer_tokens, encode_train
 from mosld.data.mixing import Order
 from mosld.data.prompts import PromptEncoder, render
 from mosld.data.rows import Row
-from mosld.training.batching import IGNORED, even_batches, like_batches, pack, pad
+from mosld.training.batching import IGNORED, balance_packed, bucket_by_length, pack, pad
 
 ROW = Row("obqa", "1", "", "What?", ("x", "y"), 1)
 PAD = 99
@@ -70,14 +70,14 @@ def test_changing_the_rows_that_were_returned_leaves_the_order():
     assert len(order.rows(0)) == 4
 
 
-@pytest.mark.parametrize("split", [even_batches, like_batches])
+@pytest.mark.parametrize("split", [balance_packed, bucket_by_length])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
 def test_micro_batches_hold_every_row_once(size: int, split):
     found = [example for batch in split(EXAMPLES, size) for example in batch]
     assert sorted(map(id, found)) == sorted(map(id, EXAMPLES))
 
 
-@pytest.mark.parametrize("split", [even_batches, like_batches])
+@pytest.mark.parametrize("split", [balance_packed, bucket_by_length])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
 def test_no_micro_batch_is_larger_than_its_size(size: int, split):
     assert max(map(len, split(EXAMPLES, size))) <= size
@@ -85,11 +85,11 @@ def test_no_micro_batch_is_larger_than_its_size(size: int, split):
 
 @pytest.mark.parametrize(("size", "lengths"), [(1, [[9], [7], [5], [2]]), (2, [[9, 2], [7, 5]]), (4, [[9, 7, 5, 2]])])
 def test_packed_micro_batches_are_few_and_of_about_as_many_tokens(size: int, lengths: list[list[int]]):
-    assert [[len(e.tokens) for e in batch] for batch in even_batches(EXAMPLES, size)] == lengths
+    assert [[len(e.tokens) for e in batch] for batch in balance_packed(EXAMPLES, size)] == lengths
 
 
 def test_the_longest_padded_micro_batch_comes_first():
-    assert [[len(e.tokens) for e in batch] for batch in like_batches(EXAMPLES, 2, overhead=10)] == [[9, 7], [5, 2]]
+    assert [[len(e.tokens) for e in batch] for batch in bucket_by_length(EXAMPLES, 2, overhead=10)] == [[9, 7], [5, 2]]
 
 
 def test_answer_tokens_are_counted_over_rows():
@@ -181,7 +181,7 @@ def all_splits(lengths: list[int], size: int):
 @pytest.mark.parametrize("overhead", [0, 30, 1000])
 def test_padded_micro_batches_are_cut_where_padding_and_passes_cost_least(overhead: int):
     lengths = [90, 88, 40, 39, 38, 12, 5]
-    made = like_batches([Example(ROW, [0] * n, n - 1) for n in lengths], 4, overhead)
+    made = bucket_by_length([Example(ROW, [0] * n, n - 1) for n in lengths], 4, overhead)
 
     def cost(parts: list[list[int]]) -> int:
         return sum(len(part) * max(part) + overhead for part in parts)

@@ -218,10 +218,10 @@ def test_csqa_needs_no_test_file(root: Path):
 
 
 def test_equal_choices_become_a_note_with_their_count_over_all_splits(root: Path):
-    twins = [line(id=f"twin {i}", question=f"Twin {i}?", choices=["x", "y", "x "]) for i in range(3)]
-    spoil(root, "obqa/train.jsonl", twins[0])
-    spoil(root, "obqa/validation.jsonl", twins[1])
-    spoil(root, "obqa/test.jsonl", twins[2])
+    duplicate_choices = [line(id=f"twin {i}", question=f"Twin {i}?", choices=["x", "y", "x "]) for i in range(3)]
+    spoil(root, "obqa/train.jsonl", duplicate_choices[0])
+    spoil(root, "obqa/validation.jsonl", duplicate_choices[1])
+    spoil(root, "obqa/test.jsonl", duplicate_choices[2])
     assert load(root, "obqa").notes == ["obqa: 3 rows have two equal choices"]
 
 

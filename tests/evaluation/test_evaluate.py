@@ -17,7 +17,7 @@ from mosld.evaluation import forward as passes
 from mosld.evaluation.evaluate import Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.forward import in_batches
-from mosld.evaluation.generation import generate, solve
+from mosld.evaluation.generation import generate, generate_answers
 
 
 def row(number: int) -> Solution:
@@ -59,8 +59,8 @@ def test_tasks_of_both_kinds_are_scored_in_one_call_each_in_its_own_way(tokenize
 def test_expert_use_is_added_up_over_processes_once_for_both_kinds(monkeypatch, tokenizer):
     tokens = []
     for count in (1, 2):
-        team = Team(0, count=count)
-        monkeypatch.setattr(sys.modules["mosld.evaluation.evaluate"], "processes", lambda team=team: team)
+        group = Team(0, count=count)
+        monkeypatch.setattr(sys.modules["mosld.evaluation.evaluate"], "processes", lambda group=group: group)
         use = ExpertUse()
         evaluate(adapted(), mixed(tokenizer), tokenizer, EvaluationConfig(max_new_tokens=4), use=use)
         tokens.append([entry["tokens"] for modules in use.table().values() for entry in modules.values()])
@@ -70,7 +70,7 @@ def test_expert_use_is_added_up_over_processes_once_for_both_kinds(monkeypatch, 
 @pytest.mark.parametrize("batch_tokens", [1, 9999])
 def test_expert_use_counts_the_tokens_of_prompts_and_answers(batch_tokens: int, tokenizer):
     model, questions, use = adapted(), prompts(tokenizer), ExpertUse()
-    solve(model, questions, tokenizer, 6, batch_tokens, use=use)
+    generate_answers(model, questions, tokenizer, 6, batch_tokens, use=use)
     with torch.inference_mode():
         answers = [generate(model, [question.prompt], tokenizer, 6)[0] for question in questions]
     wanted = sum(len(q.prompt) + max(0, len(a) - 1) for q, a in zip(questions, answers, strict=True))
@@ -79,7 +79,7 @@ def test_expert_use_counts_the_tokens_of_prompts_and_answers(batch_tokens: int, 
 
 def test_the_routers_of_domains_are_judged_once_for_each_question(tokenizer):
     use = ExpertUse(["obqa", "gsm8k"])
-    solve(adapted("moa"), prompts(tokenizer), tokenizer, 6, 999, use=use)
+    generate_answers(adapted("moa"), prompts(tokenizer), tokenizer, 6, 999, use=use)
     assert use.accuracy()["routing_accuracy"]["gsm8k"]["n"] == 3
 
 

@@ -9,7 +9,7 @@ import mosld
 from mosld.config.groups import group_options
 from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import Solution
-from mosld.evaluation.generation import FinalNumber, generate, solve
+from mosld.evaluation.generation import NumberPrediction, generate, generate_answers
 from mosld.evaluation.scores import task_score
 
 METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
@@ -100,21 +100,26 @@ JUDGED = {
 @pytest.mark.parametrize("said", JUDGED)
 def test_the_final_number_is_compared_by_value(said: str, saying, tokenizer, encode):
     number, correct = JUDGED[said]
-    assert solve(saying(said), encode(row(0)), tokenizer, 60, 999) == [FinalNumber("row0", number, correct)]
+    assert generate_answers(saying(said), encode(row(0)), tokenizer, 60, 999) == [
+        NumberPrediction("row0", number, correct)
+    ]
 
 
 def test_answers_belong_to_the_questions_in_the_order_given(saying, tokenizer, encode):
     questions = encode(row(0, "10"), row(3, "13"), row(1, "11"))  # a batch has the longest first: 13, 11, 10
-    found = solve(saying("#### 13\n", "#### 11\n", "#### 10\n"), questions, tokenizer, 60, 999)
-    assert found == [FinalNumber(f"row{i}", f"1{i}", True) for i in (0, 3, 1)]
+    found = generate_answers(saying("#### 13\n", "#### 11\n", "#### 10\n"), questions, tokenizer, 60, 999)
+    assert found == [NumberPrediction(f"row{i}", f"1{i}", True) for i in (0, 3, 1)]
 
 
 def test_a_prediction_holds_no_text():
-    assert FinalNumber("a", "7", True).as_json() == {"id": "a", "prediction": "7", "correct": True}
+    assert NumberPrediction("a", "7", True).as_json() == {"id": "a", "prediction": "7", "correct": True}
 
 
 def test_the_score_of_solutions_is_the_share_of_right_numbers_in_every_prompt_format():
-    rows, found = [row(i) for i in range(4)], [FinalNumber(f"row{i}", "72" if i < 1 else "7", i < 1) for i in range(4)]
+    rows, found = (
+        [row(i) for i in range(4)],
+        [NumberPrediction(f"row{i}", "72" if i < 1 else "7", i < 1) for i in range(4)],
+    )
     wanted = {"accuracy": 0.25, "stderr": pytest.approx(0.25), "n": 4}
     assert [task_score(rows, found, style) for style in ("letter", "list", "cloze")] == [wanted] * 3
 
@@ -152,14 +157,14 @@ def test_the_models_own_generation_config_changes_nothing(tokenizer):
 
 def test_scoring_is_in_eval_mode_and_restores_the_mode(tokenizer, encode):
     model, questions = adapted("mosld"), encode(row(0), row(1))
-    wanted = solve(model, questions, tokenizer, 12, 999)
-    assert solve(model.train(), questions, tokenizer, 12, 999) == wanted
+    wanted = generate_answers(model, questions, tokenizer, 12, 999)
+    assert generate_answers(model.train(), questions, tokenizer, 12, 999) == wanted
     assert model.training
 
 
 def test_a_model_can_be_trained_after_it_was_scored(tokenizer, encode):
     model = adapted("moa").train()
-    solve(model, encode(row(0)), tokenizer, 4, 999)
+    generate_answers(model, encode(row(0)), tokenizer, 4, 999)
     ids = torch.tensor([[5, 6, 7]])
     model(input_ids=ids, labels=ids, domain=torch.tensor([1])).loss.backward()
     assert any(p.grad is not None for p in model.parameters())

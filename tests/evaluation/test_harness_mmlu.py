@@ -7,14 +7,14 @@ from mosld.common.errors import UserError
 from mosld.data.prompts import Encoded, render
 from mosld.data.rows import Row
 from mosld.evaluation.correctness import share_right
-from mosld.evaluation.multiple_choice import predict
+from mosld.evaluation.multiple_choice import score_choices
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
 
 from mosld.evaluation.lm_eval import evaluate as harness
 from mosld.evaluation.lm_eval.mmlu import on_subjects, together
 from mosld.evaluation.lm_eval.model import _parts
-from mosld.evaluation.lm_eval.tasks import KNOWN, check_tasks, manager, on_rows, published
+from mosld.evaluation.lm_eval.tasks import KNOWN, check_tasks, published, task_manager, task_on_rows
 
 SUBJECTS = ("anatomy", "virology", "astronomy")
 WORDS = ["an apple", "a very long answer indeed", "H₂O at 100 °C", "no"]
@@ -37,7 +37,7 @@ def base():
 
 @pytest.fixture(scope="module")
 def index():
-    return manager(["mmlu"])
+    return task_manager(["mmlu"])
 
 
 @pytest.mark.parametrize("shots", [0, 2])
@@ -54,7 +54,7 @@ def test_the_harness_s_prompts_are_scored_here_as_it_scores_them(shots, base, in
             prompt = tokenizer(texts[0][0], add_special_tokens=False).input_ids
             options = [tokenizer(option, add_special_tokens=False).input_ids for _, option in texts]
             asked.append(Encoded(by_id[record["id"]], prompt, options))
-        ours = predict(model, asked, tokenizer.pad_token_id, 1)
+        ours = score_choices(model, asked, tokenizer.pad_token_id, 1)
         for mine, theirs in zip([one.as_json() for one in ours], found, strict=True):
             assert mine.pop("scores") == pytest.approx(theirs["scores"], abs=2e-4)
             assert all(mine[key] == theirs[key] for key in ("id", "prediction", "correct"))
@@ -91,7 +91,7 @@ def test_all_subjects_are_one_score(base, index):
 def test_rows_of_the_published_set_are_named_by_their_subject():
     found = {"correct": True, "prediction": 0, "scores": [0.0]}
     records = {name: [{"id": str(i), **found} for i in range(2)] for name in ("mmlu_anatomy", "mmlu_virology")}
-    verdict = together(harness.Verdict({"arc_easy": {"accuracy": 1.0}}, {"arc_easy": [], **records}, {}, {}))
+    verdict = together(harness.LmEvalResult({"arc_easy": {"accuracy": 1.0}}, {"arc_easy": [], **records}, {}, {}))
     assert [one["id"] for one in verdict.records["mmlu"]] == [
         "anatomy/test/0", "anatomy/test/1", "virology/test/0", "virology/test/1",
     ]  # fmt: skip
@@ -129,7 +129,7 @@ def test_its_bars_are_ours(base, index, capfd):
             yield one
             shown.append(one)
 
-    task = on_rows("arc_easy", manager(["arc_easy"]), {"test": asked})
+    task = task_on_rows("arc_easy", task_manager(["arc_easy"]), {"test": asked})
     harness.judge(*base, [task], index, 200, progress=progress)
     assert len(shown) > 1
     assert capfd.readouterr().err == ""

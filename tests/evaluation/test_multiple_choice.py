@@ -7,8 +7,8 @@ import mosld
 from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import Row
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.multiple_choice import predict
-from mosld.evaluation.packing import batches, common, pack, pack_alike
+from mosld.evaluation.multiple_choice import score_choices
+from mosld.evaluation.packing import batches, common, pack, pack_shared_prefix
 from mosld.evaluation.scores import task_score
 
 
@@ -44,14 +44,14 @@ def one_by_one(model, encoded: Encoded) -> list[float]:
 @pytest.mark.parametrize("batch_tokens", [1, 700])
 def test_packed_scores_equal_one_forward_pass_per_option(model, tokenizer, style, batch_tokens):
     encoded = PromptEncoder(tokenizer, style).encode(rows())
-    for question, prediction in zip(encoded, predict(model, encoded, 259, batch_tokens), strict=True):
+    for question, prediction in zip(encoded, score_choices(model, encoded, 259, batch_tokens), strict=True):
         assert prediction.scores == pytest.approx(one_by_one(model, question), abs=1e-4)
 
 
 def test_scores_depend_neither_on_batch_size_nor_on_order_in_fp32(model, tokenizer):
     encoded = PromptEncoder(tokenizer, "cloze").encode(rows())
-    reference = {p.id: p for p in predict(model, encoded, 259, 1)}
-    for found in (predict(model, encoded, 259, 5000), predict(model, encoded[::-1], 259, 300)):
+    reference = {p.id: p for p in score_choices(model, encoded, 259, 1)}
+    for found in (score_choices(model, encoded, 259, 5000), score_choices(model, encoded[::-1], 259, 300)):
         for prediction in found:
             assert prediction.scores == pytest.approx(reference[prediction.id].scores, abs=2e-5)
             assert prediction.prediction == reference[prediction.id].prediction
@@ -59,8 +59,8 @@ def test_scores_depend_neither_on_batch_size_nor_on_order_in_fp32(model, tokeniz
 
 def test_scoring_is_in_eval_mode_and_restores_the_mode(model, tokenizer):
     encoded = PromptEncoder(tokenizer, "cloze").encode(rows(3))
-    wanted = predict(model.eval(), encoded, 259, 700)
-    assert predict(model.train(), encoded, 259, 700) == wanted
+    wanted = score_choices(model.eval(), encoded, 259, 700)
+    assert score_choices(model.train(), encoded, 259, 700) == wanted
     assert model.training
 
 
@@ -81,7 +81,7 @@ def test_batches_hold_every_question_once_within_the_token_budget(tokenizer):
 
 
 def test_an_answer_of_text_is_compared_per_character_and_a_letter_is_not(model, tokenizer):
-    found = predict(model, PromptEncoder(tokenizer, "cloze").encode(rows()), 259, 700)
+    found = score_choices(model, PromptEncoder(tokenizer, "cloze").encode(rows()), 259, 700)
     letters, texts = task_score(rows(), found, "letter"), task_score(rows(), found, "cloze")
     assert letters["accuracy"] == sum(p.correct for p in found) / 9 == texts["accuracy_raw"]
     assert texts["accuracy"] == sum(p.normalised_correct for p in found) / 9
@@ -101,7 +101,7 @@ def test_logits_are_made_where_a_token_is_to_be_predicted_and_nowhere_else(model
     made, real = [], model.base_model.model.lm_head.forward
     model.base_model.model.lm_head.forward = lambda hidden: made.append(hidden.shape[:-1].numel()) or real(hidden)
     encoded = PromptEncoder(tokenizer, "cloze").encode(rows())
-    predict(model, encoded, 259, 700)
+    score_choices(model, encoded, 259, 700)
     assert sum(made) == sum(1 + sum(len(option) - 1 for option in e.options) for e in encoded)
 
 
@@ -118,7 +118,7 @@ def alike(tokenizer):
 
 
 def test_questions_that_begin_alike_are_packed_together(alike):
-    packed = pack_alike(alike, 2000)
+    packed = pack_shared_prefix(alike, 2000)
     assert sorted(id(q) for p in packed for q in p.questions) == sorted(map(id, alike))
     assert sorted(sorted(q.row.id for q in p.questions) for p in packed) == [
         ["row0", "row2", "row4"], ["row1", "row3", "row5"], ["row6"], ["row7"],
@@ -131,15 +131,15 @@ def test_questions_that_begin_alike_are_packed_together(alike):
 
 def test_no_more_are_packed_together_than_allowed(alike):
     alone = max(pack(q).length for q in alike)
-    assert [len(p.questions) for p in pack_alike(alike, alone)] == [1] * 8
+    assert [len(p.questions) for p in pack_shared_prefix(alike, alone)] == [1] * 8
     two = max(pack(alike[i], alike[i + 2]).length for i in range(4))
-    assert max(len(p.questions) for p in pack_alike(alike, two)) == 2
-    assert all(p.length <= two for p in pack_alike(alike, two))
+    assert max(len(p.questions) for p in pack_shared_prefix(alike, two)) == 2
+    assert all(p.length <= two for p in pack_shared_prefix(alike, two))
 
 
 def test_a_sequence_does_not_grow_with_the_budget(alike):
     many = [Encoded(alike[0].row, [*range(1000), 2000 + i, 0], [[7], [8]]) for i in range(1200)]
-    packed = pack_alike(many, 10**6)
+    packed = pack_shared_prefix(many, 10**6)
     assert sum(len(p.questions) for p in packed) == 1200
     assert [p.length for p in packed] == [2048, 2048, 1304]
 
@@ -161,10 +161,10 @@ def test_questions_that_are_packed_together_score_as_one_option_at_a_time(method
     )
     with torch.no_grad():
         [p.add_(torch.randn_like(p) * 0.1) for p in model.parameters() if p.requires_grad]
-    found = predict(model, alike, 259, 2000)
+    found = score_choices(model, alike, 259, 2000)
     for question, prediction in zip(alike, found, strict=True):
         if method == "moa":
-            [alone] = predict(model, [question], 259, 1)
+            [alone] = score_choices(model, [question], 259, 1)
             assert prediction.scores == pytest.approx(alone.scores, abs=1e-4)
         else:
             assert prediction.scores == pytest.approx(one_by_one(model.eval(), question), abs=1e-4)
@@ -174,7 +174,7 @@ def test_experts_of_shared_tokens_count_for_every_question(model, alike):
     tables = []
     for budget in (1, 2000):
         use = ExpertUse()
-        predict(model, alike, 259, budget, use=use)
+        score_choices(model, alike, 259, budget, use=use)
         tables.append(use.table())
     assert tables[0].keys() == tables[1].keys() == {"race", "mctest"}
     for task, modules in tables[0].items():

@@ -4,7 +4,7 @@ import pytest
 
 from mosld.data.rows import Reply, Row, Solution
 from mosld.evaluation.correctness import same_text
-from mosld.evaluation.generation import DONE, NEXT, Answered, FinalNumber, Written, _answer, _judge
+from mosld.evaluation.generation import DONE, NEXT, Answered, NumberPrediction, ReplyPrediction, _answer, _judge
 from mosld.evaluation.scores import by_subject, task_score
 
 ONE_LINE = Reply("chat", "1", "", "Capital of France?", "Paris.")
@@ -34,7 +34,7 @@ def test_replies_are_the_same_case_space_and_outer_punctuation_aside(written, ri
 )
 def test_of_a_reply_the_first_line_counts_where_the_response_has_one(row, text, answer, correct):
     said = _answer(row, text)
-    assert _judge(row, said) == Written(row.id, answer, correct)
+    assert _judge(row, said) == ReplyPrediction(row.id, answer, correct)
 
 
 def test_each_sequence_of_a_batch_has_its_own_ending(tokenizer):
@@ -47,10 +47,10 @@ def test_each_sequence_of_a_batch_has_its_own_ending(tokenizer):
 def test_the_score_of_replies_is_the_share_that_are_right():
     rows = [Reply("chat", str(i), "", "Q?", "yes") for i in range(4)]
     outcomes = [
-        Written("0", "Yes.", True),
-        Written("1", "no", False),
-        Written("2", "", False),
-        Written("3", "yes", True),
+        ReplyPrediction("0", "Yes.", True),
+        ReplyPrediction("1", "no", False),
+        ReplyPrediction("2", "", False),
+        ReplyPrediction("3", "yes", True),
     ]
     for style in ("letter", "cloze"):
         score = task_score(rows, outcomes, style)
@@ -60,7 +60,9 @@ def test_the_score_of_replies_is_the_share_that_are_right():
 def test_scores_by_subject_and_category_are_those_of_their_questions():
     names = ["anatomy/test/0", "virology/test/0", "anatomy/test/1", "astronomy/test/0"]
     rows = [Solution("mmlu", name, "", "Q?", "#### 1", "1") for name in names]
-    outcomes = [FinalNumber(name, said, said == "1") for name, said in zip(names, ["1", "1", "2", "2"], strict=True)]
+    outcomes = [
+        NumberPrediction(name, said, said == "1") for name, said in zip(names, ["1", "1", "2", "2"], strict=True)
+    ]
     found = by_subject(names, lambda some: task_score([rows[i] for i in some], [outcomes[i] for i in some], "letter"))
     assert {name: (score["accuracy"], score["n"]) for name, score in found["by_subject"].items()} == {
         "anatomy": (0.5, 2), "astronomy": (0.0, 1), "virology": (1.0, 1),

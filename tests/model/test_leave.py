@@ -16,13 +16,13 @@ from mosld.config import UserError
 from mosld.model import processes
 
 def command(arguments):
-    team = processes()
+    group = processes()
     for _ in range(20):
-        team.add(torch.ones(10))
-    if arguments[0] == "one fails" and team.rank == 1:
-        team.tell_failure()
+        group.all_reduce(torch.ones(10))
+    if arguments[0] == "one fails" and group.rank == 1:
+        group.report_failure()
         raise UserError("too little memory")
-    time.sleep(float(arguments[1 + team.rank]))
+    time.sleep(float(arguments[1 + group.rank]))
     print(json.dumps({"done": time.time()}), flush=True)
     return 0
 

@@ -67,24 +67,24 @@ def prove(place: str, cells: list[Cell], to_the_end: bool) -> int:
     """In each process of a run: every cell at every step; the main one writes what failed."""
     from mosld.distributed.processes import processes
 
-    team, folder, failures, count = processes(), Path(place), list[str](), 0
+    group, folder, failures, count = processes(), Path(place), list[str](), 0
     for method, micro in cells:
         straight = folder / f"{method}-{micro}"
         steps = STEPS if to_the_end else 4
         wanted = _run(straight, method, micro, steps)
         for step in range(1, steps):
             again, until = folder / f"{method}-{micro}-{step}", steps if to_the_end else step + 1
-            if team.main:
+            if group.main:
                 shutil.copytree(straight / f"step-{step:06d}", again / f"step-{step:06d}")
-            team.from_main(None)
+            group.broadcast(None)
             rows = _run(again, method, micro, until)
             count += 1
             same = rows == wanted[step:until]
-            if team.main and not (same and _sums(straight, until) == _sums(again, until)):
+            if group.main and not (same and _sums(straight, until) == _sums(again, until)):
                 failures.append(
                     f"{method}, {micro} rows a pass, from step {step}: rows {'alike' if same else 'differ'}"
                 )
-    if team.main:
+    if group.main:
         (folder / "outcome.json").write_text(json.dumps({"cases": count, "failures": failures}))
     return 0
 

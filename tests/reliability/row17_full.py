@@ -139,13 +139,13 @@ def prove() -> int:
     from mosld.training.optim import make_optimizer, ready_to_train
     from mosld.training.step import Stepper
 
-    team, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
+    group, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
     method, allocation = method_config("full", None, {})
-    shared = ready_to_train(adapt_with(load_placed(model_config("tiny", {}), team)[0], method, allocation, 0), False)
+    shared = ready_to_train(adapt_with(load_placed(model_config("tiny", {}), group)[0], method, allocation, 0), False)
     alone = ready_to_train(adapt_with(load_base("tiny")[0], method, allocation, 0), False)
     steppers = [
         Stepper(model, make_optimizer(model, config), processes=who, pad=259, max_norm=0.5)
-        for model, who in ((shared, team), (alone, type(team)(0, 1, team.device)))
+        for model, who in ((shared, group), (alone, type(group)(0, 1, group.device)))
     ]
     assert isinstance(steppers[0].engine, SharedEngine)
     assert not isinstance(steppers[1].engine, SharedEngine)
@@ -160,6 +160,6 @@ def prove() -> int:
             assert isinstance(tensor, DTensor)
             assert tensor.to_local().shape[0] == tensor.shape[0] // 2
     for (name, ours), (_, theirs) in zip(*(stepper.engine.weights() for stepper in steppers), strict=True):
-        assert (ours is None) == (not team.main), name
+        assert (ours is None) == (not group.main), name
         assert ours is None or torch.allclose(ours, theirs, atol=1e-5), name
     return 0

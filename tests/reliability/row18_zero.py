@@ -125,13 +125,13 @@ def _prove(method: str, options: dict) -> int:
     from mosld.training.step import Stepper
     from mosld.training.zero_engine import ZeroEngine
 
-    team, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
+    group, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
     own, allocation = method_config(method, None, options)
-    placed = load_placed(model_config("tiny", {}), team)[0]
+    placed = load_placed(model_config("tiny", {}), group)[0]
     shared, alone = (ready_to_train(adapt_with(m, own, allocation, 0), False) for m in (placed, load_base("tiny")[0]))
     options = {"pad": 259, "max_norm": 0.5, "weight": 0.01}
-    ours = Stepper(shared, make_optimizer(shared, config), processes=team, **options)
-    theirs = Stepper(alone, make_optimizer(alone, config), processes=type(team)(0, 1, team.device), **options)
+    ours = Stepper(shared, make_optimizer(shared, config), processes=group, **options)
+    theirs = Stepper(alone, make_optimizer(alone, config), processes=type(group)(0, 1, group.device), **options)
     assert isinstance(ours.engine, ZeroEngine)
     for number in range(3):
         ours.try_longest(rows, 2)  # leaves no gradient behind
@@ -139,7 +139,7 @@ def _prove(method: str, options: dict) -> int:
         assert abs(mine.grad_norm - wanted.grad_norm) < 1e-5 * wanted.grad_norm
         assert abs(mine.cross_entropy - wanted.cross_entropy) < 1e-6 * wanted.cross_entropy
         if not number:
-            _same_step(ours.engine, theirs.engine, team.main)
+            _same_step(ours.engine, theirs.engine, group.main)
     total = sum(weight.numel() for weight in theirs.engine.parameters)
     for moments in ours.engine._shared.optimizer.state.values():
         assert moments["exp_avg"].numel() <= total // 2 + 64

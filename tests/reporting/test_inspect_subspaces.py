@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mosld.adapters.adapt import adapt
-from mosld.analysis.adapter_files import Inspected
+from mosld.analysis.adapter_files import AdapterRun
 from mosld.analysis.initial_weights import starting_A
 from mosld.analysis.metrics import cosines, moved, overlap, random_overlap
 from mosld.config.compose import load_config
@@ -46,19 +46,19 @@ def test_the_reference_is_the_mean_of_random_subspaces(one, other):
     assert random_overlap(draw(one, 0), draw(other, 1)) == pytest.approx(np.mean(found), abs=4 * error)
 
 
-def trained(monkeypatch, model, method: str, **options) -> Inspected:
+def trained(monkeypatch, model, method: str, **options) -> AdapterRun:
     """A run whose A is that of this model."""
     config = load_config(
         [f"method={method}", "model=tiny", *(f"method.{key}={value}" for key, value in options.items())]
     )
-    run = Inspected(SavedRun(Path("nowhere"), Path("nowhere"), False, {}), config)
+    run = AdapterRun(SavedRun(Path("nowhere"), Path("nowhere"), False, {}), config)
     found = {name: p.detach().double().numpy() for name, p in model.named_parameters()}
     ends = (".mosld_mixture.default.A", ".lora_A.default.weight")
     own = {
         name.removeprefix("base_model.model.").removesuffix(end): A
         for name, A in found.items() for end in ends if name.endswith(end)
     }  # fmt: skip
-    monkeypatch.setattr(Inspected, "single_A", own)
+    monkeypatch.setattr(AdapterRun, "single_A", own)
     return run
 
 
@@ -77,7 +77,7 @@ def test_a_start_is_known_also_where_training_moved_A_by_twice_its_length(tiny, 
     draw = np.random.default_rng(0).standard_normal
     steps = {key: draw(A.shape) for key, A in before.items()}
     after = {key: A + 2 * steps[key] * np.linalg.norm(A) / np.linalg.norm(steps[key]) for key, A in before.items()}
-    monkeypatch.setattr(Inspected, "single_A", after)
+    monkeypatch.setattr(AdapterRun, "single_A", after)
     start = starting_A(run)
     assert all(np.array_equal(start[key], A) for key, A in before.items())
     assert [moved(A, start[key]) for key, A in after.items()] == pytest.approx([2] * 8)

@@ -11,7 +11,7 @@ from mosld.data.encoding import Example
 from mosld.data.rows import Row
 from mosld.models.load import load_model
 from mosld.planning.measure import _cost, _cost_of, needs
-from mosld.training.batching import Layout
+from mosld.training.batching import BatchBuilder
 from mosld.training.optim import ready_to_train, trained_parameters
 
 ROWS, LENGTH, ANSWER = 3, 40, 5
@@ -41,7 +41,7 @@ def saved_in_a_real_step(config):
     domains = config.method.domains or ()
     row = Row(domains[0] if domains else "", "", "", "", (), 0)
     examples = [Example(row, list(range(LENGTH)), LENGTH - ANSWER)] * ROWS
-    items, layout = torch.tensor(ROWS * ANSWER), Layout(model, 259, domains, torch.device("cpu"))
+    items, layout = torch.tensor(ROWS * ANSWER), BatchBuilder(model, 259, domains, torch.device("cpu"))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model(**layout.inputs(examples), num_items_in_batch=items, use_cache=False).loss
     loss.backward()

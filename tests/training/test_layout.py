@@ -8,7 +8,7 @@ from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example
 from mosld.data.rows import Row
 from mosld.distributed.processes import processes
-from mosld.training.batching import Layout
+from mosld.training.batching import BatchBuilder
 from mosld.training.optim import make_optimizer, ready_to_train
 from mosld.training.step import Stepper
 
@@ -49,7 +49,7 @@ def test_rows_are_packed_where_a_method_takes_them_token_by_token(method, packed
 def test_a_kernel_that_knows_nothing_of_packed_rows_is_given_padded_ones():
     model = mosld.load_base("tiny")[0]
     model.config._attn_implementation = "sdpa"
-    assert not Layout(model, 0, (), torch.device("cpu")).packed
+    assert not BatchBuilder(model, 0, (), torch.device("cpu")).packed
 
 
 @pytest.mark.parametrize(("method", "attention", "checkpointing"), CASES)

@@ -14,7 +14,7 @@ from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example
 from mosld.data.rows import Row
 from mosld.distributed.processes import Processes, processes
-from mosld.planning.dry_run import Ledger
+from mosld.planning.dry_run import MemoryLedger
 from mosld.training import room
 from mosld.training.memory import TRYING
 from mosld.training.optim import make_optimizer, ready_to_train
@@ -39,7 +39,7 @@ def stepper_of(method, checkpointing=False, **shape):
 
 def live_bytes(stepper, examples):
     """Most bytes at once in a forward, a backward and an update, beyond the weights."""
-    ledger = Ledger()
+    ledger = MemoryLedger()
     ledger.note([*stepper.model.parameters(), *stepper.model.buffers()])
     start = ledger.live
     with ledger:

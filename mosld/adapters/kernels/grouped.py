@@ -18,7 +18,7 @@ from torch.nn.functional import grouped_mm
 COLUMNS_PER_CHOICE = 256
 
 
-def wins(weight: Tensor, experts: int, rank: int, k: int) -> bool:
+def use_grouped_mm(weight: Tensor, experts: int, rank: int, k: int) -> bool:
     """Whether `up_by_expert` is faster than the product with all experts.
 
     It depends on shapes and on the machine's kind alone, never on a timing: the same run takes the same path again. On

@@ -15,7 +15,7 @@ ACCURACIES = ("acc_norm", "acc", "exact_match")  # what `accuracy` is, the first
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LmEvalResult:
     """What the harness says of a model.
 
     Attributes:
@@ -39,7 +39,7 @@ def judge(
     batch_tokens: int,
     limit: int | None = None,
     progress: Progress = iter,
-) -> Verdict:
+) -> LmEvalResult:
     """Run the harness's own evaluation.
 
     Args:
@@ -62,7 +62,7 @@ def judge(
     choices = {task.task_name: task for task in tasks if hasattr(task, "task_name")}
     scores = {name: score for name in samples if (score := _score(found["results"][name], _items(samples[name])))}
     records = {name: [_record(sample, choices.get(name)) for sample in _items(samples[name])] for name in samples}
-    return Verdict(
+    return LmEvalResult(
         scores, records, {name: _plain(entry) for name, entry in found["results"].items()}, found["versions"]
     )
 

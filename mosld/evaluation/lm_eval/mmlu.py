@@ -7,8 +7,8 @@ from typing import Any
 from mosld.data.rows import AnyRow
 from mosld.data.subjects import subject_of
 from mosld.evaluation.correctness import share_right
-from mosld.evaluation.lm_eval.evaluate import Verdict
-from mosld.evaluation.lm_eval.tasks import KNOWN, on_rows
+from mosld.evaluation.lm_eval.evaluate import LmEvalResult
+from mosld.evaluation.lm_eval.tasks import KNOWN, task_on_rows
 from mosld.evaluation.scores import by_subject
 
 GROUP = "mmlu"
@@ -29,7 +29,7 @@ def on_subjects(index: Any, rows: Sequence[AnyRow], examples: Mapping[str, Seque
     tasks = {}
     for subject, found in tested.items():
         splits = {"test": found, **({"examples": examples[subject]} if shots else {})}
-        tasks[f"{GROUP}_{subject}"] = on_rows(f"{GROUP}_{subject}", index, splits, shots)
+        tasks[f"{GROUP}_{subject}"] = task_on_rows(f"{GROUP}_{subject}", index, splits, shots)
     return _group(GROUP, index, tasks)
 
 
@@ -46,11 +46,11 @@ def _group(name: str, index: Any, tasks: Mapping[str, Any]) -> Any:
         else:
             found = [part for part in [_group(member, index, tasks)] if len(part)]
         for part in found:
-            group.add(part)
+            group.all_reduce(part)
     return group
 
 
-def together(verdict: Verdict) -> Verdict:
+def together(verdict: LmEvalResult) -> LmEvalResult:
     """The verdict with all subjects as one task, scored over all of its questions, by subject and by category.
 
     The categories are those of the set's authors, as in own scoring. The harness's (anatomy is of STEM there) stay in

@@ -44,7 +44,7 @@ def _solution(row: AnyRow) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Known:
+class TaskMapping:
     """A task of the harness, or a group of its tasks, whose rows can be own ones.
 
     Attributes:
@@ -67,14 +67,14 @@ class Known:
 
 
 KNOWN = {
-    "arc_easy": Known("arc_e", "arc", _question),
-    "arc_challenge": Known("arc_c", "arc", _question),
-    "openbookqa": Known("obqa", "openbookqa", _stem),
-    "commonsense_qa": Known("csqa", "commonsense_qa", _question, letters=5),
-    "gsm8k": Known("gsm8k", "gsm8k", _solution, trained=True),
-    "mmlu": Known("mmlu", "mmlu/default", _of_subject, letters=4, group=True),
+    "arc_easy": TaskMapping("arc_e", "arc", _question),
+    "arc_challenge": TaskMapping("arc_c", "arc", _question),
+    "openbookqa": TaskMapping("obqa", "openbookqa", _stem),
+    "commonsense_qa": TaskMapping("csqa", "commonsense_qa", _question, letters=5),
+    "gsm8k": TaskMapping("gsm8k", "gsm8k", _solution, trained=True),
+    "mmlu": TaskMapping("mmlu", "mmlu/default", _of_subject, letters=4, group=True),
     **{
-        f"mmlu_{subject}": Known("mmlu", "mmlu/default", _of_subject, letters=4, subject=subject)
+        f"mmlu_{subject}": TaskMapping("mmlu", "mmlu/default", _of_subject, letters=4, subject=subject)
         for subject in CATEGORY
     },
 }
@@ -95,7 +95,7 @@ def check_tasks(names: Sequence[str], source: str) -> None:
     unknown = [name for name in names if name not in KNOWN]
     if unknown and source != "hub":
         raise UserError(*(_without_rows(name, source) for name in unknown))
-    valid = set(manager(names).all_tasks) if unknown else set(KNOWN)
+    valid = set(task_manager(names).all_tasks) if unknown else set(KNOWN)
     missing = [name for name in unknown if name not in valid]
     if missing:
         raise UserError(*(f"tasks={name}: the harness has no such task; {_meant(name, valid)}" for name in missing))
@@ -123,13 +123,13 @@ def own_rows(names: Sequence[str], source: SourceConfig, shots: int = 0) -> Data
         tasks = list(dict.fromkeys(KNOWN[name].task for name in names if KNOWN[name].trained == training))
         parts += [load_dataset(DataConfig("lm_eval", tasks=tasks), source, training, shots)] if tasks else []
     rows = {task: data for part in parts for task, data in part.tasks.items()}
-    faults = [fault for name in names for fault in _unfit(name, rows[KNOWN[name].task].test, source.name)]
+    faults = [fault for name in names for fault in _unsupported_keys(name, rows[KNOWN[name].task].test, source.name)]
     if faults:
         raise UserError(*faults)
     return Dataset({KNOWN[name].task: rows[KNOWN[name].task] for name in names}, source.name, parts[0].notes)
 
 
-def _unfit(name: str, rows: Sequence[AnyRow], source: str) -> Iterator[str]:
+def _unsupported_keys(name: str, rows: Sequence[AnyRow], source: str) -> Iterator[str]:
     """Why the task's file cannot take these rows."""
     taken, letters = rows_of(name, rows), KNOWN[name].letters
     if not taken:
@@ -162,7 +162,7 @@ def _without_rows(name: str, source: str) -> str:
     )
 
 
-def manager(names: Sequence[str]) -> Any:
+def task_manager(names: Sequence[str]) -> Any:
     """The harness's index of its task files: only the folders of these tasks where they are known, which is fast."""
     from lm_eval import tasks
 
@@ -184,7 +184,7 @@ def published(name: str, index: Any, shots: int | None) -> Any:
     return loaded["groups"].get(name) or loaded["tasks"][name]
 
 
-def on_rows(name: str, index: Any, splits: Mapping[str, Sequence[AnyRow]], shots: int | None = None) -> Any:
+def task_on_rows(name: str, index: Any, splits: Mapping[str, Sequence[AnyRow]], shots: int | None = None) -> Any:
     """A task of the harness as its own file has it, on own rows.
 
     Args:
