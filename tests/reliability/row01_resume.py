@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cases import Case, Outcome, command, weights
-from nursery import nursery
+from tests.helpers.cases import Case, Outcome, command, weights
+from tests.helpers.fork_server import nursery
 
 METHODS = (
     "full", "hydralora", "lora", "mixlora", "moa", "mola", "molora", "mosl", "mosld", "mosld_b", "prefix", "sira"
@@ -55,7 +55,7 @@ def cases(full: bool) -> list[Case]:
 
 def _cells(count: int, cells: list[Cell], to_the_end: bool, folder: Path) -> Outcome:
     children = nursery().start_several(
-        count, "row01_resume:prove", [str(folder), cells, to_the_end], folder / "log"
+        count, "tests.reliability.row01_resume:prove", [str(folder), cells, to_the_end], folder / "log"
     )  # all of one run
     codes = [nursery().wait(child, 1800) for child in children]
     if codes != [0] * count:
@@ -97,7 +97,7 @@ def _sums(folder: Path, step: int) -> list[Any]:
 
 def _run(folder: Path, method: str, micro: int, until: int) -> list[list[str]]:
     """Train, or go on, up to a step; returns the ids of the rows of every step taken."""
-    from small import small_loop
+    from tests.helpers.toy_runs import small_loop
 
     loop, rows = small_loop(folder, method, micro, STEPS), list[list[str]]()
     take = loop.stepper.step

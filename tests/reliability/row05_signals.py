@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cases import Case, Outcome, command, losses, newest_step, status, weights
-from nursery import nursery
+from tests.helpers.cases import Case, Outcome, command, losses, newest_step, status, weights
+from tests.helpers.fork_server import nursery
 
 STEP = "mosld.training.step:Stepper.step"
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT")

@@ -7,8 +7,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from cases import Case, command, toy_data
-from nursery import nursery
+from tests.helpers.cases import Case, command, toy_data
+from tests.helpers.fork_server import nursery
 
 
 class Bomb:

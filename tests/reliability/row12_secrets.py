@@ -3,8 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from cases import Case, command
-from nursery import nursery
+from tests.helpers.cases import Case, command
+from tests.helpers.fork_server import nursery
 
 KEY = "f00dfeedf00dfeedf00dfeedf00dfeedf00dfeed"
 TOKEN = "hf_plantedplantedplantedplanted"

@@ -5,8 +5,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from cases import Case, Outcome, command, metrics
-from nursery import nursery
+from tests.helpers.cases import Case, Outcome, command, metrics
+from tests.helpers.fork_server import nursery
 
 SHARE = 0.01
 
@@ -26,7 +26,7 @@ def _logged(folder: Path) -> None:
 
 
 def _default(steps: int, folder: Path) -> Outcome:
-    child = nursery().start("row14_cost:measure", [str(folder), steps], folder / "log")
+    child = nursery().start("tests.reliability.row14_cost:measure", [str(folder), steps], folder / "log")
     assert nursery().wait(child, 1800) == 0, (folder / "log").read_text()
     share = json.loads((folder / "cost.json").read_text())["share"]
     return Outcome(1, [] if share < SHARE else [f"{100 * share:.2f} % of the time"], share)

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cases import Case, Outcome, command, newest_step, status, weights
-from nursery import HERE, ROOT, nursery
+from tests.helpers.cases import Case, Outcome, command, newest_step, status, weights
+from tests.helpers.fork_server import ROOT, nursery
 
 STEP = "mosld.training.step:Stepper.step"
 SECONDS = 40.0  # of which torchrun takes about eight to start and to end
@@ -59,7 +59,7 @@ def _launch(arguments: list[str], log: Path, faults: dict[str, Any] | None = Non
     with log.open("a") as out:
         done = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-             str(HERE / "faulty_train.py"), *arguments],
+             str(ROOT / "tests" / "helpers" / "faulty_train.py"), *arguments],
             cwd=ROOT, stdout=out, stderr=out, timeout=100,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "FAULTS": json.dumps(faults or {})},
         )  # fmt: skip

@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from cases import Case, Outcome, command, losses
-from nursery import nursery
-from row16_sharded import CLOSE, EVEN, FSDP, MIXED, STEP, UNEVEN
 from safetensors.torch import load_file
+
+from tests.helpers.cases import Case, Outcome, command, losses
+from tests.helpers.fork_server import nursery
+from tests.reliability.row16_sharded import CLOSE, EVEN, FSDP, MIXED, STEP, UNEVEN
 
 WHOLE = "model/model.safetensors"
 NAN = {"at": "mosld.training.step:Stepper._forward", "call": 3, "when": "after", "do": "nan"}
@@ -114,7 +115,7 @@ def _other_engine(folder: Path) -> Outcome:
 
 
 def _parts(folder: Path) -> None:
-    children = nursery().start_several(2, "row17_full:prove", [], folder / "log", **FSDP)
+    children = nursery().start_several(2, "tests.reliability.row17_full:prove", [], folder / "log", **FSDP)
     assert [nursery().wait(child) for child in children] == [0, 0], (folder / "log-0").read_text()[-3000:]
     run = _run(folder, "run", *UNEVEN)
     codes = nursery().train_several(2, run, folder / "log-nan", {1: [NAN]}, **FSDP)
@@ -127,7 +128,6 @@ def _parts(folder: Path) -> None:
 
 def prove() -> int:
     """In each of two processes: half of every weight and of both moments; tied weights are one; the steps of one."""
-    from small import small_examples
     from torch.distributed.tensor import DTensor
 
     from mosld.adapters.adapt import adapt_with
@@ -138,6 +138,7 @@ def prove() -> int:
     from mosld.training.engine import SharedEngine
     from mosld.training.optim import make_optimizer, ready_to_train
     from mosld.training.step import Stepper
+    from tests.helpers.toy_runs import small_examples
 
     group, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
     method, allocation = method_config("full", None, {})

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import Case, Outcome, command, losses
-from nursery import nursery
-from row16_sharded import CLOSE, EVEN, MIXED, UNEVEN
-from row17_full import killed_and_resumed
 from safetensors.torch import load_file
+
+from tests.helpers.cases import Case, Outcome, command, losses
+from tests.helpers.fork_server import nursery
+from tests.reliability.row16_sharded import CLOSE, EVEN, MIXED, UNEVEN
+from tests.reliability.row17_full import killed_and_resumed
 
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 ZERO3 = {**ZERO2, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
@@ -93,7 +94,9 @@ def _killed(environment: dict[str, str], method: str, folder: Path) -> None:
 
 def _parts(folder: Path) -> None:
     for environment, proof in ((ZERO2, "prove_stage_2"), (ZERO3, "prove_stage_3")):
-        children = nursery().start_several(2, f"row18_zero:{proof}", [], folder / proof, **environment)
+        children = nursery().start_several(
+            2, f"tests.reliability.row18_zero:{proof}", [], folder / proof, **environment
+        )
         codes = [nursery().wait(child) for child in children]
         assert codes == [0, 0], (folder / f"{proof}-0").read_text()[-3000:]
     run = _run(folder, "run", "mosld", *UNEVEN, *SMALL)
@@ -114,8 +117,6 @@ def prove_stage_3() -> int:
 
 
 def _prove(method: str, options: dict) -> int:
-    from small import small_examples
-
     from mosld.adapters.adapt import adapt_with
     from mosld.config.groups import method_config, model_config
     from mosld.config.schema import TrainingConfig
@@ -124,6 +125,7 @@ def _prove(method: str, options: dict) -> int:
     from mosld.training.optim import make_optimizer, ready_to_train
     from mosld.training.step import Stepper
     from mosld.training.zero_engine import ZeroEngine
+    from tests.helpers.toy_runs import small_examples
 
     group, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
     own, allocation = method_config(method, None, options)
