@@ -20,15 +20,16 @@ from typing import Any
 
 from side_by_side import report
 
-from mosld.config import load_config
-from mosld.data import load_dataset
+from mosld.common.process import silence_libraries
+from mosld.config.compose import load_config
+from mosld.data.dataset import load_dataset
 from mosld.data.prompts import PromptEncoder
 from mosld.data.splits import sample
-from mosld.evaluation import harness, predict
-from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows
-from mosld.evaluation.judging import share_right
-from mosld.quiet import silence_libraries
-from mosld.stages import load_on_device
+from mosld.evaluation.correctness import share_right
+from mosld.evaluation.lm_eval import evaluate as harness
+from mosld.evaluation.lm_eval.tasks import KNOWN, task_manager, task_on_rows
+from mosld.evaluation.multiple_choice import score_choices
+from mosld.recipes.context import load_on_device
 
 PART = 50  # items that are compared, and written to the state, at once
 SAME = ("id", "prediction", "correct", "normalised", "normalised_correct")
@@ -36,10 +37,10 @@ SAME = ("id", "prediction", "correct", "normalised", "normalised_correct")
 
 def compare(name: str, rows: Any, model: Any, tokenizer: Any, batch_tokens: int) -> Iterator[dict[str, Any]]:
     """By item: what the harness says, whether we say the same, the largest difference of a log-likelihood."""
-    index = manager([name])
-    verdict = harness.judge(model, tokenizer, [on_rows(name, index, {"test": rows})], index, batch_tokens)
+    index = task_manager([name])
+    verdict = harness.judge(model, tokenizer, [task_on_rows(name, index, {"test": rows})], index, batch_tokens)
     encoded = PromptEncoder(tokenizer, "cloze").encode(rows)
-    ours = [found.as_json() for found in predict(model, encoded, tokenizer.pad_token_id, batch_tokens)]
+    ours = [found.as_json() for found in score_choices(model, encoded, tokenizer.pad_token_id, batch_tokens)]
     for mine, theirs in zip(ours, verdict.records[name], strict=True):
         yield {
             "task": name,

@@ -18,9 +18,9 @@ from step_time import CASES, bundled_rows
 from wide_layers import stepper
 
 import mosld
-from mosld.data.batches import IGNORED, Example, pack
-from mosld.quiet import silence_libraries
-from mosld.training.layout import Layout
+from mosld.common.process import silence_libraries
+from mosld.data.encoding import Example
+from mosld.training.batching import IGNORED, BatchBuilder, pack
 
 ROWS = 16
 
@@ -34,7 +34,7 @@ def every_token(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def padded(layout: Layout, alike: bool) -> Iterator[None]:
+def padded(layout: BatchBuilder, alike: bool) -> Iterator[None]:
     """Padded micro-batches: of rows of like length, or of all rows as allowed in one pass."""
     kept = layout.packed, layout.overhead
     layout.packed, layout.overhead = False, layout.overhead if alike else 10**9
@@ -63,7 +63,7 @@ def main() -> None:
     steps = bundled_rows(given.model, tokenizer, ROWS, given.rounds)
     ways: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         "as it is": nullcontext,
-        "logits of every token": lambda: patch("mosld.training.layout.pack", every_token),
+        "logits of every token": lambda: patch("mosld.training.batching.pack", every_token),
         "padded beside rows of like length": lambda: padded(taken.layout, alike=True),
         "padded in one pass": lambda: padded(taken.layout, alike=False),
         "sdpa attention": lambda: sdpa(taken.model),

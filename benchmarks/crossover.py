@@ -1,4 +1,4 @@
-"""Where the grouped product of many experts overtakes the dense one: `mosld/adapters/sparse.py` holds the answer.
+"""Where the grouped product of many experts overtakes the dense one; answer in mosld/adapters/kernels/grouped.py.
 
     python benchmarks/crossover.py [--widths 576,4096] [--tokens 512] [--choices 1,2,4] [--json FILE]
 
@@ -13,8 +13,8 @@ from side_by_side import DEVICE, arguments, in_turn, ratio, report
 from torch import Tensor
 from torch.nn.functional import linear
 
+from mosld.adapters.kernels.grouped import up_by_expert
 from mosld.adapters.routing import top_k_routing
-from mosld.adapters.sparse import up_by_expert
 
 SHAPES = ((5, 8), (8, 8), (16, 8), (32, 8), (64, 8), (64, 64))  # experts, rank
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from side_by_side import report
 
-from mosld.config import DataConfig, SourceConfig
-from mosld.data import TASKS, load_dataset
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import load_dataset
+from mosld.data.tasks import TASKS
 
 
 def counted(source: SourceConfig) -> Iterator[dict[str, Any]]:

@@ -20,12 +20,12 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, Train
 from wide_layers import stepper
 
 import mosld
-from mosld.config import load_config
-from mosld.data import load_dataset
-from mosld.data.batches import Example, answer_tokens, encode_train
+from mosld.common.process import silence_libraries
+from mosld.config.compose import load_config
+from mosld.data.dataset import load_dataset
+from mosld.data.encoding import Example, answer_tokens, encode_train
 from mosld.data.mixing import Order
 from mosld.data.prompts import PromptEncoder
-from mosld.quiet import silence_libraries
 
 IGNORED = -100
 

@@ -11,7 +11,7 @@ from typing import Any
 from side_by_side import arguments, in_turn, ratio, report
 from wide_layers import base_layers, rows, stepper
 
-from mosld.quiet import silence_libraries
+from mosld.common.process import silence_libraries
 
 PLAIN = {"dropout": 0.0, "dropout_on": "none"}
 

@@ -23,9 +23,9 @@ from torch import nn
 from wide_layers import rows, stepper
 
 import mosld
-from mosld.adapters import peft_config
-from mosld.config.parts import method_config
-from mosld.quiet import silence_libraries
+from mosld.adapters.adapt import peft_config
+from mosld.common.process import silence_libraries
+from mosld.config.groups import method_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "adapters"))
 from counting import saved_bytes

@@ -27,8 +27,9 @@ from pathlib import Path
 
 from side_by_side import arguments, report
 
-from mosld.config import Config, load_config
-from mosld.config.method_rules import experts_of
+from mosld.config.compose import load_config
+from mosld.config.method_checks import experts_of
+from mosld.config.schema import Config
 
 ANSWER = 8  # tokens of each row that have a loss
 STATUS = Path("/proc/self/status")
@@ -65,11 +66,11 @@ def measure(config: Config, rows: int, length: int) -> tuple[int, int]:
 
 def take_steps(config: Config, rows: int, length: int) -> tuple[int, int]:
     """Peak resident bytes of the second of two steps, and the bound with the weights."""
-    from mosld.data import Dataset
-    from mosld.data.batches import Example
+    from mosld.data.dataset import Dataset
+    from mosld.data.encoding import Example
     from mosld.data.rows import Row
-    from mosld.logging import Console
-    from mosld.stages import Stages, load_on_device
+    from mosld.recipes.context import Stages, load_on_device
+    from mosld.runs.console import Console
     from mosld.training.room import bound
 
     base, tokenizer = load_on_device(config)
@@ -93,7 +94,7 @@ def resident(field: str) -> int:
 def predict(config: Config, length: int) -> int:
     """The plan's peak of the same step."""
     from mosld.planning.layouts import peak
-    from mosld.planning.needs import needs
+    from mosld.planning.measure import needs
 
     found = needs(config, length, ANSWER, gpus=0)
     cost = found.saving if config.training.gradient_checkpointing else found.plain
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="keys of the config, as in model.dtype=float32")
     parser.add_argument("--one", action="store_true", help="measure here and print the bytes alone")
     given = parser.parse_args()
-    from mosld.quiet import silence_libraries
+    from mosld.common.process import silence_libraries
 
     silence_libraries()
     shapes = given.shapes.split(",")

@@ -20,7 +20,6 @@ from rich import print as show
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ROOT / "tests" / "reliability"
 ROWS = {  # number: module, promise, what its figure is
     1: ("row01_resume", "bit-exact resume", None),
     2: ("row02_kill", "kill -9 during a save", None),
@@ -47,7 +46,7 @@ def prove(number: int, quick: bool) -> dict[str, Any]:
     """Run the cases of a row; returns its line of the table."""
     module, promise, words = ROWS[number]
     started, cases, failures, figures = time.perf_counter(), 0, list[str](), list[float]()
-    for case in importlib.import_module(module).cases(full=not quick):
+    for case in importlib.import_module(f"tests.reliability.{module}").cases(full=not quick):
         with tempfile.TemporaryDirectory(prefix="mosld-") as folder:
             place = Path(folder) / "case"
             place.mkdir()
@@ -78,7 +77,7 @@ def main() -> int:
     parser.add_argument("--rows", help="only these, as in 1,2,5")
     parser.add_argument("--json", help="write the figures to this file")
     given = parser.parse_args()
-    sys.path[:0] = [str(SOURCES), str(ROOT)]
+    sys.path.insert(0, str(ROOT))
     wanted = [int(number) for number in given.rows.split(",")] if given.rows else list(ROWS)
     lines = [prove(number, given.quick) for number in wanted]
     table = Table(title=f"Promises, {'short' if given.quick else 'full'} form")

@@ -14,8 +14,8 @@ from side_by_side import arguments, in_turn, report
 from wide_layers import base_layers
 
 import mosld
-from mosld.adapters.saved import adapter_size
-from mosld.quiet import silence_libraries
+from mosld.adapters.load import adapter_size
+from mosld.common.process import silence_libraries
 
 
 def size(folder: Path) -> int:

@@ -17,14 +17,15 @@ from typing import Any
 
 from tables import put
 
-from mosld.config import group_options, load_config
+from mosld.config.compose import load_config
+from mosld.config.groups import group_options
 from mosld.config.sweep import plan_sweep
+from mosld.planning.arguments import split_keys
 from mosld.planning.estimate import estimate
 from mosld.planning.jobs import estimate_jobs, remembering, summed
-from mosld.planning.jobs_view import layout_of
-from mosld.planning.keys import split_keys
 from mosld.planning.layouts import first_fitting
-from mosld.planning.needs import Needs
+from mosld.planning.measure import StepNeeds
+from mosld.planning.view import layout_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MACHINES = ["gpus=16", "gpu_memory=40GiB"]
@@ -34,7 +35,7 @@ GIB = 2**30
 COLUMNS = ("trainable", "of base", "GFLOPs a token", "activations", "recomputing", "peak", "recomputing", "fits")
 TABLE_5 = {"lora": "0.419", "mola": "2.228", "mosld": "1.389"}  # trained parameters as printed, "B"
 
-Measure = Callable[..., Needs]
+Measure = Callable[..., StepNeeds]
 
 
 def planned(model: str, method: str, measure: Measure) -> dict[str, Any]:

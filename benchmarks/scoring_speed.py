@@ -24,19 +24,19 @@ from rich import print as show
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from mosld.config import load_config
+from mosld.common.process import silence_libraries
+from mosld.config.compose import load_config
 from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import AnyRow
 from mosld.data.splits import TaskData, sample
 from mosld.data.subjects import subject_of
-from mosld.evaluation import predict
-from mosld.evaluation.harness_mmlu import on_subjects
-from mosld.evaluation.harness_model import wrapped
-from mosld.evaluation.harness_tasks import KNOWN, manager, on_rows, own_rows
-from mosld.evaluation.judging import likeliest, likeliest_per_character
-from mosld.evaluation.passes import scoring
-from mosld.quiet import silence_libraries
-from mosld.stages import load_on_device
+from mosld.evaluation.correctness import likeliest, likeliest_per_character
+from mosld.evaluation.forward import scoring
+from mosld.evaluation.lm_eval.mmlu import on_subjects
+from mosld.evaluation.lm_eval.model import wrapped
+from mosld.evaluation.lm_eval.tasks import KNOWN, own_rows, task_manager, task_on_rows
+from mosld.evaluation.multiple_choice import score_choices
+from mosld.recipes.context import load_on_device
 
 KINDS = {  # the harness's task, the aim of the ratio
     "letter": ("commonsense_qa", 2.5),
@@ -56,10 +56,10 @@ class Contest:
         name = KINDS[style][0]
         if style == "shots":
             self.rows: list[Any] = of_some_subjects(data.test, limit)
-            self.tasks = on_subjects(manager([name]), self.rows, data.examples, SHOTS).get_all_tasks()
+            self.tasks = on_subjects(task_manager([name]), self.rows, data.examples, SHOTS).get_all_tasks()
         else:
             self.rows = sample(data.test, limit, "test")
-            self.tasks = [on_rows(name, manager([name]), {"test": self.rows})]
+            self.tasks = [task_on_rows(name, task_manager([name]), {"test": self.rows})]
         for task in self.tasks:
             task.set_config("num_fewshot", SHOTS if style == "shots" else 0)
             task.build_all_requests()
@@ -71,7 +71,7 @@ class Contest:
             encoded = self._as_there()
         else:
             encoded = PromptEncoder(self.tokenizer, self.style).encode(self.rows)
-        found = predict(self.model, encoded, self.tokenizer.pad_token_id, self.batch_tokens)
+        found = score_choices(self.model, encoded, self.tokenizer.pad_token_id, self.batch_tokens)
         return [(one.prediction, one.normalised if self.style == "cloze" else one.prediction) for one in found]
 
     def _as_there(self) -> list[Encoded]:

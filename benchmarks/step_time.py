@@ -14,12 +14,12 @@ from side_by_side import DEVICE, arguments, in_turn, ratio, report
 from wide_layers import base_layers, rows, stepper
 
 import mosld
-from mosld.config import load_config
-from mosld.data import load_dataset
-from mosld.data.batches import Example, encode_train
+from mosld.common.process import silence_libraries
+from mosld.config.compose import load_config
+from mosld.data.dataset import load_dataset
+from mosld.data.encoding import Example, encode_train
 from mosld.data.mixing import Order
 from mosld.data.prompts import PromptEncoder
-from mosld.quiet import silence_libraries
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", {"dropout": 0.0, "dropout_on": "none"}),

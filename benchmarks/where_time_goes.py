@@ -18,9 +18,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from wide_layers import stepper
 
 import mosld
-from mosld.adapters.mixture import Mixture
+from mosld.adapters.bank import Mixture
 from mosld.adapters.router import Router
-from mosld.quiet import silence_libraries
+from mosld.common.process import silence_libraries
 
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::linear"}
 OTHER = "overhead of torch and Python"

@@ -8,15 +8,16 @@ from side_by_side import DEVICE
 from transformers import AutoModelForCausalLM
 
 import mosld
-from mosld.config import TrainingConfig
-from mosld.config.parts import model_config
-from mosld.data.batches import Example
+from mosld.config.groups import model_config
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
 from mosld.data.rows import Row
-from mosld.model import processes
-from mosld.model.load import resolve_dtype
-from mosld.model.shape import transformers_config
-from mosld.training import Stepper, make_optimizer
-from mosld.training.compiled import compile_layers
+from mosld.distributed.processes import processes
+from mosld.models.config import transformers_config
+from mosld.models.load import resolve_dtype
+from mosld.training.compile import compile_layers
+from mosld.training.optim import make_optimizer
+from mosld.training.step import Stepper
 
 VOCABULARY = 256  # a small head: what is compared are the layers
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from side_by_side import report
 
-from mosld.config import load_config
-from mosld.data import TASKS, load_dataset
-from mosld.logging import Console
-from mosld.quiet import silence_libraries
-from mosld.stages import Stages, load_on_device
+from mosld.common.process import silence_libraries
+from mosld.config.compose import load_config
+from mosld.data.dataset import load_dataset
+from mosld.data.tasks import TASKS
+from mosld.recipes.context import Stages, load_on_device
+from mosld.runs.console import Console
 
 
 def questions(given: argparse.Namespace) -> Iterator[tuple[str, str, int]]:

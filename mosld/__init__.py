@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
 
         return adapt
     if name == "load_base":
-        from mosld.model import load_base
+        from mosld.models.load import load_base
 
         return load_base
     raise AttributeError(f"module 'mosld' has no attribute '{name}'")

@@ -4,9 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mosld.config import UserError
-from mosld.flags import FlagParser, add_run, at_least, ending_on_ctrl_c, run_config, run_flags
-from mosld.logging import saved_run
+from mosld.cli import FlagParser, add_run, at_least, ending_on_ctrl_c, run_config, run_flags
+from mosld.common.errors import UserError
+from mosld.runs.saved import saved_run
 
 USAGE = """Talk to the base model with what a run trained: a session on a terminal, one question with --prompt, or a
 question per line of a pipe. Answers are on stdout, all else on stderr.
@@ -36,7 +36,7 @@ def chat(flags: argparse.Namespace) -> int:
     run = saved_run(flags.run.removeprefix("run="))
     config = run_config(run, flags)
     with ending_on_ctrl_c():  # torch, transformers and peft: only now is everything checked
-        from mosld.talking import talk
+        from mosld.recipes.chat import talk
 
     return talk(config, run, flags)
 

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.cli import FINISHED
-from mosld.config import UserError
-from mosld.flags import FlagParser, run_flags
+from mosld.cli import FINISHED, FlagParser, run_flags
+from mosld.common.errors import UserError
 
 DESCRIPTION = """Make a saved workspace on Weights & Biases over mosld's runs: accuracy by method and task, single tasks
 against the mixture, sweeps of dropout and rank, loss, expert load.
@@ -28,7 +27,7 @@ def dashboard(flags: argparse.Namespace) -> int:
     """Make the workspace, and send it or write it."""
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise UserError("wandb-workspaces is not installed: pip install -c constraints.txt -e '.[dashboard]'")
-    from mosld.workspace import make_workspace, write_spec  # imports wandb: seconds
+    from mosld.tracking.workspace import make_workspace, write_spec  # imports wandb: seconds
 
     workspace = make_workspace(flags.entity, flags.project, flags.name)
     if flags.spec:
@@ -50,7 +49,7 @@ def _sent(workspace: object) -> str:
     """
     import wandb
 
-    from mosld.logging.wandb import key_is_configured
+    from mosld.tracking.wandb import key_is_configured
 
     if not key_is_configured():
         raise UserError("no W&B key is configured: `wandb login`, or --spec FILE to write the workspace to a file.")

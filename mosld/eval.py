@@ -4,10 +4,11 @@ import sys
 from collections.abc import Sequence
 
 from mosld.cli import run_command
-from mosld.config import Config, EvalArguments, eval_arguments, rerun_config
-from mosld.config.launch import require_launch
-from mosld.data import load_dataset
-from mosld.logging import SavedRun, saved_run
+from mosld.config.rerun import EvalArguments, eval_arguments, rerun_config
+from mosld.config.schema import Config
+from mosld.data.dataset import load_dataset
+from mosld.distributed.launch import require_launch
+from mosld.runs.saved import SavedRun, saved_run
 
 USAGE = """Score a finished run, or a saved adapter directory, on the run's own data or any other.
 
@@ -45,17 +46,17 @@ def evaluate_run(arguments: list[str]) -> int:
         return _by_the_harness(config, given, run)
     other = rerun_config(run.recorded, [*given.overrides, given.compare]) if given.compare else None
     dataset = load_dataset(config.data, config.source, training=False, shots=config.evaluation.shots)
-    from mosld.scoring import score  # imports torch, transformers and peft: only now is everything checked
+    from mosld.recipes.evaluate import score  # imports torch, transformers and peft: only now is everything checked
 
     return score(config, dataset, run, given.overrides, other)
 
 
 def _by_the_harness(config: Config, given: EvalArguments, run: SavedRun) -> int:
-    from mosld.evaluation.harness_tasks import check_tasks, own_rows
+    from mosld.evaluation.lm_eval.tasks import check_tasks, own_rows
 
     check_tasks(given.tasks, config.source.name)
     rows = own_rows(given.tasks, config.source, config.evaluation.shots)
-    from mosld.scoring import score_by_harness
+    from mosld.recipes.evaluate import score_by_harness
 
     return score_by_harness(config, rows, run, given)
 

@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.config import Config, UserError, rerun_config
-from mosld.flags import FlagParser, ending_on_ctrl_c, run_flags
-from mosld.logging import SavedRun, saved_run
+from mosld.cli import FlagParser, ending_on_ctrl_c, run_flags
+from mosld.common.errors import UserError
+from mosld.config.rerun import rerun_config
+from mosld.config.schema import Config
+from mosld.runs.saved import SavedRun, saved_run
 
 USAGE = """What the experts of finished runs hold, from their files alone (no model is loaded): how alike the experts
 of a layer are, which experts each task takes, how far tasks differ in it, how much an expert says of the task; and
@@ -41,7 +43,7 @@ def look(flags: argparse.Namespace) -> int:
     if not runs:
         raise UserError(*left_out)
     with ending_on_ctrl_c():  # numpy, torch and matplotlib
-        from mosld.inspecting import inspect
+        from mosld.recipes.inspect import inspect
 
     return inspect(runs, left_out, flags.out, flags.evaluation)
 

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.config import Config, UserError
-from mosld.flags import FlagParser, add_run, ending_on_ctrl_c, run_config, run_flags
-from mosld.logging import SavedRun, saved_run
+from mosld.cli import FlagParser, add_run, ending_on_ctrl_c, run_config, run_flags
+from mosld.common.errors import UserError
+from mosld.config.schema import Config
+from mosld.runs.saved import SavedRun, saved_run
 
 USAGE = """Write base + LoRA as one stand-alone transformers model: safetensors, tokenizer, config.yaml, model card.
 
@@ -44,7 +45,7 @@ def merge(flags: argparse.Namespace) -> int:
     if mistakes:
         raise UserError(*mistakes)
     with ending_on_ctrl_c():  # torch, transformers and peft: only now is everything checked
-        from mosld.merging import write_merged
+        from mosld.recipes.merge import write_merged
 
     return write_merged(config, run, output)
 

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 
 from mosld.cli import FINISHED, run_command
-from mosld.config import load_config
+from mosld.config.compose import load_config
 from mosld.config.sweep import is_sweep, plan_sweep
-from mosld.planning.keys import PlanKeys, describe, split_keys
+from mosld.planning.arguments import PlanKeys, describe, split_keys
 
 USAGE = f"""Parameters, memory for each GPU, FLOPs, hours, and which file of conf/accelerate fits.
 
@@ -43,7 +43,7 @@ def plan(arguments: list[str]) -> int:
 def _plan_jobs(overrides: list[str], keys: PlanKeys) -> int:
     sweep = plan_sweep(overrides)
     from mosld.planning.jobs import estimate_jobs
-    from mosld.planning.jobs_view import show_jobs
+    from mosld.planning.view import show_jobs
 
     show_jobs(estimate_jobs(sweep, keys), len(sweep.jobs), keys.json)
     return FINISHED

@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.cli import FINISHED
-from mosld.flags import FlagParser, at_least, ending_on_ctrl_c, run_flags
+from mosld.cli import FINISHED, FlagParser, at_least, ending_on_ctrl_c, run_flags
 
 USAGE = """Make tables and figures of all finished runs and evaluations below some directories. Nothing is trained or
 scored again: everything comes from results.json, predictions/ and metrics.jsonl.
@@ -30,12 +29,10 @@ def report(flags: argparse.Namespace) -> int:
     with ending_on_ctrl_c():  # numpy; matplotlib comes with the first figure
         from mosld.reporting.blocks import make_blocks
         from mosld.reporting.collect import collect
-        from mosld.reporting.compare import Comparer
-        from mosld.reporting.outcomes import Outcomes
-        from mosld.reporting.paper import paper_numbers
+        from mosld.reporting.compare import Comparer, Outcomes
         from mosld.reporting.sections import draw, make_sections
-        from mosld.reporting.terminal import print_report
-        from mosld.reporting.writing import require_place, write_report
+        from mosld.reporting.tables import paper_numbers
+        from mosld.reporting.write import print_report, require_place, write_report
     require_place(output)
     found = collect(flags.directories)
     blocks = make_blocks(found)

@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from mosld.cli import FINISHED, run_command
-from mosld.config import Config, load_config, run_directory
-from mosld.config.launch import require_launch
-from mosld.config.ranks import is_main, several
+from mosld.common.process import is_main, several
+from mosld.config.compose import load_config
+from mosld.config.identity import run_directory
+from mosld.config.schema import Config
 from mosld.config.sweep import is_sweep
-from mosld.data import Dataset, load_dataset
-from mosld.logging import Console, RunDirectory, results_table
-from mosld.logging.hub import require_token
+from mosld.data.dataset import Dataset, load_dataset
+from mosld.distributed.launch import require_launch
+from mosld.runs.console import Console
+from mosld.runs.directory import RunDirectory
+from mosld.runs.tables import results_table
+from mosld.tracking.hub import require_token
 
 USAGE = """Fine-tune a base model with one method on one data setting, and score it before and after.
 
@@ -32,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(arguments: list[str]) -> int:
     """One run, or every run of a sweep."""
     if is_sweep(arguments):
-        from mosld.sweeping.sweep import sweep
+        from mosld.sweeps.sweep import sweep
 
         return sweep(arguments)
     return train_one(arguments)
@@ -51,18 +55,18 @@ def train_one(overrides: list[str], waits: bool = False) -> int:
     require_token(config)
     run = RunDirectory(run_directory(config))
     if config.check:
-        from mosld.pipeline import check
+        from mosld.recipes.train import check
 
         return check(config, dataset)
     with _opened(run, config, dataset, waits):
         finished = run.finished()
         if several():
-            from mosld.model import processes
+            from mosld.distributed.processes import processes
 
-            finished = processes().from_main(finished)
+            finished = processes().broadcast(finished)
         if finished:
             return _show(finished, run, config)
-        from mosld.pipeline import fit  # imports torch, transformers and peft: only now is everything checked
+        from mosld.recipes.train import fit  # imports torch, transformers and peft: only now is everything checked
 
         return fit(config, dataset, run, overrides)
 

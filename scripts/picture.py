@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mosld.logging import results_table
+from mosld.runs.tables import results_table
 
 
 def main() -> None:

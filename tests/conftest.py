@@ -56,7 +56,7 @@ def mixed_root(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def tiny():
     """A fresh tiny base model in eval mode."""
-    from mosld import load_base
+    from mosld.models.load import load_base
 
     return load_base("tiny")[0]
 
@@ -64,6 +64,6 @@ def tiny():
 @pytest.fixture(scope="session")
 def tokenizer():
     """The byte tokenizer of the tiny model."""
-    from mosld.model.random import byte_tokenizer
+    from mosld.models.tiny import byte_tokenizer
 
     return byte_tokenizer()

@@ -1,5 +1,6 @@
 """From a method's config to an adapted model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,9 +13,13 @@ from peft import (
 )
 
 from mosld.adapters.config import MosldConfig
-from mosld.config import AllocationConfig, MethodConfig, UserError
-from mosld.config.method_rules import experts_of
-from mosld.config.parts import method_config
+from mosld.common.errors import UserError
+from mosld.config.groups import method_config
+from mosld.config.method_checks import experts_of
+from mosld.config.schema import AllocationConfig, MethodConfig
+
+# PART: From a method's config to an adapted model.
+
 
 TARGETS = {
     "none": [],
@@ -125,7 +130,7 @@ def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfi
         inference=method.inference,
         router_weight=method.router_weight,
         target_modules=_targets(method),
-        plain_modules=TARGETS[method.plain_targets],
+        single_lora_modules=TARGETS[method.plain_targets],
         task_type="CAUSAL_LM",
     )
 
@@ -144,3 +149,25 @@ def lora_config(method: MethodConfig) -> LoraConfig:
 
 def _targets(method: MethodConfig) -> list[str]:
     return [*TARGETS[method.targets], *TARGETS[method.plain_targets]]
+
+
+# PART: How many experts each layer has (MoLA, Gao et al. 2024; MoSLD section 4.3): a shape stretched over any
+# depth.
+
+
+def experts_per_layer(shape: int | Sequence[int], depth: int) -> list[int]:
+    """Experts of each layer from the first to the last.
+
+    Args:
+        shape: one number for all layers, or numbers for equal parts of the depth: [8, 6, 4, 2] gives the first
+            quarter of the layers 8 experts each.
+        depth: number of layers.
+
+    Raises:
+        ValueError: the shape has more parts than the model has layers.
+    """
+    if isinstance(shape, int):
+        return [shape] * depth
+    if len(shape) > depth:
+        raise ValueError(f"allocation.experts={list(shape)} has {len(shape)} parts, the model only {depth} layers")
+    return [shape[layer * len(shape) // depth] for layer in range(depth)]

@@ -10,9 +10,16 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from mosld.adapters.config import MosldConfig
-from mosld.adapters.dropout import draw, kept_share
-from mosld.adapters.products import Pair, products
-from mosld.adapters.sparse import up_by_expert, wins
+from mosld.adapters.forward_context import ForwardContext
+from mosld.adapters.kernels.dropout import draw, kept_share
+from mosld.adapters.kernels.fused_linear import Pair, products
+from mosld.adapters.kernels.grouped import up_by_expert, use_grouped_mm
+from mosld.adapters.router import Router
+from mosld.adapters.routing import Routing
+
+# PART: A bank of LoRA experts that stand side by side in two matrices, so that no loop runs over them. Shapes: B
+# batch, S sequence, I in, O out, R rank, E experts.
+
 
 NORMAL_DEVIATION = 0.02  # of the author code of MoLoRA
 
@@ -76,7 +83,7 @@ class ExpertBank(nn.Module):
         if self.config.share == "B":
             return linear((gates.unsqueeze(-1) * z).sum(-2), B)
         k = self.config.top_k
-        if k is not None and wins(B, self.experts, self.rank, k):
+        if k is not None and use_grouped_mm(B, self.experts, self.rank, k):
             return up_by_expert(z, gates, B, k)
         return linear((gates.unsqueeze(-1) * z).flatten(-2), B)
 
@@ -87,3 +94,44 @@ class ExpertBank(nn.Module):
     def _drops(self, name: str) -> bool:
         config = self.config
         return self.training and config.dropout > 0 and config.dropout_on == name != "none"
+
+
+# PART: The mixture of LoRA experts of one linear layer: expert bank and router, no PEFT. Shapes: B batch, S
+# sequence, I in, O out, E experts.
+
+
+class Mixture(ExpertBank):
+    """``(alpha / r) * sum_i g_i B_i A_i x`` for every token.
+
+    Attributes:
+        router: gives the gates; None for a single LoRA, and where another module of the layer decides (router
+            "domain": one router per layer).
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, experts: int, config: MosldConfig, routed: bool = True
+    ) -> None:
+        """Make the weights in fp32 on the current default device."""
+        super().__init__(in_features, out_features, experts, config)
+        self.router = Router(in_features, experts, config) if routed else None
+
+    def forward(self, x_BSI: Tensor, context: ForwardContext, layer: str = "") -> tuple[Tensor, Routing | None]:
+        """The update of every token [B, S, O] in the type of A, and how the tokens were routed by its own router."""
+        beside = [] if self.router is None else self.router.beside(x_BSI)
+        *logits, z = products(x_BSI, [*beside, self.reading(x_BSI)])
+        routing = None if self.router is None else self._decide(self.router, x_BSI, logits, context, layer)
+        gates_BSE = routing.gates_BSE if routing else None
+        if self.router is None and self.config.router == "domain":
+            gates_BSE = context.decided[layer].gates_BSE
+        return self.up(self.by_expert(z), gates_BSE), routing
+
+    def _decide(
+        self, router: Router, x_BSI: Tensor, logits_BSE: list[Tensor], context: ForwardContext, layer: str
+    ) -> Routing:
+        if self.config.router != "domain":
+            return router(x_BSI, context, *logits_BSE)
+        if context.decoding:  # the expert of the prompt is kept while its answer is generated
+            return context.decided[layer]
+        routing = router(x_BSI, context)
+        context.decided[layer] = Routing(routing.probs_BSE.detach(), routing.gates_BSE.detach())
+        return routing

@@ -55,7 +55,7 @@ class MosldConfig(PeftConfig):
             their probabilities (router "domain").
         router_weight: weight of the router's cross entropy (router "domain").
         target_modules: names of linear layers, or of feed-forward blocks (MixLoRA: one router per block).
-        plain_modules: those among `target_modules` that get a single LoRA without a router.
+        single_lora_modules: those among `target_modules` that get a single LoRA without a router.
     """
 
     r: int = 8
@@ -77,7 +77,7 @@ class MosldConfig(PeftConfig):
     inference: str = "per_layer"
     router_weight: float = 1.0
     target_modules: list[str] | str | None = None
-    plain_modules: list[str] = field(default_factory=list)
+    single_lora_modules: list[str] = field(default_factory=list)
     exclude_modules: list[str] | str | None = field(default=None)
 
     def __post_init__(self) -> None:

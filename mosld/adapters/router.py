@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy, linear, rms_norm
 from transformers.utils.generic import maybe_autocast
 
 from mosld.adapters.config import MosldConfig
-from mosld.adapters.context import ForwardContext
-from mosld.adapters.products import Pair, under_autocast
+from mosld.adapters.forward_context import ForwardContext
+from mosld.adapters.kernels.fused_linear import Pair, under_autocast
 from mosld.adapters.routing import Routing, capacity_routing, dense_routing, one_hot, top_k_routing
 
 NORMAL_DEVIATION = 0.02  # of the authors' code of MoLoRA and MixLoRA

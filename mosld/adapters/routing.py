@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mosld.adapters.dropout import dropout
+from mosld.adapters.kernels.dropout import dropout
 
 
 class Routing(NamedTuple):

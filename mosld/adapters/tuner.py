@@ -13,11 +13,11 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import Tensor, nn
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
-from mosld.adapters.allocation import experts_per_layer
-from mosld.adapters.balance import balance_loss
+from mosld.adapters.adapt import experts_per_layer
 from mosld.adapters.config import MosldConfig
-from mosld.adapters.context import ForwardContext
+from mosld.adapters.forward_context import ForwardContext
 from mosld.adapters.layers import MixtureFeedForward, MixtureLayer, MixtureLinear
+from mosld.adapters.load_balancing import balance_loss
 from mosld.adapters.routing import Routing
 
 
@@ -66,13 +66,13 @@ class MosldModel(BaseTuner):
             kind = MixtureLinear if isinstance(target, nn.Linear) else MixtureFeedForward
             target = kind(target, current_key, layer, self.context)
             setattr(parent, target_name, target)
-        plain = target_name in config.plain_modules
+        plain = target_name in config.single_lora_modules
         experts = 1 if plain else _experts_of(current_key, config, self.get_model_config(self.model))
         routed = not plain and (config.router != "domain" or (adapter_name, layer) not in self._routers)
         assert isinstance(target, MixtureLinear | MixtureFeedForward)
         target.add_mixture(adapter_name, experts, config, routed)
         self._routers.add((adapter_name, layer))
-        self.context.elects |= config.router == "domain" and config.inference == "vote"
+        self.context.votes_across_layers |= config.router == "domain" and config.inference == "vote"
         if adapter_name not in self.active_adapters:
             target.mosld_mixture[adapter_name].requires_grad_(False)
 

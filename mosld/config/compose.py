@@ -9,6 +9,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -19,14 +20,85 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mosld.config.errors import UserError, nearest, typed
+from mosld.common.errors import UserError, nearest, typed
+from mosld.common.secrets import secrets_in
+from mosld.config.checks import check_config, own_tasks, single_task
+from mosld.config.fields import build, field_types
 from mosld.config.groups import OPTIONAL, config_directory, group_options, is_null_group, missing_plugin
-from mosld.config.method_rules import own_number
-from mosld.config.resolving import resolved, with_own_tasks, with_single_task
-from mosld.config.rules import broken_rules
-from mosld.config.schema import MAPS, Config
-from mosld.config.secrets import secrets_in
-from mosld.config.setting import build, field_types
+from mosld.config.method_checks import own_number, with_domains
+from mosld.config.schema import MAPS, TASKS, Config, DataConfig
+
+# PART: What a config leaves to be found out: null defaults, absolute paths, the user's own tasks, a single
+# setting's one.
+
+
+def with_own_tasks(config: Config, errors: list[str]) -> Config:
+    """The config with the tasks named that lie below `source.root`; what is wrong there is appended to `errors`."""
+    try:
+        tasks = own_tasks(config.data, config.source)
+    except UserError as error:
+        errors += error.messages
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, tasks=tasks))
+
+
+def with_single_task(config: Config) -> Config:
+    """The config of a `single_*` setting with its one task, where the list of tasks names it among others.
+
+    So one list serves a sweep over mixture and single settings: the single jobs are then those of plain commands. A
+    list without the task, or with a mistake in it, stays as it is: the rules say what is wrong with it.
+    """
+    data = config.data
+    task, given = single_task(data), data.tasks
+    if task not in given or len(set(given)) < len(given) or not set(given) <= set(TASKS):
+        return config
+    others = set(given) - {task}
+    data = dataclasses.replace(
+        data,
+        tasks=[task],
+        weights={name: weight for name, weight in data.weights.items() if name not in others},
+        n_openorca=None if "openorca" in others else data.n_openorca,
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def resolved(config: Config) -> Config:
+    """Fill in the keys whose null means "as the model's config says", and make paths absolute.
+
+    `config.yaml` then records what was used, and one directory has one name wherever the command is typed.
+    """
+    model, source = config.model, config.source
+    if model.path:
+        path = Path(model.path).resolve()
+        model = dataclasses.replace(model, name=path.name, path=str(path))
+    if source.root:
+        source = dataclasses.replace(source, root=str(Path(source.root).resolve()))
+    base = model.score_base if config.evaluation.base is None else config.evaluation.base
+    method = config.method
+    if method.router == "domain":
+        method = with_domains(method, config.data.tasks)
+    return dataclasses.replace(
+        config,
+        model=model,
+        method=method,
+        data=_with_shares(config.data),
+        source=source,
+        evaluation=dataclasses.replace(config.evaluation, base=base),
+        prompt=config.prompt or model.prompt,
+    )
+
+
+def _with_shares(data: DataConfig) -> DataConfig:
+    """Of one task alone every share is the whole: the same run, so the same name, as without them."""
+    if len(data.tasks) != 1 or data.mixing not in ("weights", "temperature"):
+        return data
+    return dataclasses.replace(data, mixing="concatenate", weights={}, temperature=1.0)
+
+
+# PART: From the command line to a checked `Config`: Hydra composes, and every mistake is reported in one message.
+# 1. each override is checked alone: its grammar, its group and option, its key (nearest name); 2. Hydra composes
+# the ones that are right; 3. the tree becomes dataclasses: types, ranges, choices; 4. rules that join several keys.
+
 
 # In YAML: ${unless:${oc.select:method.own_learning_rate,null},3.0e-3} is the method's own rate, or else this one.
 OmegaConf.register_new_resolver("unless", lambda given, other: other if given is None else given, replace=True)
@@ -57,7 +129,7 @@ def checked(tree: dict[str, Any], errors: list[str], training: bool = True) -> C
     config = with_single_task(config) if training else config
     wrong = {re.split("[=:]", error)[0].strip("'+~") for error in errors} - {""}
     # A wrong value was replaced by a default: what a rule says of that key would be about the default.
-    errors = [*errors, *(rule for rule in broken_rules(config, training) if not any(key in rule for key in wrong))]
+    errors = [*errors, *(rule for rule in check_config(config, training) if not any(key in rule for key in wrong))]
     if errors:
         raise UserError(*errors)
     return resolved(config)

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mosld.config.method import MethodConfig
-from mosld.config.schema import Config
+from mosld.config.schema import Config, MethodConfig
 
 
 def results_keys(config: Config) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mosld.common.errors import UserError, nearest
+from mosld.common.process import several
+from mosld.config.checks import check_single_task
 from mosld.config.compose import checked, override_mistakes, parse_override
-from mosld.config.data_rules import broken_single
-from mosld.config.errors import UserError, nearest
-from mosld.config.parts import option_tree
-from mosld.config.ranks import several
+from mosld.config.groups import option_tree
 from mosld.config.schema import Config
 
 # What scoring may change; all else is what the run was trained with.
@@ -37,7 +37,7 @@ def rerun_config(recorded: dict[str, Any], overrides: Sequence[str]) -> Config:
         else:
             tree[key] = option_tree(key, str(value), errors)
     config = checked(tree, errors, training=False)
-    if errors := list(broken_single(config.data)) if any(text.startswith("data") for text in overrides) else []:
+    if errors := list(check_single_task(config.data)) if any(text.startswith("data") for text in overrides) else []:
         raise UserError(*errors)
     return config
 

@@ -6,9 +6,164 @@ Nothing heavy is imported here: `--help` and every refusal must come in well und
 from dataclasses import dataclass
 from typing import Any
 
-from mosld.config.data import DataConfig, SourceConfig
-from mosld.config.method import AllocationConfig, MethodConfig
-from mosld.config.setting import setting
+from mosld.config.fields import setting
+
+# PART: The typed schema of the data: which tasks, and where their rows come from.
+
+
+TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c", "gsm8k", "openorca", "mmlu")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained and tested on."""
+
+    name: str = setting("", "Name in tables and run directories; single_<task> is that task alone.")
+    kind: str = setting(
+        "benchmarks",
+        "benchmarks: the tasks that mosld knows; own: the files below source.root, read with data.columns.",
+        choices=("benchmarks", "own"),
+    )
+    tasks: list[str] = setting([], f"Tasks, of {' '.join(TASKS)}; of your own files: [] is all below source.root.")
+    limit: int | None = setting(None, "Train rows per task; the same rows for every seed.", minimum=1)
+    n_openorca: int | None = setting(
+        None, "Train rows of openorca, the same ones for every seed; the paper: 1375 to 22000.", minimum=1
+    )
+    cutoff: int | None = setting(
+        None, "Longest row in tokens; null: the task's own (256 or 512; 512 for your own files).", minimum=16
+    )
+    split_policy: str = setting(
+        "official",
+        "official: the published splits; paper: train and validation together, a tenth of them as the validation.",
+        choices=("official", "paper"),
+    )
+    drop_leaks: bool = setting(False, "Whether train rows that also stand in a test are left out of training.")
+    mixing: str = setting(
+        "concatenate",
+        "How tasks are mixed: all rows, shares by data.weights, evened out by data.temperature, at most data.cap each.",
+        choices=("concatenate", "weights", "temperature", "cap"),
+    )
+    weights: dict[str, Any] = setting({}, "Mixing weights: each task's share of an epoch, as in {obqa: 2, csqa: 1}.")
+    temperature: float = setting(
+        1.0, "Mixing temperature: rows ^ (1 / T) is a task's share; 1 as they are, more: evener.", minimum=0.01
+    )
+    cap: int | None = setting(None, "Mixing cap: most rows that a task gives to an epoch.", minimum=1)
+    columns: dict[str, Any] = setting(
+        {}, "Your columns by mosld's names, as in {question: q, choices: options, answer: label}; or so by task."
+    )
+    answer_as: str = setting(
+        "auto",
+        "How your answers name a choice; auto: seen from the rows; index is from 0, number from 1.",
+        choices=("auto", "index", "number", "letter", "text"),
+    )
+    holdout: float = setting(
+        0.1, "Share of your train rows set aside where there is no validation file, and as much for a test.",
+        minimum=0.001, below=0.5,
+    )  # fmt: skip
+    score_replies: bool = setting(
+        True, "Whether replies in free words are generated and scored by exact match; false: trained on alone."
+    )
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where the rows come from."""
+
+    name: str = setting("bundled", "Kind of source.", choices=("bundled", "local", "hub"))
+    root: str | None = setting(
+        None, "Directory with <task>/{train,validation,test}.jsonl; of data=local also csv, parquet, or one file."
+    )
+    on_bad_row: str = setting(
+        "error",
+        "error: list every bad row and stop; skip: leave them out and say so.",
+        choices=("error", "skip"),
+    )
+
+
+# PART: The typed schema of a method, the composition of an adapter's parts, and of the experts per layer.
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How the base model is adapted: a composition of parts (docs/methods.md)."""
+
+    name: str = setting("", "Name in tables and run directories.")
+    kind: str = setting("mixture", "Which builder reads the keys below.", choices=("mixture", "lora", "prefix", "full"))
+    rank: int = setting(8, "Rank r of each expert.", minimum=1)
+    alpha: float = setting(16.0, "The update is scaled by alpha / rank.", minimum=0)
+    share: str | None = setting("A", "The projection that all experts of a module share.", choices=("A", "B", "none"))
+    targets: str = setting(
+        "qv",
+        "Which layers are adapted; block: the feed-forward block as a whole, with one router.",
+        choices=("qv", "attention", "ffn", "all", "block"),
+    )
+    plain_targets: str = setting(
+        "none", "Layers that get a single LoRA beside the mixture.", choices=("none", "qv", "attention", "ffn")
+    )
+    experts: int | list[int] | None = setting(
+        None, "Experts of a method with a number of its own; null: the allocation's.", minimum=1
+    )
+    init: str = setting(
+        "kaiming",
+        "How A starts: uniform as PEFT's LoRA, or Gaussian of deviation 1/rank or .02.",
+        choices=("kaiming", "gaussian", "normal"),
+    )
+    dropout: float = setting(0.0, "Ratio of what is dropped in training.", minimum=0, below=1)
+    dropout_on: str = setting(
+        "none", "What is dropped: elements of A, of the B_i, of the input x.", choices=("A", "B", "x", "none")
+    )
+    router: str | None = setting(
+        "topk",
+        "How gates come from the softmax; domain: one expert per sequence, supervised by its task (MoA).",
+        choices=("topk", "dense", "capacity", "domain"),
+    )
+    router_init: str = setting("kaiming", "How the router starts.", choices=("kaiming", "normal"))
+    top_k: int | None = setting(2, "Experts that each token takes; null: all.", minimum=1)
+    capacity_factor: float = setting(
+        1.25, "Router capacity: slots of an expert relative to an even load.", minimum=0.01
+    )
+    gate_dropout: float = setting(
+        0.0, "Router capacity: ratio of probabilities dropped before the choice, in training.", minimum=0, below=1
+    )
+    balance: str = setting(
+        "switch",
+        "Formula of the load-balancing loss.",
+        choices=("switch", "paper_literal", "sira", "none"),
+    )
+    balance_weight: float = setting(0.01, "Weight of the load-balancing loss.", minimum=0)
+    virtual_tokens: int = setting(30, "Prefix: learned keys and values before every layer.", minimum=1)
+    own_learning_rate: float | None = setting(
+        None, "The method's own peak rate; training.learning_rate goes before.", minimum=0, affects_results=False
+    )
+    domains: list[str] | None = setting(None, "Router domain: name of each expert; null: the data's tasks.")
+    pool: str = setting("mean", "Router domain: which prompt states the router sees.", choices=("mean", "last"))
+    inference: str = setting(
+        "per_layer",
+        "Router domain: each layer's arg-max, the expert most layers name, or all by their probabilities.",
+        choices=("per_layer", "vote", "soft"),
+    )
+    router_weight: float = setting(1.0, "Router domain: weight of the router's cross entropy.", minimum=0)
+    train_experts: bool = setting(True, "Router domain: whether the experts go on training in stage 2.")
+    experts_from: dict[str, str] = setting({}, "Router domain: ready LoRA adapters by task, in place of stage 1.")
+    from_run: str | None = setting(None, "Router domain: a finished run to which add_task is added.")
+    add_task: str | None = setting(None, "Router domain: the task that becomes a new expert of from_run.")
+
+
+@dataclass(frozen=True)
+class AllocationConfig:
+    """Experts per layer."""
+
+    name: str = setting("", "Name of the shape.", affects_results=False)
+    experts: int | list[int] = setting(
+        5,
+        "Experts per module: one number, or a list stretched over the depth from the first layer.",
+        minimum=1,
+    )
+
+
+# PART: The typed schema of the whole config: one dataclass a group, one `setting` a key. Nothing heavy is imported
+# here: `--help` and every refusal must come in well under two seconds.
+
 
 PROMPTS = ("letter", "list", "cloze")
 MAPS = ("model.shape", "method.experts_from", "data.weights", "data.columns")  # keys that take a map

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from mosld.config import DataConfig, SourceConfig, UserError
-from mosld.config.errors import typed
-from mosld.data.own import read_own
+from mosld.common.errors import UserError, typed
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.local import read_own
 from mosld.data.rows import AnyRow, Row
-from mosld.data.shots import examples_of
 from mosld.data.sources import Published, read_splits
 from mosld.data.splits import TaskData, item, items, split_rows
+from mosld.data.subjects import examples_of
 from mosld.data.tasks import TASKS, Task
 
 SPLITS = ("train", "validation", "test")
@@ -25,7 +25,7 @@ class Dataset:
 
     Attributes:
         tasks: rows by task, in the config's order.
-        notes: what a reader should know of the rows (skipped ones, twins, leaks), one line each.
+        notes: what a reader should know of the rows (skipped ones, duplicate_choices, leaks), one line each.
         source: name of the source, for results and tables.
         policy: the split policy.
         leaks: by task, test items that also stand in the train rows of any task; None where no train row was read.
@@ -203,9 +203,9 @@ def _require_rows(
 def _twins(data: TaskData) -> Iterator[str]:
     """Rows with equal choices: a fault of published sets that does not stop a run, with its count."""
     rows = [*data.train, *data.validation, *data.test]
-    twins = sum(isinstance(row, Row) and len(set(row.choices)) < len(row.choices) for row in rows)
-    if twins:
-        yield f"{data.task.name}: {twins} rows have two equal choices"
+    duplicate_choices = sum(isinstance(row, Row) and len(set(row.choices)) < len(row.choices) for row in rows)
+    if duplicate_choices:
+        yield f"{data.task.name}: {duplicate_choices} rows have two equal choices"
 
 
 def _leaks(tasks: dict[str, TaskData]) -> dict[str, int]:

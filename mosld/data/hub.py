@@ -14,8 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from mosld.config import UserError, cache_directory
-from mosld.config.access import no_access
+from mosld.common.errors import UserError, no_access
+from mosld.common.files import cache_directory
 
 Columns = dict[str, Any]
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mosld.config import DataConfig
+from mosld.config.schema import DataConfig
 
 
 def quotas(counts: Mapping[str, int], data: DataConfig) -> dict[str, int]:

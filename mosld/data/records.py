@@ -13,8 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mosld.config import UserError
+from mosld.common.errors import UserError
+from mosld.data.parsing import parse_row
 from mosld.data.rows import AnyRow
+from mosld.data.tasks import TASKS
+
+# PART: Records of a file with the line (of parquet: the row) that each stands in: nothing bad is swallowed. jsonl
+# one JSON value a line csv, tsv   a header, then one record a row, which may span lines; split at the commonest of
+# , ; and tab in the header parquet    typed columns
+
 
 Record = tuple[int, Any]  # the line, and what stands there: a ValueError where it cannot be read
 Records = Iterator[Record]
@@ -33,7 +40,7 @@ def read_records(path: Path) -> Records:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def good_rows(path: Path, records: Records, parse: Callable[[int, Any], AnyRow], bad: list[str]) -> list[AnyRow]:
+def parse_rows(path: Path, records: Records, parse: Callable[[int, Any], AnyRow], bad: list[str]) -> list[AnyRow]:
     """The rows that `parse` makes of the records; ``file:line: reason`` is appended to `bad` for each bad one."""
     rows: list[AnyRow] = []
     first_line: dict[str, int] = {}
@@ -139,3 +146,11 @@ def _parquet_row(row: Any) -> Any:
         return row.to_pylist()[0]
     except UnicodeDecodeError:
         return ValueError("is not UTF-8")
+
+
+# PART: Reading JSON-lines files of the project's own form: all that is bad is named as file:line: reason.
+
+
+def read_rows(path: Path, task: str, bad: list[str]) -> list[AnyRow]:
+    """The good rows of a benchmark's file; ``file:line: reason`` for each bad one is appended to `bad`."""
+    return parse_rows(path, read_records(path), lambda _, record: parse_row(TASKS[task], record), bad)

@@ -11,10 +11,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.config import SourceConfig, UserError, cache_directory, nearest
+from mosld.common.errors import UserError, nearest
+from mosld.common.files import cache_directory
+from mosld.config.schema import SourceConfig
 from mosld.data import bundled
 from mosld.data.hub import hub_root
-from mosld.data.jsonl import read_rows
+from mosld.data.records import read_rows
 from mosld.data.rows import AnyRow
 from mosld.data.splits import needed_splits
 from mosld.data.tasks import TASKS

@@ -1,5 +1,14 @@
 """The 57 subjects of MMLU in their four categories, as the set's authors group them (Hendrycks et al. 2021)."""
 
+from collections.abc import Mapping, Sequence
+
+from mosld.common.errors import UserError
+from mosld.data.rows import AnyRow
+from mosld.data.tasks import Task
+
+# PART: The 57 subjects of MMLU in their four categories, as the set's authors group them (Hendrycks et al. 2021).
+
+
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "STEM": (
         "abstract_algebra", "astronomy", "college_biology", "college_chemistry", "college_computer_science",
@@ -36,3 +45,25 @@ def require_subject(name: str) -> None:
     """Raise a ValueError where a row's id begins with no subject of MMLU."""
     if subject_of(name) not in CATEGORY:
         raise ValueError(f"id '{name}' must begin with one of MMLU's subjects and a slash, as in anatomy/test/0")
+
+
+# PART: Solved examples before a question: rows of the split that a task keeps for them, those of its own subject.
+
+
+def examples_of(task: Task, published: Mapping[str, Sequence[AnyRow]], shots: int) -> dict[str, list[AnyRow]]:
+    """By subject, its first `shots` examples; nothing for a task that has none.
+
+    Raises:
+        UserError: a subject of the test has fewer.
+    """
+    if task.examples_split is None:
+        return {}
+    found: dict[str, list[AnyRow]] = {}
+    for row in published[task.examples_split]:
+        found.setdefault(subject_of(row.id), []).append(row)
+    asked = dict.fromkeys(subject_of(row.id) for row in published[task.test_split])
+    fewest = min(asked, key=lambda subject: len(found.get(subject, ())), default="")
+    have = len(found.get(fewest, ()))
+    if asked and have < shots:
+        raise UserError(f"evaluation.shots={shots}: the {task.examples_split} split has {have} rows of {fewest}.")
+    return {subject: found[subject][:shots] for subject in asked}

@@ -18,7 +18,7 @@ import numpy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mosld.config import cache_directory
+from mosld.common.files import cache_directory
 from mosld.data.prompts import Encoded, Keep, PromptEncoder
 from mosld.data.rows import AnyRow
 from mosld.data.tasks import TASKS

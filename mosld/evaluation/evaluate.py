@@ -4,17 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mosld.config import EvaluationConfig
-from mosld.data import AnyRow, Task
+from mosld.config.schema import EvaluationConfig
 from mosld.data.prompts import Encoded, PromptEncoder, Tokenizer
+from mosld.data.rows import AnyRow
 from mosld.data.splits import TaskData, sample
+from mosld.data.tasks import Task
+from mosld.distributed.processes import processes
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.generation import solve
-from mosld.evaluation.multiple_choice import predict
-from mosld.evaluation.passes import Progress
-from mosld.evaluation.scores import Outcome, Score, average, task_score
-from mosld.evaluation.subjects import by_subject
-from mosld.model import processes
+from mosld.evaluation.forward import Progress
+from mosld.evaluation.generation import generate_answers
+from mosld.evaluation.multiple_choice import score_choices
+from mosld.evaluation.scores import Outcome, Score, average, by_subject, task_score
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,11 @@ def evaluate(
     chosen, generated = questions.of_kind(generated=False), questions.of_kind(generated=True)
     batch_tokens, answers = config.batch_tokens, dict[bool, Iterator[Outcome]]()
     if chosen:
-        answers[False] = iter(predict(model, chosen, tokenizer.pad_token_id, batch_tokens, progress, use))
+        answers[False] = iter(score_choices(model, chosen, tokenizer.pad_token_id, batch_tokens, progress, use))
     if generated:
-        answers[True] = iter(solve(model, generated, tokenizer, config.max_new_tokens, batch_tokens, progress, use))
+        answers[True] = iter(
+            generate_answers(model, generated, tokenizer, config.max_new_tokens, batch_tokens, progress, use)
+        )
     if use is not None:
         use.add_up(processes())
     predictions = {

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from mosld.adapters.routing import Routing, gate_entropy
-from mosld.evaluation.packing import Packed
-from mosld.evaluation.tensors import questions_served
-from mosld.model import Processes
+from mosld.distributed.processes import Processes
+from mosld.evaluation.packing import Packed, questions_served
+
+# PART: Which experts the tokens of each task take, and how sure the routers are of it. Shapes: M modules, B
+# sequences, S tokens, E experts, K tasks.
 
 
 class ExpertUse:
@@ -73,11 +75,11 @@ class ExpertUse:
                 outcome = ((choices_L == own).float().mean().item(), elected == own)
                 self._right.setdefault(task, []).append(outcome)
 
-    def add_up(self, team: Processes) -> None:
+    def add_up(self, group: Processes) -> None:
         """Add what the other processes saw; to be called once, in all of them."""
-        if team.count == 1:
+        if group.count == 1:
             return
-        everywhere = team.gather((self._sums, self._right))
+        everywhere = group.all_gather((self._sums, self._right))
         self._sums, self._right = {}, {}
         for sums, right in everywhere:
             for task, modules in sums.items():
@@ -128,3 +130,39 @@ def _entry(sums: Tensor) -> dict[str, Any]:
         "entropy": round(entropy / tokens, 6),
         "dropped": round(dropped / max(taken.sum().item(), 1), 6),
     }
+
+
+# PART: Which experts each token of one answer takes, in every routed module. Shapes: B is 1, S tokens, E experts.
+
+
+Taken = list[tuple[int, float]]
+"""The experts of one token with their gates, the largest gate first."""
+
+
+@torch.inference_mode()
+def token_experts(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> dict[str, list[Taken]]:
+    """By module, the experts of each token of `answer`; a mixture of domains has one entry for the whole answer.
+
+    One forward pass over prompt and answer is recorded. In eval mode a token's gates depend on it and on what stands
+    before it, so they are those of the generation, up to rounding. The experts of a token are those that it takes as
+    an input, from which the next token is predicted.
+
+    Returns:
+        Nothing for a model without a router.
+    """
+    context = getattr(model, "context", None)
+    if context is None:
+        return {}
+    ids_BS = torch.tensor([[*prompt, *answer]], device=model.device)
+    inputs = {"input_ids": ids_BS, "attention_mask": torch.ones_like(ids_BS)}
+    whole = model.active_peft_config.router == "domain"
+    if whole:  # the prompt alone decides
+        inputs["prompt_mask"] = (torch.arange(ids_BS.shape[1], device=ids_BS.device) < len(prompt)).long()[None]
+    with context.recording() as routings:
+        model(**inputs, use_cache=False)
+    first = 0 if whole else len(prompt)
+    return {name: [_taken(gates) for gates in found.gates_BSE[0, first:].tolist()] for name, found in routings.items()}
+
+
+def _taken(gates: list[float]) -> Taken:
+    return sorted(((expert, gate) for expert, gate in enumerate(gates) if gate > 0), key=lambda pair: -pair[1])

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from mosld.data.numbers import final_number
+from mosld.data.parsing import final_number
 from mosld.data.prompts import Encoded, Tokenizer
 from mosld.data.rows import AnyRow, Reply, Solution
+from mosld.distributed.fsdp import device_of
+from mosld.distributed.processes import processes
+from mosld.evaluation.correctness import same_number, same_text
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.judging import same_number, same_text
+from mosld.evaluation.forward import Progress, in_batches, inputs_for, scoring
 from mosld.evaluation.packing import batches, pack
-from mosld.evaluation.passes import Progress, in_batches, inputs_for, scoring
-from mosld.model import processes
-from mosld.model.sharding import device_of
 
 # A base model goes on with a question of its own: lm-evaluation-harness stops there, too.
 NEXT = re.compile(r"\nQuestion:")
@@ -35,7 +35,7 @@ GREEDY = {
 
 
 @dataclass(frozen=True, slots=True)
-class FinalNumber:
+class NumberPrediction:
     """The number that the model's solution of one question ends in.
 
     Attributes:
@@ -54,7 +54,7 @@ class FinalNumber:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ReplyPrediction:
     """The model's reply to one question.
 
     Attributes:
@@ -72,7 +72,7 @@ class Written:
         return asdict(self)
 
 
-def solve(
+def generate_answers(
     model: Any,
     questions: Sequence[Encoded],
     tokenizer: Tokenizer,
@@ -80,7 +80,7 @@ def solve(
     batch_tokens: int,
     progress: Progress = iter,
     use: ExpertUse | None = None,
-) -> list[FinalNumber | Written]:
+) -> list[NumberPrediction | ReplyPrediction]:
     """Answer every question, in eval mode, in the order given.
 
     Args:
@@ -121,8 +121,8 @@ def generate(
     An answer ends with the end of the text, where its own of the `endings` is found (default: with the line that gives
     the final number, or where the model begins another question), or after `max_new_tokens`.
     """
-    pad, team = tokenizer.pad_token_id, processes()
-    device = device_of(model, team)
+    pad, group = tokenizer.pad_token_id, processes()
+    device = device_of(model, group)
     longest = max(map(len, prompts))
     ids_BS = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
     mask_BS = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
@@ -135,7 +135,7 @@ def generate(
         pad_token_id=pad,
         stopping_criteria=[Answered(tokenizer, longest, endings or [DONE] * len(prompts))],
         use_cache=True,
-        synced_gpus=team.sharded,  # one that is done goes on with the others, who need its part of the model
+        synced_gpus=group.sharded,  # one that is done goes on with the others, who need its part of the model
         **GREEDY,
     )
     return [_until(made, {*ends, pad}) for made in made_BS[:, longest:].tolist()]
@@ -172,11 +172,11 @@ def _watch(
 ) -> None:
     """Run prompts and answers once more, whole: a generation's own passes see one token each."""
     whole = [pack(replace(question, options=[answer])) for question, answer in zip(batch, answers, strict=True)]
-    parts, team = (
+    parts, group = (
         list(batches([replace(packed, sites=packed.sites[:1]) for packed in whole], batch_tokens)),
         processes(),
     )
-    passes = max(team.gather(len(parts))) if team.sharded else len(parts)
+    passes = max(group.all_gather(len(parts))) if group.sharded else len(parts)
     for number in range(passes):  # all make as many where the model is sharded
         part = parts[min(number, len(parts) - 1)]
         with use.watch(model, part) if number < len(parts) else nullcontext():
@@ -191,8 +191,8 @@ def _answer(row: AnyRow, text: str) -> str | None:
     return reply if isinstance(row, Reply) and "\n" in row.response else reply.partition("\n")[0].rstrip()
 
 
-def _judge(row: AnyRow, answer: str | None) -> FinalNumber | Written:
+def _judge(row: AnyRow, answer: str | None) -> NumberPrediction | ReplyPrediction:
     if isinstance(row, Solution):
-        return FinalNumber(row.id, answer, same_number(answer, row.final))
+        return NumberPrediction(row.id, answer, same_number(answer, row.final))
     assert isinstance(row, Reply)  # choices are scored by likelihood
-    return Written(row.id, answer or "", same_text(answer or "", row.response))
+    return ReplyPrediction(row.id, answer or "", same_text(answer or "", row.response))

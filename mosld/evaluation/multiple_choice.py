@@ -10,10 +10,10 @@ import torch
 
 from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Row
+from mosld.evaluation.correctness import likeliest, likeliest_per_character
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.judging import likeliest, likeliest_per_character
-from mosld.evaluation.packing import Packed, batches, pack, pack_alike, spread
-from mosld.evaluation.passes import Progress, adapter_config, by_prompt, in_batches, inputs_for, scoring
+from mosld.evaluation.forward import Progress, adapter_config, by_prompt, in_batches, inputs_for, scoring
+from mosld.evaluation.packing import Packed, batches, pack, pack_shared_prefix, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Prediction:
         return asdict(self)
 
 
-def predict(
+def score_choices(
     model: Any,
     questions: Sequence[Encoded],
     pad: int,
@@ -84,7 +84,7 @@ def _pack(model: Any, questions: Sequence[Encoded], most_tokens: int) -> list[Pa
         return [packed for question in questions for packed in spread(question)]
     if by_prompt(adapter):  # one for each question: its prompt chooses the expert of a sequence
         return [pack(question) for question in questions]
-    return pack_alike(questions, most_tokens)
+    return pack_shared_prefix(questions, most_tokens)
 
 
 def _scores(batch: Sequence[Packed], logits_PV: torch.Tensor) -> list[list[float]]:

@@ -10,7 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+import torch
+from torch import Tensor
+
 from mosld.data.prompts import Encoded
+
+# PART: Questions as packed sequences: the prompt once, then its options side by side, each seeing the prompt and
+# itself. Questions that begin alike (with the same solved examples, or about the same passage) share that part,
+# too: it stands once, then the questions side by side, each with its options. A block mask and restarted position
+# ids make the packed scores those of one sequence per option, at a fraction of the cost. The last token of an
+# option is only predicted, never fed; one-token options (letters) add nothing to their prompt.
 
 
 class Measured(Protocol):
@@ -101,7 +110,7 @@ def common(questions: Sequence[Encoded]) -> int:
     return min(next(differs, shortest), shortest - 1)
 
 
-def pack_alike(questions: Sequence[Encoded], most_tokens: int) -> list[Packed]:
+def pack_shared_prefix(questions: Sequence[Encoded], most_tokens: int) -> list[Packed]:
     """Pack questions, several together where they begin alike: where that halves the tokens of the one that joins.
 
     Args:
@@ -153,3 +162,66 @@ def batches(questions: Sequence[Long], batch_tokens: int, most_pads: int | None 
         tokens += question.length
     if batch:
         yield batch
+
+
+# PART: Packed sequences as the model's inputs, and masks over them. Shapes: B sequences, S longest packed sequence,
+# P scored positions of the batch, V words of the vocabulary.
+
+
+def spread_inputs(batch: Sequence[Packed], pad: int) -> dict[str, Tensor]:
+    """Keyword arguments of the model's forward on what `spread` made: a 2-D mask, positions are the model's own."""
+    return {
+        "input_ids": _table([q.tokens for q in batch], pad),
+        "attention_mask": token_mask(batch),
+        "logits_to_keep": site_mask(batch),
+    }
+
+
+def packed_inputs(batch: Sequence[Packed], pad: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Keyword arguments of the model's forward: input_ids, position_ids, logits_to_keep [B, S], a 4-D mask."""
+    owners, segments = (_table(rows, PADDING) for rows in ([q.owners for q in batch], [q.segments for q in batch]))
+    seen_BSS = (_sees(owners) & _sees(segments)).tril()
+    mask = torch.zeros(seen_BSS.shape, dtype=dtype).masked_fill(~seen_BSS, torch.finfo(dtype).min)
+    return {
+        "input_ids": _table([q.tokens for q in batch], pad),
+        "position_ids": _table([q.positions for q in batch], 0),
+        "attention_mask": mask.unsqueeze(1),
+        "logits_to_keep": site_mask(batch),
+    }
+
+
+def site_mask(batch: Sequence[Packed]) -> Tensor:
+    """True where a prediction is wanted [B, S]: the model's logits are then [P, V], sequence after sequence."""
+    sites_BS = torch.zeros(len(batch), max(q.length for q in batch), dtype=torch.bool)
+    rows = [row for row, q in enumerate(batch) for _ in q.sites]
+    sites_BS[rows, [site for q in batch for site in q.sites]] = True
+    return sites_BS
+
+
+def prompt_mask(batch: Sequence[Packed]) -> Tensor:
+    """1 for the tokens of each prompt [B, S], 0 for options and pads."""
+    return (_table([q.segments for q in batch], PADDING) == 0).long()
+
+
+def token_mask(batch: Sequence[Packed]) -> Tensor:
+    """1 for every token [B, S], 0 for pads."""
+    return (_table([q.segments for q in batch], PADDING) != PADDING).long()
+
+
+def questions_served(batch: Sequence[Packed]) -> Tensor:
+    """For how many questions each token stands [B, S]: 1, all of a sequence where they share it, 0 for pads."""
+    owners = _table([q.owners for q in batch], PADDING)
+    counts = torch.tensor([len(q.questions) for q in batch]).unsqueeze(1)
+    return torch.where(owners == 0, counts, (owners != PADDING).long())
+
+
+def _sees(labels: Tensor) -> Tensor:
+    """Whether a token may see another by their labels [B, S, S]: those of its own and those of all (0)."""
+    return (labels.unsqueeze(-1) == labels.unsqueeze(-2)) | (labels == 0).unsqueeze(-2)
+
+
+def _table(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    table = torch.full((len(rows), max(map(len, rows))), fill)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = torch.tensor(row)
+    return table

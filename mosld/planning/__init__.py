@@ -1,1 +1,1 @@
-"""What a run needs, before it is started: parameters, memory, FLOPs, hours, and the layout that fits."""
+"""Memory, FLOPs and hours of a run, counted without loading anything."""

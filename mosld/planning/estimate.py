@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from mosld.config import Config, identity, run_directory
-from mosld.config.method_rules import experts_of
-from mosld.planning.keys import PlanKeys
+from mosld.common.process import silence_libraries
+from mosld.config.identity import identity, run_directory
+from mosld.config.method_checks import experts_of
+from mosld.config.schema import Config
+from mosld.planning.arguments import PlanKeys
 from mosld.planning.layouts import RESERVED, first_fitting, layouts, peak
-from mosld.planning.needs import Needs, needs
+from mosld.planning.measure import StepNeeds, needs
 from mosld.planning.workload import Workload, workload
-from mosld.quiet import silence_libraries
 
 
-def estimate(config: Config, keys: PlanKeys, measure: Callable[..., Needs] = needs) -> dict[str, Any]:
+def estimate(config: Config, keys: PlanKeys, measure: Callable[..., StepNeeds] = needs) -> dict[str, Any]:
     """Model, method, exact parameters, memory, FLOPs, hours, and where the run would lie.
 
     Args:
@@ -44,7 +45,7 @@ def estimate(config: Config, keys: PlanKeys, measure: Callable[..., Needs] = nee
     }
 
 
-def _memory(found: Needs, config: Config, keys: PlanKeys) -> dict[str, Any]:
+def _memory(found: StepNeeds, config: Config, keys: PlanKeys) -> dict[str, Any]:
     """The parts of a device's memory in bytes where nothing is cut among several, and the peak with them all."""
     reserved = RESERVED if keys.gpus else 0
     return {
@@ -60,7 +61,7 @@ def _memory(found: Needs, config: Config, keys: PlanKeys) -> dict[str, Any]:
     }
 
 
-def _flops(found: Needs, config: Config, work: Workload) -> dict[str, float | None]:
+def _flops(found: StepNeeds, config: Config, work: Workload) -> dict[str, float | None]:
     """FLOPs for each token of the longest rows: as the run is configured, and with recomputing."""
     cost = found.saving if config.training.gradient_checkpointing and found.saving else found.plain
     tokens = found.rows * work.length
@@ -72,7 +73,7 @@ def _flops(found: Needs, config: Config, work: Workload) -> dict[str, float | No
     }
 
 
-def _hours(found: Needs, config: Config, work: Workload, keys: PlanKeys) -> dict[str, Any]:
+def _hours(found: StepNeeds, config: Config, work: Workload, keys: PlanKeys) -> dict[str, Any]:
     """The machines that are asked about, and the hours on them."""
     assert keys.tflops
     speed = max(keys.gpus, 1) * keys.tflops * 1e12 * keys.utilisation * 3600  # FLOPs an hour
@@ -88,7 +89,7 @@ def _hours(found: Needs, config: Config, work: Workload, keys: PlanKeys) -> dict
     }
 
 
-def _layouts(found: Needs, config: Config, keys: PlanKeys) -> dict[str, Any]:
+def _layouts(found: StepNeeds, config: Config, keys: PlanKeys) -> dict[str, Any]:
     """Bytes on each GPU by layout, and the layout that fits."""
     plain = layouts(found.sizes, found.plain, keys.gpus)
     saving = layouts(found.sizes, found.saving, keys.gpus) if found.saving else plain

@@ -4,15 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mosld.config import Config, UserError, run_directory
-from mosld.config.sweep import Sweep
-from mosld.config.sweep_values import varying
+from mosld.common.errors import UserError
+from mosld.config.identity import run_directory
+from mosld.config.schema import Config
+from mosld.config.sweep import Sweep, varying
+from mosld.planning.arguments import PlanKeys
 from mosld.planning.estimate import estimate
-from mosld.planning.keys import PlanKeys
-from mosld.planning.needs import Needs, needs
+from mosld.planning.measure import StepNeeds, needs
 
 
-def estimate_jobs(sweep: Sweep, keys: PlanKeys, measure: Callable[..., Needs] | None = None) -> list[dict[str, Any]]:
+def estimate_jobs(
+    sweep: Sweep, keys: PlanKeys, measure: Callable[..., StepNeeds] | None = None
+) -> list[dict[str, Any]]:
     """The plan of each run that the sweep makes, with its `overrides`: those that not all jobs share.
 
     Jobs that are the same run stand there once, as they are made once.
@@ -39,11 +42,11 @@ def estimate_jobs(sweep: Sweep, keys: PlanKeys, measure: Callable[..., Needs] | 
     return list(found.values())
 
 
-def remembering(measure: Callable[..., Needs] = needs) -> Callable[..., Needs]:
+def remembering(measure: Callable[..., StepNeeds] = needs) -> Callable[..., StepNeeds]:
     """`needs` that takes a step once for all runs whose shapes are the same: seeds, learning rates, dropout ratios."""
-    known: dict[str, Needs] = {}
+    known: dict[str, StepNeeds] = {}
 
-    def remembered(config: Config, length: int, answer: int, gpus: int) -> Needs:
+    def remembered(config: Config, length: int, answer: int, gpus: int) -> StepNeeds:
         """What a run needs, measured or known."""
         key = repr((_shaping(config), length, answer, gpus))
         if key not in known:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mosld.training import StepCost
+from mosld.planning.dry_run import StepCost
 
 RESERVED = int(1.5 * 2**30)
 """CUDA context, cuBLAS workspace and what the allocator cannot use: an allowance, not measured by us."""
@@ -10,7 +10,7 @@ NODE = 8  # GPUs of one machine
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelBytes:
     """Bytes of a model that is to be trained.
 
     Attributes:
@@ -32,7 +32,7 @@ class Sizes:
     whole: bool = False
 
 
-def layouts(sizes: Sizes, cost: StepCost, gpus: int) -> dict[str, int]:
+def layouts(sizes: ModelBytes, cost: StepCost, gpus: int) -> dict[str, int]:
     """Bytes on each GPU by file of conf/accelerate, the fastest first; files that mosld refuses are not there.
 
     Everything on every GPU (single; ddp, which over several machines is multi_node); the base cut among them, one layer
@@ -51,13 +51,13 @@ def layouts(sizes: Sizes, cost: StepCost, gpus: int) -> dict[str, int]:
     return found
 
 
-def _base_in_parts(sizes: Sizes, cost: StepCost, gpus: int) -> tuple[int, int]:
+def _base_in_parts(sizes: ModelBytes, cost: StepCost, gpus: int) -> tuple[int, int]:
     """Bytes on a GPU with the parts of a frozen base there, and with them on the host."""
     gathered = sizes.rest + 2 * sizes.layer + _own(sizes) + _moving(cost)
     return sizes.weights // gpus + gathered, gathered
 
 
-def _trained_in_parts(sizes: Sizes, cost: StepCost, gpus: int) -> tuple[int, int]:
+def _trained_in_parts(sizes: ModelBytes, cost: StepCost, gpus: int) -> tuple[int, int]:
     """The same where the whole model trains: a part is weights, moments and gradients."""
     # A layer's gradients, and those of the rest, are whole until they are added up. Gradients come as activations go,
     # so the peak is no sum of both: without whole gradients a pass holds most where backward begins, or where it ends.
@@ -71,12 +71,12 @@ def _moving(cost: StepCost) -> int:
     return max(cost.peak, cost.update, 2 * cost.gradients)
 
 
-def _own(sizes: Sizes) -> int:
+def _own(sizes: ModelBytes) -> int:
     """What every GPU has for itself beside the base."""
     return sizes.adapter + sizes.optimiser + RESERVED
 
 
-def peak(sizes: Sizes, cost: StepCost) -> int:
+def peak(sizes: ModelBytes, cost: StepCost) -> int:
     """Most bytes at once where all weights lie on one device: in backward, or in the optimiser's step."""
     return sizes.weights + sizes.adapter + sizes.optimiser + max(cost.peak, cost.update)
 

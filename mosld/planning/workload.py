@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from mosld.config import Config
-from mosld.data import load_dataset
+from mosld.config.schema import Config
+from mosld.data.dataset import load_dataset
 from mosld.data.mixing import Order, quotas
 from mosld.data.tasks import TASKS
 from mosld.training.optim import total_steps

@@ -1,1 +1,1 @@
-"""From the files of finished runs to tables, figures and numbers; nothing is trained or scored."""
+"""Tables and figures of finished runs, from their files alone."""

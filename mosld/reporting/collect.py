@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mosld.config import UserError
-from mosld.logging.results import SCHEMA_VERSION
+from mosld.common.errors import UserError
 from mosld.reporting.run import Run
+from mosld.runs.results import SCHEMA_VERSION
 
 
 @dataclass

@@ -6,11 +6,10 @@ from functools import partial
 
 from matplotlib.ticker import EngFormatter, LogLocator
 
-from mosld.reporting.blocks import Block, Row
-from mosld.reporting.drawing import Drawn, finish, grouped_bars, heat_map, legend, line_style, new_axes, style, write_in
-from mosld.reporting.names import shape_name
+from mosld.reporting.blocks import ALLOCATION, Block, Row, grids, sweeps
+from mosld.reporting.run import shape_name
 from mosld.reporting.significance import mean_and_spread
-from mosld.reporting.sweeps import ALLOCATION, grids, sweeps
+from mosld.reporting.style import Drawn, finish, grouped_bars, heat_map, legend, line_style, new_axes, style, write_in
 from mosld.reporting.table import Table
 from mosld.reporting.tables import AVERAGE
 

@@ -5,15 +5,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mosld.config import UserError, nearest
+from mosld.common.errors import UserError, nearest
 from mosld.reporting.blocks import Block, Row
 from mosld.reporting.compare import LEVEL, Comparer, comparison_table, marks
-from mosld.reporting.paper import paper_table
 from mosld.reporting.table import Table
-from mosld.reporting.tables import cost_table, gains_table, scores_table
+from mosld.reporting.tables import cost_table, gains_table, paper_table, scores_table
 
 if TYPE_CHECKING:
-    from mosld.reporting.drawing import Drawn
+    from mosld.reporting.style import Drawn
 
 USUAL = "mosld"  # what rows are compared with where it is there and nothing else is asked for
 MOST_FIGURES = 14  # of a section: a sweep over everything would be hundreds
@@ -105,7 +104,8 @@ def _with_star(table: Table, starred: bool, other: str) -> Table:
 
 def draw(sections: Sequence[Section], comparer: Comparer) -> None:
     """Add to each section the figures for which there are runs; imports matplotlib."""
-    from mosld.reporting import across, figures
+    from mosld.reporting import figures
+    from mosld.reporting import figures_across as across
 
     for section in sections:
         block = section.block

@@ -1,8 +1,8 @@
 """What differs by the way in which processes share a model: adding up gradients, and where weights and moments lie.
 
 `Engine` itself serves whole models, of one process or of several (DDP), and adapters on a shared base; `SharedEngine`
-serves models that train in parts. A step asks its engine, in this order: `backward` for each micro-batch, `add_up`
-once, then `update` or not, then `forget`. Checkpoints ask it for whole tensors and give them back.
+serves sharded models. A step calls its engine in this order: `backward` for each micro-batch, `reduce_gradients` once,
+`update` if the gradients are finite, `zero_grad`. Checkpoints read whole tensors from it and load them back.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mosld.model import Processes
-from mosld.model.gathering import fill, local, whole
+from mosld.distributed.processes import Processes
+from mosld.distributed.tensors import gather, local, scatter
 from mosld.training.optim import trained_parameters
 from mosld.training.tensor_files import SavedTensors
 
@@ -45,7 +45,7 @@ class Engine:
         """Add the gradients of a micro-batch, in this process or in all."""
         loss.backward()
 
-    def add_up(self, sums: Tensor, stop: bool, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+    def reduce_gradients(self, sums: Tensor, stop: bool, limit: float) -> tuple[Tensor, Tensor, Tensor]:
         """End the gathering of a step's gradients: they are those of all processes, clipped.
 
         Args:
@@ -66,7 +66,7 @@ class Engine:
             if parameter.grad is None:  # fewer micro-batches than processes
                 parameter.grad = torch.zeros_like(parameter)
         gradients: list[Any] = [parameter.grad for parameter in self.parameters]
-        flat = self.processes.add(torch.cat([*(g.flatten() for g in gradients), sums, flag[None]]))
+        flat = self.processes.all_reduce(torch.cat([*(g.flatten() for g in gradients), sums, flag[None]]))
         *parts, sums, flag = flat.split([*(g.numel() for g in gradients), len(sums), 1])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
@@ -78,7 +78,7 @@ class Engine:
             group["lr"] = rate
         self.optimizer.step()
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         """Drop the gradients."""
         self.optimizer.zero_grad()
 
@@ -86,35 +86,35 @@ class Engine:
         """Whether all weights are finite numbers; the same answer in every process."""
         return bool(torch.stack([local(weight).isfinite().all() for weight in self.parameters]).all())
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Training is over: the model is itself again, to be scored and saved."""
 
     def weights(self) -> Named:
         """The trained weights by name, one after the other: whole in the main process, None in the others."""
         for name, parameter in trained_parameters(self.model).items():
-            yield name, whole(parameter, self.processes)
+            yield name, gather(parameter, self.processes)
 
-    def moments(self) -> Named:
+    def optimizer_state(self) -> Named:
         """What the optimiser keeps of each weight, as `weights` does, by "<name>|<key>"."""
         names = list(trained_parameters(self.model))
         for index, entries in self.optimizer.state_dict()["state"].items():
             for key, value in entries.items():
-                yield f"{names[index]}|{key}", whole(value, self.processes)
+                yield f"{names[index]}|{key}", gather(value, self.processes)
 
-    def put_weights(self, saved: SavedTensors | None) -> None:
+    def load_weights(self, saved: SavedTensors | None) -> None:
         """Put saved weights back, which the main process alone reads."""
         for name, parameter in trained_parameters(self.model).items():
-            fill(parameter.data, saved.read(name) if saved else None, self.processes)
+            scatter(parameter.data, saved.read(name) if saved else None, self.processes)
 
-    def put_moments(self, saved: SavedTensors | None) -> None:
+    def load_optimizer_state(self, saved: SavedTensors | None) -> None:
         """Put back what the optimiser kept, which the main process alone reads."""
         trained, state = trained_parameters(self.model), dict[int, dict[str, Tensor]]()
         places = {name: index for index, name in enumerate(trained)}
-        kept: Iterable[tuple[str, bool]] = self.processes.from_main(saved and saved.listed())
+        kept: Iterable[tuple[str, bool]] = self.processes.broadcast(saved and saved.listed())
         for entry, number in kept:
             name, _, key = entry.rpartition("|")
             value = torch.zeros(()) if number else torch.empty_like(trained[name].data)
-            fill(value, saved.read(entry) if saved else None, self.processes)
+            scatter(value, saved.read(entry) if saved else None, self.processes)
             state.setdefault(places[name], {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
@@ -125,11 +125,13 @@ class SharedEngine(Engine):
     FSDP has added up each gradient by the end of its backward pass, so one small exchange a step remains.
     """
 
-    def add_up(self, sums: Tensor, stop: bool, limit: float) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Engine.add_up`; the norm is that of all parts together."""
+    def reduce_gradients(self, sums: Tensor, stop: bool, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Engine.reduce_gradients`; the norm is that of all parts together."""
         parts = self.parts()
         square = nn.utils.get_total_norm(parts).square().to(sums)
-        *numbers, square, flag = self.processes.add(torch.stack([*sums, square, torch.full_like(square, float(stop))]))
+        *numbers, square, flag = self.processes.all_reduce(
+            torch.stack([*sums, square, torch.full_like(square, float(stop))])
+        )
         norm = square.sqrt()
         shrink = torch.clamp(limit / (norm + 1e-6), max=1.0)
         torch._foreach_mul_(parts, shrink.to(parts[0].device))
@@ -141,4 +143,4 @@ class SharedEngine(Engine):
 
     def finite(self) -> bool:
         """As `Engine.finite`; each process looks at its own parts."""
-        return all(self.processes.gather(super().finite()))
+        return all(self.processes.all_gather(super().finite()))

@@ -1,25 +1,68 @@
 """The training loop: steps, measurements, validations, checkpoints. It goes on exactly where a run stopped."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosld.config import TrainingConfig
-from mosld.data.batches import Example
+from mosld.common.files import damage
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
 from mosld.data.mixing import Order
-from mosld.evaluation import Evaluation
-from mosld.logging import Console, MetricsLog
-from mosld.logging.manifest import damage
-from mosld.training.checkpoint import Checkpoints
-from mosld.training.guard import report_skipped, require_finite
-from mosld.training.memory import TRYING, fit_micro_batch, most_rows, naming_the_knobs
+from mosld.evaluation.evaluate import Evaluation
+from mosld.runs.console import Console
+from mosld.runs.results import MetricsLog
+from mosld.training.checkpoint import Checkpoints, Progress, load_state, load_weights, save_state, save_weights
+from mosld.training.engine import Engine
+from mosld.training.memory import TRYING, explain_oom, fit_micro_batch, most_rows
 from mosld.training.optim import learning_rate, total_steps
 from mosld.training.room import surely_fits
-from mosld.training.state import Progress, load_state, load_weights, save_state, save_weights
+from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper, StepResult
-from mosld.training.stop import StopSignals
+
+# PART: What happens when loss or gradient is not finite: the step is left out and named, and three in a row end the
+# run.
+
+
+MAX_SKIPPED = 3  # steps in a row
+
+
+class DivergedError(RuntimeError):
+    """Loss or gradient was not finite several steps in a row; the weights are those of the last good step."""
+
+
+def report_skipped(console: Console, progress: Progress, result: StepResult, examples: Sequence[Example]) -> None:
+    """Name the step that was left out and its rows.
+
+    Raises:
+        DivergedError: it was the last of several.
+    """
+    ids = ", ".join(f"{example.row.task}:{example.row.id}" for example in examples)
+    console.say(
+        f"step {progress.step} left out: loss {result.cross_entropy}, gradient norm {result.grad_norm}; its rows: {ids}"
+    )
+    if progress.skipped_in_a_row >= MAX_SKIPPED:
+        raise DivergedError(
+            f"loss or gradient was not finite {MAX_SKIPPED} steps in a row, up to step {progress.step}; the weights "
+            "are those of the last good step. Lower training.learning_rate, or look at the rows named above."
+        )
+
+
+def require_finite(engine: Engine, step: int) -> None:
+    """Refuse weights that are not finite: a finite gradient with too large a rate can make them so.
+
+    Raises:
+        DivergedError: they are not, and no checkpoint shall hold them.
+    """
+    if not engine.finite():
+        raise DivergedError(
+            f"a weight was not finite at step {step}; the checkpoints written before are whole. Lower "
+            "training.learning_rate."
+        )
+
+
+# PART: The training loop: steps, measurements, validations, checkpoints. It goes on exactly where a run stopped.
 
 
 @dataclass
@@ -76,7 +119,7 @@ class Loop:
             MetricsLog(self.metrics_path, progress.step) as metrics,
             self.console.progress("training", total, progress.step) as advance,
             self.stop.waiting(),
-            naming_the_knobs(self.config.micro_batch_size),
+            explain_oom(self.config.micro_batch_size),
         ):
             while progress.step < total:
                 advance(self._step(metrics, progress, total))
@@ -96,13 +139,13 @@ class Loop:
 
     def _resume(self) -> Progress:
         processes = self.stepper.processes
-        newest = processes.from_main(self.checkpoints.newest(self.console.say) if processes.main else None)
+        newest = processes.broadcast(self.checkpoints.newest(self.console.say) if processes.main else None)
         if newest is None:
             return Progress()
         progress = load_state(self.stepper.engine, newest)
         self.console.say(f"resuming from {newest.name}")
         best = self.checkpoints.best(progress.best_step)
-        if progress.best_step and processes.from_main(processes.main and any(damage(best))):
+        if progress.best_step and processes.broadcast(processes.main and any(damage(best))):
             self.console.say(f"the best weights, of step {progress.best_step}, are damaged: chosen anew from here")
             progress.best_score, progress.best_step = -1.0, 0
         return progress
@@ -134,13 +177,13 @@ class Loop:
             require_finite(self.stepper.engine, progress.step)
         best = validating and self._validate(metrics, progress)
         if validating:  # it takes long: a signal may have come meanwhile, to any process
-            stopping = any(processes.gather(stopping or self._asked_to_stop()))
+            stopping = any(processes.all_gather(stopping or self._asked_to_stop()))
         # A new best is checkpointed at once: the best weights on disk are always those that a checkpoint knows of.
         if best or due or stopping:
             self._save(metrics, progress)
         if stopping:
             self.console.say(f"{self.stop.requested or 'a signal'}: step {progress.step} is saved")
-            processes.from_main(None)  # a launcher that sees one process end soon kills the others: not while one saves
+            processes.broadcast(None)  # a launcher that sees one process end soon kills the others: not while one saves
             raise KeyboardInterrupt
 
     def _asked_to_stop(self) -> bool:
@@ -205,7 +248,7 @@ class Loop:
 
     def _load_best(self, progress: Progress) -> None:
         processes, best = self.stepper.processes, self.checkpoints.best(progress.best_step)
-        faults = processes.from_main(list(damage(best)) if processes.main else None)
+        faults = processes.broadcast(list(damage(best)) if processes.main else None)
         if faults:
             self.console.say(f"{best.name} is damaged ({faults[0]}): the weights of the last step are kept instead")
             progress.best_step = progress.step

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-from mosld.config import UserError
-from mosld.data.batches import Example
+from mosld.common.errors import UserError
+from mosld.data.encoding import Example
 from mosld.training.step import Stepper
 
 TRYING = "trying the longest micro-batch"  # what a person is told meanwhile
@@ -38,7 +38,7 @@ def fit_micro_batch(stepper: Stepper, examples: list[Example], asked: int | str,
     while True:
         fits = _fits(stepper, examples, size)
         alone = stepper.processes.sharded and not fits  # the others wait for its part of a layer, not for its answer
-        if not alone and all(stepper.processes.gather(fits)):
+        if not alone and all(stepper.processes.all_gather(fits)):
             return size
         if asked != "auto" or size == 1:
             rows = min(size, len(examples))
@@ -56,7 +56,7 @@ def _fits(stepper: Stepper, examples: list[Example], size: int) -> bool:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        stepper.engine.forget()
+        stepper.engine.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return False
@@ -64,7 +64,7 @@ def _fits(stepper: Stepper, examples: list[Example], size: int) -> bool:
 
 
 @contextmanager
-def naming_the_knobs(asked: int | str) -> Iterator[None]:
+def explain_oom(asked: int | str) -> Iterator[None]:
     """Training, in which memory can still run out after the trial: the optimiser's state comes with the first step.
 
     Raises:

@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import nn
 
 from mosld.adapters.bank import ExpertBank
-from mosld.data.batches import Example
+from mosld.data.encoding import Example
 from mosld.training.optim import trained_parameters
 from mosld.training.step import Stepper
 
@@ -30,10 +30,10 @@ ROOT = Path("/")
 
 def surely_fits(stepper: Stepper, examples: Sequence[Example], size: int) -> bool:
     """Whether micro-batches of up to `size` rows fit into every process's memory beyond doubt; the same in all."""
-    team = stepper.processes
-    if team.device.type != "cpu" or team.sharded:
+    group = stepper.processes
+    if group.device.type != "cpu" or group.sharded:
         return False
-    needed, free = zip(*team.gather((bound(stepper.model, examples, size), free_memory())), strict=True)
+    needed, free = zip(*group.all_gather((bound(stepper.model, examples, size), free_memory())), strict=True)
     return sum(needed) <= SHARE * min(free)  # as if all were on one machine
 
 

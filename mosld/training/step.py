@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from mosld.data.batches import Example, answer_tokens
-from mosld.model import Processes
-from mosld.training.layout import Layout
-from mosld.training.zero import make_engine
+from mosld.data.encoding import Example, answer_tokens
+from mosld.distributed.processes import Processes
+from mosld.training.batching import BatchBuilder
+from mosld.training.zero_engine import make_engine
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Stepper:
         """
         self.model, self.processes = model, processes
         self.engine = make_engine(model, optimizer, processes, low_precision)
-        self.layout = Layout(model, pad, domains, processes.device)
+        self.layout = BatchBuilder(model, pad, domains, processes.device)
         self.seed, self.max_norm, self.weight, self.low_precision = seed, max_norm, weight, low_precision
 
     def step(
@@ -96,7 +96,7 @@ class Stepper:
         size = min(micro_batch_size, -(-len(examples) // self.processes.count))
         batches = list(enumerate(self.layout.split(examples, size)))
         routed = False
-        for (index, batch), counts in self.processes.share(batches):
+        for (index, batch), counts in self.processes.shard(batches):
             torch.manual_seed(_seed(self.seed, number, index))
             outputs = self._forward(batch, total)
             if not counts:  # run in step with the others, who hold parts of the model
@@ -109,13 +109,13 @@ class Stepper:
                 aux = outputs.aux_loss.detach() * (answer_tokens(batch) / total)
             sums += torch.stack([loss - self.weight * aux, aux])
         limit = float("inf") if self.max_norm is None else self.max_norm
-        sums, norm, stopping = self.engine.add_up(sums, stop(), limit)
+        sums, norm, stopping = self.engine.reduce_gradients(sums, stop(), limit)
         # The only host read of a step; it comes before the update, so that no weight is ever poisoned.
         cross_entropy, auxiliary, grad_norm, stopping = torch.stack([*sums, norm, stopping]).tolist()
         applied = all(map(math.isfinite, (cross_entropy, auxiliary, grad_norm)))
         if applied:
             self.engine.update(learning_rate)
-        self.engine.forget()
+        self.engine.zero_grad()
         tokens = sum(len(example.tokens) for example in examples)
         return StepResult(cross_entropy, auxiliary if routed else None, grad_norm, tokens, applied, stopping > 0)
 
@@ -124,7 +124,7 @@ class Stepper:
         batch = sorted(examples, key=lambda example: -len(example.tokens))[:micro_batch_size]
         self.model.train()
         self.engine.backward(self._forward(batch, answer_tokens(batch)).loss)
-        self.engine.forget()
+        self.engine.zero_grad()
         return len(batch), len(batch[0].tokens)
 
     def _forward(self, batch: Sequence[Example], total: int) -> Any:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mosld.config import UserError
+from mosld.common.errors import UserError
 
 MOST = 4 * 2**30  # bytes of one file, and so what is held in memory before it is written
 

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cases import Case, Outcome, command, weights
-from nursery import nursery
+from tests.helpers.cases import Case, Outcome, command, weights
+from tests.helpers.fork_server import nursery
 
 METHODS = (
     "full", "hydralora", "lora", "mixlora", "moa", "mola", "molora", "mosl", "mosld", "mosld_b", "prefix", "sira"
@@ -55,7 +55,7 @@ def cases(full: bool) -> list[Case]:
 
 def _cells(count: int, cells: list[Cell], to_the_end: bool, folder: Path) -> Outcome:
     children = nursery().start_several(
-        count, "row01_resume:prove", [str(folder), cells, to_the_end], folder / "log"
+        count, "tests.reliability.row01_resume:prove", [str(folder), cells, to_the_end], folder / "log"
     )  # all of one run
     codes = [nursery().wait(child, 1800) for child in children]
     if codes != [0] * count:
@@ -65,26 +65,26 @@ def _cells(count: int, cells: list[Cell], to_the_end: bool, folder: Path) -> Out
 
 def prove(place: str, cells: list[Cell], to_the_end: bool) -> int:
     """In each process of a run: every cell at every step; the main one writes what failed."""
-    from mosld.model import processes
+    from mosld.distributed.processes import processes
 
-    team, folder, failures, count = processes(), Path(place), list[str](), 0
+    group, folder, failures, count = processes(), Path(place), list[str](), 0
     for method, micro in cells:
         straight = folder / f"{method}-{micro}"
         steps = STEPS if to_the_end else 4
         wanted = _run(straight, method, micro, steps)
         for step in range(1, steps):
             again, until = folder / f"{method}-{micro}-{step}", steps if to_the_end else step + 1
-            if team.main:
+            if group.main:
                 shutil.copytree(straight / f"step-{step:06d}", again / f"step-{step:06d}")
-            team.from_main(None)
+            group.broadcast(None)
             rows = _run(again, method, micro, until)
             count += 1
             same = rows == wanted[step:until]
-            if team.main and not (same and _sums(straight, until) == _sums(again, until)):
+            if group.main and not (same and _sums(straight, until) == _sums(again, until)):
                 failures.append(
                     f"{method}, {micro} rows a pass, from step {step}: rows {'alike' if same else 'differ'}"
                 )
-    if team.main:
+    if group.main:
         (folder / "outcome.json").write_text(json.dumps({"cases": count, "failures": failures}))
     return 0
 
@@ -97,7 +97,7 @@ def _sums(folder: Path, step: int) -> list[Any]:
 
 def _run(folder: Path, method: str, micro: int, until: int) -> list[list[str]]:
     """Train, or go on, up to a step; returns the ids of the rows of every step taken."""
-    from small import small_loop
+    from tests.helpers.toy_runs import small_loop
 
     loop, rows = small_loop(folder, method, micro, STEPS), list[list[str]]()
     take = loop.stepper.step

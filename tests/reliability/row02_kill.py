@@ -3,11 +3,11 @@
 from functools import partial
 from pathlib import Path
 
-from cases import Case, Outcome, command, newest_step, status, weights
-from nursery import nursery
+from tests.helpers.cases import Case, Outcome, command, newest_step, status, weights
+from tests.helpers.fork_server import nursery
 
 STEP = {"inside": "mosld.training.checkpoint:Checkpoints.save_step", "call": 2}  # of steps 2, 4, 6: the second
-ADAPTER = {"inside": "mosld.stages:Stages.save_trained", "call": 1}
+ADAPTER = {"inside": "mosld.recipes.context:Stages.save_trained", "call": 1}
 SAVES = {"checkpoint": STEP, "adapter": ADAPTER}
 
 
@@ -34,8 +34,15 @@ def _every_point(folder: Path) -> Outcome:
             operation += 1
             place = folder / f"{when}-{operation}"
             fault = {**STEP, "call": 3, "operation": operation, "when": when, "do": "SIGKILL"}
-            code = nursery().wait(nursery().start("row02_kill:save_three", [str(place)], folder / "log", [fault])) or 0
-            newest = nursery().wait(nursery().start("row02_kill:newest", [str(place)], folder / "log"))
+            code = (
+                nursery().wait(
+                    nursery().start("tests.reliability.row02_kill:save_three", [str(place)], folder / "log", [fault])
+                )
+                or 0
+            )
+            newest = nursery().wait(
+                nursery().start("tests.reliability.row02_kill:newest", [str(place)], folder / "log")
+            )
             outcome.cases += 1
             if newest not in (2, 3) or (code == 0 and newest != 3):
                 outcome.failures.append(f"{when} operation {operation}: exit {code}, the newest is step {newest}")

@@ -5,8 +5,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from cases import Case, Outcome, command, weights
-from nursery import nursery
+from tests.helpers.cases import Case, Outcome, command, weights
+from tests.helpers.fork_server import nursery
 
 
 def cases(full: bool) -> list[Case]:

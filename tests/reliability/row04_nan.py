@@ -4,9 +4,10 @@ import re
 from functools import partial
 from pathlib import Path
 
-from cases import Case, command, metrics, newest_step, status
-from nursery import nursery
 from safetensors.torch import load_file
+
+from tests.helpers.cases import Case, command, metrics, newest_step, status
+from tests.helpers.fork_server import nursery
 
 FORWARD = "mosld.training.step:Stepper._forward"  # called once for each micro-batch: none is tried before step 1
 

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cases import Case, Outcome, toy_data
+from tests.helpers.cases import Case, Outcome, toy_data
 
-TABLES = Path(__file__).resolve().parents[1] / "data"  # the kinds, with the words that name each
+TABLES = Path(__file__).resolve().parents[1] / "unit" / "data"  # the kinds, with the words that name each
 # The command itself; whether it came as far as loading what a model needs.
 TRAIN = "import sys; from mosld.train import main; code = main(sys.argv[1:]); print('torch' in sys.modules); exit(code)"
 
@@ -34,8 +34,9 @@ def _table(name: str) -> Any:
 
 
 def _all_at_once(folder: Path) -> Outcome:
-    from mosld.config import DataConfig, SourceConfig, UserError
-    from mosld.data import load_dataset
+    from mosld.common.errors import UserError
+    from mosld.config.schema import DataConfig, SourceConfig
+    from mosld.data.dataset import load_dataset
 
     table = _table("test_jsonl")
     path = toy_data(folder / "data") / "obqa" / "train.jsonl"

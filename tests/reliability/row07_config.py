@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from cases import Case, Outcome
+from tests.helpers.cases import Case, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "tests" / "config" / "test_refusals.py"  # the faults, with the words that each message must have

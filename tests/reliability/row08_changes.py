@@ -4,8 +4,8 @@ import json
 from functools import partial
 from pathlib import Path
 
-from cases import Case, command, status
-from nursery import nursery
+from tests.helpers.cases import Case, command, status
+from tests.helpers.fork_server import nursery
 
 KEYS = {
     "method.rank=4": "method.rank: was 8, is 4",

@@ -7,8 +7,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from cases import Case, Outcome, command, status, weights
-from nursery import nursery
+from tests.helpers.cases import Case, Outcome, command, status, weights
+from tests.helpers.fork_server import nursery
 
 JOBS = 12
 FAIL = {2: "error", 5: "SIGKILL", 8: "memory"}  # by seed: a bug, a death, too little memory
@@ -36,7 +36,7 @@ def _arguments(folder: Path, seeds: str) -> list[str]:
 
 
 def _start(folder: Path, arguments: list[str], faults: list[dict], log: str) -> int:
-    return nursery().start("row09_sweep:train_in", [str(folder), arguments], folder / log, faults)
+    return nursery().start("tests.reliability.row09_sweep:train_in", [str(folder), arguments], folder / log, faults)
 
 
 def _run(folder: Path, seed: int) -> Path:
@@ -50,7 +50,7 @@ def _summary(folder: Path) -> dict:
 
 
 def _faults() -> list[dict]:
-    place = "mosld.stages:Stages.make_loop"
+    place = "mosld.recipes.context:Stages.make_loop"
     return [{"at": place, "call": 1, "only": f"Config(seed={seed},", "do": what} for seed, what in FAIL.items()]
 
 

@@ -4,8 +4,8 @@ import json
 from functools import partial
 from pathlib import Path
 
-from cases import Case, command, losses, status
-from nursery import nursery
+from tests.helpers.cases import Case, command, losses, status
+from tests.helpers.fork_server import nursery
 
 TRIAL = "mosld.training.step:Stepper.try_longest"
 LITTLE = {  # where there is plenty for so small a model, nothing is tried

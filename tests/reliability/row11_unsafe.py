@@ -7,8 +7,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from cases import Case, command, toy_data
-from nursery import nursery
+from tests.helpers.cases import Case, command, toy_data
+from tests.helpers.fork_server import nursery
 
 
 class Bomb:
@@ -50,7 +50,7 @@ def _evaluate(arguments: list[str], log: Path) -> int | None:
 
 
 def _checkpoint(folder: Path, mark: Path) -> None:
-    from mosld.logging.manifest import write_folder
+    from mosld.common.files import write_folder
 
     stop = {"at": "mosld.training.step:Stepper.step", "call": 2, "do": "SIGTERM"}
     assert nursery().train(command(folder), folder / "log", [stop]) == 75

@@ -3,8 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from cases import Case, command
-from nursery import nursery
+from tests.helpers.cases import Case, command
+from tests.helpers.fork_server import nursery
 
 KEY = "f00dfeedf00dfeedf00dfeedf00dfeedf00dfeed"
 TOKEN = "hf_plantedplantedplantedplanted"
@@ -64,6 +64,6 @@ def _error(folder: Path) -> None:
 
 
 def _commit(folder: Path) -> None:
-    from mosld.config import load_config
+    from mosld.config.compose import load_config
 
     assert load_config(["model=llama2_7b", f"model.revision={KEY}"]).model.revision == KEY

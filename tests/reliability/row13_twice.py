@@ -3,8 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from cases import Case, Outcome, command, losses, weights
-from nursery import nursery
+from tests.helpers.cases import Case, Outcome, command, losses, weights
+from tests.helpers.fork_server import nursery
 
 METHODS = ("lora", "hydralora", "mixlora", "moa", "mola", "molora", "mosl", "mosld", "mosld_b", "prefix", "sira")
 CLOSE = 1e-6

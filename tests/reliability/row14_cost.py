@@ -5,8 +5,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from cases import Case, Outcome, command, metrics
-from nursery import nursery
+from tests.helpers.cases import Case, Outcome, command, metrics
+from tests.helpers.fork_server import nursery
 
 SHARE = 0.01
 
@@ -26,7 +26,7 @@ def _logged(folder: Path) -> None:
 
 
 def _default(steps: int, folder: Path) -> Outcome:
-    child = nursery().start("row14_cost:measure", [str(folder), steps], folder / "log")
+    child = nursery().start("tests.reliability.row14_cost:measure", [str(folder), steps], folder / "log")
     assert nursery().wait(child, 1800) == 0, (folder / "log").read_text()
     share = json.loads((folder / "cost.json").read_text())["share"]
     return Outcome(1, [] if share < SHARE else [f"{100 * share:.2f} % of the time"], share)
@@ -38,13 +38,12 @@ def measure(place: str, steps: int) -> int:
     That is: the checkpoints, the best weights, and the look at whether weights are finite. The trial before step 1 is
     measured beside it: once a run it takes as long as the longest micro-batch does.
     """
-    from mosld.config import load_config
-    from mosld.data import load_dataset
-    from mosld.logging import Console
-    from mosld.stages import Stages, load_on_device
-    from mosld.training import Checkpoints, Progress
-    from mosld.training.guard import require_finite
-    from mosld.training.state import save_state, save_weights
+    from mosld.config.compose import load_config
+    from mosld.data.dataset import load_dataset
+    from mosld.recipes.context import Stages, load_on_device
+    from mosld.runs.console import Console
+    from mosld.training.checkpoint import Checkpoints, Progress, save_state, save_weights
+    from mosld.training.loop import require_finite
 
     config = load_config(["logger=files"])
     training = config.training

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cases import Case, Outcome, command, newest_step, status, weights
-from nursery import HERE, ROOT, nursery
+from tests.helpers.cases import Case, Outcome, command, newest_step, status, weights
+from tests.helpers.fork_server import ROOT, nursery
 
 STEP = "mosld.training.step:Stepper.step"
 SECONDS = 40.0  # of which torchrun takes about eight to start and to end
@@ -49,7 +49,7 @@ def cases(full: bool) -> list[Case]:
     ]
 
 
-SCORING = {"at": "mosld.stages:Stages.score", "call": 2, "do": "error"}
+SCORING = {"at": "mosld.recipes.context:Stages.score", "call": 2, "do": "error"}
 NAN = {"at": "mosld.training.step:Stepper._forward", "call": 2, "until": 99, "when": "after", "do": "nan"}
 
 
@@ -59,7 +59,7 @@ def _launch(arguments: list[str], log: Path, faults: dict[str, Any] | None = Non
     with log.open("a") as out:
         done = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-             str(HERE / "faulty_train.py"), *arguments],
+             str(ROOT / "tests" / "helpers" / "faulty_train.py"), *arguments],
             cwd=ROOT, stdout=out, stderr=out, timeout=100,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "FAULTS": json.dumps(faults or {})},
         )  # fmt: skip
@@ -106,7 +106,7 @@ def _other_count(folder: Path) -> None:
 
 def _full_disk(folder: Path) -> None:
     assert nursery().train(command(folder, f"output_dir={folder / 'one'}"), folder / "log-one") == 0
-    for number, place in enumerate(("mosld.training.tensor_files:save_file", "mosld.logging.metrics:MetricsLog.write")):
+    for number, place in enumerate(("mosld.training.tensor_files:save_file", "mosld.runs.results:MetricsLog.write")):
         run = command(folder, f"output_dir={folder / f'run{number}'}")
         code = nursery().train(run, folder / f"log{number}", [{"at": place, "call": 4, "until": 99, "do": "full"}])
         said = (folder / f"log{number}").read_text()

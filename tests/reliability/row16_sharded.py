@@ -4,9 +4,10 @@ import json
 from functools import partial
 from pathlib import Path
 
-from cases import Case, Outcome, command, losses, weights
-from nursery import nursery
 from safetensors.torch import load_file
+
+from tests.helpers.cases import Case, Outcome, command, losses, weights
+from tests.helpers.fork_server import nursery
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 STEP = "mosld.training.step:Stepper.step"

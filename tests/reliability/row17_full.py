@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from cases import Case, Outcome, command, losses
-from nursery import nursery
-from row16_sharded import CLOSE, EVEN, FSDP, MIXED, STEP, UNEVEN
 from safetensors.torch import load_file
+
+from tests.helpers.cases import Case, Outcome, command, losses
+from tests.helpers.fork_server import nursery
+from tests.reliability.row16_sharded import CLOSE, EVEN, FSDP, MIXED, STEP, UNEVEN
 
 WHOLE = "model/model.safetensors"
 NAN = {"at": "mosld.training.step:Stepper._forward", "call": 3, "when": "after", "do": "nan"}
@@ -114,7 +115,7 @@ def _other_engine(folder: Path) -> Outcome:
 
 
 def _parts(folder: Path) -> None:
-    children = nursery().start_several(2, "row17_full:prove", [], folder / "log", **FSDP)
+    children = nursery().start_several(2, "tests.reliability.row17_full:prove", [], folder / "log", **FSDP)
     assert [nursery().wait(child) for child in children] == [0, 0], (folder / "log-0").read_text()[-3000:]
     run = _run(folder, "run", *UNEVEN)
     codes = nursery().train_several(2, run, folder / "log-nan", {1: [NAN]}, **FSDP)
@@ -127,24 +128,25 @@ def _parts(folder: Path) -> None:
 
 def prove() -> int:
     """In each of two processes: half of every weight and of both moments; tied weights are one; the steps of one."""
-    from small import small_examples
     from torch.distributed.tensor import DTensor
 
     from mosld.adapters.adapt import adapt_with
-    from mosld.config import TrainingConfig
-    from mosld.config.parts import method_config, model_config
-    from mosld.model import load_base, processes
-    from mosld.model.load import load_placed
-    from mosld.training import Stepper, make_optimizer, ready_to_train
+    from mosld.config.groups import method_config, model_config
+    from mosld.config.schema import TrainingConfig
+    from mosld.distributed.processes import processes
+    from mosld.models.load import load_base, load_placed
     from mosld.training.engine import SharedEngine
+    from mosld.training.optim import make_optimizer, ready_to_train
+    from mosld.training.step import Stepper
+    from tests.helpers.toy_runs import small_examples
 
-    team, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
+    group, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
     method, allocation = method_config("full", None, {})
-    shared = ready_to_train(adapt_with(load_placed(model_config("tiny", {}), team)[0], method, allocation, 0), False)
+    shared = ready_to_train(adapt_with(load_placed(model_config("tiny", {}), group)[0], method, allocation, 0), False)
     alone = ready_to_train(adapt_with(load_base("tiny")[0], method, allocation, 0), False)
     steppers = [
         Stepper(model, make_optimizer(model, config), processes=who, pad=259, max_norm=0.5)
-        for model, who in ((shared, team), (alone, type(team)(0, 1, team.device)))
+        for model, who in ((shared, group), (alone, type(group)(0, 1, group.device)))
     ]
     assert isinstance(steppers[0].engine, SharedEngine)
     assert not isinstance(steppers[1].engine, SharedEngine)
@@ -159,6 +161,6 @@ def prove() -> int:
             assert isinstance(tensor, DTensor)
             assert tensor.to_local().shape[0] == tensor.shape[0] // 2
     for (name, ours), (_, theirs) in zip(*(stepper.engine.weights() for stepper in steppers), strict=True):
-        assert (ours is None) == (not team.main), name
+        assert (ours is None) == (not group.main), name
         assert ours is None or torch.allclose(ours, theirs, atol=1e-5), name
     return 0

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import Case, Outcome, command, losses
-from nursery import nursery
-from row16_sharded import CLOSE, EVEN, MIXED, UNEVEN
-from row17_full import killed_and_resumed
 from safetensors.torch import load_file
+
+from tests.helpers.cases import Case, Outcome, command, losses
+from tests.helpers.fork_server import nursery
+from tests.reliability.row16_sharded import CLOSE, EVEN, MIXED, UNEVEN
+from tests.reliability.row17_full import killed_and_resumed
 
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 ZERO3 = {**ZERO2, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
@@ -93,7 +94,9 @@ def _killed(environment: dict[str, str], method: str, folder: Path) -> None:
 
 def _parts(folder: Path) -> None:
     for environment, proof in ((ZERO2, "prove_stage_2"), (ZERO3, "prove_stage_3")):
-        children = nursery().start_several(2, f"row18_zero:{proof}", [], folder / proof, **environment)
+        children = nursery().start_several(
+            2, f"tests.reliability.row18_zero:{proof}", [], folder / proof, **environment
+        )
         codes = [nursery().wait(child) for child in children]
         assert codes == [0, 0], (folder / f"{proof}-0").read_text()[-3000:]
     run = _run(folder, "run", "mosld", *UNEVEN, *SMALL)
@@ -114,23 +117,23 @@ def prove_stage_3() -> int:
 
 
 def _prove(method: str, options: dict) -> int:
-    from small import small_examples
-
     from mosld.adapters.adapt import adapt_with
-    from mosld.config import TrainingConfig
-    from mosld.config.parts import method_config, model_config
-    from mosld.model import load_base, processes
-    from mosld.model.load import load_placed
-    from mosld.training import Stepper, make_optimizer, ready_to_train
-    from mosld.training.zero import ZeroEngine
+    from mosld.config.groups import method_config, model_config
+    from mosld.config.schema import TrainingConfig
+    from mosld.distributed.processes import processes
+    from mosld.models.load import load_base, load_placed
+    from mosld.training.optim import make_optimizer, ready_to_train
+    from mosld.training.step import Stepper
+    from mosld.training.zero_engine import ZeroEngine
+    from tests.helpers.toy_runs import small_examples
 
-    team, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
+    group, config, rows = processes(), TrainingConfig(learning_rate=1e-2), small_examples()
     own, allocation = method_config(method, None, options)
-    placed = load_placed(model_config("tiny", {}), team)[0]
+    placed = load_placed(model_config("tiny", {}), group)[0]
     shared, alone = (ready_to_train(adapt_with(m, own, allocation, 0), False) for m in (placed, load_base("tiny")[0]))
     options = {"pad": 259, "max_norm": 0.5, "weight": 0.01}
-    ours = Stepper(shared, make_optimizer(shared, config), processes=team, **options)
-    theirs = Stepper(alone, make_optimizer(alone, config), processes=type(team)(0, 1, team.device), **options)
+    ours = Stepper(shared, make_optimizer(shared, config), processes=group, **options)
+    theirs = Stepper(alone, make_optimizer(alone, config), processes=type(group)(0, 1, group.device), **options)
     assert isinstance(ours.engine, ZeroEngine)
     for number in range(3):
         ours.try_longest(rows, 2)  # leaves no gradient behind
@@ -138,7 +141,7 @@ def _prove(method: str, options: dict) -> int:
         assert abs(mine.grad_norm - wanted.grad_norm) < 1e-5 * wanted.grad_norm
         assert abs(mine.cross_entropy - wanted.cross_entropy) < 1e-6 * wanted.cross_entropy
         if not number:
-            _same_step(ours.engine, theirs.engine, team.main)
+            _same_step(ours.engine, theirs.engine, group.main)
     total = sum(weight.numel() for weight in theirs.engine.parameters)
     for moments in ours.engine._shared.optimizer.state.values():
         assert moments["exp_avg"].numel() <= total // 2 + 64

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROWS = sorted(path.stem for path in Path(__file__).parent.glob("row*.py"))
-CASES = [(row, case) for row in ROWS for case in importlib.import_module(row).cases(full=False)]
+CASES = [(row, case) for row in ROWS for case in importlib.import_module(f"tests.reliability.{row}").cases(full=False)]
 
 
 @pytest.mark.parametrize(("row", "case"), CASES, ids=[f"{row}: {case.name}" for row, case in CASES])

@@ -9,15 +9,13 @@ openbook (obqa), reading (race, mctest); then come arithmetic (gsm8k), instructi
 from collections.abc import Callable
 from random import Random
 
-from .arithmetic import word_problems
-from .facts import load
-from .hard import hard_items
-from .instructions import instructions
-from .item import Item, to_rows
-from .openbook import open_book_items
-from .reading import reading_items
-from .relation import Relation, table_items
-from .subjects import all_subjects
+from mosld.data.bundled.arithmetic import word_problems
+from mosld.data.bundled.hard import hard_items
+from mosld.data.bundled.instructions import instructions
+from mosld.data.bundled.item import Item, load, to_rows
+from mosld.data.bundled.reading import open_book_items, reading_items
+from mosld.data.bundled.relation import Relation, table_items
+from mosld.data.bundled.subjects import all_subjects
 
 VERSION = 2
 """Raised with every change of any row, because results on different data must not be compared."""

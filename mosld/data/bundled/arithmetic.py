@@ -5,7 +5,7 @@ from operator import add, mul, sub, truediv
 from random import Random
 from typing import Any
 
-from .facts import load
+from mosld.data.bundled.item import load
 
 OPERATORS = {"+": add, "-": sub, "*": mul, "/": truediv}
 TRIES = 200

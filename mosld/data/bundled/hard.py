@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from itertools import product
 from random import Random
 
-from .balance import Balance
-from .facts import load
-from .item import Item, capital
-from .relation import Relation, dealt, different, divide, table_items
+from mosld.data.bundled.item import Balance, Item, capital, load
+from mosld.data.bundled.relation import Relation, dealt, different, divide, table_items
 
 SHARE = {"groups": 0.66, "orders": 0.18, "studies": 0.1, "webs": 0.06}
 """Which part of the questions comes from which kind of table."""

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from random import Random
 
-from .arithmetic import word_problem
-from .facts import load
-from .item import capital
+from mosld.data.bundled.arithmetic import word_problem
+from mosld.data.bundled.item import capital, load
 
 Draw = Callable[[Random], dict[str, str]]
 

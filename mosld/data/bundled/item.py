@@ -1,8 +1,16 @@
 """One question before it becomes a row, and the step that turns a list of them into rows of a split."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from random import Random
+from typing import Any
+
+import yaml
+
+# PART: One question before it becomes a row, and the step that turns a list of them into rows of a split.
 
 
 @dataclass(frozen=True)
@@ -54,3 +62,48 @@ def to_rows(items: Sequence[Item], prefix: str, rng: Random) -> list[dict]:
             }
         )
     return rows
+
+
+# PART: Choose answers and distractors so that no option text is right more often than chance. Without this a model
+# could score well by knowing which options tend to be right, without the question.
+
+
+class Balance:
+    """Running counts of how often each text was the answer and how often a distractor."""
+
+    def __init__(self, rng: Random) -> None:
+        """Start with no counts; `rng` breaks ties."""
+        self._rng = rng
+        self._right: Counter[str] = Counter()
+        self._wrong: Counter[str] = Counter()
+
+    def answer(self, candidates: Sequence[str]) -> str:
+        """The candidate that has been right least often (ties at random)."""
+        return min(candidates, key=lambda text: (self._right[text], self._rng.random()))
+
+    def distractors(self, answer: str, candidates: Sequence[str], count: int) -> tuple[str, ...]:
+        """`count` wrong choices, those owed most: a text is due `count` showings for each time it was right.
+
+        The noise below varies which texts meet; it is smaller than one full debt, so the balance stays.
+        """
+        self._right[answer] += 1
+        owed = {text: count * self._right[text] - self._wrong[text] for text in dict.fromkeys(candidates)}
+        ranked = sorted(owed, key=lambda text: owed[text] + count * self._rng.random(), reverse=True)
+        chosen = tuple(ranked[:count])
+        if len(chosen) < count:
+            raise ValueError(f"{answer!r} has {len(chosen)} possible distractors, needs {count}: {list(owed)}")
+        self._wrong.update(chosen)
+        return chosen
+
+
+# PART: Read the committed fact tables (facts/*.yaml).
+
+
+FOLDER = Path(__file__).parent / "facts"
+
+
+@cache
+def load(name: str) -> Any:
+    """The content of facts/<name>.yaml. Callers share one copy: they must not change it."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)

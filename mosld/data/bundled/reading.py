@@ -5,13 +5,20 @@ A question names one entry of a part and asks for another one; the wrong choices
 other parts. So every choice stands in the passage, and only the part that the question names is right.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from random import Random
 from typing import Any
 
-from .facts import load
-from .item import Item, capital
+from mosld.data.bundled.item import Item, capital, load
+from mosld.data.bundled.relation import Relation, table_items
+
+# PART: Reading tasks: passages put together from parts, and questions whose answers must be read in them. A passage
+# has four or five parts; a part binds one entry of every pool (a name, what that person did, why). A question names
+# one entry of a part and asks for another one; the wrong choices are the same phrase of the other parts. So every
+# choice stands in the passage, and only the part that the question names is right.
+
 
 NTH = ("First", "Next", "After that", "Then", "Last of all")
 QUESTIONS_PER_PASSAGE = 2
@@ -89,3 +96,30 @@ def reading_items(task: str, split: str, count: int, rng: Random) -> list[Item]:
         if "topic" in passage.genre and rng.random() < 0.5:
             found[-1] = topic_item(passage, rng)
     return found[:count]
+
+
+# PART: Open-book questions: the context states general rules, the question is about a case of one of them.
+
+
+def with_book(rules: dict[str, list[str]], relation: Relation, item: Item, rng: Random) -> Item:
+    """The item with its context.
+
+    A question about a case gets the rule that decides it and two other rules of the family, in any order, so
+    that repeating the context is not enough. A question for a case of a rule gets that rule alone.
+    """
+    if item.kind.endswith("/forward"):
+        pages = [item.answer, *rng.sample(item.wrong, 2)]
+    else:
+        pages = [relation.value_of[item.answer]]
+    rng.shuffle(pages)
+    return replace(item, context=" ".join(rng.choice(rules[page]) for page in pages))
+
+
+def open_book_items(task: str, split: str, count: int, rng: Random) -> list[Item]:
+    """`count` questions with their book, over all families of rules."""
+    rules: dict[str, list[str]] = {}
+    relations: list[Relation] = []
+    for table in load(task):
+        relations.append(Relation(**{key: value for key, value in table.items() if key != "rules"}))
+        rules |= table["rules"]
+    return table_items(relations, split, count, 4, rng, partial(with_book, rules))

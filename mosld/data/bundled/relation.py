@@ -16,8 +16,7 @@ from itertools import pairwise
 from random import Random
 from typing import TypeVar
 
-from .balance import Balance
-from .item import Item, capital
+from mosld.data.bundled.item import Balance, Item, capital
 
 T = TypeVar("T")
 

@@ -2,9 +2,8 @@
 
 from random import Random
 
-from .facts import load
-from .item import Item, to_rows
-from .relation import Relation, form_items
+from mosld.data.bundled.item import Item, load, to_rows
+from mosld.data.bundled.relation import Relation, form_items
 
 DEV, TEST = 5, 36
 

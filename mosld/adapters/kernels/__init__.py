@@ -1,0 +1,1 @@
+"""Faster versions of adapter products; each states the plain formula it equals."""

@@ -1,0 +1,1 @@
+"""What the experts of finished runs hold, from their files alone."""

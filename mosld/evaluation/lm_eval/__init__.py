@@ -1,0 +1,1 @@
+"""Scoring by lm-evaluation-harness."""

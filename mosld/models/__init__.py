@@ -1,0 +1,1 @@
+"""Base models and tokenizers: loading, shapes without weights, attention kernels, quantization."""

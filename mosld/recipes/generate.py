@@ -1,0 +1,137 @@
+"""From a typed question to a streamed answer.
+
+Shapes: B is 1, S tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import TextStreamer
+
+from mosld.common.errors import UserError
+from mosld.data.prompts import PromptEncoder, render
+from mosld.data.rows import Row
+from mosld.evaluation.generation import end_tokens
+
+LISTING = ("letter", "list")  # the prompt formats that show the options
+CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was asked and answered, as tokens.
+
+    Attributes:
+        prompt: the whole prompt.
+        tokens: the answer, without the token that ends it.
+        stopped: whether Ctrl-C cut it short.
+    """
+
+    prompt: list[int]
+    tokens: list[int]
+    stopped: bool = False
+
+
+class Streamer(TextStreamer):
+    """Transformers' own streamer, which also keeps the tokens, so that a stopped answer is not lost.
+
+    Spaces before the first word are left out, and characters that would steer a terminal are replaced.
+    """
+
+    def __init__(self, tokenizer: Any, verbatim: bool, controls: bool) -> None:
+        """`verbatim` keeps the first spaces, `controls` the control characters."""
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.tokens: list[int] = []
+        self.started, self.controls = verbatim, controls
+
+    def put(self, value: torch.Tensor) -> None:
+        """Called by `generate`: first with the prompt, then with each token."""
+        if not self.next_tokens_are_prompt:
+            self.tokens += value.flatten().tolist()
+        super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Print what can no longer change."""
+        text = text if self.started else text.lstrip()
+        self.started = self.started or bool(text)
+        super().on_finalized_text(text if self.controls else text.translate(CONTROLS), stream_end)
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A model that answers questions, one at a time and each alone.
+
+    Attributes:
+        model: the trained model, in eval mode.
+        tokenizer: its tokenizer.
+        style: the prompt format of the run.
+        form: how a question is put: question, plain or chat (see ``python -m mosld.chat --help``).
+        max_new_tokens: longest answer.
+        temperature: of sampling; 0: none.
+    """
+
+    model: Any
+    tokenizer: Any
+    style: str
+    form: str = "question"
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a chat without a template."""
+        if self.form == "chat" and not self.tokenizer.chat_template:
+            raise UserError("--format chat: the tokenizer of this model has no chat template.")
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of the prompt that puts `text` to the model."""
+        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
+        written = self._written(text)
+        opening = [] if self.form == "chat" else PromptEncoder(self.tokenizer, self.style).bos
+        return opening + self.tokenizer(written, add_special_tokens=False).input_ids
+
+    def answer(self, text: str, controls: bool = True) -> Answer:
+        """Print the answer token by token; `controls` as in `Streamer`.
+
+        Raises:
+            UserError: the prompt is longer than the model can read.
+        """
+        prompt = self.encode(text)
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        if room is not None and len(prompt) >= room:
+            raise UserError(f"the prompt has {len(prompt)} tokens, this model reads {room - 1} at most.")
+        streamer = Streamer(self.tokenizer, self.form == "plain", controls)
+        stopped = False
+        try:
+            self._generate(prompt, streamer)
+        except KeyboardInterrupt:
+            streamer.end()
+            stopped = True
+        ends = set(end_tokens(self.model, self.tokenizer))
+        return Answer(prompt, [token for token in streamer.tokens if token not in ends], stopped)
+
+    @torch.inference_mode()
+    def _generate(self, prompt: list[int], streamer: Streamer) -> None:
+        ids_BS = torch.tensor([prompt], device=self.model.device)
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
+        self.model.generate(
+            input_ids=ids_BS,
+            attention_mask=torch.ones_like(ids_BS),
+            max_new_tokens=min(self.max_new_tokens, room - len(prompt)) if room else self.max_new_tokens,
+            eos_token_id=end_tokens(self.model, self.tokenizer),
+            pad_token_id=self.tokenizer.pad_token_id,
+            streamer=streamer,
+            **sampling,
+        )
+
+    def _written(self, text: str) -> str:
+        if self.form == "plain":
+            return text
+        if self.form == "chat":
+            turn = [{"role": "user", "content": text.strip()}]
+            return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        question, *choices = [part.strip() for part in text.strip().split(" | ")]
+        if self.style in LISTING and len(choices) >= 2:
+            return render(Row("chat", "chat", "", question, tuple(choices), 0), self.style)[0]
+        return f"Question: {text.strip()}\nAnswer:"

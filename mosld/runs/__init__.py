@@ -1,0 +1,1 @@
+"""What a run leaves on disk and on screen: its directory, results, tables and model card."""

@@ -1,0 +1,89 @@
+"""How a sweep ended: summary.json in its directory, and a table with a line for every job."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from mosld.common.files import write_json
+from mosld.config.sweep import Sweep, varying
+
+SCHEMA_VERSION = 1
+GOOD = {"finished", "passed the check"}
+
+
+def summarise(plan: Sweep, seconds: float, error: str, stopped: bool) -> dict[str, Any]:
+    """What the records of the jobs say, and summary.json with the same.
+
+    Args:
+        plan: the sweep.
+        seconds: that it took.
+        error: of the sweeper or launcher itself; empty where there was none.
+        stopped: whether it was asked to end.
+    """
+    jobs = {number: _planned(number, job.overrides) for number, job in enumerate(plan.jobs, 1)}
+    for path in plan.directory.glob("jobs/*.json"):
+        record = json.loads(path.read_text())
+        jobs[record["job"]] = record
+    found = [jobs[number] for number in sorted(jobs)]
+    scored = [job for job in found if job["validation_average"] is not None]
+    best = max(scored, key=lambda job: job["validation_average"], default=None)
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "name": plan.name,
+        "status": _status({job["status"] for job in found}, error, stopped, complete=bool(plan.jobs)),
+        "directory": str(plan.directory),
+        "launcher": plan.launcher,
+        "finished": sum(job["status"] == "finished" for job in found),
+        "seconds": seconds,
+        "error": error or None,
+        "best": best and best["job"],
+        "jobs": found,
+    }
+    write_json(plan.directory / "summary.json", summary)
+    return summary
+
+
+def summary_table(summary: dict[str, Any]) -> RenderableType:
+    """A line for every job, the best validation accuracy marked, and below it why jobs did not finish."""
+    jobs = summary["jobs"]
+    table = Table("job", Column("what differs", overflow="fold"), "status")
+    for column in ("validation", "test", "seconds"):
+        table.add_column(column, justify="right")
+    everything = [job["overrides"] for job in jobs]
+    for job in jobs:
+        what = Text(" ".join(varying(job["overrides"], everything)))
+        scores = [_percent(job[key]) for key in ("validation_average", "average")]
+        seconds = "" if job["seconds"] is None else f"{job['seconds']:.0f}"
+        style = "bold" if job["job"] == summary["best"] else ""
+        table.add_row(str(job["job"]), what, job["status"], *scores, seconds, style=style)
+    title = f"Sweep {summary['name']}: {summary['finished']} of {len(jobs)} jobs finished; accuracy in %"
+    return Group(title, table, *(Text(line) for job in jobs if (line := _trouble(job))))
+
+
+def _status(statuses: set[str], error: str, stopped: bool, complete: bool) -> str:
+    """finished, interrupted or failed, as a run's; `complete` says that no job is unknown."""
+    if statuses <= GOOD and not error and (complete or not stopped):
+        return "finished"
+    return "interrupted" if stopped or "interrupted" in statuses else "failed"
+
+
+def _trouble(job: dict[str, Any]) -> str:
+    if not job["error"]:
+        return ""
+    log = Path(job["run"]) / "train.log" if job["run"] else None
+    where = f" ({log})" if log and log.is_file() else ""
+    return f"job {job['job']} {job['status']}: {job['error']}{where}"
+
+
+def _planned(number: int, overrides: list[str]) -> dict[str, Any]:
+    """A job that has left no record."""
+    empty = dict.fromkeys(("run", "average", "validation_average", "seconds", "error"))
+    return {"job": number, "overrides": overrides, "status": "not started", **empty}
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"

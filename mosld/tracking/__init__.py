@@ -1,0 +1,1 @@
+"""Where results go besides the run directory: Weights & Biases and the Hugging Face Hub."""

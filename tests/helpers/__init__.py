@@ -1,0 +1,1 @@
+"""Shared by the tests: naive references, methods to test, toy data, fault injection."""

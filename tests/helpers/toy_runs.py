@@ -1,0 +1,67 @@
+"""A training loop on the tiny model, without a command around it: for cases that look at single steps."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mosld
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
+from mosld.data.mixing import Order
+from mosld.data.rows import Row
+from mosld.distributed.processes import processes
+from mosld.evaluation.evaluate import Evaluation
+from mosld.runs.console import Console
+from mosld.training.checkpoint import Checkpoints
+from mosld.training.loop import Loop
+from mosld.training.optim import make_optimizer
+from mosld.training.signals import StopSignals
+from mosld.training.step import Stepper
+
+PAD = 259
+DOMAINS = ("obqa", "arc_e")
+
+
+def small_examples(count: int = 14) -> list[Example]:
+    """Rows of random tokens, of two tasks and of different lengths."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(6, 20, (count,), generator=generator).tolist()
+    return [
+        Example(
+            Row(DOMAINS[number % 2], f"row{number}", "", "?", ("a", "b"), 0),
+            torch.randint(0, 256, (length,), generator=generator).tolist(),
+            length - 3,
+        )
+        for number, length in enumerate(lengths)
+    ]
+
+
+def small_stepper(method: str = "mosld", seed: int = 0, **options: Any) -> Stepper:
+    """A fresh tiny model with a method on it; the global random numbers are left somewhere else every time."""
+    if method == "moa":
+        options["domains"] = list(DOMAINS)
+    config = TrainingConfig(learning_rate=1e-2)
+    torch.manual_seed(torch.seed() % 2**32)
+    model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=seed, **options)
+    domains = DOMAINS if method == "moa" else ()
+    torch.seed()
+    return Stepper(
+        model, make_optimizer(model, config), processes=processes(), pad=PAD, max_norm=1.0, weight=0.01, domains=domains
+    )
+
+
+def small_loop(checkpoints: Path, method: str, micro: int, steps: int, **changes: Any) -> Loop:
+    """A loop that saves a checkpoint after every step and validates every other one."""
+    config = TrainingConfig(**{
+        "epochs": 3, "max_steps": steps, "batch_size": 4, "micro_batch_size": micro, "checkpoint_every": 1,
+        "validate_every": 2, "keep_last": 100, "learning_rate": 1e-2, **changes,
+    })  # fmt: skip
+    rows = small_examples()
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    return Loop(
+        small_stepper(method), rows, Order((len(rows),), (len(rows),), config.batch_size, 0), config,
+        validate=lambda: Evaluation({}, {"arc_e": {"accuracy": 0.5}}), load=dict,
+        checkpoints=Checkpoints(checkpoints, config.keep_last), metrics_path=checkpoints / "metrics.jsonl", every=1,
+        console=Console(), stop=StopSignals(),
+    )  # fmt: skip

@@ -1,0 +1,322 @@
+"""`mosld.chat`: answers, experts of each token, pipes, a session, refusals; with a run of every method."""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mosld import chat as chat_command
+from mosld import train as train_command
+from mosld.config.rerun import rerun_config
+from mosld.evaluation.expert_use import token_experts
+from mosld.recipes.load import load_trained
+from mosld.runs.saved import saved_run
+from mosld.runs.tables import experts_tables
+
+METHODS = (
+    "full", "prefix", "lora", "molora", "sira", "mola", "mixlora", "mosl", "mosld", "mosld_b", "moa", "hydralora",
+)  # fmt: skip
+ROUTERLESS = ("full", "prefix", "lora")
+
+
+@pytest.fixture(scope="session")
+def trained(toy_root, tmp_path_factory):
+    """`trained(method)`: the directory of a finished run of four steps, made once."""
+    made: dict[str, Path] = {}
+
+    def train(method: str) -> Path:
+        if method not in made:
+            made[method] = tmp_path_factory.mktemp("chat") / method
+            arguments = [
+                f"method={method}", "model=tiny", "source=local", f"source.root={toy_root}", "data=mixture",
+                "data.tasks=[obqa,arc_e]", "data.limit=16", "training.max_steps=4", "training.epochs=1",
+                "evaluation.limit=2", "evaluation.validation_limit=2", "logger=files", "training.learning_rate=0.02",
+                f"output_dir={made[method]}",
+            ]  # fmt: skip
+            assert train_command.main(arguments) == 0
+        return made[method]
+
+    return train
+
+
+def loaded(run: Path):
+    found = saved_run(str(run))
+    return load_trained(rerun_config(found.recorded, []), found)
+
+
+def plain_generate(model, tokenizer, prompt: str, **options) -> str:
+    inputs = tokenizer(prompt, return_tensors="pt")
+    with torch.inference_mode():
+        out = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **options)
+    return tokenizer.decode(out[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+
+
+def chat(capsys, *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = chat_command.main(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_prompt_is_answered_as_by_plain_generate(method, trained, capsys):
+    run = trained(method)
+    expected = plain_generate(*loaded(run), "Question: Why?\nAnswer:", max_new_tokens=12, do_sample=False)
+    code, out, err = chat(capsys, str(run), "--prompt", "Why?", "--max-new-tokens", "12")
+    assert (code, out, err) == (0, expected.lstrip() + "\n", "")
+
+
+def test_bare_adapter_and_model_directories_answer_the_same(trained, tmp_path, capsys):
+    for method, folder in (("mosld", "adapter"), ("full", "model")):
+        copy = shutil.copytree(trained(method) / folder, tmp_path / folder)
+        answers = [chat(capsys, str(place), "--prompt", "Why?")[:2] for place in (trained(method), copy)]
+        assert answers[0] == answers[1]
+        assert answers[0][0] == 0
+
+
+def test_sampling_follows_the_seed(trained, capsys):
+    run = trained("mosld")
+    first, again, other = (
+        chat(capsys, str(run), "--prompt", "Why?", "--temperature", "1.5", "--seed", seed)[1] for seed in "001"
+    )
+    assert first == again
+    assert first != other
+
+
+def test_plain_continues_the_text_as_it_is(trained, capsys):
+    run = trained("mosld")
+    expected = plain_generate(*loaded(run), "The sky is", max_new_tokens=8, do_sample=False)
+    assert chat(capsys, str(run), "--prompt", "The sky is", "--format", "plain", "--max-new-tokens", "8")[1] == (
+        expected + "\n"
+    )
+
+
+def test_options_are_listed_as_the_run_was_trained(trained, capsys):
+    run = trained("mosld")  # prompt letter
+    prompt = "Question: Which is hot?\nA. sun\nB. ice\nAnswer:"
+    expected = plain_generate(*loaded(run), prompt, max_new_tokens=4, do_sample=False)
+    assert chat(capsys, str(run), "--prompt", "Which is hot? | sun | ice", "--max-new-tokens", "4")[1] == (
+        expected.lstrip() + "\n"
+    )
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ROUTERLESS])
+def test_the_experts_are_the_gates_of_an_independent_forward(method, trained):
+    """The router's softmax, computed here from the saved weights and the inputs that hooks see."""
+    run = trained(method)
+    model, tokenizer = loaded(run)
+    prompt, answer = tokenizer("Question: Why?\nAnswer:").input_ids, tokenizer(" red").input_ids
+    found = token_experts(model, prompt, answer)
+    config = model.active_peft_config
+    routers = {name: weight for name, weight in load_file(run / "adapter/adapter_model.safetensors").items()
+               if "router" in name and weight.ndim == 2}  # fmt: skip
+    assert len(found) == len(routers)
+    seen: dict[str, torch.Tensor] = {}
+    for name, module in model.get_base_model().named_modules():
+        if name in found:
+            module.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0]))
+    with torch.inference_mode():
+        model(torch.tensor([[*prompt, *answer]]), attention_mask=torch.ones(1, len(prompt) + len(answer)).long())
+    for name, columns in found.items():
+        (weight,) = (weight for key, weight in routers.items() if f"{name}." in key)
+        x_SI = seen[name][0].float()
+        x_SI = x_SI[: len(prompt)].mean(0, keepdim=True) if config.router == "domain" else x_SI[len(prompt) :]
+        probs = (x_SI @ weight.T).softmax(-1)
+        k = 1 if config.router == "domain" else config.top_k or probs.shape[-1]
+        top = probs.topk(k)
+        kept = config.router in ("dense", "capacity")
+        gates = top.values if kept else top.values / top.values.sum(-1, keepdim=True)
+        assert [[expert for expert, _ in taken] for taken in columns] == top.indices.tolist()
+        torch.testing.assert_close(torch.tensor([[gate for _, gate in taken] for taken in columns]), gates)
+
+
+def test_the_experts_are_those_that_generate_took(trained):
+    """Of each token while it was generated with a cache, by recording every pass by hand."""
+    for method in ("mosld", "sira", "mixlora", "moa"):
+        model, tokenizer = loaded(trained(method))
+        prompt = tokenizer("Question: Why?\nAnswer:").input_ids
+        passes = []
+        context = model.context
+        leave, names = context.leave, {id(place): name for name, place in context._places.items()}
+
+        def noted(place, routing, names=names, passes=passes):
+            passes.append((names[id(place)], routing.gates_BSE[0]))
+
+        context.leave = noted
+        with torch.inference_mode():
+            out = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=5, min_new_tokens=5, do_sample=False)
+        context.leave = leave
+        found = token_experts(model, prompt, out[0, len(prompt) :].tolist())
+        for module, columns in found.items():
+            steps = [gates for name, gates in passes if name == module]
+            taken = steps[:1] if method == "moa" else [gates[-1:] for gates in steps[1:]]
+            for column, gates in zip(columns, taken, strict=False):
+                expected = {expert: gate for expert, gate in enumerate(gates[0].tolist()) if gate > 0}
+                assert dict(column) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_pipe_is_answered_line_by_line_and_empty_lines_are_skipped(trained, monkeypatch, capsys):
+    run = str(trained("mosl"))
+    alone = [chat(capsys, run, "--prompt", text, "--max-new-tokens", "5")[1] for text in ("Why?", "Who is it?")]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Why?\n\n   \nWho is it?"))
+    assert chat(capsys, run, "--max-new-tokens", "5") == (0, "".join(alone), "")
+
+
+def piped(monkeypatch, capsys, run: Path, text: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    monkeypatch.setenv("COLUMNS", "200")
+    return chat(capsys, str(run), "--max-new-tokens", "3")
+
+
+def test_experts_show_every_layer_and_module_or_those_named(trained, monkeypatch, capsys):
+    answer = piped(monkeypatch, capsys, trained("mosld"), "Why?\n")[1]
+
+    def shown(command: str) -> str:
+        code, out, err = piped(monkeypatch, capsys, trained("mosld"), f"Why?\n{command}\n")
+        assert (code, err) == (0, "")
+        return out.removeprefix(answer)
+
+    whole, module, layer = shown("/experts"), shown("/experts v_proj"), shown("/experts 2 q_proj")
+    assert all(name in whole for name in ("q_proj", "v_proj"))
+    assert "q_proj" not in module
+    assert [line.split()[0] for line in module.splitlines()[2:6]] == ["0", "1", "2", "3"]
+    assert [line.split()[0] for line in layer.splitlines()[2:3]] == ["2"]
+    assert len(layer.splitlines()[2].split()) == 1 + 3 * 2  # three tokens with two experts each
+    assert ":." in layer
+
+
+def test_experts_of_a_mixture_of_domains_have_names(trained, monkeypatch, capsys):
+    out = piped(monkeypatch, capsys, trained("moa"), "Why?\n/experts\n")[1]
+    rows = [line.split() for line in out.splitlines() if line.rstrip().endswith(("obqa:1.00", "arc_e:1.00"))]
+    assert [row[0] for row in rows] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("method", ROUTERLESS)
+def test_a_method_without_a_router_says_so(method, trained, monkeypatch, capsys):
+    code, _, err = piped(monkeypatch, capsys, trained(method), "Why?\n/experts\n")
+    assert (code, err) == (0, f"{method} has no router: every token takes the same weights\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/experts", "nothing was asked yet"),
+        ("/exprts", "did you mean '/experts'"),
+        ("Why?\n/experts 9", "9: no such layer or module; layers: 0 to 3; modules: q_proj, v_proj."),
+        ("x" * 3000, "this model reads 2047 at most"),
+    ],
+)
+def test_a_line_that_cannot_be_served_is_one_message_and_the_rest_goes_on(line, said, trained, monkeypatch, capsys):
+    code, out, err = piped(monkeypatch, capsys, trained("mosld"), f"{line}\nWhy?\n")
+    assert code == 2
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert out
+
+
+class Terminal(io.StringIO):
+    """A keyboard."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_session_on_a_terminal_survives_mistakes_and_ends(trained, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", Terminal("/hlp\n/help\n\nWhy?\n/exit\nnever read\n"))
+    code, out, err = chat(capsys, str(trained("mosld")), "--max-new-tokens", "3")
+    assert code == 0
+    assert "mosld on tiny; each question stands alone" in err
+    assert "did you mean '/help'" in err
+    assert "/experts v_proj" in err
+    assert out == chat(capsys, str(trained("mosld")), "--max-new-tokens", "3", "--prompt", "Why?")[1]
+
+
+def test_ctrl_c_stops_the_answer_alone(trained, monkeypatch, capsys):
+    from mosld.recipes.generate import Streamer
+
+    run = str(trained("mosld"))
+    whole = chat(capsys, run, "--max-new-tokens", "9", "--prompt", "Why?")[1]
+    put, count = Streamer.put, []
+
+    def interrupted(self, value):
+        put(self, value)
+        count.append(1)
+        if len(count) == 4:  # the prompt and three tokens
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Streamer, "put", interrupted)
+    monkeypatch.setattr(sys, "stdin", Terminal("Why?\n/experts 1 q_proj\nWhy?\n"))
+    code, out, err = chat(capsys, run, "--max-new-tokens", "9")
+    assert code == 0
+    assert "stopped" in err
+    stopped, _, row, *_ = out.split("\n")[0:1] + out.split("\n")[2:]
+    assert whole.startswith(stopped[:1])
+    assert out.endswith(whole)
+    assert row.count(":") == 6
+    count.clear()
+    assert chat(capsys, run, "--prompt", "Why?")[0] == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere: no such directory"),
+        ([], "the following arguments are required: RUN"),
+        (["{run}", "--promt", "x"], "--promt: unknown flag; did you mean '--prompt'"),
+        (["{run}", "what", "is", "it"], "what is it: not expected here; put quotes around a text with spaces"),
+        (["{run}", "--prompt", " "], "--prompt: is empty"),
+        (["{run}", "--max-new-tokens", "0"], "0: must be a whole number of at least 1"),
+        (["{run}", "--temperature", "-1"], "must be a number of at least 0"),
+        (["{run}", "--temperature", "nan"], "must be a number of at least 0"),
+        (["{run}", "--model-path", "nowhere"], "no checkpoint there"),
+        (["{run}/predictions"], "no run there"),
+        (["{run}", "--format", "chat", "--prompt", "x"], "has no chat template"),
+    ],
+)
+def test_mistakes_are_refused_with_one_message(arguments, said, trained, capsys):
+    code, out, err = chat(capsys, *(argument.format(run=trained("mosld")) for argument in arguments))
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_damaged_adapter_is_refused_before_a_model_loads(trained, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(trained("mosld"), tmp_path / "run")
+    weights = run / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    monkeypatch.setattr("mosld.recipes.load.load_on_device", lambda *_: pytest.fail("a model was loaded"))
+    code, _, err = chat(capsys, str(run), "--prompt", "x")
+    assert code == 2
+    assert "adapter_model.safetensors differs from its checksum" in err
+
+
+def test_a_session_leaves_the_run_as_it_was(trained, capsys):
+    run = trained("mosld")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    chat(capsys, str(run), "--prompt", "Why?", "--experts")
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_help_names_every_flag(capsys):
+    code, out, _ = chat(capsys, "--help")
+    assert code == 0
+    assert all(flag in out for flag in ("--prompt", "--experts", "--format", "/experts", "Ctrl-C"))
+
+
+def test_a_long_answer_is_cut_into_tables_that_fit_the_line():
+    experts = {f"model.layers.{i}.mlp": [[(0, 0.75), (3, 0.25)]] * 30 for i in range(2)}
+    tables = experts_tables(experts, [" word"] * 30, width=60)
+    assert sum(len(table.columns) - 1 for table in tables) == 30
+    from rich.console import Console
+
+    console = Console(width=60, file=io.StringIO())
+    for table in tables:
+        console.print(table)
+    lines = console.file.getvalue().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 60
+    assert "…" not in console.file.getvalue()
+    assert sum(line.count("0:.75 3:.25") for line in lines) == 60

@@ -1,0 +1,116 @@
+"""Whole runs by the commands a user types: instructions beside the tasks, mmlu, and the user's own files."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mosld import eval as eval_command
+from mosld import train as train_command
+
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "own_data.md"
+FAST = ["debug=fast", "logger=files"]
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def instructed(tmp_path_factory) -> Path:
+    """A run on two tasks and openorca, all bundled."""
+    run = tmp_path_factory.mktemp("runs") / "instructed"
+    tasks = ["data=mixture_openorca", "data.tasks=[arc_e,openorca]", "data.n_openorca=20", "data.limit=12"]
+    assert train_command.main(["method=mosld", *tasks, *FAST, f"output_dir={run}"]) == 0
+    return run
+
+
+def test_openorca_is_trained_on_and_not_scored(instructed):
+    results = read(instructed / "results.json")
+    assert list(results["scores"]) == list(results["base_scores"]) == ["arc_e"]
+    assert results["data"]["counts"]["openorca"] == {"train": 12, "validation": 0, "test": 0}
+    assert sorted(path.name for path in (instructed / "predictions").glob("*.jsonl")) == ["arc_e.jsonl"]
+
+
+def test_the_split_policy_and_the_leaks_stand_in_results_json(instructed):
+    data = read(instructed / "results.json")["data"]
+    assert (data["split_policy"], data["leaks"]) == ("official", {"arc_e": 0})
+
+
+@pytest.mark.parametrize(("prompt", "shots"), [("letter", 0), ("list", 1), ("cloze", 5)])
+def test_a_run_is_scored_on_mmlu_by_subject_and_category(prompt, shots, instructed, capsys):
+    command = [f"run={instructed}", "data=mmlu", f"prompt={prompt}", f"evaluation.shots={shots}", "evaluation.limit=30"]
+    assert eval_command.main([*command, "evaluation.base=true"]) == 0
+    suffix = f"-{shots}shot" if shots else ""
+    place = instructed / "eval" / f"mmlu-{prompt}{suffix}"
+    shown = capsys.readouterr().out
+    results = read(place / "results.json")
+    score = results["scores"]["mmlu"]
+    assert (results["shots"], score["n"], list(results["base_scores"])) == (shots, 30, ["mmlu"])
+    for parts in (score["by_subject"], score["by_category"]):
+        assert sum(part["n"] for part in parts.values()) == 30
+        right = sum(part["accuracy"] * part["n"] for part in parts.values())
+        assert right == pytest.approx(30 * score["accuracy"])
+        assert all({"accuracy", "stderr", "n"} <= part.keys() for part in parts.values())
+    assert set(score["by_category"]) <= {"STEM", "humanities", "social sciences", "other"}
+    assert all(name in shown for name in [*score["by_category"], *score["by_subject"]])
+
+
+def test_training_on_mmlu_ends_with_one_message(capsys):
+    assert train_command.main(["data=mmlu", *FAST]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_example_of_the_docs_runs_as_it_can_be_typed(tmp_path, monkeypatch):
+    block = re.search(r"```bash\n(mkdir .*?)```", DOCS.read_text(), flags=re.S)
+    assert block
+    text = re.search(r"cat > (\S+) <<'END'\n(.*?)END\npython -m mosld.train (.*)\n", block[1], flags=re.S)
+    assert text
+    monkeypatch.chdir(tmp_path)
+    Path(text[1]).parent.mkdir(parents=True)
+    Path(text[1]).write_text(text[2])
+    assert train_command.main([*shlex.split(text[3]), "output_dir=run"]) == 0
+    results = read(tmp_path / "run" / "results.json")
+    assert results["data"]["counts"] == {"capitals": {"train": 4, "validation": 1, "test": 1}}
+    assert (results["data"]["name"], list(results["scores"])) == ("local", ["capitals"])
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    """Multiple choice in one file, replies in another."""
+    root = tmp_path / "mine"
+    root.mkdir()
+    law = [{"q": f"Is {i} even?", "options": ["yes", "no"], "label": "AB"[i % 2]} for i in range(30)]
+    chat = [{"q": f"Say {i}.", "a": str(i)} for i in range(30)]
+    for name, rows in (("law", law), ("chat", chat)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+MAPS = "data.columns={law: {question: q, choices: options, answer: label}, chat: {question: q, response: a}}"
+
+
+def test_several_tasks_of_two_kinds_are_trained_scored_and_scored_again(mine, tmp_path):
+    run = tmp_path / "run"
+    command = ["method=mosld", "data=local", "source=local", f"source.root={mine}", MAPS, *FAST, f"output_dir={run}"]
+    assert train_command.main(command) == 0
+    results = read(run / "results.json")
+    assert list(results["scores"]) == ["chat", "law"]
+    lines = [json.loads(line) for line in (run / "predictions" / "chat.jsonl").read_text().splitlines()]
+    assert [sorted(line) for line in lines] == [["correct", "id", "prediction"]] * 3
+    assert eval_command.main([f"run={run}", "evaluation.base=false"]) == 0
+    assert read(run / "eval" / "local-letter" / "results.json")["scores"] == results["scores"]
+
+
+def test_a_run_that_scores_nothing_keeps_its_last_weights_and_says_so(mine, tmp_path, capsys):
+    run = tmp_path / "run"
+    keys = ["data.tasks=[chat]", MAPS, "data.score_replies=false", "training.validate_every=1"]
+    command = ["method=lora", "data=local", "source=local", f"source.root={mine}", *keys, *FAST, f"output_dir={run}"]
+    assert train_command.main(command) == 0
+    results = read(run / "results.json")
+    assert (results["status"], results["scores"], results["average"], results["best_step"]) == ("finished", {}, None, 2)
+    assert "nothing was scored" in capsys.readouterr().out
+    assert (run / "adapter" / "README.md").is_file()
+    assert eval_command.main([f"run={run}"]) == 2

@@ -1,0 +1,38 @@
+"""The plan's memory against the kernel's record of a real step: within 15 %, a small random model, fresh processes.
+
+A run decides by a bound whether its longest micro-batch must be tried: it lies above the same record.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8, "vocab_size": 4000}
+CASES = ["--bound", "--model", "tiny", "--shapes", "8x128", "model.dtype=bfloat16"]
+FIGURES = {
+    "method", "recomputing", "rows x tokens", "predicted, MiB", "measured, MiB", "predicted / measured",
+    "bound / measured",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux: /proc/self/clear_refs")
+def test_the_plan_foretells_the_peak_of_a_step(tmp_path):
+    shape = [f"model.shape.{name}={size}" for name, size in SHAPE.items()]
+    command = [sys.executable, "benchmarks/memory_model.py", *CASES, *shape, "--methods", "mosld,full"]
+    done = subprocess.run([*command, "--json", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    written = json.loads((tmp_path / "out").read_text())
+    assert written["machine"]["threads"] >= 1
+    found = written["rows"]
+    assert [(row["method"], row["recomputing"]) for row in found] == [
+        ("mosld", "no"), ("mosld", "yes"), ("full", "no"), ("full", "yes"),
+    ]  # fmt: skip
+    for row in found:
+        assert set(row) == FIGURES
+        assert row["measured, MiB"] > 20
+        assert row["predicted / measured"] == pytest.approx(1, abs=0.15), row
+        assert row["bound / measured"] > 1.5, row

@@ -1,0 +1,167 @@
+"""Costs that must not creep back, counted and not timed: operators, bytes kept for backward, reads by the host."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+import mosld
+from mosld.adapters.bank import Mixture
+from mosld.adapters.config import MosldConfig
+from mosld.adapters.layers import FeedForwardMixture
+from mosld.adapters.tuner import MosldModel
+from mosld.config.groups import model_config
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
+from mosld.data.rows import Row
+from mosld.distributed.processes import processes
+from mosld.training.optim import make_optimizer
+from mosld.training.step import Stepper
+from tests.helpers.counting import Operators, host_reads, saved_bytes
+from tests.helpers.small_layers import config_of, context, tokens
+
+MIXTURES = ["mosl", "mosld", "mosld_b", "mola", "molora", "sira", "hydralora"]
+WIDE, TOKENS = 4096, 2048  # of LLaMA-2-7B
+# Kernels of one adapted linear layer, forward and backward. A change that needs more must say what it buys.
+MOST_KERNELS = {"mosl": 28, "mosld": 33, "mosld_b": 33, "mola": 35, "molora": 20, "sira": 53, "hydralora": 21}
+
+
+def kernels(method: str, experts: int) -> Operators:
+    """What one adapted layer runs, forward and backward, on a token batch with a pad."""
+    config = config_of(method)
+    layer = Mixture(12, 10, experts, config).train()
+    x = tokens(dtype=torch.float32)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    known = context(mask_BS=mask)
+    with Operators() as counted:
+        layer(x, known)[0].sum().backward()
+    return counted
+
+
+@pytest.mark.parametrize("method", MIXTURES)
+def test_more_experts_run_no_more_kernels(method):
+    few, many = kernels(method, 4), kernels(method, 64)
+    assert few.counts == many.counts
+    assert few.views == many.views
+
+
+def test_more_experts_of_a_feed_forward_block_run_no_more_kernels():
+    """Its slots are the experts that a token takes; how many there are to choose from is no matter."""
+
+    def count(experts: int) -> Operators:
+        block = nn.Module()
+        block.gate_proj, block.up_proj, block.down_proj = nn.Linear(12, 20), nn.Linear(12, 20), nn.Linear(20, 12)
+        block.act_fn = nn.SiLU()
+        layer = FeedForwardMixture(block, experts, config_of("mixlora")).train()
+        with Operators() as counted:
+            layer(block, tokens(dtype=torch.float32), context())[0].sum().backward()
+        return counted
+
+    assert count(4).counts == count(64).counts
+
+
+@pytest.mark.parametrize("method", MIXTURES)
+def test_an_adapted_layer_runs_no_more_kernels_than_it_used_to(method):
+    counted = kernels(method, 5).counts
+    assert counted.total() <= MOST_KERNELS[method], counted
+
+
+def test_the_three_products_of_a_layer_are_all_there_are():
+    """Router, A and B: two of them forward and, for weight and input, two each backward; none for an expert alone."""
+    counts = kernels("mosld", 64).counts
+    assert counts["mm"] + counts["addmm"] + counts["bmm"] == 9
+
+
+def test_the_balance_loss_runs_no_more_kernels_for_more_modules():
+    def count(layers: int) -> int:
+        shape = {**model_config("tiny", {}).shape, "num_hidden_layers": layers}
+        base = mosld.load_base("tiny", shape=shape)[0]
+        model = mosld.adapt(base, "mosld", allocation=4, seed=0).train()
+        tuner = model.base_model
+        assert isinstance(tuner, MosldModel)
+        ids = torch.arange(12).view(2, 6)
+        with tuner.context.recording() as routings:
+            tuner.model(input_ids=ids)
+        with Operators() as counted:
+            tuner._auxiliary_loss(routings, tuner.peft_config["default"])
+        return counted.counts.total() - counted.counts["add"]  # the counts of each module are added up for the log
+
+    assert count(2) == count(6)
+
+
+def adapted_linear(config, dtype):
+    """A frozen linear layer of the width of LLaMA-2-7B with an adapter; few outputs, of which nothing is kept."""
+    torch.manual_seed(0)
+    model = get_peft_model(nn.ModuleDict({"q_proj": nn.Linear(WIDE, 64, bias=False, dtype=dtype)}), config)
+    return model.train(), model.base_model.model["q_proj"]
+
+
+def kept(config, dtype) -> int:
+    model, layer = adapted_linear(config, dtype)
+    x = torch.randn(1, TOKENS, WIDE, dtype=dtype, requires_grad=True)
+    with saved_bytes(model) as found:
+        layer(x).sum()
+    return found[0]
+
+
+def lora(dropout=0.0):
+    return LoraConfig(r=8, lora_alpha=16, lora_dropout=dropout, target_modules=["q_proj"])
+
+
+def ours(method: str) -> MosldConfig:
+    config = config_of(method)
+    config.r, config.alpha, config.experts, config.target_modules, config.task_type = 8, 16.0, 5, ["q_proj"], None
+    return config
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("method", ["mosl", "mosld"])
+def test_backward_keeps_no_more_than_three_percent_above_lora(method, dtype):
+    assert kept(ours(method), dtype) <= 1.03 * kept(lora(), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_backward_keeps_less_than_lora_with_dropout_on_its_input(dtype):
+    assert kept(ours("mosld"), dtype) < kept(lora(0.05), dtype)
+
+
+@pytest.mark.parametrize("method", MIXTURES)
+def test_backward_keeps_the_input_once_in_its_own_type_and_a_byte_where_an_element_may_be_dropped(method):
+    few, mask = 0.06 * TOKENS * WIDE * 4, TOKENS * WIDE * (method == "mola")  # few numbers of rank and experts a token
+    for dtype in (torch.float32, torch.bfloat16):
+        assert kept(ours(method), dtype) <= TOKENS * WIDE * dtype.itemsize + few + mask
+
+
+def stepper(method: str, attention: str = "auto", **options) -> Stepper:
+    model = mosld.adapt(mosld.load_base("tiny", attention=attention)[0], method, seed=0, **options)
+    return Stepper(
+        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad=259, max_norm=1.0, weight=0.01,
+        domains=options.get("domains", ()),
+    )  # fmt: skip
+
+
+def examples() -> list[Example]:
+    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
+    return [Example(row, [5 + i % 200 for i in range(length)], length - 3) for length in (9, 12, 200, 300)]
+
+
+@pytest.mark.parametrize("method", ["lora", *MIXTURES, "mixlora", "moa"])
+def test_a_step_reads_from_the_device_once(method):
+    options = {"domains": ["arc_e", "b"]} if method == "moa" else {}
+    taken = stepper(method, **options)
+    # AdamW counts its steps on the host, wherever the weights are: reading them waits for nothing.
+    taken.engine.optimizer.step = lambda: None
+    with host_reads() as reads:
+        taken.step(examples(), 2, 1e-3, 0)
+    assert reads == ["tolist"]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(("width", "batches"), [(4, 1), (1, 4)])
+def test_the_reads_of_a_step_do_not_grow_with_its_micro_batches(width, batches, attention):
+    taken = stepper("mosld", attention)
+    taken.engine.optimizer.step = lambda: None
+    assert len(taken.layout.split(examples(), width)) == batches
+    with host_reads() as reads:
+        taken.step(examples(), width, 1e-3, 0)
+    assert reads == ["tolist"]

@@ -1,0 +1,133 @@
+"""The generic matrix: saved adapters, in a fresh process, by PEFT and by transformers, and several on one base."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from tests.helpers.methods import ADAPTERS, IDS, LAYERS, ROWS, over
+
+FRESH = """
+import json, sys, torch
+from pathlib import Path
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+import mosld
+import mosld.adapters
+import mosld.model
+bits = {}
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    if (folder / "adapter_config.json").is_file():
+        model = PeftModel.from_pretrained(mosld.load_base("tiny")[0], folder)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=sys.argv[3])
+    bits[folder.name] = model.eval()(torch.tensor(json.loads(sys.argv[2]))).logits.detach().numpy().tobytes().hex()
+print(json.dumps(bits))
+"""
+
+
+@pytest.fixture
+def ids():
+    return torch.tensor(IDS)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Every method, trained and saved."""
+    folder = tmp_path_factory.mktemp("saved")
+    for row in ROWS:
+        row.adapted().save_pretrained(folder / row.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bits_in_a_fresh_process(saved):
+    """The logits of every saved method as one new process computes them, bit by bit."""
+    attention = ROWS[0].base().config._attn_implementation
+    command = [sys.executable, "-c", FRESH, str(saved), json.dumps(IDS), attention]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@over(ROWS)
+def test_a_fresh_process_loads_it_bit_equal(row, ids, bits_in_a_fresh_process):
+    wanted = row.adapted()(ids).logits.detach().numpy().tobytes().hex()
+    assert bits_in_a_fresh_process[row.name] == wanted
+
+
+@over(ADAPTERS)
+def test_the_saved_file_holds_what_is_trained_and_no_more(row, saved):
+    with safe_open(saved / row.name / "adapter_model.safetensors", "pt") as file:
+        size = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert size == sum(p.numel() for p in row.adapted().parameters() if p.requires_grad)
+
+
+@over(ADAPTERS)
+def test_the_name_of_the_adapter_is_not_in_its_file(row, saved):
+    with safe_open(saved / row.name / "adapter_model.safetensors", "pt") as file:
+        assert [name for name in file.keys() if "default" in name] == []  # noqa: SIM118
+
+
+@over(LAYERS)
+@pytest.mark.parametrize("name", ["default", "other"])
+def test_transformers_own_load_adapter_gives_equal_logits(row, name, ids, saved):
+    plain = row.base()
+    plain.load_adapter(str(saved / row.name), name)
+    assert torch.equal(plain.eval()(ids).logits, row.adapted()(ids).logits)
+
+
+@over(ADAPTERS)
+def test_two_adapters_live_side_by_side(row, ids, tmp_path):
+    first, second = row.adapted(), row.adapted()
+    with torch.no_grad():
+        for parameter in second.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(0.5)
+    first.save_pretrained(tmp_path / "first")
+    second.save_pretrained(tmp_path / "second")
+    both = PeftModel.from_pretrained(row.base(), tmp_path / "first", adapter_name="first")
+    both.load_adapter(tmp_path / "second", "second")
+    for name, alone in (("second", second), ("first", first)):
+        both.set_adapter(name)
+        assert torch.equal(both.eval()(ids).logits, alone(ids).logits)
+
+
+@over(LAYERS)
+def test_only_the_active_adapter_is_trained(row):
+    model = row.adapted()
+    model.add_adapter("second", model.peft_config["default"])
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained
+    assert all(".default" in name for name in trained)
+
+
+@over(LAYERS)
+def test_norms_in_modules_to_save_are_trained_saved_and_loaded(row, ids, tmp_path):
+    config = row.adapted().peft_config["default"]
+    config.modules_to_save = ["norm"]
+    config.inference_mode = False
+    model = get_peft_model(row.base(), config)
+    norms = [p for name, p in model.named_parameters() if "modules_to_save" in name]
+    assert [p.requires_grad for p in norms] == [True] * 9  # two in each layer, one at the end
+    with torch.no_grad():
+        for norm in norms:
+            norm.mul_(2)
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(row.base(), tmp_path, adapter_name="other")
+    assert torch.equal(again.eval()(ids).logits, model.eval()(ids).logits)
+
+
+def test_auto_peft_model_finds_the_base_by_itself(ids, tmp_path):
+    row = next(row for row in ROWS if row.name == "mosld")
+    row.base().save_pretrained(tmp_path / "base")
+    model = row.adapted(base=AutoModelForCausalLM.from_pretrained(tmp_path / "base"))
+    model.save_pretrained(tmp_path / "adapter")
+    again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(again.eval()(ids).logits, model(ids).logits)

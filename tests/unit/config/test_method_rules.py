@@ -1,0 +1,111 @@
+"""Combinations of keys of a method: what cannot work, or says nothing, is refused in one message with the reason."""
+
+import re
+
+import pytest
+
+import mosld
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
+from mosld.config.groups import group_options
+
+REFUSED = {
+    "a rank for full": (["method=full", "method.rank=4"], "method.rank=4", "no adapter"),
+    "a target for prefix": (["method=prefix", "method.targets=all"], "method.targets=all", "virtual_tokens"),
+    "experts for lora": (["method=lora", "method.experts=4"], "method.experts=4", "one expert"),
+    "a router for lora": (["method=lora", "method.router=dense"], "method.router=dense", "one expert"),
+    "virtual tokens for mosld": (["method=mosld", "method.virtual_tokens=9"], "method.virtual_tokens=9", "topk"),
+    "capacity without that router": (["method=mola", "method.capacity_factor=2"], "capacity_factor", "topk"),
+    "gate dropout without that router": (["method=molora", "method.gate_dropout=.2"], "gate_dropout", "dense"),
+    "MoA's keys without its router": (["method=mosld", "method.pool=last"], "method.pool=last", "topk"),
+    "nothing to balance": (["method=molora", "method.balance=switch"], "method.balance=switch", "every expert"),
+    "top-k without k": (["method=mosl", "method.top_k=null"], "method.top_k=null", "topk chooses"),
+    "overlapping layers": (["method=mosld", "method.plain_targets=attention"], "plain_targets=attention", "overlaps"),
+    "too few experts": (["method=sira_authors", "method.top_k=17"], "method.top_k=17", "method.experts=16"),
+    "an allocation that says nothing": (["method=mixlora", "allocation=diamond"], "allocation=diamond", "experts=null"),
+    "dropout on nothing": (["method=mosl", "method.dropout=.1"], "method.dropout=0.1", "dropout_on"),
+    "lora's B": (["method=lora", "method.dropout_on=B"], "dropout_on=B", "input x"),
+    "checkpointing with prefix": (
+        ["method=prefix", "training.gradient_checkpointing=true"], "gradient_checkpointing", "micro_batch_size",
+    ),
+    "a push to no repository": (["hub.push_to=mine"], "hub.push_to=mine", "owner/name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_work_is_refused_with_the_reason(case: str):
+    overrides, what, why = REFUSED[case]
+    with pytest.raises(UserError) as caught:
+        load_config(overrides)
+    assert len(caught.value.messages) == 1
+    assert what in caught.value.messages[0]
+    assert why in caught.value.messages[0]
+
+
+WORKING = [
+    ["method=mosld", "method.targets=block"],
+    ["method=mosld", "method.targets=ffn", "method.plain_targets=attention"],
+    ["method=mosld", "method.share=none", "method.dropout_on=x"],
+    ["method=mosld", "method.share=B", "method.dropout_on=B", "method.balance=paper_literal"],
+    ["method=molora", "method.top_k=2", "method.balance=switch"],
+    ["method=hydralora", "method.router_init=normal", "method.init=gaussian"],
+    ["method=mixlora", "method.experts=null", "allocation=diamond"],
+    ["method=mixlora", "method.router=capacity", "method.gate_dropout=.1", "method.dropout_on=A", "method.dropout=.1"],
+    ["method=full", "training.gradient_checkpointing=true"],
+    ["method=moa", "method.inference=vote", "method.pool=last", "method.train_experts=false"],
+]
+
+
+@pytest.mark.parametrize("overrides", WORKING, ids=" ".join)
+def test_options_compose_freely_where_they_can_work(overrides: list[str]):
+    assert load_config(overrides).method.name == overrides[0].removeprefix("method=")
+
+
+@pytest.mark.parametrize("name", group_options()["method"])
+def test_every_method_file_says_what_it_is_and_how_to_run_it(name: str):
+    text = (mosld.config.config_directory() / "method" / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+    assert f"python -m mosld.train method={name}" in text.split("\nname:")[0]
+
+
+@pytest.mark.parametrize("name", group_options()["method"])
+def test_every_value_of_a_method_says_where_it_comes_from(name: str):
+    lines = (mosld.config.config_directory() / "method" / f"{name}.yaml").read_text().splitlines()
+    values = [line for line in lines if re.match(r"\w+:", line) and not line.startswith(("name:", "kind:"))]
+    assert [line for line in values if " # " not in line] == []
+
+
+def test_full_has_its_own_learning_rate_and_the_command_line_goes_before():
+    assert load_config(["method=full"]).training.learning_rate == 2e-5
+    assert load_config(["method=full", "training=paper"]).training.learning_rate == 2e-5
+    assert load_config(["method=full", "training.learning_rate=1e-4"]).training.learning_rate == 1e-4
+    assert load_config(["method=mosld", "training=paper"]).training.learning_rate == 3e-4
+
+
+def test_from_python_an_allocation_for_a_method_with_its_own_number_is_refused(tiny):
+    with pytest.raises(UserError, match=r"experts=null"):
+        mosld.adapt(tiny, "mixlora", allocation=4)
+    assert mosld.adapt(tiny, "mixlora", allocation=4, experts=None).peft_config["default"].experts == 4
+
+
+MIXING = {
+    "weights without their mixing": (["data.weights={obqa: 1}"], "data.mixing=weights"),
+    "a cap without its mixing": (["data.cap=5"], "data.mixing=cap"),
+    "a cap of nothing": (["data.mixing=cap"], "give data.cap"),
+    "a task without a weight": (["data.mixing=weights", "data.weights={obqa: 1}"], "no weight for csqa"),
+    "a weight that is none": (
+        ["data.tasks=[obqa]", "data.mixing=weights", "data.weights={obqa: heavy}"], "must be a number above 0",
+    ),
+    "a weight for no task": (
+        ["data.tasks=[obqa]", "data.mixing=weights", "data.weights={obqa: 1, obqaa: 2}"], "did you mean 'obqa'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MIXING)
+def test_mixing_that_cannot_work_is_refused(case: str):
+    overrides, words = MIXING[case]
+    with pytest.raises(UserError) as caught:
+        load_config(overrides)
+    assert len(caught.value.messages) == 1
+    assert words in caught.value.messages[0]

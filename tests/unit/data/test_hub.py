@@ -1,0 +1,187 @@
+"""The hub source: each set's own published columns, as parquet made here, become rows; at pinned revisions, once."""
+
+import json
+import re
+
+import pytest
+from datasets import Dataset
+from datasets import load_dataset as load_published
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx
+
+from mosld.common.errors import UserError
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data import hub
+from mosld.data.dataset import load_dataset
+from mosld.data.tasks import TASKS
+
+FOUR = {"text": ["sun", "moon", "sea", "sky"], "label": ["A", "B", "C", "D"]}
+PUBLISHED = {
+    "obqa": [{"id": "7-980", "question_stem": "The sun is", "choices": FOUR, "answerKey": "B"}],
+    "csqa": [{"id": "075e", "question": "What?", "question_concept": "c", "choices": FOUR, "answerKey": "D"}],
+    "race": [
+        {"example_id": "high1.txt", "article": "A text.", "answer": "C", "question": "Who?", "options": list("wxyz")},
+        {"example_id": "high1.txt", "article": "A text.", "answer": "A", "question": "Why?", "options": list("wxyz")},
+    ],
+    "mctest": [
+        {
+            "idx": {"story": 0, "question": 1}, "story": "One.\\newline\\newlineTwo.", "question": "Which?",
+            "answer_options": {"A": "a", "B": "b", "C": "c", "D": "d"}, "answer": "D",
+        },
+    ],
+    "arc_e": [
+        {"id": "Mercury_1", "question": "Q?", "choices": FOUR, "answerKey": "A"},
+        {"id": "NYSEDREGENTS_2", "question": "Q2?", "choices": {**FOUR, "label": list("1234")}, "answerKey": "3"},
+    ],
+    "gsm8k": [{"question": "How many?", "answer": "1 + 1 = <<1+1=2>>2\n#### 1,002"}],
+    "openorca": [{"id": "flan.1", "system_prompt": "", "question": "Say hi.", "response": "Hi."}],
+    "mmlu": [{"question": "Q\u00a0?", "subject": "anatomy", "choices": list("wxyz"), "answer": 2}],
+}  # fmt: skip
+PUBLISHED["arc_c"] = PUBLISHED["arc_e"]
+WANTED = {
+    "obqa": {"id": "7-980", "context": "", "question": "The sun is", "choices": FOUR["text"], "answer": 1},
+    "csqa": {"id": "075e", "context": "", "question": "What?", "choices": FOUR["text"], "answer": 3},
+    "race": {"id": "high1.txt/0", "context": "A text.", "question": "Who?", "choices": list("wxyz"), "answer": 2},
+    "mctest": {
+        "id": "mc160/train/0", "context": "One.\nTwo.", "question": "Which?", "choices": list("abcd"), "answer": 3,
+    },
+    "arc_e": {"id": "Mercury_1", "context": "", "question": "Q?", "choices": FOUR["text"], "answer": 0},
+    "arc_c": {"id": "Mercury_1", "context": "", "question": "Q?", "choices": FOUR["text"], "answer": 0},
+    "gsm8k": {
+        "id": "main/train/0", "question": "How many?", "answer": "1 + 1 = <<1+1=2>>2\n#### 1,002", "final": "1002",
+    },
+    "openorca": {"id": "flan.1", "system": "", "question": "Say hi.", "response": "Hi."},
+    "mmlu": {"id": "anatomy/test/0", "context": "", "question": "Q ?", "choices": list("wxyz"), "answer": 2},
+}  # fmt: skip
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """A hub of parquet files in an empty cache; yields what was asked of it."""
+    calls = []
+
+    def fetch(source, config, split):
+        task = next(name for name, known in hub.HUB.items() if known is source)
+        calls.append((task, config, split))
+        path = tmp_path / f"{task}.parquet"
+        Dataset.from_list(PUBLISHED[task]).to_parquet(path)
+        return load_published("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "datasets"))
+
+    monkeypatch.setenv("MOSLD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "fetch", fetch)
+    return calls
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("task", hub.HUB)
+def test_the_published_columns_become_rows(task, asked):
+    split = "test" if task == "mmlu" else "train"
+    assert read(hub.hub_root([task]) / task / f"{split}.jsonl")[0] == WANTED[task]
+    assert len(asked) == len(hub.HUB[task].splits) * len(hub.HUB[task].configs)
+
+
+def test_questions_on_one_passage_have_different_ids(asked):
+    rows = read(hub.hub_root(["race"]) / "race" / "test.jsonl")
+    assert [row["id"] for row in rows] == ["high1.txt/0", "high1.txt/1"]
+
+
+def test_labels_that_are_digits_are_looked_up(asked):
+    assert read(hub.hub_root(["arc_c"]) / "arc_c" / "train.jsonl")[1]["answer"] == 2
+
+
+def test_the_parts_of_a_set_are_joined(asked):
+    rows = read(hub.hub_root(["mctest"]) / "mctest" / "train.jsonl")
+    assert [row["id"] for row in rows] == ["mc160/train/0", "mc500/train/0"]
+
+
+def test_a_hidden_label_is_left_for_the_reader_to_report(asked, monkeypatch):
+    monkeypatch.setitem(PUBLISHED, "csqa", [{**PUBLISHED["csqa"][0], "answerKey": ""}])
+    assert read(hub.hub_root(["csqa"]) / "csqa" / "train.jsonl")[0]["answer"] is None
+
+
+def test_a_set_is_fetched_once(asked):
+    hub.hub_root(["obqa"])
+    asked.clear()
+    hub.hub_root(["obqa"])
+    assert asked == []
+
+
+def test_a_large_split_is_sampled_the_same_way_every_time(asked, monkeypatch):
+    many = [{**PUBLISHED["race"][0], "question": f"Q{i}"} for i in range(40)]
+    monkeypatch.setitem(PUBLISHED, "race", many)
+    monkeypatch.setitem(hub.HUB["race"].sampled, "train", 10)
+    first = read(hub.hub_root(["race"]) / "race" / "train.jsonl")
+    numbers = [int(row["id"].rpartition("/")[2]) for row in first]
+    assert len(set(numbers)) == 10
+    assert numbers == sorted(numbers) != list(range(10))
+    assert all(row["question"] == f"Q{number}" for row, number in zip(first, numbers, strict=True))
+    assert len(read(hub.hub_root(["race"]) / "race" / "test.jsonl")) == 40
+
+
+def test_revisions_are_pinned_commits():
+    assert all(re.fullmatch(r"[0-9a-f]{40}", known.revision) for known in hub.HUB.values())
+
+
+def test_without_the_hub_one_message_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOSLD_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"allenai/openbookqa .* cannot be fetched.*source=bundled") as caught:
+        hub.hub_root(["obqa"])
+    assert len(caught.value.messages) == 1
+    assert "\n" not in caught.value.messages[0]
+    assert not list(tmp_path.glob("hub-*/obqa"))
+
+
+def refused(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    """An error as the hub's library raises it."""
+    return kind(
+        f"{status} Client Error.",
+        response=httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co")),
+    )
+
+
+HUB_SAYS = {
+    GatedRepoError: ["it is gated", "https://huggingface.co/datasets/allenai/openbookqa", "hf auth login"],
+    RepositoryNotFoundError: ["not there under this name", "https://huggingface.co/datasets/allenai/openbookqa"],
+    RevisionNotFoundError: ["not there under this name and revision"],
+    LocalEntryNotFoundError: ["source=bundled", "hf auth login"],
+    OfflineModeIsEnabled: ["source=bundled"],
+}
+
+
+@pytest.mark.parametrize("kind", HUB_SAYS)
+def test_a_set_that_the_hub_refuses_says_how_to_get_it(kind, tmp_path, monkeypatch):
+    error = refused(kind, 403) if issubclass(kind, HfHubHTTPError) else kind("no")
+
+    def load(*_: object, **__: object) -> None:
+        raise DatasetNotFoundError("Dataset is not to be had.") from error
+
+    monkeypatch.setenv("MOSLD_CACHE", str(tmp_path))
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(UserError) as caught:
+        hub.hub_root(["obqa"])
+    (message,) = caught.value.messages
+    assert [words for words in HUB_SAYS[kind] if words not in message] == []
+
+
+@pytest.mark.parametrize("task", hub.HUB)
+def test_every_set_is_read_from_the_hub_into_rows(task, asked, monkeypatch):
+    if TASKS[task].kind == "choice" and len(PUBLISHED[task]) == 1:  # a held-out share leaves at least one
+        monkeypatch.setitem(PUBLISHED, task, [{**PUBLISHED[task][0], "id": str(i)} for i in range(3)])
+    elif task == "gsm8k":
+        monkeypatch.setitem(PUBLISHED, task, PUBLISHED[task] * 3)
+    training = TASKS[task].trained
+    found = load_dataset(DataConfig(tasks=[task]), SourceConfig(name="hub"), training=training).tasks[task]
+    assert bool(found.train) == training
+    assert bool(found.test) == TASKS[task].scored

@@ -1,0 +1,110 @@
+"""Test items that stand in train: counted for each task over all train rows, and left out where asked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import Dataset, leak_notes, load_dataset
+from mosld.runs.console import Console
+from mosld.runs.tables import results_table
+
+REAL = Path(__file__).parents[4] / "shared" / "data"
+
+
+def question(name: str, text: str) -> dict:
+    return {"id": name, "question": text, "choices": ["x", "y"], "answer": 0}
+
+
+@pytest.fixture
+def leaky(tmp_path: Path) -> Path:
+    """Two tasks; a test item of each stands in arc_e's train, one of obqa's in its own."""
+    texts = {
+        "obqa": {"train": ["One?", "Two?", "Three?"], "validation": ["Four?"], "test": ["one?", "Five?", "Six?"]},
+        "arc_e": {"train": [" FIVE? ", "Seven?", "Eight?"], "validation": ["Nine?"], "test": ["seven?", "Ten?"]},
+    }
+    for task, splits in texts.items():
+        (tmp_path / task).mkdir()
+        for split, questions in splits.items():
+            lines = [json.dumps(question(f"{split}{i}", text)) for i, text in enumerate(questions)]
+            (tmp_path / task / f"{split}.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def load(root: Path, **keys) -> Dataset:
+    return load_dataset(DataConfig(**{"tasks": ["obqa", "arc_e"], **keys}), SourceConfig(name="local", root=str(root)))
+
+
+def test_leaks_are_counted_over_the_train_rows_of_all_tasks(leaky):
+    assert load(leaky).leaks == {"obqa": 2, "arc_e": 1}
+    assert load(leaky, tasks=["obqa"]).leaks == {"obqa": 1}
+
+
+def test_dropping_leaves_no_leak_and_says_how_many_rows_went(leaky):
+    found = load(leaky, drop_leaks=True)
+    assert found.leaks == {"obqa": 0, "arc_e": 0}
+    assert {name: data.dropped for name, data in found.tasks.items()} == {"obqa": 1, "arc_e": 2}
+    assert {name: count["train"] for name, count in found.counts().items()} == {"obqa": 2, "arc_e": 1}
+
+
+def test_a_limit_counts_the_rows_that_are_left(leaky):
+    assert [len(data.train) for data in load(leaky, drop_leaks=True, limit=2).tasks.values()] == [2, 1]
+
+
+def test_tests_and_validation_stay_as_they_are(leaky):
+    before, after = load(leaky), load(leaky, drop_leaks=True)
+    for task in ("obqa", "arc_e"):
+        assert before.tasks[task].test == after.tasks[task].test
+        assert before.tasks[task].validation == after.tasks[task].validation
+
+
+def test_results_json_describes_them(leaky):
+    described = load(leaky, drop_leaks=True).describe()
+    assert (described["leaks"], described["dropped_leaks"]) == ({"obqa": 0, "arc_e": 0}, {"obqa": 1, "arc_e": 2})
+
+
+def test_scoring_alone_reads_no_train_rows_and_counts_nothing(leaky):
+    data = DataConfig(tasks=["obqa"])
+    assert load_dataset(data, SourceConfig(name="local", root=str(leaky)), training=False).leaks is None
+
+
+def shown(leaky: Path, capsys, **keys) -> str:
+    score = {"accuracy": 0.5, "stderr": 0.1, "n": 2}
+    results = {
+        "method": "m", "model": "tiny", "prompt": "letter", "scores": {"obqa": score}, "average": 0.5,
+        "data": load(leaky, **keys).describe(),
+    }  # fmt: skip
+    Console().show(results_table(results))
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_foot_of_the_table_names_them(leaky, capsys):
+    foot = shown(leaky, capsys)
+    assert "obqa: 2 of 3 test items also stand in train; arc_e: 1 of 2" in foot
+    assert "data.drop_leaks=true" in foot
+
+
+def test_the_foot_of_the_table_names_dropped_rows(leaky, capsys):
+    foot = shown(leaky, capsys, drop_leaks=True)
+    assert "obqa: 1 train rows left out that stand in a test" in foot
+    assert "data.drop_leaks" not in foot
+
+
+def test_results_of_before_have_no_foot():
+    assert leak_notes({"source": "bundled", "counts": {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "counts", "leaks"),
+    [
+        ("official", {"obqa": (4957, 500), "arc_e": (2251, 570), "arc_c": (1119, 299), "csqa": (8767, 974)}, (14, 3)),
+        ("paper", {"obqa": (4911, 546), "arc_e": (2539, 282), "arc_c": (1276, 142), "csqa": (8767, 974)}, (13, 3)),
+    ],
+)
+def test_rows_and_leaks_of_the_published_sets(policy, counts, leaks):
+    if not REAL.is_dir():
+        pytest.skip(f"needs {REAL}, real copies of the published sets")
+    found = load(REAL, tasks=["obqa", "arc_e", "arc_c", "csqa"], split_policy=policy)
+    assert {name: (len(data.train), len(data.validation)) for name, data in found.tasks.items()} == counts
+    assert found.leaks == {"obqa": leaks[0], "arc_e": leaks[1], "arc_c": 0, "csqa": 0}

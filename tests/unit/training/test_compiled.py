@@ -1,0 +1,89 @@
+"""training.compile: compiled layers train as eager ones do, under the same names; scoring runs without; refusals."""
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+import mosld
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
+from mosld.data.rows import Row
+from mosld.distributed.processes import processes
+from mosld.training.compile import compile_layers, uncompiled
+from mosld.training.optim import make_optimizer, trained_parameters
+from mosld.training.step import Stepper
+
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler on a processor")
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mosld": {"allocation": 4, "dropout": 0.3},
+    "mola": {"allocation": 4, "dropout": 0.3},
+}
+
+
+def make_stepper(compiled: bool, method: str) -> Stepper:
+    torch.manual_seed(0)
+    model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0, **OPTIONS[method])
+    if compiled:
+        said = []
+        compile_layers(model, said.append)
+        assert said == ["4 layers are compiled in the first steps, which take long"]
+    return Stepper(model, make_optimizer(model, TrainingConfig()), processes=processes(), pad=259, weight=0.01)
+
+
+def rows(lengths: tuple[int, ...]) -> list[Example]:
+    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
+    return [Example(row, [5 + (7 * i + n) % 200 for i in range(n)], n - 3) for n in lengths]
+
+
+@needs_compiler
+@pytest.mark.timeout(1200)  # the C++ compiler takes most of it
+@pytest.mark.parametrize("method", OPTIONS)
+def test_compiled_steps_are_eager_steps_up_to_rounding(method):
+    """Lengths change from step to step, dropout draws the same masks, and names are the same."""
+    eager, compiled = make_stepper(False, method), make_stepper(True, method)
+    torch._dynamo.utils.counters.clear()
+    for number, lengths in enumerate([(9, 12), (21, 30), (14, 17, 19)]):
+        ours, theirs = (s.step(rows(lengths), 3, 1e-2, number) for s in (compiled, eager))
+        assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-4)
+        assert ours.auxiliary == pytest.approx(theirs.auxiliary, rel=1e-4)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-3)
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2, "layers share code; so do lengths"
+    found, wanted = trained_parameters(compiled.model), trained_parameters(eager.model)
+    assert list(found) == list(wanted)
+    assert list(compiled.model.state_dict()) == list(eager.model.state_dict())
+    ids = {"input_ids": torch.tensor([[5, 6, 7]])}
+    kept = {name: weight.detach().clone() for name, weight in found.items()}
+    with torch.inference_mode(), uncompiled(True):
+        scored = compiled.model.eval()(**ids).logits
+    eager.model.load_state_dict(kept, strict=False)
+    assert torch.equal(scored, eager.model.eval()(**ids).logits)
+
+
+def test_a_model_without_decoder_layers_is_refused():
+    with pytest.raises(UserError, match="no decoder layers"):
+        compile_layers(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["training.gradient_checkpointing=true"], "gradient_checkpointing=true"),
+        (["method=prefix"], "method.kind=prefix"),
+        (["method=moa"], "method.router=domain"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_before_anything_loads(overrides, reason):
+    with pytest.raises(UserError, match=f"training.compile=true: cannot be combined with {reason}"):
+        load_config(["training.compile=true", *overrides])
+
+
+def test_a_machine_without_a_compiler_is_told_so(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="no C\\+\\+ compiler no-such-compiler is on the path"):
+        load_config(["training.compile=true"])

@@ -1,0 +1,189 @@
+"""The loop: resume at every step is bit-equal, the best weights are kept, no step without a finite gradient."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+import torch
+
+import mosld
+from mosld.config.schema import TrainingConfig
+from mosld.data.encoding import Example
+from mosld.data.mixing import Order
+from mosld.data.rows import Row
+from mosld.distributed.processes import processes
+from mosld.evaluation.evaluate import Evaluation
+from mosld.runs.console import Console
+from mosld.training.checkpoint import Checkpoints
+from mosld.training.loop import DivergedError, Loop
+from mosld.training.optim import make_optimizer, trained_parameters
+from mosld.training.signals import StopSignals
+from mosld.training.step import Stepper
+
+CONFIG = TrainingConfig(
+    epochs=2, batch_size=4, micro_batch_size=2, checkpoint_every=1, validate_every=2, keep_last=100, learning_rate=1e-2
+)
+
+
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+def examples(count=14):
+    rng = torch.Generator().manual_seed(0)
+    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
+    lengths = torch.randint(6, 20, (count,), generator=rng).tolist()
+    return [
+        Example(dataclasses.replace(row, id=f"row{i}"), torch.randint(0, 256, (n,), generator=rng).tolist(), n - 3)
+        for i, n in enumerate(lengths)
+    ]
+
+
+def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, poison=()):
+    """A loop on a fresh tiny model; `kill_at`: the step before which it dies; `poison`: steps with a NaN loss."""
+    torch.manual_seed(0)
+    model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0)
+    optimizer = make_optimizer(model, config)
+    stepper = Stepper(model, optimizer, processes=processes(), pad=259, max_norm=config.max_grad_norm, weight=0.01)
+    take, taken = stepper.step, iter(scores or [0.1, 0.2, 0.3, 0.4, 0.5])
+
+    def step(*arguments):
+        number = sum(1 for _ in steps)
+        if kill_at is not None and loop_state["step"] == kill_at:
+            raise Killed
+        steps.append(number)
+        if loop_state["step"] in poison:
+            with torch.no_grad():
+                weight = next(iter(trained_parameters(model).values()))
+                kept = weight.clone()
+                weight[0, 0] = float("nan")
+            result = take(*arguments)
+            with torch.no_grad():
+                weight.copy_(kept)
+        else:
+            result = take(*arguments)
+        loop_state["step"] += 1
+        return result
+
+    steps: list[int] = []
+    loop_state = {"step": 0}
+    stepper.step = step
+    rows = examples()
+    loop = Loop(
+        stepper, rows, Order((len(rows),), (len(rows),), config.batch_size, 0), config,
+        validate=lambda: Evaluation({}, {"arc_e": {"accuracy": next(taken)}}), load=dict,
+        checkpoints=Checkpoints(folder / "checkpoints", config.keep_last), metrics_path=folder / "metrics.jsonl",
+        every=1, console=Console(), stop=StopSignals(),
+    )  # fmt: skip
+    resume = loop._resume
+
+    def resumed():
+        progress = resume()
+        loop_state["step"] = progress.step
+        for _ in range(progress.step // config.validate_every):
+            next(taken)
+        return progress
+
+    loop._resume = resumed
+    return loop
+
+
+def digest(loop) -> str:
+    tensors = [p.detach().numpy().tobytes() for p in trained_parameters(loop.stepper.model).values()]
+    for state in loop.stepper.engine.optimizer.state_dict()["state"].values():
+        tensors += [state[key].numpy().tobytes() for key in sorted(state)]
+    return hashlib.sha256(b"".join(tensors)).hexdigest()
+
+
+@pytest.mark.parametrize("method", ["lora", "mosl", "mosld"])
+def test_killed_at_any_step_and_started_again_it_ends_bit_equal(method, tmp_path):
+    straight = make_loop(tmp_path, method)
+    total = straight.run().step
+    assert total == 8
+    for kill_at in range(1, total):
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        with pytest.raises(Killed):
+            make_loop(folder, method, kill_at=kill_at).run()
+        torch.rand(7)  # whatever happens between two processes
+        again = make_loop(folder, method)
+        again.run()
+        assert digest(again) == digest(straight), kill_at
+
+
+def metric_steps(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "cross_entropy" in line]
+
+
+def test_after_a_resume_metrics_hold_every_step_once(tmp_path):
+    config = dataclasses.replace(CONFIG, checkpoint_every=3, validate_every=4)
+    with pytest.raises(Killed):
+        make_loop(tmp_path, config=config, kill_at=5).run()
+    make_loop(tmp_path, config=config).run()
+    assert metric_steps(tmp_path) == list(range(1, 9))
+
+
+def test_the_weights_of_the_best_validation_are_kept(tmp_path):
+    loop = make_loop(tmp_path, scores=[0.1, 0.4, 0.4, 0.2])
+    progress = loop.run()
+    assert progress.best_step == 4  # the first of two equal ones
+    (tmp_path / "shorter").mkdir()
+    shorter = make_loop(tmp_path / "shorter", kill_at=4)
+    with pytest.raises(Killed):
+        shorter.run()
+    ours, theirs = trained_parameters(loop.stepper.model), trained_parameters(shorter.stepper.model)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_old_checkpoints_go_and_the_best_stays(tmp_path):
+    make_loop(tmp_path, config=dataclasses.replace(CONFIG, keep_last=2), scores=[0.9, 0.1, 0.1, 0.1]).run()
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["best-000002", "step-000007", "step-000008"]
+
+
+def test_damaged_best_weights_are_chosen_anew(tmp_path, capsys):
+    with pytest.raises(Killed):
+        make_loop(tmp_path, kill_at=6).run()
+    (weights,) = (tmp_path / "checkpoints").glob("best-000006/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    progress = make_loop(tmp_path).run()
+    assert "the best weights, of step 6, are damaged" in capsys.readouterr().err
+    assert progress.best_step == 8
+
+
+def test_a_step_without_a_finite_gradient_changes_no_weight_and_names_its_rows(tmp_path, capsys):
+    loop = make_loop(tmp_path, poison={3})
+    progress = loop.run()
+    assert progress.skipped == 1
+    assert all(p.isfinite().all() for p in trained_parameters(loop.stepper.model).values())
+    assert "step 4 left out: loss nan" in (said := capsys.readouterr().err)
+    assert all(f"arc_e:row{i}" in said for i in loop.order.rows(3))
+
+
+def test_three_such_steps_in_a_row_stop_the_run(tmp_path):
+    loop = make_loop(tmp_path, poison={2, 3, 4})
+    with pytest.raises(DivergedError, match="3 steps in a row, up to step 5"):
+        loop.run()
+    newest = loop.checkpoints.newest(print)
+    assert newest.name == "step-000004"
+
+
+def test_the_loss_does_not_depend_on_the_split_into_micro_batches(tmp_path):
+    results = []
+    for size in (1, 2, 4):
+        loop = make_loop(tmp_path, "mosl", dataclasses.replace(CONFIG, micro_batch_size=size, max_grad_norm=1e9))
+        results.append(loop.stepper.step(loop.examples[:4], size, 0.0, 0))
+    for result in results[1:]:
+        assert result.cross_entropy == pytest.approx(results[0].cross_entropy, rel=1e-5)
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    loop = make_loop(tmp_path, "mosl", dataclasses.replace(CONFIG, max_grad_norm=0.5))
+    seen = []
+    loop.stepper.engine.optimizer.step = lambda: seen.append(
+        torch.cat([p.grad.flatten() for p in loop.stepper.engine.parameters]).norm().item()
+    )
+    assert loop.stepper.step(loop.examples[:4], 2, 1e-3, 0).grad_norm > 0.5
+    assert seen[0] == pytest.approx(0.5, rel=1e-3)
