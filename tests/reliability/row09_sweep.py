@@ -50,7 +50,7 @@ def _summary(folder: Path) -> dict:
 
 
 def _faults() -> list[dict]:
-    place = "mosld.recipes.context:Stages.make_loop"
+    place = "mosld.recipes.context:train_model"
     return [{"at": place, "call": 1, "only": f"Config(seed={seed},", "do": what} for seed, what in FAIL.items()]
 
 

@@ -40,17 +40,16 @@ def measure(place: str, steps: int) -> int:
     """
     from mosld.config.compose import load_config
     from mosld.data.dataset import load_dataset
-    from mosld.recipes.context import Stages, load_on_device
+    from mosld.recipes.context import RunContext, prepare
+    from mosld.recipes.load import load_base_model
     from mosld.runs.console import Console
     from mosld.training.checkpoint import Checkpoints, Progress, save_state, save_weights
-    from mosld.training.loop import require_finite
 
     config = load_config(["logger=files"])
     training = config.training
-    model, tokenizer = load_on_device(config)
-    stages = Stages(config, load_dataset(config.data, config.source), tokenizer, Console())
-    stepper = stages.make_stepper(stages.adapt(model), model.dtype)
-    rows = stages.encode_train()
+    model, tokenizer = load_base_model(config.model)
+    context = RunContext(config, load_dataset(config.data, config.source), tokenizer, Console())
+    stepper, rows = prepare(context, model)
     checkpoints = Checkpoints(Path(place) / "checkpoints", training.keep_last)
     seconds: dict[str, list[float]] = {"trial": [], "step": [], "save": [], "best": [], "finite": []}
 
@@ -66,7 +65,7 @@ def measure(place: str, steps: int) -> int:
         timed("step", lambda batch=batch, size=size, number=number: stepper.step(batch, size, 1e-4, number))
     for number in range(4):
         state = Progress(step=number)
-        timed("finite", lambda: require_finite(stepper.engine, 1))
+        timed("finite", stepper.engine.finite)
         timed("save", lambda n=number, s=state: checkpoints.save_step(
             n, lambda folder: save_state(stepper.engine, s, folder)))  # fmt: skip
         timed("best", lambda n=number: checkpoints.save_best(n, lambda folder: save_weights(stepper.engine, folder)))

@@ -49,7 +49,7 @@ def cases(full: bool) -> list[Case]:
     ]
 
 
-SCORING = {"at": "mosld.recipes.context:Stages.score", "call": 2, "do": "error"}
+SCORING = {"at": "mosld.recipes.context:RunContext.score", "call": 2, "do": "error"}
 NAN = {"at": "mosld.training.step:Stepper._forward", "call": 2, "until": 99, "when": "after", "do": "nan"}
 
 

@@ -145,7 +145,7 @@ def prove() -> int:
     shared = ready_to_train(adapt_with(load_placed(model_config("tiny", {}), group)[0], method, allocation, 0), False)
     alone = ready_to_train(adapt_with(load_base("tiny")[0], method, allocation, 0), False)
     steppers = [
-        Stepper(model, make_optimizer(model, config), processes=who, pad=259, max_norm=0.5)
+        Stepper(model, make_optimizer(model, config), processes=who, pad_token_id=259, max_norm=0.5)
         for model, who in ((shared, group), (alone, type(group)(0, 1, group.device)))
     ]
     assert isinstance(steppers[0].engine, SharedEngine)
