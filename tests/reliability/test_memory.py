@@ -4,7 +4,9 @@ import json
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, command, losses, status
+import pytest
+
+from tests.helpers.cases import Case, check_case, command, losses, status
 from tests.helpers.fork_server import nursery
 
 TRIAL = "mosld.training.step:Stepper.try_longest"
@@ -89,3 +91,8 @@ def _check(folder: Path) -> None:
     assert nursery().train(command(folder, "check=true"), folder / "log", [_fault(1)]) == 2
     _named((folder / "log").read_text())
     assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

@@ -5,7 +5,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, Outcome, command, metrics
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, command, metrics
 from tests.helpers.fork_server import nursery
 
 SHARE = 0.01
@@ -26,7 +28,7 @@ def _logged(folder: Path) -> None:
 
 
 def _default(steps: int, folder: Path) -> Outcome:
-    child = nursery().start("tests.reliability.row14_cost:measure", [str(folder), steps], folder / "log")
+    child = nursery().start("tests.reliability.test_cost:measure", [str(folder), steps], folder / "log")
     assert nursery().wait(child, 1800) == 0, (folder / "log").read_text()
     share = json.loads((folder / "cost.json").read_text())["share"]
     return Outcome(1, [] if share < SHARE else [f"{100 * share:.2f} % of the time"], share)
@@ -77,3 +79,8 @@ def measure(place: str, steps: int) -> int:
     size = sum(path.stat().st_size for path in (checkpoints.folder / "step-000003").iterdir())
     (Path(place) / "cost.json").write_text(json.dumps({"share": share, "seconds": mean, "bytes": size}))
     return 0
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.cases import Case, Outcome, command, losses, newest_step, status, weights
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, command, losses, newest_step, status, weights
 from tests.helpers.fork_server import nursery
 
 STEP = "mosld.training.step:Stepper.step"
@@ -137,3 +139,8 @@ def _several(count: int, given: dict[int, str], folder: Path) -> None:
     assert newest_step(folder / "run") == len(losses(folder / "run")) == 4
     assert nursery().train_several(count, run, folder / "log") == [0] * count
     assert weights(folder / "run") == weights(folder / "one")
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)
