@@ -2,16 +2,39 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from mosld.common.errors import UserError
+from mosld.models.quantization import weights_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
+
+
+def base_model_of(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
+    """The transformers model under an adapter, or the model itself."""
+    return cast("PreTrainedModel", model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Trainable and total parameters; all weights of an adapter count, those frozen in its last stage too."""
+    trainable = sum(map(weights_of, trained_parameters(model).values()))
+    if isinstance(model, PeftModel) and model.device.type != "meta":
+        trainable = adapter_size(model)
+    return {"trainable": trainable, "total": sum(map(weights_of, model.parameters()))}
 
 
 def adapter_size(model: PeftModel) -> int:

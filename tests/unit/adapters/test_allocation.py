@@ -5,6 +5,7 @@ import pytest
 import mosld
 from mosld.adapters.adapt import experts_per_layer
 from mosld.adapters.layers import MixtureFeedForward, MixtureLinear
+from mosld.common.errors import UserError
 
 
 def test_a_shape_is_stretched_by_equal_parts():
@@ -21,7 +22,7 @@ def test_a_list_of_the_model_s_own_depth_is_taken_as_it_is():
 
 
 def test_a_list_longer_than_the_depth_is_refused(tiny):
-    with pytest.raises(mosld.config.UserError, match="5 parts, the model only 4 layers"):
+    with pytest.raises(UserError, match="5 parts, the model only 4 layers"):
         mosld.adapt(tiny, "mosl", allocation=[2, 2, 2, 2, 2])
 
 
@@ -40,5 +41,5 @@ def test_a_method_with_a_number_of_its_own_has_it_in_every_layer(method, experts
 
 
 def test_an_allocation_for_a_method_with_a_number_of_its_own_is_refused(tiny):
-    with pytest.raises(mosld.config.UserError, match="has its own number of experts"):
+    with pytest.raises(UserError, match="has its own number of experts"):
         mosld.adapt(tiny, "mixlora", allocation="triangle")

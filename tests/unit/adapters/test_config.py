@@ -4,6 +4,7 @@ import pytest
 
 import mosld
 from mosld.adapters.config import MosldConfig
+from mosld.common.errors import UserError
 
 REFUSED = [
     ({"top_k": 6}, r"top_k must lie in \[1, 5\].* got 6"),
@@ -51,12 +52,12 @@ def test_what_is_saved_is_what_is_read(tmp_path):
     ],
 )
 def test_combinations_that_cannot_work_are_refused(method, options, message, tiny):
-    with pytest.raises(mosld.config.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         mosld.adapt(tiny, method, **options)
 
 
 def test_several_mistakes_are_one_message(tiny):
-    with pytest.raises(mosld.config.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         mosld.adapt(tiny, "mosl", rank=0, top_k=0)
     assert "method.rank" in str(caught.value)
     assert "method.top_k" in str(caught.value)

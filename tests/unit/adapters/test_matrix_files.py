@@ -20,7 +20,6 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 import mosld
 import mosld.adapters
-import mosld.model
 bits = {}
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     if (folder / "adapter_config.json").is_file():

@@ -38,7 +38,7 @@ def test_it_equals_the_product_with_all_experts(share, k, router, monkeypatch):
     leaves = {"A": made.A, "B": made.B, "router": made.router.weight, "x": x}
     assert use_grouped_mm(made.B, 32, 32, k)
     ours = made(x, context())[0]
-    monkeypatch.setattr(bank_module, "wins", lambda *_: False)
+    monkeypatch.setattr(bank_module, "use_grouped_mm", lambda *_: False)
     if k == 1 and router == "topk":  # its one gate is 1: nothing reaches the router
         del leaves["router"]
     assert_same(ours, made(x, context())[0], leaves, **ROUNDING)

@@ -5,6 +5,7 @@ import torch
 
 import mosld
 from mosld.adapters.layers import MixtureLayer
+from mosld.common.errors import UserError
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [25, 26, 27, 28, 29, 30]])
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -53,5 +54,5 @@ def test_a_layer_that_the_model_lacks_is_named(tiny):
     for layer in tiny.model.layers:
         layer.self_attn.query, layer.self_attn.q_proj = layer.self_attn.q_proj, None
         del layer.self_attn.q_proj
-    with pytest.raises(mosld.config.UserError, match="the model has no layer called q_proj"):
+    with pytest.raises(UserError, match="the model has no layer called q_proj"):
         mosld.adapt(tiny, "mosl")

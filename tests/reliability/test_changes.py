@@ -4,7 +4,9 @@ import json
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, command, status
+import pytest
+
+from tests.helpers.cases import Case, check_case, command, status
 from tests.helpers.fork_server import nursery
 
 KEYS = {
@@ -90,3 +92,8 @@ def _damaged(name: str, folder: Path) -> None:
     _refused(folder, command(folder), "is damaged")
     assert nursery().train(command(folder, "training.resume=force"), folder / "log-forced") == 0
     assert "Traceback" not in (folder / "log-refused").read_text()
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

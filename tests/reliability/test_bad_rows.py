@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.cases import Case, Outcome, toy_data
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, toy_data
 
 TABLES = Path(__file__).resolve().parents[1] / "unit" / "data"  # the kinds, with the words that name each
 # The command itself; whether it came as far as loading what a model needs.
@@ -79,3 +81,8 @@ def _before_a_model_loads(folder: Path) -> None:
     lines = done.stderr.splitlines()
     assert all(any(place in line and reason in line for line in lines) for place, reason in wanted), done.stderr
     assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

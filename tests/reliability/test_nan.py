@@ -4,9 +4,10 @@ import re
 from functools import partial
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
-from tests.helpers.cases import Case, command, metrics, newest_step, status
+from tests.helpers.cases import Case, check_case, command, metrics, newest_step, status
 from tests.helpers.fork_server import nursery
 
 FORWARD = "mosld.training.step:Stepper._forward"  # called once for each micro-batch: none is tried before step 1
@@ -78,3 +79,8 @@ def _overflow(folder: Path) -> None:
     assert "a weight was not finite at step 4" in (folder / "log").read_text()
     _finite(folder / "run")
     assert newest_step(folder / "run") == 2
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

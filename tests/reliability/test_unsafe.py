@@ -7,7 +7,9 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, command, toy_data
+import pytest
+
+from tests.helpers.cases import Case, check_case, command, toy_data
 from tests.helpers.fork_server import nursery
 
 
@@ -127,3 +129,8 @@ def _target(folder: Path, mark: Path) -> None:
     ):
         arguments = text.split(" +") if text.startswith("+") else [text]
         assert nursery().train(command(folder, *arguments), folder / f"log-{number}") == 2
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

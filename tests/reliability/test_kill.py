@@ -3,11 +3,13 @@
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, Outcome, command, newest_step, status, weights
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, command, newest_step, status, weights
 from tests.helpers.fork_server import nursery
 
 STEP = {"inside": "mosld.training.checkpoint:Checkpoints.save_step", "call": 2}  # of steps 2, 4, 6: the second
-ADAPTER = {"inside": "mosld.recipes.context:Stages.save_trained", "call": 1}
+ADAPTER = {"inside": "mosld.recipes.save:save_trained", "call": 1}
 SAVES = {"checkpoint": STEP, "adapter": ADAPTER}
 
 
@@ -36,13 +38,11 @@ def _every_point(folder: Path) -> Outcome:
             fault = {**STEP, "call": 3, "operation": operation, "when": when, "do": "SIGKILL"}
             code = (
                 nursery().wait(
-                    nursery().start("tests.reliability.row02_kill:save_three", [str(place)], folder / "log", [fault])
+                    nursery().start("tests.reliability.test_kill:save_three", [str(place)], folder / "log", [fault])
                 )
                 or 0
             )
-            newest = nursery().wait(
-                nursery().start("tests.reliability.row02_kill:newest", [str(place)], folder / "log")
-            )
+            newest = nursery().wait(nursery().start("tests.reliability.test_kill:newest", [str(place)], folder / "log"))
             outcome.cases += 1
             if newest not in (2, 3) or (code == 0 and newest != 3):
                 outcome.failures.append(f"{when} operation {operation}: exit {code}, the newest is step {newest}")
@@ -122,3 +122,8 @@ def _all(name: str, folder: Path) -> Outcome:
                 outcome.cases += 1
                 outcome.failures.append(f"{name}, {when} operation {operation}: {error}")
     return outcome
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

@@ -3,7 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, command
+import pytest
+
+from tests.helpers.cases import Case, check_case, command
 from tests.helpers.fork_server import nursery
 
 KEY = "f00dfeedf00dfeedf00dfeedf00dfeedf00dfeed"
@@ -67,3 +69,8 @@ def _commit(folder: Path) -> None:
     from mosld.config.compose import load_config
 
     assert load_config(["model=llama2_7b", f"model.revision={KEY}"]).model.revision == KEY
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

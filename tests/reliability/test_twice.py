@@ -3,7 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, Outcome, command, losses, weights
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, command, losses, weights
 from tests.helpers.fork_server import nursery
 
 METHODS = ("lora", "hydralora", "mixlora", "moa", "mola", "molora", "mosl", "mosld", "mosld_b", "prefix", "sira")
@@ -43,3 +45,8 @@ def _processes(count: int, method: str, dropout: str, folder: Path) -> Outcome:
     pairs = zip(losses(folder / "one"), losses(folder / "several"), strict=True)
     worst = max(abs(ours - theirs) / abs(ours) for ours, theirs in pairs)
     return Outcome(1, [] if worst <= CLOSE else [f"losses differ by {worst:.2g}"], worst)
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

@@ -4,13 +4,12 @@ import json
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, command, losses, status
+import pytest
+
+from tests.helpers.cases import Case, check_case, command, losses, status
 from tests.helpers.fork_server import nursery
 
 TRIAL = "mosld.training.step:Stepper.try_longest"
-LITTLE = {  # where there is plenty for so small a model, nothing is tried
-    "at": "mosld.training.room:free_memory", "call": 1, "until": 99, "when": "after", "do": "little memory",
-}  # fmt: skip
 KNOBS = ("training.micro_batch_size", "training.gradient_checkpointing=true", "model.dtype=bfloat16")
 
 
@@ -37,7 +36,7 @@ def _named(text: str) -> None:
 
 
 def _refused(folder: Path) -> None:
-    assert nursery().train(command(folder), folder / "log", [LITTLE, _fault(1)]) == 2
+    assert nursery().train(command(folder), folder / "log", [_fault(1)]) == 2
     said = (folder / "log").read_text()
     _named(said)
     assert "a micro-batch of 2 rows of up to" in said
@@ -49,10 +48,10 @@ def _auto(count: int, folder: Path) -> None:
     run = command(folder, "training.micro_batch_size=auto", "training.batch_size=8")
     stop = {"at": "mosld.training.step:Stepper.step", "call": 3, "do": "SIGTERM"}
     if count == 1:
-        assert nursery().train(run, folder / "log", [LITTLE, _fault(2), stop]) == 75
+        assert nursery().train(run, folder / "log", [_fault(2), stop]) == 75
         assert nursery().train(run, folder / "log-again") == 0
     else:
-        assert nursery().train_several(2, run, folder / "log", {0: [stop], 1: [LITTLE, _fault(1)]}) == [75, 75]
+        assert nursery().train_several(2, run, folder / "log", {0: [stop], 1: [_fault(1)]}) == [75, 75]
         assert nursery().train_several(2, run, folder / "log-again") == [0, 0]
     (newest,) = (folder / "run" / "checkpoints").glob("step-000006")
     assert json.loads((newest / "progress.json").read_text())["micro_batch_size"] == 2
@@ -63,7 +62,7 @@ def _auto(count: int, folder: Path) -> None:
 
 def _nothing(folder: Path) -> None:
     run = command(folder, "training.micro_batch_size=auto")
-    assert nursery().train(run, folder / "log", [LITTLE, _fault(99)]) == 2
+    assert nursery().train(run, folder / "log", [_fault(99)]) == 2
     said = (folder / "log").read_text()
     _named(said)
     assert "a micro-batch of 1 rows" in said
@@ -92,3 +91,8 @@ def _check(folder: Path) -> None:
     assert nursery().train(command(folder, "check=true"), folder / "log", [_fault(1)]) == 2
     _named((folder / "log").read_text())
     assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

@@ -5,13 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.cases import Case, Outcome, command, losses
+from tests.helpers.cases import Case, Outcome, check_case, command, losses
 from tests.helpers.fork_server import nursery
-from tests.reliability.row16_sharded import CLOSE, EVEN, MIXED, UNEVEN
-from tests.reliability.row17_full import killed_and_resumed
+from tests.reliability.test_full import killed_and_resumed
+from tests.reliability.test_sharded import CLOSE, EVEN, MIXED, UNEVEN
 
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 ZERO3 = {**ZERO2, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
@@ -94,9 +95,7 @@ def _killed(environment: dict[str, str], method: str, folder: Path) -> None:
 
 def _parts(folder: Path) -> None:
     for environment, proof in ((ZERO2, "prove_stage_2"), (ZERO3, "prove_stage_3")):
-        children = nursery().start_several(
-            2, f"tests.reliability.row18_zero:{proof}", [], folder / proof, **environment
-        )
+        children = nursery().start_several(2, f"tests.reliability.test_zero:{proof}", [], folder / proof, **environment)
         codes = [nursery().wait(child) for child in children]
         assert codes == [0, 0], (folder / f"{proof}-0").read_text()[-3000:]
     run = _run(folder, "run", "mosld", *UNEVEN, *SMALL)
@@ -166,3 +165,8 @@ def _same_step(ours: Any, theirs: Any, main: bool) -> None:
 def _large(model: torch.nn.Module) -> list:
     """The weights that are worth sharing: norms stay whole."""
     return [weight for weight in model.parameters() if weight.ds_tensor.ndim and weight.ds_numel > 1000]
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

@@ -7,7 +7,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, Outcome
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "tests" / "config" / "test_refusals.py"  # the faults, with the words that each message must have
@@ -44,3 +46,8 @@ def _processor_seconds() -> float:
     """What the processes that this one started and that ended have taken: other jobs on the machine do not count."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

@@ -7,7 +7,7 @@ from mosld.data.encoding import Example, answer_tokens, encode_train
 from mosld.data.mixing import Order
 from mosld.data.prompts import PromptEncoder, render
 from mosld.data.rows import Row
-from mosld.training.batching import IGNORED, balance_packed, bucket_by_length, pack, pad
+from mosld.training.batching import IGNORED, balance_packed, bucket_by_length, pack, pad_batch
 
 ROW = Row("obqa", "1", "", "What?", ("x", "y"), 1)
 PAD = 99
@@ -113,16 +113,16 @@ def naive(examples: list[Example]) -> dict[str, list[list[int]]]:
 
 @pytest.mark.parametrize("key", ["input_ids", "attention_mask", "logits_to_keep", "labels"])
 def test_padding_agrees_with_a_naive_loop(key: str):
-    assert pad(EXAMPLES, PAD)[key].tolist() == naive(EXAMPLES)[key]
+    assert pad_batch(EXAMPLES, PAD)[key].tolist() == naive(EXAMPLES)[key]
 
 
 def test_labels_are_already_shifted():
-    batch = pad(EXAMPLES, PAD)
+    batch = pad_batch(EXAMPLES, PAD)
     assert torch.equal(batch["labels"], batch["shift_labels"])
 
 
 def test_each_position_with_a_label_stands_just_before_its_token():
-    batch = pad(EXAMPLES, PAD)
+    batch = pad_batch(EXAMPLES, PAD)
     after = torch.gather(batch["input_ids"], 1, batch["logits_to_keep"] + 1)
     scored = batch["labels"] != IGNORED
     assert torch.equal(after[scored], batch["labels"][scored])
@@ -142,12 +142,12 @@ def test_packed_labels_are_the_answers_and_stand_just_after_the_logits_that_are_
 
 
 def test_no_pad_is_seen():
-    batch = pad(EXAMPLES, PAD)
+    batch = pad_batch(EXAMPLES, PAD)
     assert (batch["input_ids"][batch["attention_mask"] == 1] != PAD).all()
 
 
 def test_every_tensor_is_of_whole_numbers():
-    assert {tensor.dtype for tensor in pad(EXAMPLES, PAD).values()} == {torch.long}
+    assert {tensor.dtype for tensor in pad_batch(EXAMPLES, PAD).values()} == {torch.long}
 
 
 @pytest.mark.parametrize("style", ["letter", "list", "cloze"])

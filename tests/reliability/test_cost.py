@@ -5,7 +5,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, Outcome, command, metrics
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, command, metrics
 from tests.helpers.fork_server import nursery
 
 SHARE = 0.01
@@ -26,7 +28,7 @@ def _logged(folder: Path) -> None:
 
 
 def _default(steps: int, folder: Path) -> Outcome:
-    child = nursery().start("tests.reliability.row14_cost:measure", [str(folder), steps], folder / "log")
+    child = nursery().start("tests.reliability.test_cost:measure", [str(folder), steps], folder / "log")
     assert nursery().wait(child, 1800) == 0, (folder / "log").read_text()
     share = json.loads((folder / "cost.json").read_text())["share"]
     return Outcome(1, [] if share < SHARE else [f"{100 * share:.2f} % of the time"], share)
@@ -40,17 +42,16 @@ def measure(place: str, steps: int) -> int:
     """
     from mosld.config.compose import load_config
     from mosld.data.dataset import load_dataset
-    from mosld.recipes.context import Stages, load_on_device
+    from mosld.recipes.context import RunContext, prepare
+    from mosld.recipes.load import load_base_model
     from mosld.runs.console import Console
     from mosld.training.checkpoint import Checkpoints, Progress, save_state, save_weights
-    from mosld.training.loop import require_finite
 
     config = load_config(["logger=files"])
     training = config.training
-    model, tokenizer = load_on_device(config)
-    stages = Stages(config, load_dataset(config.data, config.source), tokenizer, Console())
-    stepper = stages.make_stepper(stages.adapt(model), model.dtype)
-    rows = stages.encode_train()
+    model, tokenizer = load_base_model(config.model)
+    context = RunContext(config, load_dataset(config.data, config.source), tokenizer, Console())
+    stepper, rows = prepare(context, model)
     checkpoints = Checkpoints(Path(place) / "checkpoints", training.keep_last)
     seconds: dict[str, list[float]] = {"trial": [], "step": [], "save": [], "best": [], "finite": []}
 
@@ -66,7 +67,7 @@ def measure(place: str, steps: int) -> int:
         timed("step", lambda batch=batch, size=size, number=number: stepper.step(batch, size, 1e-4, number))
     for number in range(4):
         state = Progress(step=number)
-        timed("finite", lambda: require_finite(stepper.engine, 1))
+        timed("finite", stepper.engine.finite)
         timed("save", lambda n=number, s=state: checkpoints.save_step(
             n, lambda folder: save_state(stepper.engine, s, folder)))  # fmt: skip
         timed("best", lambda n=number: checkpoints.save_best(n, lambda folder: save_weights(stepper.engine, folder)))
@@ -78,3 +79,8 @@ def measure(place: str, steps: int) -> int:
     size = sum(path.stat().st_size for path in (checkpoints.folder / "step-000003").iterdir())
     (Path(place) / "cost.json").write_text(json.dumps({"share": share, "seconds": mean, "bytes": size}))
     return 0
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

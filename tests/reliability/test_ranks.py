@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.cases import Case, Outcome, command, newest_step, status, weights
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, command, newest_step, status, weights
 from tests.helpers.fork_server import ROOT, nursery
 
 STEP = "mosld.training.step:Stepper.step"
@@ -49,7 +51,7 @@ def cases(full: bool) -> list[Case]:
     ]
 
 
-SCORING = {"at": "mosld.recipes.context:Stages.score", "call": 2, "do": "error"}
+SCORING = {"at": "mosld.recipes.context:RunContext.score", "call": 2, "do": "error"}
 NAN = {"at": "mosld.training.step:Stepper._forward", "call": 2, "until": 99, "when": "after", "do": "nan"}
 
 
@@ -126,3 +128,8 @@ def _two_commands(folder: Path) -> None:
     assert nursery().train(command(folder, steps=12), folder / "log-second") == 2
     assert "another process works on this run" in (folder / "log-second").read_text()
     assert nursery().wait(child) == 0
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.cases import Case, Outcome, command, weights
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, command, weights
 from tests.helpers.fork_server import nursery
 
 METHODS = (
@@ -55,7 +57,7 @@ def cases(full: bool) -> list[Case]:
 
 def _cells(count: int, cells: list[Cell], to_the_end: bool, folder: Path) -> Outcome:
     children = nursery().start_several(
-        count, "tests.reliability.row01_resume:prove", [str(folder), cells, to_the_end], folder / "log"
+        count, "tests.reliability.test_resume:prove", [str(folder), cells, to_the_end], folder / "log"
     )  # all of one run
     codes = [nursery().wait(child, 1800) for child in children]
     if codes != [0] * count:
@@ -130,3 +132,8 @@ def _killed(method: str, step: int, count: int, folder: Path) -> None:
         assert codes[0] not in (0, 75)
         assert nursery().train_several(count, run, folder / "log") == [0] * count
     assert weights(folder / "two") == weights(folder / "one")
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

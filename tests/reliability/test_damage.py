@@ -5,7 +5,9 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, Outcome, command, weights
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, command, weights
 from tests.helpers.fork_server import nursery
 
 
@@ -71,3 +73,8 @@ def _all_damaged(folder: Path) -> None:
     assert nursery().train(command(folder), folder / "log-again") == 0
     assert "no checkpoint is whole: training starts at step 0 again" in (folder / "log-again").read_text()
     assert weights(folder / "run") == weights(folder / "one")
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

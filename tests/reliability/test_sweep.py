@@ -7,7 +7,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tests.helpers.cases import Case, Outcome, command, status, weights
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, command, status, weights
 from tests.helpers.fork_server import nursery
 
 JOBS = 12
@@ -36,7 +38,7 @@ def _arguments(folder: Path, seeds: str) -> list[str]:
 
 
 def _start(folder: Path, arguments: list[str], faults: list[dict], log: str) -> int:
-    return nursery().start("tests.reliability.row09_sweep:train_in", [str(folder), arguments], folder / log, faults)
+    return nursery().start("tests.reliability.test_sweep:train_in", [str(folder), arguments], folder / log, faults)
 
 
 def _run(folder: Path, seed: int) -> Path:
@@ -50,7 +52,7 @@ def _summary(folder: Path) -> dict:
 
 
 def _faults() -> list[dict]:
-    place = "mosld.recipes.context:Stages.make_loop"
+    place = "mosld.recipes.context:train_model"
     return [{"at": place, "call": 1, "only": f"Config(seed={seed},", "do": what} for seed, what in FAIL.items()]
 
 
@@ -117,3 +119,8 @@ def _stopped(name: str, folder: Path) -> None:
     assert nursery().wait(_start(folder, arguments, [], "log-again")) == 0
     assert _summary(folder)["finished"] == 3
     assert weights(_run(folder, 1)) == _alone(folder, 1)
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

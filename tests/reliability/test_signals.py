@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.cases import Case, Outcome, command, losses, newest_step, status, weights
+import pytest
+
+from tests.helpers.cases import Case, Outcome, check_case, command, losses, newest_step, status, weights
 from tests.helpers.fork_server import nursery
 
 STEP = "mosld.training.step:Stepper.step"
@@ -19,11 +21,11 @@ STAGES = {  # where a signal comes in, and after which step the run is saved (No
     "in a step": ({"at": "mosld.training.step:Stepper._forward", "call": 5}, 3),
     "between two steps": ({"at": STEP, "call": 4, "when": "before"}, 4),
     "at the last step": ({"at": STEP, "call": 6, "when": "after"}, 6),
-    "scoring the untrained model": ({"at": "mosld.recipes.context:Stages.score", "call": 1}, None),
+    "scoring the untrained model": ({"at": "mosld.recipes.context:RunContext.score", "call": 1}, None),
     "in a validation": ({"at": "mosld.training.loop:Loop._validate", "call": 1, "when": "before"}, 3),
     "in a save": ({"at": "mosld.training.tensor_files:save_file", "call": 3}, None),
-    "in the last scoring": ({"at": "mosld.recipes.context:Stages.score", "call": 4}, 6),
-    "saving the adapter": ({"at": "mosld.recipes.context:Stages.save_trained", "call": 1, "when": "before"}, 6),
+    "in the last scoring": ({"at": "mosld.recipes.context:RunContext.score", "call": 4}, 6),
+    "saving the adapter": ({"at": "mosld.recipes.save:save_trained", "call": 1, "when": "before"}, 6),
 }
 RUN = ("training.validate_every=3", "evaluation.base=true", "training.checkpoint_every=100")
 
@@ -137,3 +139,8 @@ def _several(count: int, given: dict[int, str], folder: Path) -> None:
     assert newest_step(folder / "run") == len(losses(folder / "run")) == 4
     assert nursery().train_several(count, run, folder / "log") == [0] * count
     assert weights(folder / "run") == weights(folder / "one")
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

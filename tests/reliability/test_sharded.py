@@ -4,9 +4,10 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
-from tests.helpers.cases import Case, Outcome, command, losses, weights
+from tests.helpers.cases import Case, Outcome, check_case, command, losses, weights
 from tests.helpers.fork_server import nursery
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -80,3 +81,8 @@ def _resumed(folder: Path) -> None:
     assert nursery().train_several(2, run, folder / "log-again", **FSDP) == [0, 0]
     assert "resuming from step-000003" in (folder / "log-again-0").read_text()
     assert weights(folder / "run") == weights(folder / "straight")
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)

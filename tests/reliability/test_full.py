@@ -4,12 +4,13 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.cases import Case, Outcome, command, losses
+from tests.helpers.cases import Case, Outcome, check_case, command, losses
 from tests.helpers.fork_server import nursery
-from tests.reliability.row16_sharded import CLOSE, EVEN, FSDP, MIXED, STEP, UNEVEN
+from tests.reliability.test_sharded import CLOSE, EVEN, FSDP, MIXED, STEP, UNEVEN
 
 WHOLE = "model/model.safetensors"
 NAN = {"at": "mosld.training.step:Stepper._forward", "call": 3, "when": "after", "do": "nan"}
@@ -115,7 +116,7 @@ def _other_engine(folder: Path) -> Outcome:
 
 
 def _parts(folder: Path) -> None:
-    children = nursery().start_several(2, "tests.reliability.row17_full:prove", [], folder / "log", **FSDP)
+    children = nursery().start_several(2, "tests.reliability.test_full:prove", [], folder / "log", **FSDP)
     assert [nursery().wait(child) for child in children] == [0, 0], (folder / "log-0").read_text()[-3000:]
     run = _run(folder, "run", *UNEVEN)
     codes = nursery().train_several(2, run, folder / "log-nan", {1: [NAN]}, **FSDP)
@@ -145,7 +146,7 @@ def prove() -> int:
     shared = ready_to_train(adapt_with(load_placed(model_config("tiny", {}), group)[0], method, allocation, 0), False)
     alone = ready_to_train(adapt_with(load_base("tiny")[0], method, allocation, 0), False)
     steppers = [
-        Stepper(model, make_optimizer(model, config), processes=who, pad=259, max_norm=0.5)
+        Stepper(model, make_optimizer(model, config), processes=who, pad_token_id=259, max_norm=0.5)
         for model, who in ((shared, group), (alone, type(group)(0, 1, group.device)))
     ]
     assert isinstance(steppers[0].engine, SharedEngine)
@@ -164,3 +165,8 @@ def prove() -> int:
         assert (ours is None) == (not group.main), name
         assert ours is None or torch.allclose(ours, theirs, atol=1e-5), name
     return 0
+
+
+@pytest.mark.parametrize("case", cases(full=False), ids=str)
+def test_promise(case, tmp_path):
+    check_case(case, tmp_path)
