@@ -27,7 +27,7 @@ REFUSED = {
     "full": "nothing to merge: {weights} already is a whole, stand-alone model.",
     "prefix": "method {name} learned keys and values that stand before the text in every layer: no weight holds them.",
     "mixture": "method {name} routes: every token has its own sum of experts, so no one weight matrix can replace "
-    "them. Use the adapter as it is (docs/adapters_elsewhere.md), or train method=lora.",
+    "them. Use the adapter as it is (docs/how-to/use_from_python.md), or train method=lora.",
 }
 
 
