@@ -19,12 +19,13 @@ from torch.utils.flop_counter import flop_registry
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import sdpa_mask
 
+from mosld.adapters.load import trained_parameters
 from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example
 from mosld.data.rows import Row
 from mosld.models.attention import register
 from mosld.training.batching import BatchBuilder
-from mosld.training.optim import make_optimizer, trained_parameters
+from mosld.training.optim import make_optimizer
 
 # PART: Counts what a computation on the meta device would hold in memory and multiply: from shapes, nothing is
 # computed.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mosld.adapters.adapt import adapt_with
 from mosld.adapters.bank import ExpertBank
+from mosld.adapters.load import parameter_counts, trained_parameters
 from mosld.adapters.moa import freeze_experts
 from mosld.config.method_checks import experts_of
 from mosld.config.schema import Config
@@ -19,8 +20,7 @@ from mosld.models.config import meta_model
 from mosld.models.load import resolve_dtype
 from mosld.planning.dry_run import FUSED, DeviceMode, StepCost, dry_step
 from mosld.planning.layouts import ModelBytes
-from mosld.recipes.context import parameter_counts
-from mosld.training.optim import ready_to_train, trained_parameters
+from mosld.training.optim import ready_to_train
 
 QUANTISED = {"nf4": 0.5 + 4 / 64, "int8": 1.0}  # bytes a weight; nf4 keeps a float32 scale for each block of 64
 

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from peft import PeftModel
 
 from mosld.adapters.adapt import adapt_with
-from mosld.adapters.load import adapter_size
+from mosld.adapters.load import parameter_counts
 from mosld.common.errors import UserError
 from mosld.common.files import read_json, write_folder, write_json
 from mosld.config.schema import Config
@@ -27,7 +27,6 @@ from mosld.distributed.tensors import in_type, whole_state
 from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.models.load import have_weights, load_placed
-from mosld.models.quantization import weights_of
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.runs.model_card import write_model_card
@@ -37,7 +36,7 @@ from mosld.tracking.tracker import Tracker
 from mosld.training.checkpoint import Checkpoints
 from mosld.training.compile import compile_layers, uncompiled
 from mosld.training.loop import Loop
-from mosld.training.optim import make_optimizer, ready_to_train, trained_parameters
+from mosld.training.optim import make_optimizer, ready_to_train
 from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper
 
@@ -216,11 +215,3 @@ class Stages:
     def _say(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.console.say(line)
-
-
-def parameter_counts(model: Any) -> dict[str, int]:
-    """Trained parameters and all parameters; of an adapter all weights count, also those frozen in its last stage."""
-    trained = sum(map(weights_of, trained_parameters(model).values()))
-    if isinstance(model, PeftModel) and model.device.type != "meta":
-        trained = adapter_size(model)
-    return {"trainable": trained, "total": sum(weights_of(parameter) for parameter in model.parameters())}

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mosld.adapters.load import parameter_counts
 from mosld.cli import FINISHED
 from mosld.common.files import write_json, write_lines, write_text
 from mosld.common.process import is_main, silence_libraries
@@ -21,7 +22,7 @@ from mosld.evaluation.lm_eval import evaluate as harness
 from mosld.evaluation.lm_eval.mmlu import GROUP, on_subjects, together
 from mosld.evaluation.lm_eval.tasks import KNOWN, published, rows_of, task_manager, task_on_rows
 from mosld.evaluation.scores import average
-from mosld.recipes.context import Stages, parameter_counts
+from mosld.recipes.context import Stages
 from mosld.recipes.load import load_trained, untrained
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mosld.adapters.load import parameter_counts
 from mosld.cli import DIVERGED, FINISHED, INTERRUPTED
 from mosld.common.errors import UserError
 from mosld.common.files import disk_is_full, write_json
@@ -13,7 +14,7 @@ from mosld.distributed.launch import launch
 from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.recipes.context import Stages, load_on_device, parameter_counts
+from mosld.recipes.context import Stages, load_on_device
 from mosld.recipes.moa import adapt_domains
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from mosld.adapters.config import adapter_config, by_prompt
 from mosld.data.encoding import Example
-from mosld.evaluation.forward import adapter_config, by_prompt
 from mosld.models.attention import packs_rows
 from mosld.models.packed_attention import lay_out
 from mosld.training.compile import has_compiled

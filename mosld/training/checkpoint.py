@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mosld.adapters.load import trained_parameters
 from mosld.common.errors import UserError
 from mosld.common.files import damage, write_folder
 from mosld.common.process import is_main
 from mosld.distributed.tensors import shape
 from mosld.training.engine import Engine
-from mosld.training.optim import trained_parameters
 from mosld.training.tensor_files import SavedTensors, write_tensors
 
 # PART: The checkpoints of a run. Resuming takes the newest one that is whole, and names what it passed over.

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mosld.adapters.load import trained_parameters
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import gather, local, scatter
-from mosld.training.optim import trained_parameters
 from mosld.training.tensor_files import SavedTensors
 
 Named = Iterator[tuple[str, Tensor | None]]

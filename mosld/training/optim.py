@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import nn
 from torch.optim import AdamW
 
+from mosld.adapters.load import trained_parameters
 from mosld.config.schema import TrainingConfig
 from mosld.distributed.tensors import in_type
 
@@ -26,11 +27,6 @@ def learning_rate(step: int, total: int, config: TrainingConfig) -> float:
 def total_steps(steps_per_epoch: int, config: TrainingConfig) -> int:
     """Optimiser steps of the whole run."""
     return min(steps_per_epoch * config.epochs, config.max_steps or math.inf)  # type: ignore[return-value]
-
-
-def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that have a gradient, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> AdamW:

@@ -14,8 +14,8 @@ from peft import PeftModel
 from torch import nn
 
 from mosld.adapters.bank import ExpertBank
+from mosld.adapters.load import trained_parameters
 from mosld.data.encoding import Example
-from mosld.training.optim import trained_parameters
 from mosld.training.step import Stepper
 
 SHARE = 1 / 2  # of the free memory that the bounds of all processes may be: others need some, too

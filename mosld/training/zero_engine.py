@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mosld.adapters.load import trained_parameters
 from mosld.distributed import zero
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import is_sharded, scatter
 from mosld.training.engine import Engine, Named, SharedEngine
-from mosld.training.optim import trained_parameters
 from mosld.training.tensor_files import SavedTensors
 
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from mosld.adapters.adapt import adapt_with
+from mosld.adapters.load import trained_parameters
 from mosld.config.compose import load_config
 from mosld.data.encoding import Example
 from mosld.data.rows import Row
 from mosld.models.load import load_model
 from mosld.planning.measure import _cost, _cost_of, needs
 from mosld.training.batching import BatchBuilder
-from mosld.training.optim import ready_to_train, trained_parameters
+from mosld.training.optim import ready_to_train
 
 ROWS, LENGTH, ANSWER = 3, 40, 5
 METHODS = ["lora", "mosld", "mola", "mixlora", "sira", "moa", "full", "prefix"]

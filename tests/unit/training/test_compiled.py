@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import mosld
+from mosld.adapters.load import trained_parameters
 from mosld.common.errors import UserError
 from mosld.config.compose import load_config
 from mosld.config.schema import TrainingConfig
@@ -14,7 +15,7 @@ from mosld.data.encoding import Example
 from mosld.data.rows import Row
 from mosld.distributed.processes import processes
 from mosld.training.compile import compile_layers, uncompiled
-from mosld.training.optim import make_optimizer, trained_parameters
+from mosld.training.optim import make_optimizer
 from mosld.training.step import Stepper
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler on a processor")

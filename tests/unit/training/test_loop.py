@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mosld
+from mosld.adapters.load import trained_parameters
 from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example
 from mosld.data.mixing import Order
@@ -17,7 +18,7 @@ from mosld.evaluation.evaluate import Evaluation
 from mosld.runs.console import Console
 from mosld.training.checkpoint import Checkpoints
 from mosld.training.loop import DivergedError, Loop
-from mosld.training.optim import make_optimizer, trained_parameters
+from mosld.training.optim import make_optimizer
 from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper
 
