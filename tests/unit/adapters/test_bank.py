@@ -20,7 +20,7 @@ def test_it_equals_a_loop_over_tokens_and_experts(share, where):
     dropped = {"A": ours.A, "B": ours.B, "x": x}
     if where != "none":  # the same seed draws the same mask
         torch.manual_seed(7)
-        dropped[where] = dropped[where] * naive.dropped(dropped[where].shape, 0.3)
+        dropped[where] = dropped[where] * naive.dropout_mask(dropped[where].shape, 0.3)
     bank = naive.pairs(dropped["A"], dropped["B"], RANK, share, EXPERTS)
     theirs = naive.mixture(dropped["x"].flatten(0, 1), gates.flatten(0, 1), bank, SCALE).view(2, 4, -1)
     torch.manual_seed(7)
@@ -29,13 +29,13 @@ def test_it_equals_a_loop_over_tokens_and_experts(share, where):
 
 @pytest.mark.parametrize("where", ["A", "B"])
 def test_the_gradient_is_masked_and_scaled_as_the_weight_was(where):
-    """METHODS.md, defects: gradient of A scaled wrongly by the dropout mask."""
+    """A defect of other implementations: gradient of A scaled wrongly by the dropout mask."""
     ours = mixture(dropout=0.4, dropout_on=where, share="A").train()
     x = tokens()
     torch.manual_seed(7)
     ours(x, context())[0].sum().backward()
     torch.manual_seed(7)
-    mask = naive.dropped(getattr(ours, where).shape, 0.4)
+    mask = naive.dropout_mask(getattr(ours, where).shape, 0.4)
     free = mixture(share="A")
     setattr(free, where, torch.nn.Parameter((getattr(free, where) * mask).detach()))
     free(x, context())[0].sum().backward()
@@ -48,7 +48,7 @@ def test_the_mask_keeps_the_stated_share_and_the_update_is_scaled_by_its_inverse
     weight = getattr(ours, where)
     kept = torch.stack([ours._masked(where, weight) != 0 for _ in range(400)]).double()
     assert abs(kept.mean().item() - 0.7) < 0.02  # 400 masks of at least 36 elements: a standard error below .004
-    mask = naive.dropped(weight.shape, 0.3)
+    mask = naive.dropout_mask(weight.shape, 0.3)
     scale = mask.max().item()
     assert scale == pytest.approx(1 / 0.7, abs=2e-5)
     masked = ours._masked(where, weight)
@@ -101,7 +101,7 @@ def test_the_mask_is_kept_when_checkpointing_runs_the_forward_again(where):
 
 @pytest.mark.parametrize("where", ["A", "B", "x"])
 def test_dropout_is_off_in_eval(where):
-    """METHODS.md, defects: dropout still on after .eval()."""
+    """A defect of other implementations: dropout still on after .eval()."""
     dropping, plain, x = mixture(dropout=0.5, dropout_on=where).eval(), mixture().eval(), tokens()
     assert torch.equal(dropping(x, context())[0], plain(x, context())[0])
 
@@ -129,7 +129,7 @@ def test_the_router_starts_with_the_stated_deviation(init, deviation):
 
 
 def test_a_shared_A_is_multiplied_once_and_no_product_depends_on_the_number_of_experts():
-    """METHODS.md, defects: A x computed once per expert."""
+    """A defect of other implementations: A x computed once per expert."""
 
     def products(experts: int) -> int:
         made = Mixture(IN, 7, experts, MosldConfig(experts=experts, dropout=0.0))

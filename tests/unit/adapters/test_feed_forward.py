@@ -67,7 +67,7 @@ def test_dropout_on_the_weights_of_each_projection(where):
     block = base_block()
     ours, x = mixture(block, dropout=0.3, dropout_on=where).train(), tokens(2, 4, WIDTH)
     torch.manual_seed(7)
-    masks = {part: naive.dropped(getattr(getattr(ours, part), where).shape, 0.3) for part in PARTS}
+    masks = {part: naive.dropout_mask(getattr(getattr(ours, part), where).shape, 0.3) for part in PARTS}
     theirs = reference(block, ours, x, lambda part, name: masks[part] if name == where else 1.0)
     torch.manual_seed(7)
     assert_same(ours(block, x, context())[0], theirs, leaves(ours, x))
@@ -100,7 +100,7 @@ def test_the_base_s_projections_are_computed_once_for_all_experts():
 def test_what_is_dropped_of_the_input_for_one_bank_the_others_and_the_router_see():
     block = base_block(torch.float32)
     ours, x = mixture(block, dropout=0.5, dropout_on="x").float().train(), torch.randn(2, 4, WIDTH)
-    assert not torch.equal(ours.gate.reading(x)[1], ours.up.reading(x)[1])
+    assert not torch.equal(ours.gate.down_weight(x)[1], ours.up.down_weight(x)[1])
     dropping = ours(block, x, context())[1].probs_BSE
     assert torch.equal(dropping, ours.eval()(block, x, context())[1].probs_BSE)
 

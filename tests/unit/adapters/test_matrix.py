@@ -76,7 +76,7 @@ def test_no_gradient_reaches_the_base(row):
 
 @over(ROWS)
 def test_trained_tensors_are_parameters_and_in_the_state_dict(row):
-    """METHODS.md, defects: adapter tensors missing from parameters() and state_dict()."""
+    """A defect of other implementations: adapter tensors missing from parameters() and state_dict()."""
     model = row.adapted()
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained
@@ -85,7 +85,7 @@ def test_trained_tensors_are_parameters_and_in_the_state_dict(row):
 
 @over(ROWS)
 def test_eval_is_deterministic_after_training(row, ids):
-    """METHODS.md, defects: dropout still on after .eval()."""
+    """A defect of other implementations: dropout still on after .eval()."""
     model = row.adapted().train()
     model(**row.inputs())
     model.eval()
@@ -100,7 +100,7 @@ def test_training_drops_out_if_and_only_if_the_method_does(row):
 
 @over(ADAPTERS)
 def test_disable_adapter_is_the_base_model_and_only_while_disabled(row, ids):
-    """METHODS.md, defects: disable_adapter that does not disable."""
+    """A defect of other implementations: disable_adapter that does not disable."""
     model, base = row.adapted(), row.base()(ids).logits
     with model.disable_adapter():
         assert torch.equal(model(ids).logits, base)
@@ -163,7 +163,7 @@ def test_a_deep_copy_after_training_is_its_own_model(row, ids):
 
 @over(ROWS)
 def test_forward_changes_no_requires_grad(row, ids):
-    """METHODS.md, defects: forward that changes requires_grad."""
+    """A defect of other implementations: forward that changes requires_grad."""
     model = row.adapted()
     before = [p.requires_grad for p in model.parameters()]
     model.train()(**row.inputs())
@@ -196,7 +196,7 @@ def padded(row, pads):
 
 @over(ROWS)
 def test_what_stands_at_pads_changes_no_gradient(row):
-    """METHODS.md, defects: training on pads; pads counted in the balance loss."""
+    """A defect of other implementations: training on pads; pads counted in the balance loss."""
     gradients = []
     for pads in ([259, 259, 259], [7, 70, 170]):
         model = row.adapted().train()
@@ -208,7 +208,7 @@ def test_what_stands_at_pads_changes_no_gradient(row):
 
 @over(ROWS)
 def test_each_row_of_a_batch_is_answered_as_if_it_were_alone(row, ids):
-    """METHODS.md, defects: a whole batch routed by its first sample."""
+    """A defect of other implementations: a whole batch routed by its first sample."""
     model = row.adapted()
     together = model(ids).logits
     for i in range(len(ids)):

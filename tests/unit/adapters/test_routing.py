@@ -58,7 +58,7 @@ def mask_of(*lengths, width=6, left=False):
 def test_capacity_gives_slots_to_first_choices_in_token_order_then_to_second_ones(k, drop, left):
     logits, mask = random_logits(3, 6), mask_of(6, 3, 5, left=left)
     torch.manual_seed(7)
-    kept = naive.dropped((18, 5), drop) if drop else torch.ones(18, 5).double()
+    kept = naive.dropout_mask((18, 5), drop) if drop else torch.ones(18, 5).double()
     dropped = [
         [p * scale for p, scale in zip(*own, strict=True)] for own in zip(naive_probs(logits), kept, strict=True)
     ]

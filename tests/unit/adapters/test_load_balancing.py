@@ -93,7 +93,7 @@ def batch(rows=((5, 6, 7, 8, 9), (15, 16, 17)), left=False):
 
 @pytest.mark.parametrize("method", ["mosl", "sira", "mixlora"])
 def test_pads_never_count(method, tiny):
-    """METHODS.md, defects: pads counted in the balance loss."""
+    """A defect of other implementations: pads counted in the balance loss."""
     options = {"gate_dropout": 0.0} if method == "sira" else {}  # another width draws another mask
     model = adapt(tiny, method, seed=0, **options).train()
     longer = batch()
@@ -123,7 +123,7 @@ def test_the_loss_holds_cross_entropy_plus_weighted_balance_loss_in_training_alo
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_every_formula_gives_the_router_a_gradient_without_cuda(formula, tiny):
-    """METHODS.md, defects: balance loss that needs CUDA. At step 0 the cross entropy gives the router none."""
+    """A defect of other implementations: balance loss that needs CUDA. At step 0 the cross entropy gives the router none."""
     model = adapt(tiny, "mosl", allocation=4, seed=0, balance=formula).train()
     model(**batch()).loss.backward()
     gradients = [p.grad for name, p in model.named_parameters() if "router" in name]
