@@ -123,7 +123,7 @@ def test_the_loss_holds_cross_entropy_plus_weighted_balance_loss_in_training_alo
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_every_formula_gives_the_router_a_gradient_without_cuda(formula, tiny):
-    """A defect of other implementations: balance loss that needs CUDA. At step 0 the cross entropy gives the router none."""
+    """A defect of other implementations: a balance loss that needs CUDA. At step 0 it is the only gradient."""
     model = adapt(tiny, "mosl", allocation=4, seed=0, balance=formula).train()
     model(**batch()).loss.backward()
     gradients = [p.grad for name, p in model.named_parameters() if "router" in name]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mosld.config.groups import model_config
-from mosld.models.attention import LONG
+from mosld.models.attention import SDPA_MIN_TOKENS
 from mosld.models.load import load_model
 
 
@@ -35,10 +35,10 @@ def tokens(length: int) -> dict[str, torch.Tensor]:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on an accelerator auto is sdpa throughout")
 def test_long_passes_without_gradients_take_sdpa_and_give_what_eager_gives(calls):
     auto, eager = base("auto"), base("eager")
-    inputs = tokens(LONG)
+    inputs = tokens(SDPA_MIN_TOKENS)
     with torch.inference_mode():
         found, wanted = auto(**inputs).logits, eager(**inputs).logits
-    assert calls == [LONG] * auto.config.num_hidden_layers
+    assert calls == [SDPA_MIN_TOKENS] * auto.config.num_hidden_layers
     kept = inputs["attention_mask"].bool()
     torch.testing.assert_close(found[kept], wanted[kept], atol=1e-5, rtol=1e-5)
 
@@ -47,13 +47,13 @@ def test_long_passes_without_gradients_take_sdpa_and_give_what_eager_gives(calls
 def test_short_passes_and_those_with_gradients_are_eager(calls):
     auto, eager = base("auto"), base("eager")
     with torch.inference_mode():
-        assert torch.equal(auto(**tokens(LONG - 1)).logits, eager(**tokens(LONG - 1)).logits)
-    assert torch.equal(auto(**tokens(LONG)).logits, eager(**tokens(LONG)).logits)
+        assert torch.equal(auto(**tokens(SDPA_MIN_TOKENS - 1)).logits, eager(**tokens(SDPA_MIN_TOKENS - 1)).logits)
+    assert torch.equal(auto(**tokens(SDPA_MIN_TOKENS)).logits, eager(**tokens(SDPA_MIN_TOKENS)).logits)
     assert calls == []
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_kernel_that_was_asked_for_is_the_only_one(attention, calls):
     with torch.inference_mode():
-        base(attention)(**tokens(LONG))
+        base(attention)(**tokens(SDPA_MIN_TOKENS))
     assert bool(calls) == (attention == "sdpa")

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mosld.data.encoding import Example
 from mosld.data.rows import Row
-from mosld.models.attention import PACKED, REGISTERED, packs_rows, sdpa_attention_forward
-from mosld.models.packed_attention import attend_by_row, eager_rows, lay_out, sees
+from mosld.models.attention import PACKABLE_MODELS, packs_rows, registered_kernels, sdpa_attention_forward
+from mosld.models.packed_attention import attend_by_row, causal_mask, eager_rows, lay_out
 from mosld.training.batching import pack
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_attention_drops_shares_in_training_alone():
 @pytest.mark.parametrize("window", [None, 1, 2, 4, 5])
 def test_a_token_sees_itself_and_those_before_it_in_its_window(window: int | None):
     wanted = [[j <= i and (window is None or i - j < window) for j in range(4)] for i in range(4)]
-    assert sees(4, window, CPU).tolist() == wanted
+    assert causal_mask(4, window, CPU).tolist() == wanted
 
 
 @pytest.mark.parametrize("lengths", [[9, 8, 8, 3, 1], [5, 5, 5], [90, 30, 30, 29], [70, 69, 2]])
@@ -110,13 +110,13 @@ def packed_inputs(rows: list[Example]) -> dict:
 
 MIXED = ["full_attention", "sliding_attention", "sliding_attention"]
 MODELS = {
-    **{kind: (kind, {}) for kind in PACKED},
+    **{kind: (kind, {}) for kind in PACKABLE_MODELS},
     "mistral_window": ("mistral", {"sliding_window": 4}),
     "qwen2_window": ("qwen2", {"sliding_window": 4, "use_sliding_window": True, "layer_types": MIXED}),
 }
 
 
-@pytest.mark.parametrize("attention", sorted(name for name in REGISTERED if "fused" not in name))
+@pytest.mark.parametrize("attention", sorted(name for name in registered_kernels if "fused" not in name))
 @pytest.mark.parametrize(("kind", "more"), MODELS.values(), ids=MODELS)
 def test_a_model_gives_packed_rows_the_loss_and_gradients_that_it_gives_each_alone(kind: str, more: dict, attention):
     model, rows = model_of(kind, attention, **more), examples()

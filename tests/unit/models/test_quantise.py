@@ -13,7 +13,7 @@ from mosld import train as train_command
 from mosld.adapters.load import load_adapter
 from mosld.common.errors import UserError
 from mosld.config.groups import option_tree
-from mosld.models.quantization import weights_of
+from mosld.models.quantization import count_weights
 
 pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
 KINDS = ("nf4", "int8")
@@ -51,7 +51,7 @@ def test_every_trained_weight_gets_a_gradient_and_no_other_does(kind: str, metho
 def test_the_linear_layers_are_packed_and_counted_as_the_weights_that_they_are(kind: str):
     packed, whole = base(kind), base()
     assert packed.model.layers[0].mlp.up_proj.weight.element_size() == 1
-    assert sum(map(weights_of, packed.parameters())) == sum(p.numel() for p in whole.parameters())
+    assert sum(map(count_weights, packed.parameters())) == sum(p.numel() for p in whole.parameters())
     x = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     ours, theirs = (model.model.layers[0].mlp.up_proj(x) for model in (packed, whole))
     error = ((ours - theirs).norm() / theirs.norm()).item()
@@ -59,7 +59,7 @@ def test_the_linear_layers_are_packed_and_counted_as_the_weights_that_they_are(k
 
 
 def test_rows_that_the_processor_cannot_pack_rightly_are_refused():
-    with pytest.raises(UserError, match=r"takes 32 inputs.*multiples of 64 alone; use model\.quantize=int8"):
+    with pytest.raises(UserError, match=r"takes 32 inputs.*only for multiples of 64; use model\.quantize=int8"):
         mosld.load_base("tiny", quantize="nf4")
 
 
