@@ -23,6 +23,7 @@ from torch.nn.functional import linear
 from wide_layers import base_layers, rows, stepper
 
 import mosld
+from mosld.adapters.kernels.fused_linear import MaskedWeight
 from mosld.common.process import silence_libraries
 from mosld.data.encoding import Example
 from mosld.training.batching import IGNORED, BatchBuilder, pack
@@ -69,14 +70,14 @@ def all_of(*patches: Any) -> AbstractContextManager[Any]:
 
 
 def bernoulli(dtype: torch.dtype) -> Callable[[Tensor, float], Tensor]:
-    """The plain twin of `draw`: the mask as torch's dropout draws it, int8 where the fused products take it."""
+    """The plain twin of `keep_mask`: the mask as torch's dropout draws it, int8 beside the fused linear layers."""
     return lambda like, p: torch.empty(like.shape, dtype=dtype, device=like.device).bernoulli_(1 - p)
 
 
-def plain_products(x: Tensor, pairs: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-    """The plain twin of `products`: linear layers, and autograd's backward."""
-    wide = x.to(pairs[0][0].dtype)
-    return [linear(wide if mask is None else wide * mask, weight) for weight, mask in pairs]
+def plain_linear(x: Tensor, weights: Sequence[MaskedWeight]) -> list[Tensor]:
+    """The plain twin of `fused_linear`."""
+    wide = x.to(weights[0][0].dtype)
+    return [linear(wide if mask is None else wide * mask, weight) for weight, mask in weights]
 
 
 def step_ways(taken: Stepper) -> dict[str, Way]:
@@ -94,19 +95,19 @@ def kernel_ways() -> dict[str, Way]:
     """The plain twin of each speed-up in mosld/adapters/kernels."""
 
     def torch_dropout(dtype: torch.dtype = torch.int8) -> AbstractContextManager[Any]:
-        return patch(f"{ADAPTERS}.bank.draw", bernoulli(dtype))
+        return patch(f"{ADAPTERS}.bank.keep_mask", bernoulli(dtype))
 
-    def plain_linear() -> AbstractContextManager[Any]:
-        return all_of(*(patch(f"{ADAPTERS}.{module}.products", plain_products) for module in ("bank", "layers")))
+    def torch_linear() -> AbstractContextManager[Any]:
+        return all_of(*(patch(f"{ADAPTERS}.{module}.fused_linear", plain_linear) for module in ("bank", "layers")))
 
     return {
         "torch's dropout": torch_dropout,
-        "linear and autograd": plain_linear,
-        "linear and torch's dropout": lambda: all_of(torch_dropout(torch.float32), plain_linear()),
+        "linear and autograd": torch_linear,
+        "linear and torch's dropout": lambda: all_of(torch_dropout(torch.float32), torch_linear()),
         "dense sum over experts": lambda: patch(f"{ADAPTERS}.bank.use_grouped_mm", lambda *_: False),
         "torch's sum over slots": lambda: all_of(
-            patch(f"{ADAPTERS}.layers.spread", lambda x, slots: x.expand(slots, *x.shape)),
-            patch(f"{ADAPTERS}.layers.total", lambda x: x.sum(0)),
+            patch(f"{ADAPTERS}.layers.expand_slots", lambda x, slots: x.expand(slots, *x.shape)),
+            patch(f"{ADAPTERS}.layers.sum_slots", lambda x: x.sum(0)),
         ),
     }
 
