@@ -1,6 +1,6 @@
 """Scores of the untrained base beside lm-evaluation-harness's, item by item, in fp32, on the same rows.
 
-    python benchmarks/agreement.py --root ../shared/data [--model smollm2_135m] [--limit 100]
+    python benchmarks/agreement.py --root DIR [--model smollm2_135m] [--limit 100]
         [--tasks arc_easy,arc_challenge,openbookqa] [--state FILE] [--json FILE]
 
 The harness reads the rows through its own task files, which hold prompt, options and metrics. Compared are the option
@@ -29,7 +29,7 @@ from mosld.evaluation.correctness import share_right
 from mosld.evaluation.lm_eval import evaluate as harness
 from mosld.evaluation.lm_eval.tasks import KNOWN, task_manager, task_on_rows
 from mosld.evaluation.multiple_choice import score_choices
-from mosld.recipes.context import load_on_device
+from mosld.recipes.load import load_base_model
 
 PART = 50  # items that are compared, and written to the state, at once
 SAME = ("id", "prediction", "correct", "normalised", "normalised_correct")
@@ -85,7 +85,7 @@ def main() -> int:
     dataset = load_dataset(config.data, config.source, training=False)
     state = given.state.read_text().splitlines() if given.state and given.state.is_file() else []
     found = [json.loads(line) for line in state]
-    model, tokenizer = load_on_device(config)
+    model, tokenizer = load_base_model(config.model)
     tests = {name: dataset.tasks[KNOWN[name].task].test for name in names}
     for name, rows in tests.items():
         wanted = min(given.limit or len(rows), len(rows))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All figures of docs/performance.md and the measured ones of docs/scaling.md, on a machine that does nothing else
+# All figures of docs/explanation/performance.md and the measured ones of docs/reference/scaling.md, on an idle machine
 # (about twenty minutes on two cores):
 #   bash benchmarks/all.sh [FOLDER for the JSON files] [DIRECTORY of real rows, as for source=local]
 # PYTHON names another interpreter than .venv's. A benchmark that fails is named, and the others run.
@@ -27,4 +27,4 @@ measure saving saving --rounds 3
 measure startup startup --rounds 3
 measure crossover crossover --choices 2 --rounds 5
 measure memory_model memory_model
-"$python" benchmarks/tables.py "$out" docs/performance.md docs/scaling.md
+"$python" benchmarks/tables.py "$out" docs/explanation/performance.md docs/reference/scaling.md

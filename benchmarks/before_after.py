@@ -85,8 +85,8 @@ def step_ways(taken: Stepper) -> dict[str, Way]:
     return {
         "as it is": nullcontext,
         "logits of every token": lambda: patch("mosld.training.batching.pack", every_token),
-        "padded beside rows of like length": lambda: padded(taken.layout, alike=True),
-        "padded in one pass": lambda: padded(taken.layout, alike=False),
+        "padded beside rows of like length": lambda: padded(taken.batches, alike=True),
+        "padded in one pass": lambda: padded(taken.batches, alike=False),
         "sdpa attention": lambda: sdpa(taken.model),
     }
 

@@ -1,6 +1,6 @@
 """Rows by set, split and source, as a run sees them: the official splits, held-out validation, test items in train.
 
-    python benchmarks/data_counts.py [--root ../shared/data] [--json FILE]
+    python benchmarks/data_counts.py [--root DIR] [--json FILE]
 
 Counted are the bundled rows, and those below --root; nothing is fetched, so the hub is not counted.
 """

@@ -1,6 +1,6 @@
 """Training end to end on real rows, beside transformers' Trainer with PEFT's LoRA: rows a second and share of the peak.
 
-    python benchmarks/end_to_end.py [--data ../shared/data] [--batch-size 16] [--trainer-sizes 2,4,8,16] [--json FILE]
+    python benchmarks/end_to_end.py [--data DIR] [--batch-size 16] [--trainer-sizes 2,4,8,16] [--json FILE]
 
 Same model, type, rows in the same order, rows a step, and AdamW for all. Trainer runs once for each of its batch sizes
 (it accumulates up to the batch); ours before and after each. The peak is that of a large matrix product of the model's

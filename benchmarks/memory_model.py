@@ -10,7 +10,7 @@ tokens:
 2. the model is loaded and takes two steps; before the second the kernel's record of the largest resident size is reset.
 
 Measured is that peak of the second step less what was resident after 1; predicted is what `mosld.plan` says of the same
-step. With --bound also the bound, with the weights, by which a run decides whether to try its longest micro-batch.
+step.
 Linux alone (/proc/self/clear_refs). glibc's malloc is told to give freed blocks back (MALLOC_MMAP_THRESHOLD_): left
 alone it keeps some, and the resident size says more of malloc than of the step.
 """
@@ -54,35 +54,37 @@ def shallow(config: Config) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, kind="random", path=None, shape=shape))
 
 
-def measure(config: Config, rows: int, length: int) -> tuple[int, int]:
-    """Peak resident bytes of a step, over those that the libraries keep after such a step of a shallow model; bound."""
+def measure(config: Config, rows: int, length: int) -> int:
+    """Peak resident bytes of a step, less those that the libraries keep after such a step of a shallow model."""
     take_steps(shallow(config), rows, length)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = resident("VmRSS")
-    peak, bound = take_steps(config, rows, length)
-    return peak - before, bound
+    return take_steps(config, rows, length) - before
 
 
-def take_steps(config: Config, rows: int, length: int) -> tuple[int, int]:
-    """Peak resident bytes of the second of two steps, and the bound with the weights."""
+def take_steps(config: Config, rows: int, length: int) -> int:
+    """Peak resident bytes of the second of two steps."""
     from mosld.data.dataset import Dataset
     from mosld.data.encoding import Example
     from mosld.data.rows import Row
-    from mosld.recipes.context import Stages, load_on_device
+    from mosld.recipes.context import RunContext, add_adapter
+    from mosld.recipes.load import load_base_model
     from mosld.runs.console import Console
-    from mosld.training.room import bound
+    from mosld.training.build import build_stepper
 
-    base, tokenizer = load_on_device(config)
+    base, tokenizer = load_base_model(config.model)
     dtype = base.dtype
-    stages = Stages(config, Dataset({}, "bundled"), tokenizer, Console())
-    stepper = stages.make_stepper(stages.adapt(base), dtype)
+    context = RunContext(config, Dataset({}, "bundled"), tokenizer, Console())
+    stepper = build_stepper(
+        add_adapter(context, base), config.training, seed=0, pad_token_id=tokenizer.pad_token_id,
+        domains=config.method.domains or (), base_dtype=dtype,
+    )  # fmt: skip
     examples = [Example(Row("", "", "", "", (), 0), list(range(1, length + 1)), length - ANSWER)] * rows
     stepper.step(examples, rows, 1e-4, 0)
     Path("/proc/self/clear_refs").write_text("5")
     stepper.step(examples, rows, 1e-4, 1)
-    weights = sum(p.numel() * p.element_size() for p in stepper.model.parameters())
-    return resident("VmHWM"), int(bound(stepper.model, examples, rows)) + weights
+    return resident("VmHWM")
 
 
 def resident(field: str) -> int:
@@ -102,13 +104,13 @@ def predict(config: Config, length: int) -> int:
     return peak(found.sizes, cost)
 
 
-def fresh(model: str, method: str, shapes: str, more: Sequence[str]) -> list[tuple[int, int]]:
-    """The measured bytes and the bound of each case of a method, in a process of its own."""
+def fresh(model: str, method: str, shapes: str, more: Sequence[str]) -> list[int]:
+    """The measured bytes of each case of a method, in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **KEEPS_NOTHING}
     command = [sys.executable, __file__, "--one", "--model", model, "--methods", method, "--shapes", shapes, *more]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    found: list[tuple[int, int]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measured: list[int] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def main() -> None:
@@ -117,7 +119,6 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--methods", default="lora,mosld,mola,full")
     parser.add_argument("--shapes", default="8x256,16x128")
-    parser.add_argument("--bound", action="store_true", help="show the bound, too")
     parser.add_argument("more", nargs="*", help="keys of the config, as in model.dtype=float32")
     parser.add_argument("--one", action="store_true", help="measure here and print the bytes alone")
     given = parser.parse_args()
@@ -132,7 +133,7 @@ def main() -> None:
     for method in given.methods.split(","):
         measured = fresh(given.model, method, given.shapes, given.more)
         asked = cases(given.model, method, shapes, given.more)
-        for (config, count, length), (size, bound) in zip(asked, measured, strict=True):
+        for (config, count, length), size in zip(asked, measured, strict=True):
             predicted = predict(config, length)
             rows.append(
                 {
@@ -142,7 +143,6 @@ def main() -> None:
                     "predicted, MiB": predicted / MIB,
                     "measured, MiB": size / MIB,
                     "predicted / measured": predicted / size,
-                    **({"bound / measured": bound / size} if given.bound else {}),
                 }
             )
             print(*rows[-1].values(), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The promises of docs/reliability.md, counted: every row with its cases, those that hold, a figure and the seconds.
+"""The promises of docs/explanation/reliability.md, counted: cases of each row, those that hold, a figure, seconds.
 
     python benchmarks/reliability.py [--quick] [--rows 1,2,5] [--json FILE]
 
@@ -21,24 +21,24 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = {  # number: module, promise, what its figure is
-    1: ("row01_resume", "bit-exact resume", None),
-    2: ("row02_kill", "kill -9 during a save", None),
-    3: ("row03_damage", "damaged checkpoint", None),
-    4: ("row04_nan", "NaN or inf in loss or gradient", None),
-    5: ("row05_signals", "SIGTERM, SIGUSR1, SIGINT", None),
-    6: ("row06_rows", "bad data rows", None),
-    7: ("row07_config", "bad config", "slowest {:.2f} s of the processor"),
-    8: ("row08_changes", "data or config changed", None),
-    9: ("row09_sweep", "sweeps: failing jobs, a kill, signals", None),
-    10: ("row10_memory", "out of memory", None),
-    11: ("row11_unsafe", "unsafe files", None),
-    12: ("row12_secrets", "secrets", None),
-    13: ("row13_twice", "same command twice", "largest difference {:.1g}"),
-    14: ("row14_cost", "cost of all this", "saves and checks: {:.2%} of the time"),
-    15: ("row15_ranks", "a failure on one process; full disk; lock", "slowest {:.0f} s"),
-    16: ("row16_sharded", "FSDP2 on 2 processes against 1", "largest difference {:.1g}"),
-    17: ("row17_full", "full fine-tuning in parts, against 1 process", "largest difference {:.1g}"),
-    18: ("row18_zero", "DeepSpeed's ZeRO on 2 processes against 1", "largest difference {:.1g}"),
+    1: ("test_resume", "bit-exact resume", None),
+    2: ("test_kill", "kill -9 during a save", None),
+    3: ("test_damage", "damaged checkpoint", None),
+    4: ("test_nan", "NaN or inf in loss or gradient", None),
+    5: ("test_signals", "SIGTERM, SIGUSR1, SIGINT", None),
+    6: ("test_bad_rows", "bad data rows", None),
+    7: ("test_config", "bad config", "slowest {:.2f} s of the processor"),
+    8: ("test_changes", "data or config changed", None),
+    9: ("test_sweep", "sweeps: failing jobs, a kill, signals", None),
+    10: ("test_memory", "out of memory", None),
+    11: ("test_unsafe", "unsafe files", None),
+    12: ("test_secrets", "secrets", None),
+    13: ("test_twice", "same command twice", "largest difference {:.1g}"),
+    14: ("test_cost", "cost of all this", "saves and checks: {:.2%} of the time"),
+    15: ("test_ranks", "a failure on one process; full disk; lock", "slowest {:.0f} s"),
+    16: ("test_sharded", "FSDP2 on 2 processes against 1", "largest difference {:.1g}"),
+    17: ("test_full", "full fine-tuning in parts, against 1 process", "largest difference {:.1g}"),
+    18: ("test_zero", "DeepSpeed's ZeRO on 2 processes against 1", "largest difference {:.1g}"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The counted tables of docs/scaling.md and docs/reproducing.md: what every method and every experiment needs.
+"""Write the tables of docs/reference/scaling.md and docs/how-to/reproducing.md: needs of methods and experiments.
 
     python benchmarks/scaling.py            # writes both documents between their marks
     python benchmarks/scaling.py --check    # writes nothing; ends with 1 if a document says otherwise
@@ -120,9 +120,9 @@ def _fits(plan: dict[str, Any], memory: int) -> bool:
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Measure], str]]] = {
-    **{model: ("scaling.md", partial(of_model, model)) for model in MODELS},
-    "table_5": ("scaling.md", table_5),
-    "costs": ("reproducing.md", costs),
+    **{model: ("reference/scaling.md", partial(of_model, model)) for model in MODELS},
+    "table_5": ("reference/scaling.md", table_5),
+    "costs": ("how-to/reproducing.md", costs),
 }
 
 

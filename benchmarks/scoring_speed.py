@@ -1,6 +1,6 @@
 """Items per second of letter and cloze scoring beside lm-evaluation-harness, on the same model, rows and dtype.
 
-    python benchmarks/scoring_speed.py --root ../shared/data [--model smollm2_135m] [--dtype float32] [--limit 100]
+    python benchmarks/scoring_speed.py --root DIR [--model smollm2_135m] [--dtype float32] [--limit 100]
         [--prompts letter,cloze,shots] [--batch-sizes 1,4,8,16,32] [--rounds 3] [--json FILE]
 
 Both tokenise and score the same rows, in turns, in one process; the harness at each batch size, of which the fastest
@@ -36,7 +36,7 @@ from mosld.evaluation.lm_eval.mmlu import on_subjects
 from mosld.evaluation.lm_eval.model import wrapped
 from mosld.evaluation.lm_eval.tasks import KNOWN, own_rows, task_manager, task_on_rows
 from mosld.evaluation.multiple_choice import score_choices
-from mosld.recipes.context import load_on_device
+from mosld.recipes.load import load_base_model
 
 KINDS = {  # the harness's task, the aim of the ratio
     "letter": ("commonsense_qa", 2.5),
@@ -167,7 +167,7 @@ def main() -> None:
     )
     dataset = own_rows([KINDS[style][0] for style in styles], config.source, SHOTS)
     assert dataset is not None  # the source is local
-    model, tokenizer = load_on_device(config)
+    model, tokenizer = load_base_model(config.model)
     sizes = [int(size) for size in given.batch_sizes.split(",")]
     found = []
     for style in styles:

@@ -1,6 +1,6 @@
 """Puts measured figures into a document: each JSON file of a benchmark as the table between its two marks.
 
-    python benchmarks/tables.py FOLDER docs/performance.md docs/scaling.md
+    python benchmarks/tables.py FOLDER docs/explanation/performance.md docs/reference/scaling.md
 
 The table of FOLDER/step_time.json goes between the lines `<!-- step_time -->` and `<!-- /step_time -->`.
 """

@@ -111,7 +111,7 @@ def main() -> None:
     peak = matrix_peak(base.dtype)
     started = time.perf_counter()
     for rows in steps:
-        taken.layout.inputs(rows)
+        taken.batches.inputs(rows)
     collating = (time.perf_counter() - started) / len(steps)
     mark(taken.model)
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (DEVICE.type == "cuda")

@@ -39,7 +39,7 @@ def stepper(base: Any, method: str, pad: int = 0, compiled: bool = False, **opti
         compile_layers(adapted)
     weight = getattr(adapted.active_peft_config, "auxiliary_weight", 0.0)
     optimizer = make_optimizer(adapted, TrainingConfig())
-    return Stepper(adapted, optimizer, processes=processes(), pad=pad, max_norm=1.0, weight=weight)
+    return Stepper(adapted, optimizer, processes=processes(), pad_token_id=pad, max_norm=1.0, auxiliary_weight=weight)
 
 
 def rows(count: int, length: int) -> list[Example]:

@@ -1,6 +1,6 @@
 """Scores of the untrained base on every set below a folder, with standard errors.
 
-    python benchmarks/zero_shot.py --root ../shared/data [--model smollm2_135m] [--prompts cloze,letter]
+    python benchmarks/zero_shot.py --root DIR [--model smollm2_135m] [--prompts cloze,letter]
         [--tasks obqa,csqa,arc_e,arc_c,gsm8k,mmlu] [--shots 0,5] [--limit N] [--generated-limit N] [--dtype auto]
         [--json FILE]
 
@@ -21,7 +21,8 @@ from mosld.common.process import silence_libraries
 from mosld.config.compose import load_config
 from mosld.data.dataset import load_dataset
 from mosld.data.tasks import TASKS
-from mosld.recipes.context import Stages, load_on_device
+from mosld.recipes.context import RunContext
+from mosld.recipes.load import load_base_model
 from mosld.runs.console import Console
 
 
@@ -42,9 +43,9 @@ def scored(task: str, prompt: str, shots: int, given: argparse.Namespace, loaded
     evaluation = replace(config.evaluation, shots=shots)
     config = replace(config, data=replace(config.data, tasks=[task]), evaluation=evaluation)
     dataset = load_dataset(config.data, config.source, training=False, shots=shots)
-    stages = Stages(config, dataset, loaded[1], console)
-    asked = stages.questions("test", given.generated_limit if generated else given.limit)
-    score = stages.score(loaded[0], asked, f"{task} {prompt}").scores[task]
+    context = RunContext(config, dataset, loaded[1], console)
+    asked = context.encode_questions("test", given.generated_limit if generated else given.limit)
+    score = context.score(loaded[0], asked, f"{task} {prompt}").scores[task]
     total = len(dataset.tasks[task].test)
     raw = {"accuracy": score["accuracy_raw"], "stderr": score["stderr_raw"]} if "accuracy_raw" in score else None
     return {
@@ -77,7 +78,9 @@ def main() -> None:
     silence_libraries()
     kept = json.loads(Path(given.json).read_text())["rows"] if given.json and Path(given.json).is_file() else []
     wanted = [one for one in questions(given) if line(one) not in {(row["task"], row["prompt"]) for row in kept}]
-    loaded = load_on_device(load_config([f"model={given.model}", f"model.dtype={given.dtype}"])) if wanted else None
+    loaded = (
+        load_base_model(load_config([f"model={given.model}", f"model.dtype={given.dtype}"]).model) if wanted else None
+    )
     dtype = f", {str(loaded[0].dtype).removeprefix('torch.')}" if loaded else ""
     title = f"{given.model}, untrained{dtype}: accuracy and its standard error on real rows"
     for one in wanted:

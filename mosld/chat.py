@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mosld.cli import FlagParser, add_run, at_least, ending_on_ctrl_c, run_config, run_flags
-from mosld.common.errors import UserError
+from mosld.cli import FlagParser, add_run, at_least, ending_on_ctrl_c, run_flags
+from mosld.common.errors import ExitCode, UserError
 from mosld.runs.saved import saved_run
 
 USAGE = """Talk to the base model with what a run trained: a session on a terminal, one question with --prompt, or a
@@ -34,11 +34,16 @@ def chat(flags: argparse.Namespace) -> int:
     if flags.prompt is not None and not flags.prompt.strip():
         raise UserError("--prompt: is empty.")
     run = saved_run(flags.run.removeprefix("run="))
-    config = run_config(run, flags)
-    with ending_on_ctrl_c():  # torch, transformers and peft: only now is everything checked
-        from mosld.recipes.chat import talk
+    config = run.config(**({"path": flags.model_path} if flags.model_path else {}))
+    with ending_on_ctrl_c():
+        # torch, transformers and peft: only now is everything checked.
+        from mosld.recipes.chat import ChatOptions
+        from mosld.recipes.chat import chat as run_chat
 
-    return talk(config, run, flags)
+    options = ChatOptions(
+        flags.prompt, flags.format, flags.experts, flags.max_new_tokens, flags.temperature, flags.seed
+    )
+    return ExitCode.FINISHED if run_chat(config, run, options) else ExitCode.USER_ERROR
 
 
 def _parser() -> FlagParser:
@@ -49,7 +54,7 @@ def _parser() -> FlagParser:
     parser.add_argument("--max-new-tokens", type=at_least(1), default=128, metavar="N", help="default: %(default)s")
     parser.add_argument(
         "--temperature",
-        type=at_least(0, float),
+        type=at_least(0.0),
         default=0.0,
         metavar="T",
         help="0: the likeliest token each time (default)",

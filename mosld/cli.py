@@ -1,7 +1,6 @@
-"""What all commands share: exit codes, errors of the user without a traceback, and `--help`.
+"""What all commands share: arguments, errors without a traceback, exit codes (`common.errors.ExitCode`), `--help`.
 
-Exit codes: 0 finished, 2 a mistake of the user, 3 diverged, 4 some jobs of a sweep did not finish, 75 interrupted and
-resumable, 130 stopped by Ctrl-C before a run began; a bug keeps its traceback and exits with 1.
+`train`, `eval` and `plan` take Hydra overrides (`run_command`); the other commands take flags (`run_flags`).
 """
 
 import argparse
@@ -12,49 +11,25 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
 
-from mosld.common.errors import UserError, nearest
-from mosld.common.process import several, silence_imports
-from mosld.common.secrets import hidden
+from mosld.common.errors import ExitCode, UserError, nearest
+from mosld.common.process import run_to_exit_code, silence_imports
 from mosld.config.fields import field_types
 from mosld.config.groups import group_options
-from mosld.config.rerun import rerun_config
 from mosld.config.schema import Config
-from mosld.runs.saved import SavedRun
 
-# PART: What all commands share: exit codes, errors of the user without a traceback, and `--help`. Exit codes: 0
-# finished, 2 a mistake of the user, 3 diverged, 4 some jobs of a sweep did not finish, 75 interrupted and
-# resumable, 130 stopped by Ctrl-C before a run began; a bug keeps its traceback and exits with 1.
-
-
-FINISHED, USER_ERROR, DIVERGED, JOBS_FAILED, INTERRUPTED, STOPPED = 0, 2, 3, 4, 75, 130
-# Seconds that a process waits for the others of its run before it leaves. The main one may still write and send; of an
-# interruption outside the loop the others may not know.
-PATIENCE = {FINISHED: 60.0, DIVERGED: 60.0, INTERRUPTED: 5.0}
+Number = TypeVar("Number", int, float)
 
 
 def run_command(command: Callable[[list[str]], int], usage: str, argv: Sequence[str] | None = None) -> int:
-    """Run a command on its arguments and return its exit code."""
+    """Run a command on its overrides and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "-h" in arguments or "--help" in arguments:
         print(f"{usage}\n\n{describe_keys()}")
-        return FINISHED
+        return ExitCode.FINISHED
     silence_imports()
-    patience = 0.0
-    try:
-        code = command(arguments)
-        patience = PATIENCE.get(code, 0.0)
-        return code
-    except UserError as error:
-        for message in error.messages:
-            print(f"error: {hidden(message)}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:  # before a run has begun: there is nothing to go on from
-        return STOPPED
-    finally:
-        if several() and "mosld.distributed.processes" in sys.modules:
-            sys.modules["mosld.distributed.processes"].leave(patience)
+    return run_to_exit_code(lambda: command(arguments))
 
 
 def describe_keys() -> str:
@@ -65,7 +40,7 @@ def describe_keys() -> str:
     return "\n".join(lines)
 
 
-def _keys(cls: Any, where: str) -> list[str]:
+def _keys(cls: type, where: str) -> list[str]:
     lines = []
     hints = field_types(cls)
     for field in dataclasses.fields(cls):
@@ -76,13 +51,6 @@ def _keys(cls: Any, where: str) -> list[str]:
             listed = f" [{' | '.join(choices)}]" if choices else ""
             lines.append(f"  {where + field.name:32} {field.metadata['help']}{listed}")
     return lines
-
-
-# PART: Commands that take ordinary arguments (`--name value`) in place of Hydra overrides. Exit codes as in `cli`,
-# and the shell's own: 130 stopped by Ctrl-C, 141 nobody reads the output any more.
-
-
-STOPPED, UNREAD = 130, 141
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -124,14 +92,16 @@ def run_flags(
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "-h" in arguments or "--help" in arguments:
         print(parser.format_help())
-        return FINISHED
+        return ExitCode.FINISHED
+    silence_imports()
     try:
-        return run_command(lambda given: command(parser.read(given)), "", arguments)
+        return run_to_exit_code(lambda: command(parser.read(arguments)))
     except KeyboardInterrupt:
-        return STOPPED
+        return ExitCode.STOPPED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again when it ends
-        return UNREAD
+        # Without this Python complains about the closed pipe once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.UNREAD
 
 
 @contextmanager
@@ -148,26 +118,16 @@ def ending_on_ctrl_c() -> Iterator[None]:
 
 
 def add_run(parser: FlagParser) -> None:
-    """The arguments that say which run, and on which base model."""
+    """Add the arguments that name a run and its base model."""
     parser.add_argument("run", metavar="RUN", help="a run directory, or an adapter or model directory")
     parser.add_argument("--model-path", metavar="DIR", help="a local checkpoint of the run's base model")
 
 
-def run_config(run: SavedRun, flags: argparse.Namespace, **model: Any) -> Config:
-    """The run's config with the given base model and other keys of the model group.
+def at_least(smallest: Number) -> Callable[[str], Number]:
+    """The type of a flag whose value is a number of at least `smallest`, whole where `smallest` is an int."""
+    kind = type(smallest)
 
-    Raises:
-        UserError: what does not fit.
-    """
-    given = {**model, **({"path": flags.model_path} if flags.model_path else {})}
-    return rerun_config({**run.recorded, "model": {**(run.recorded.get("model") or {}), **given}}, [])
-
-
-def at_least(smallest: float, kind: type = int) -> Callable[[str], Any]:
-    """The type of a flag whose value is a number of at least `smallest`."""
-
-    def read(text: str) -> Any:
-        """The number."""
+    def read(text: str) -> Number:
         try:
             value = kind(text)
         except ValueError:

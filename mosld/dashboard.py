@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.cli import FINISHED, FlagParser, run_flags
-from mosld.common.errors import UserError
+from mosld.cli import FlagParser, run_flags
+from mosld.common.errors import ExitCode, UserError
 
 DESCRIPTION = """Make a saved workspace on Weights & Biases over mosld's runs: accuracy by method and task, single tasks
 against the mixture, sweeps of dropout and rank, loss, expert load.
@@ -36,9 +36,9 @@ def dashboard(flags: argparse.Namespace) -> int:
         except OSError as error:
             raise UserError(f"--spec {flags.spec}: cannot be written: {error.strerror}.") from error
         print(flags.spec)
-        return FINISHED
+        return ExitCode.FINISHED
     print(_sent(workspace))
-    return FINISHED
+    return ExitCode.FINISHED
 
 
 def _sent(workspace: object) -> str:

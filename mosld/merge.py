@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.cli import FlagParser, add_run, ending_on_ctrl_c, run_config, run_flags
-from mosld.common.errors import UserError
+from mosld.cli import FlagParser, add_run, ending_on_ctrl_c, run_flags
+from mosld.common.errors import ExitCode, UserError
 from mosld.config.schema import Config
 from mosld.runs.saved import SavedRun, saved_run
 
@@ -27,7 +27,7 @@ REFUSED = {
     "full": "nothing to merge: {weights} already is a whole, stand-alone model.",
     "prefix": "method {name} learned keys and values that stand before the text in every layer: no weight holds them.",
     "mixture": "method {name} routes: every token has its own sum of experts, so no one weight matrix can replace "
-    "them. Use the adapter as it is (docs/adapters_elsewhere.md), or train method=lora.",
+    "them. Use the adapter as it is (docs/how-to/use_from_python.md), or train method=lora.",
 }
 
 
@@ -39,15 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def merge(flags: argparse.Namespace) -> int:
     """The run, its config and a free directory, then model, sum and files."""
     run = saved_run(flags.run.removeprefix("run="))
-    config = run_config(run, flags, **({"dtype": flags.dtype} if flags.dtype else {}))
+    replaced = {"path": flags.model_path, "dtype": flags.dtype}
+    config = run.config(**{key: value for key, value in replaced.items() if value})
     output = Path(flags.output)
     mistakes = [*_not_mergeable(run, config), *_not_free(output)]
     if mistakes:
         raise UserError(*mistakes)
-    with ending_on_ctrl_c():  # torch, transformers and peft: only now is everything checked
-        from mosld.recipes.merge import write_merged
+    with ending_on_ctrl_c():
+        # torch, transformers and peft: only now is everything checked.
+        from mosld.recipes.merge import merge_adapter
 
-    return write_merged(config, run, output)
+    merge_adapter(config, run, output)
+    print(output)
+    return ExitCode.FINISHED
 
 
 def _not_mergeable(run: SavedRun, config: Config) -> list[str]:

@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from mosld.cli import FINISHED, run_command
+from mosld.cli import run_command
+from mosld.common.errors import ExitCode
 from mosld.config.compose import load_config
 from mosld.config.sweep import is_sweep, plan_sweep
 from mosld.planning.arguments import PlanKeys, describe, split_keys
@@ -37,7 +38,7 @@ def plan(arguments: list[str]) -> int:
     from mosld.planning.view import show
 
     show(estimate(config, keys), keys.json)
-    return FINISHED
+    return ExitCode.FINISHED
 
 
 def _plan_jobs(overrides: list[str], keys: PlanKeys) -> int:
@@ -46,7 +47,7 @@ def _plan_jobs(overrides: list[str], keys: PlanKeys) -> int:
     from mosld.planning.view import show_jobs
 
     show_jobs(estimate_jobs(sweep, keys), len(sweep.jobs), keys.json)
-    return FINISHED
+    return ExitCode.FINISHED
 
 
 if __name__ == "__main__":

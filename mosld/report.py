@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.cli import FINISHED, FlagParser, at_least, ending_on_ctrl_c, run_flags
+from mosld.cli import FlagParser, at_least, ending_on_ctrl_c, run_flags
+from mosld.common.errors import ExitCode
 
 USAGE = """Make tables and figures of all finished runs and evaluations below some directories. Nothing is trained or
 scored again: everything comes from results.json, predictions/ and metrics.jsonl.
@@ -44,7 +45,7 @@ def report(flags: argparse.Namespace) -> int:
     write_report(output, sections, left_out)
     print_report(sections, left_out)
     print(output / "report.html")
-    return FINISHED
+    return ExitCode.FINISHED
 
 
 def _parser() -> FlagParser:

@@ -1,4 +1,4 @@
-"""Draw the table of a finished run as an SVG: ``python scripts/picture.py RUN docs/run.svg``."""
+"""Draw the table of a finished run as an SVG: ``python scripts/picture.py RUN docs/images/run.svg``."""
 
 import io
 import json
@@ -23,9 +23,7 @@ def main() -> None:
             console.print(line, markup=False)
     console.print(results_table(results))
     minutes = results["seconds"] / 60
-    console.print(
-        f"{minutes:.1f} minutes on two processor cores, {results['parameters']['trainable']:,} weights trained"
-    )
+    console.print(f"{minutes:.1f} minutes on two CPU cores, {results['parameters']['trainable']:,} weights trained")
     svg = re.sub(r"@font-face {.*?}\n", "", console.export_svg(title="mosld"), flags=re.DOTALL)  # fetches no font
     target.write_text(svg, encoding="utf-8")
 

@@ -22,8 +22,8 @@ class MosldConfig(PeftConfig):
         W x + (alpha / r) * sum_i g_i(x) B_i A_i x
 
     where the router gives the gates g. MoSLD (arXiv 2412.08946, eq. 1-3) is share=A, dropout_on=A, router=topk; the
-    other methods are other choices (docs/methods.md). Options with the same name as in `MethodConfig`, where their
-    help and choices are, mean the same.
+    other methods are other choices (docs/reference/methods.md). Options with the same name as in `MethodConfig`, where
+    their help and choices are, mean the same.
 
     Attributes:
         r: rank of each expert.

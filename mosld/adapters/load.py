@@ -5,6 +5,7 @@ Every fault of an adapter's files is an error, so that no score is computed from
 
 import warnings
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -48,6 +49,11 @@ def check_weights_file(folder: Path) -> None:
     """Refuse an adapter without weights as safetensors."""
     if not (folder / WEIGHTS_FILE).is_file():
         raise UserError(f"{folder}: {WEIGHTS_FILE} is missing (pickled weights are not loaded).")
+
+
+def base_model_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model under an adapter, or the model itself."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -99,7 +99,7 @@ HEAD = """# What the adapters hold
 
 {runs}
 
-How each number is defined: docs/inspecting.md. In brackets: the same measure of random matrices of the same shapes.
+How each number is defined: docs/how-to/inspecting.md. In brackets: the same measure of random matrices of the same shapes.
 """
 
 

@@ -2,9 +2,22 @@
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from enum import IntEnum
 from typing import Any
 
 # PART: The one exception that means "you, dear user, can mend this", and the search for the name that was meant.
+
+
+class ExitCode(IntEnum):
+    """How a command ended. A bug keeps its traceback, and Python exits with 1."""
+
+    FINISHED = 0
+    USER_ERROR = 2
+    DIVERGED = 3
+    JOBS_FAILED = 4  # some jobs of a sweep did not finish
+    INTERRUPTED = 75  # the same command resumes
+    STOPPED = 130  # Ctrl-C before a run began
+    UNREAD = 141  # the reader of a pipe is gone
 
 
 class UserError(ValueError):

@@ -2,7 +2,12 @@
 
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Callable
+
+from mosld.common.errors import ExitCode, UserError
+from mosld.common.secrets import hidden
 
 # PART: Which of several processes this one is, as torchrun and `accelerate launch` say it in the environment.
 
@@ -35,3 +40,33 @@ def silence_libraries() -> None:
 def silence_imports() -> None:
     """What libraries say while they are imported: bitsandbytes misses kernels that it would have to download."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+# Seconds to wait for the other processes of a run before leaving: the main one may still write and upload. After an
+# interruption outside the training loop the others may not know of it.
+EXIT_WAIT_SECONDS = {ExitCode.FINISHED: 60.0, ExitCode.DIVERGED: 60.0, ExitCode.INTERRUPTED: 5.0}
+_at_exit: list[Callable[[float], None]] = []
+
+
+def on_command_end(leave: Callable[[float], None]) -> None:
+    """Call `leave` with the seconds to wait when the command ends; the process group registers itself here."""
+    _at_exit.append(leave)
+
+
+def run_to_exit_code(work: Callable[[], int]) -> int:
+    """Run a command's work; print the user's mistakes on stderr and return the exit code. A bug is raised."""
+    wait_seconds = 0.0
+    try:
+        code = work()
+        wait_seconds = EXIT_WAIT_SECONDS.get(ExitCode(code), 0.0)
+        return code
+    except UserError as error:
+        for message in error.messages:
+            print(f"error: {hidden(message)}", file=sys.stderr)
+        return ExitCode.USER_ERROR
+    except KeyboardInterrupt:
+        # No run has begun: there is nothing to resume.
+        return ExitCode.STOPPED
+    finally:
+        for leave in _at_exit:
+            leave(wait_seconds)

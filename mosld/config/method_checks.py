@@ -45,7 +45,7 @@ INSTEAD = {
     "full": "trains the model's own weights and has no adapter",
     "prefix": "learns keys and values before each layer (method.virtual_tokens) and adapts no weight",
     "lora": "has one expert and no router; use method=mosl or method=mosld",
-    "mixture": "has no use for it; see docs/methods.md for what each router and kind reads",
+    "mixture": "has no use for it; see docs/reference/methods.md for what each router and kind reads",
 }
 
 

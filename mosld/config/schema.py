@@ -85,7 +85,7 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """How the base model is adapted: a composition of parts (docs/methods.md)."""
+    """How the base model is adapted: a composition of parts (docs/reference/methods.md)."""
 
     name: str = setting("", "Name in tables and run directories.")
     kind: str = setting("mixture", "Which builder reads the keys below.", choices=("mixture", "lora", "prefix", "full"))

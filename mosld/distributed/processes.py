@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, distributed
 
 from mosld.common.errors import UserError
+from mosld.common.process import on_command_end
 from mosld.distributed.launch import launch
 
 FAILED, LEAVING, GONE = "mosld/failed", "mosld/leaving", "mosld/gone"
@@ -71,6 +72,10 @@ class Processes:
         box = [value]
         distributed.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self.broadcast(None)
 
     def report_failure(self) -> None:
         """Let the others know that this process ends by an error, so that none takes its end for a wish to stop."""
@@ -142,3 +147,6 @@ def _meet(store: Any, place: str, count: int, patience: float) -> None:
         while there < count and time.monotonic() < ends and not store.check([FAILED]):
             time.sleep(0.02)
             there = store.add(place, 0)
+
+
+on_command_end(leave)

@@ -112,7 +112,7 @@ def _verdict(plan: dict[str, Any]) -> str:
     name, machines = plan["accelerate"], plan["machines"]
     if name is None:
         whole = "" if "fsdp" in plan["layouts"]["plain"] or machines["gpus"] == 1 else (
-            "; a packed base lies whole on each GPU (docs/clusters.md)"
+            "; a packed base lies whole on each GPU (docs/how-to/clusters.md)"
         )  # fmt: skip
         return f"none: lower training.micro_batch_size, or take more or larger GPUs{whole}"
     options = "" if machines["gpus"] == 1 else f" --num_processes {machines['gpus']}"

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mosld.adapters.load import parameter_counts
-from mosld.cli import FINISHED
+from mosld.common.errors import ExitCode
 from mosld.common.files import write_json, write_lines, write_text
 from mosld.common.process import is_main, silence_libraries
 from mosld.config.rerun import EvalArguments
@@ -22,7 +22,7 @@ from mosld.evaluation.lm_eval import evaluate as harness
 from mosld.evaluation.lm_eval.mmlu import GROUP, on_subjects, together
 from mosld.evaluation.lm_eval.tasks import KNOWN, published, rows_of, task_manager, task_on_rows
 from mosld.evaluation.scores import average
-from mosld.recipes.context import Stages
+from mosld.recipes.context import RunContext
 from mosld.recipes.load import load_trained, untrained
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
@@ -44,24 +44,24 @@ def score(config: Config, dataset: Dataset, run: SavedRun, overrides: list[str],
     console = Console(target.log)
     results = Results(target, config, overrides, dataset.describe())
     results.add(name=f"{run.path.resolve().name}/{target.path.name}")
-    model, tokenizer = load_trained(config, run, console)
-    stages = Stages(config, dataset, tokenizer, console)
-    questions = stages.questions("test", config.evaluation.limit)
+    model, tokenizer = load_trained(config.model, run, console)
+    context = RunContext(config, dataset, tokenizer, console)
+    questions = context.encode_questions("test", config.evaluation.limit)
     if config.evaluation.base:
-        with untrained(config, model) as base:
-            before = stages.score(base, questions, "scoring the untrained model")
+        with untrained(config.model, model) as base:
+            before = context.score(base, questions, "scoring the untrained model")
         target.write_predictions(before.records(), "base")
         results.add(base_scores=before.scores, base_average=before.average)
     use = ExpertUse(config.method.domains)
-    after = stages.score(model, questions, "scoring", use)
+    after = context.score(model, questions, "scoring", use)
     target.write_predictions(after.records())
     results.add(scores=after.scores, average=after.average, dtype=str(model.dtype).removeprefix("torch."))
     results.add(parameters=parameter_counts(model), **use.accuracy())
     if use.table():
         write_json(target.routing, use.table())
     if other is not None:
-        again = Stages(other, dataset, tokenizer, console)
-        second = again.score(load_trained(other, run, console)[0], questions, "scoring once more")
+        again = RunContext(other, dataset, tokenizer, console)
+        second = again.score(load_trained(other.model, run, console)[0], questions, "scoring once more")
         found = differences(questions, after, second)
         write_lines(target.path / DIFFERENCES, [dataclasses.asdict(one) for one in found])
         results.add(differing=len(found))
@@ -78,7 +78,7 @@ def score_by_harness(config: Config, dataset: Dataset | None, run: SavedRun, giv
     results = Results(target, config, given.overrides, described)
     results.add(name=f"{run.path.resolve().name}/{target.path.name}", prompt="lm_eval", backend="lm_eval")
     results.tree["data"]["name"] = "lm_eval"
-    model, tokenizer = load_trained(config, run, console)
+    model, tokenizer = load_trained(config.model, run, console)
     index = task_manager(given.tasks)
     tasks = [_task(name, index, dataset, config.evaluation) for name in given.tasks]
     console.say(f"lm-evaluation-harness scores {', '.join(given.tasks)}")
@@ -110,7 +110,7 @@ def _finish(
         console.show(results_table(written))
     if is_main():
         print(target.path)
-    return FINISHED
+    return ExitCode.FINISHED
 
 
 def _task(name: str, index: Any, dataset: Dataset | None, evaluation: EvaluationConfig) -> Any:

@@ -14,7 +14,8 @@ from mosld.data.prompts import PromptEncoder, render
 from mosld.data.rows import Row
 from mosld.evaluation.generation import end_tokens
 
-LISTING = ("letter", "list")  # the prompt formats that show the options
+# The prompt formats that show the options.
+PROMPTS_WITH_OPTIONS = ("letter", "list")
 CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
@@ -97,9 +98,9 @@ class Answerer:
             UserError: the prompt is longer than the model can read.
         """
         prompt = self.encode(text)
-        room = getattr(self.model.config, "max_position_embeddings", None)
-        if room is not None and len(prompt) >= room:
-            raise UserError(f"the prompt has {len(prompt)} tokens, this model reads {room - 1} at most.")
+        context_length = getattr(self.model.config, "max_position_embeddings", None)
+        if context_length is not None and len(prompt) >= context_length:
+            raise UserError(f"the prompt has {len(prompt)} tokens, this model reads {context_length - 1} at most.")
         streamer = Streamer(self.tokenizer, self.form == "plain", controls)
         stopped = False
         try:
@@ -113,12 +114,15 @@ class Answerer:
     @torch.inference_mode()
     def _generate(self, prompt: list[int], streamer: Streamer) -> None:
         ids_BS = torch.tensor([prompt], device=self.model.device)
-        room = getattr(self.model.config, "max_position_embeddings", None)
+        context_length = getattr(self.model.config, "max_position_embeddings", None)
+        longest = self.max_new_tokens
+        if context_length:
+            longest = min(longest, context_length - len(prompt))
         sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
         self.model.generate(
             input_ids=ids_BS,
             attention_mask=torch.ones_like(ids_BS),
-            max_new_tokens=min(self.max_new_tokens, room - len(prompt)) if room else self.max_new_tokens,
+            max_new_tokens=longest,
             eos_token_id=end_tokens(self.model, self.tokenizer),
             pad_token_id=self.tokenizer.pad_token_id,
             streamer=streamer,
@@ -132,6 +136,6 @@ class Answerer:
             turn = [{"role": "user", "content": text.strip()}]
             return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         question, *choices = [part.strip() for part in text.strip().split(" | ")]
-        if self.style in LISTING and len(choices) >= 2:
+        if self.style in PROMPTS_WITH_OPTIONS and len(choices) >= 2:
             return render(Row("chat", "chat", "", question, tuple(choices), 0), self.style)[0]
         return f"Question: {text.strip()}\nAnswer:"

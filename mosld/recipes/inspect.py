@@ -11,8 +11,7 @@ from mosld.analysis.adapter_files import AdapterRun
 from mosld.analysis.analyze import compares_A, numbers
 from mosld.analysis.figures import draw
 from mosld.analysis.table import markdown
-from mosld.cli import FINISHED
-from mosld.common.errors import UserError
+from mosld.common.errors import ExitCode, UserError
 from mosld.common.files import write_json, write_text
 from mosld.common.process import silence_libraries
 from mosld.config.schema import Config
@@ -54,7 +53,7 @@ def inspect(
         raise UserError(f"{output}: cannot be written: {error.strerror}; choose another --out.") from error
     console.show(Markdown(text[: text.find("## By layer")]))
     print(output)
-    return FINISHED
+    return ExitCode.FINISHED
 
 
 def _names(runs: Sequence[AdapterRun]) -> list[str]:

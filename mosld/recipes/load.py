@@ -1,41 +1,66 @@
-"""A trained run as a model: the base with its adapter, or the whole model where all weights were trained."""
+"""Base models and trained runs on this process's device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from peft import PeftModel
 
 from mosld.adapters.load import load_adapter
-from mosld.config.schema import Config
+from mosld.config.schema import ModelConfig
 from mosld.distributed.fsdp import place
 from mosld.distributed.processes import processes
-from mosld.recipes.context import load_on_device
+from mosld.models.load import have_weights, load_placed
 from mosld.runs.console import Console
 from mosld.runs.saved import SavedRun
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def load_trained(config: Config, run: SavedRun, console: Console | None = None) -> tuple[Any, Any]:
-    """The trained model on its device, in eval mode, and its tokenizer; `console` shows that it is busy.
+    Model = PreTrainedModel | PeftModel
+
+
+def load_base_model(
+    config: ModelConfig, console: Console | None = None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The base model on this process's device, or its shard of it, and the tokenizer.
+
+    Raises:
+        UserError: the weights cannot be had, and why.
+    """
+    console = console or Console()
+    with console.fetching(config.hub):
+        have_weights(config)
+    with console.working(f"loading {config.name}"):
+        return load_placed(config, processes())
+
+
+def load_trained(
+    config: ModelConfig, run: SavedRun, console: Console | None = None
+) -> "tuple[Model, PreTrainedTokenizerBase]":
+    """What a run trained, on this process's device and in eval mode, and its tokenizer.
+
+    Args:
+        config: the base model.
+        run: the trained adapter, or the whole model of full fine-tuning.
+        console: shows that loading goes on.
 
     Raises:
         UserError: base model or trained weights cannot be had, and why.
     """
     if run.whole:
-        config = replace(config, model=replace(config.model, path=str(run.weights.resolve())))
-        model, tokenizer = load_on_device(config, console)
-    else:
-        base, tokenizer = load_on_device(config, console)
-        model = place(load_adapter(base, run.weights), processes())
-    return model.eval(), tokenizer
+        model, tokenizer = load_base_model(replace(config, path=str(run.weights.resolve())), console)
+        return model.eval(), tokenizer
+    base, tokenizer = load_base_model(config, console)
+    return place(load_adapter(base, run.weights), processes()).eval(), tokenizer
 
 
 @contextmanager
-def untrained(config: Config, model: Any) -> Iterator[Any]:
-    """The model as it was before training."""
+def untrained(config: ModelConfig, model: "Model") -> "Iterator[Model]":
+    """The model as it was before training; a second base model where all weights were trained."""
     if isinstance(model, PeftModel):
         with model.disable_adapter():
             yield model
     else:
-        yield load_on_device(config)[0]
+        yield load_base_model(config)[0]

@@ -4,12 +4,12 @@ import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import yaml
+from peft import LoraModel, PeftModel
 
-from mosld.cli import FINISHED
 from mosld.common.errors import UserError
 from mosld.common.files import write_folder, write_text
 from mosld.common.process import silence_libraries
@@ -18,6 +18,9 @@ from mosld.models.load import resolve_dtype
 from mosld.recipes.load import load_trained
 from mosld.runs.console import Console
 from mosld.runs.saved import SavedRun
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROBE = "Question: What do plants need to grow?\nAnswer:"
 
@@ -45,25 +48,25 @@ Score it: `python -m mosld.eval run=path/to/this/directory`
 """
 
 
-def write_merged(config: Config, run: SavedRun, output: Path) -> int:
-    """Merge, compare on a probe, write; returns the exit code.
+def merge_adapter(config: Config, run: SavedRun, output: Path) -> None:
+    """Merge a LoRA into its base in float32, compare the logits of a probe, and write the model to `output`.
 
     Raises:
         UserError: the weights cannot be had, or the directory cannot be written.
     """
     silence_libraries()
     console = Console()
-    exact = replace(config, model=replace(config.model, dtype="float32"))
-    adapted, tokenizer = load_trained(exact, run, console)
+    adapted, tokenizer = load_trained(replace(config.model, dtype="float32"), run, console)
+    assert isinstance(adapted, PeftModel)
+    assert isinstance(adapted.base_model, LoraModel)
     with console.working("merging"):
         before = _probe(adapted, tokenizer)
-        merged = adapted.merge_and_unload(safe_merge=True)
+        merged = cast("PreTrainedModel", adapted.base_model.merge_and_unload(safe_merge=True))
         difference = (_probe(merged, tokenizer) - before).abs().max().item()
-        merged = merged.to(resolve_dtype(config.model.dtype))
+        torch.nn.Module.to(merged, resolve_dtype(config.model.dtype))
     dtype = str(merged.dtype).removeprefix("torch.")
 
     def write(folder: Path) -> None:
-        """Fill the folder that is renamed when it is whole."""
         merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
@@ -77,12 +80,10 @@ def write_merged(config: Config, run: SavedRun, output: Path) -> int:
         raise UserError(f"--output {output}: cannot be written: {error.strerror or error}.") from error
     console.say(f"merged in float32 (on a probe, logits differ by {difference:.1g} at most), written in {dtype}")
     console.say(f"next: python -m mosld.eval run={output}")
-    print(output)
-    return FINISHED
 
 
 @torch.inference_mode()
-def _probe(model: Any, tokenizer: Any) -> torch.Tensor:
+def _probe(model: "PreTrainedModel | PeftModel", tokenizer: Any) -> torch.Tensor:
     """The logits of a short text, to see that the merged model computes the same."""
     ids_BS = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
     return model(input_ids=ids_BS).logits.float()

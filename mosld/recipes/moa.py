@@ -1,34 +1,48 @@
-"""MoA's two stages (Feng et al. 2024): a LoRA for each task, each on its own rows; then one mixture of them all."""
+"""MoA's two stages (Feng et al. 2024): one LoRA per task, trained on its own rows; then one mixture of them all."""
 
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
+from peft import PeftModel
 
 from mosld.adapters.moa import extend_from, freeze_experts, load_experts
 from mosld.common.files import damage, write_folder
 from mosld.config.schema import Config
 from mosld.distributed.processes import processes
-from mosld.recipes.context import Stages
+from mosld.recipes.context import RunContext, add_adapter, prepare, train_model
 from mosld.runs.directory import RunDirectory
-from mosld.tracking.tracker import NoTracker
+from mosld.training.signals import StopSignals
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    Model = PreTrainedModel | PeftModel
 
 
-def adapt_domains(stages: Stages, model: Any, run: RunDirectory) -> Any:
+def add_task_experts(context: RunContext, model: "Model", run: RunDirectory, stop: StopSignals) -> "Model":
     """Stage 1, then the mixture of all experts on the model, its routers still untrained.
 
-    An expert that an interrupted run has finished is taken from the run directory.
+    An expert that an interrupted run finished is read from the run directory.
     """
-    method = stages.config.method
-    own = [method.add_task] if method.add_task else [d for d in method.domains or [] if d not in method.experts_from]
+    method = context.config.method
+    if method.add_task:
+        trained = [method.add_task]
+    else:
+        trained = [task for task in method.domains or [] if task not in method.experts_from]
     folders = {task: Path(folder) for task, folder in method.experts_from.items()}
-    for task in own:
-        if processes().broadcast(any(damage(run.expert(task).adapter))):
-            model = _train_expert(stages, task, len(method.domains or own), model, run.expert(task))
-        folders[task] = run.expert(task).adapter
-    mixture = stages.adapt(model)
+    for task in trained:
+        expert = run.expert(task)
+        if processes().broadcast(any(damage(expert.adapter))):
+            context.console.say(f"stage 1: the expert of {task}")
+            config = expert_config(context.config, task, len(method.domains or trained))
+            dataset = replace(context.dataset, tasks={task: context.dataset.tasks[task]})
+            model = _train_expert(replace(context, config=config, dataset=dataset), model, expert, stop)
+        folders[task] = expert.adapter
+    mixture = add_adapter(context, model)
+    assert isinstance(mixture, PeftModel)
     if method.from_run:
         extend_from(mixture, Path(method.from_run))
     load_experts(mixture, folders)
@@ -37,24 +51,20 @@ def adapt_domains(stages: Stages, model: Any, run: RunDirectory) -> Any:
     return mixture
 
 
-def _train_expert(stages: Stages, task: str, count: int, model: Any, run: RunDirectory) -> Any:
+def _train_expert(context: RunContext, model: "Model", run: RunDirectory, stop: StopSignals) -> "Model":
     """Train one task's LoRA and save it; returns the model without it."""
-    stages.console.say(f"stage 1: the expert of {task}")
-    config = expert_config(stages.config, task, count)
-    alone = replace(stages.dataset, tasks={task: stages.dataset.tasks[task]})
-    single = Stages(config, alone, stages.tokenizer, stages.console, stages.stop)
-    stepper = single.make_stepper(single.adapt(model), model.dtype)
+    stepper, examples = prepare(context, model)
     run.path.mkdir(parents=True, exist_ok=True)
-    single.make_loop(stepper, run, NoTracker()).run()
+    train_model(context, stepper, examples, run, stop)
     stepper.engine.close()
 
     def write(folder: Path) -> None:
         """A LoRA like any other: eval, chat and merge accept it."""
         stepper.model.save_pretrained(folder)
-        (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        (folder / "config.yaml").write_text(yaml.safe_dump(asdict(context.config), sort_keys=False))
 
     write_folder(run.adapter, write)
-    processes().broadcast(None)  # all wait until it is written
+    processes().barrier()
     return stepper.model.unload()
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from mosld.common.errors import UserError
 from mosld.common.files import MANIFEST, damage
+from mosld.config.rerun import rerun_config
+from mosld.config.schema import Config
 from mosld.runs.directory import read_config_tree
 
 
@@ -24,6 +26,15 @@ class SavedRun:
     weights: Path
     whole: bool
     recorded: dict[str, Any]
+
+    def config(self, **model: str) -> Config:
+        """The checked config of the run, with keys of the model group replaced (path, dtype).
+
+        Raises:
+            UserError: what does not fit.
+        """
+        replaced = {**(self.recorded.get("model") or {}), **model}
+        return rerun_config({**self.recorded, "model": replaced}, [])
 
 
 def saved_run(place: str) -> SavedRun:

@@ -1,7 +1,7 @@
-"""A sweep under torchrun or `accelerate launch`: the processes of the launch start every job together, and stay.
+"""A sweep under torchrun or `accelerate launch`: all ranks start every job together and stay for the next one.
 
-Each starts its part of a job as a child with a rendezvous of its own, so a job that fails on one rank ends on all of
-them, and the next one begins from nothing. The first rank chooses the jobs; the others follow.
+Each rank runs its part of a job in a worker with a rendezvous of its own, so a job that fails on one rank ends on all
+of them and the next job starts fresh. The first rank chooses the jobs; the others serve.
 """
 
 import json
@@ -12,20 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mosld.cli import INTERRUPTED
-from mosld.sweeps.worker import POLL, StopFlag, Worker, WorkerExit
+from mosld.common.errors import ExitCode
+from mosld.sweeps.worker import POLL_SECONDS, StopFlag, Worker, WorkerExit
 
-GRACE = 30.0  # seconds that the other ranks have to end by themselves after one failed, and again after being asked to
+# What the other ranks get to exit by themselves after one failed, and again after being asked to.
+EXIT_WAIT_SECONDS = 30.0
 
 
 class Ranks:
     """The processes of a launch."""
 
     def __init__(self) -> None:
-        """Meet the others where the launcher says."""
         from torch.distributed import rendezvous
 
-        self._rank, self._count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self._rank = int(os.environ["RANK"])
+        self._count = int(os.environ["WORLD_SIZE"])
         self._store: Any = next(rendezvous("env://"))[0]
         self._jobs = 0
 
@@ -37,46 +38,47 @@ class Ranks:
         self._store.set(f"mosld/job{self._jobs}", json.dumps(order))
         return self._take_part(order)
 
-    def serve(self) -> int:
-        """Take part in every job until the first rank says with which code to end."""
+    def serve(self) -> str:
+        """Take part in every job until the first rank ends the sweep; returns the sweep's status."""
         while True:
             if self._store.check(["mosld/end"]):
                 self._store.set(f"mosld/bye{self._rank}", "")
-                return int(self._store.get("mosld/end"))
+                return self._store.get("mosld/end").decode()
             if self._store.check([f"mosld/job{self._jobs}"]):
                 self._take_part(json.loads(self._store.get(f"mosld/job{self._jobs}")))
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
 
-    def end(self, code: int) -> None:
-        """Let the others end with this code, and wait until they know: the first rank may keep the store."""
-        self._store.set("mosld/end", str(code))
-        limit = time.monotonic() + GRACE
+    def end(self, status: str) -> None:
+        """Tell the others how the sweep ended, and wait until they know: the first rank may keep the store."""
+        self._store.set("mosld/end", status)
+        limit = time.monotonic() + EXIT_WAIT_SECONDS
         while not self._all("bye", range(1, self._count)) and time.monotonic() < limit:
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
 
     def _take_part(self, order: dict[str, Any]) -> WorkerExit:
         """This rank's part of a job; returns when all ranks have ended theirs."""
-        job, self._jobs = self._jobs, self._jobs + 1
-        # The launcher's own store keeps what the first job wrote there: every job has its own, on the first rank.
-        own = {"MASTER_PORT": str(order["port"]), "TORCHELASTIC_USE_AGENT_STORE": "False"}
-        process = Worker(order["overrides"], StopFlag(Path(order["directory"])), own, log=None)
+        job = self._jobs
+        self._jobs += 1
+        # The launcher's store keeps what the first job wrote there: every job gets its own store on the first rank.
+        environment = {"MASTER_PORT": str(order["port"]), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+        worker = Worker(order["overrides"], StopFlag(Path(order["directory"])), environment, log=None)
         failed_at = 0.0
-        while not (ended := process.ended()):
+        while not (ended := worker.poll()):
             if self._store.check([f"mosld/failed{job}"]):
                 failed_at = failed_at or time.monotonic()
                 waited = time.monotonic() - failed_at
-                if waited > 2 * GRACE:
-                    process.kill()
-                elif waited > GRACE:
-                    process.ask_to_end()
-        if ended.code not in (0, INTERRUPTED):
-            told = json.dumps([ended.code, ended.message])
-            self._store.compare_set(f"mosld/failed{job}", "", told)
+                if waited > 2 * EXIT_WAIT_SECONDS:
+                    worker.kill()
+                elif waited > EXIT_WAIT_SECONDS:
+                    worker.request_stop()
+        if ended.code not in (ExitCode.FINISHED, ExitCode.INTERRUPTED):
+            report = json.dumps([ended.code, ended.message])
+            self._store.compare_set(f"mosld/failed{job}", "", report)
             if ended.message:  # one that failed because of another says nothing
-                self._store.compare_set(f"mosld/cause{job}", "", told)  # the first one stays
+                self._store.compare_set(f"mosld/cause{job}", "", report)  # the first one stays
         self._store.set(f"mosld/ended{job}-{self._rank}", "")
         while not self._all(f"ended{job}-", range(self._count)):
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
         for key in (f"mosld/cause{job}", f"mosld/failed{job}"):
             if self._store.check([key]):
                 return WorkerExit(*json.loads(self._store.get(key)))

@@ -1,7 +1,7 @@
-"""A training command in a process of its own: what it does to memory, state and itself stays there.
+"""One training run in a child process: whatever it does to memory and global state ends with it.
 
-Without CUDA the process is a fork of this one, which has torch imported: it starts at once. It ends with this one,
-however that ends.
+Without CUDA the child is a fork of this process, which has imported torch, so it starts at once. It ends with its
+parent, however the parent ends.
 """
 
 import multiprocessing
@@ -13,14 +13,25 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkContext, SpawnContext
 from pathlib import Path
 
-POLL = 0.2  # seconds
+from mosld.common.errors import UserError
+from mosld.common.process import run_to_exit_code, silence_imports
+from mosld.common.secrets import hidden
+from mosld.recipes.train import train_run
+
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class WorkerExit:
-    """How a command ended: its exit code (minus the signal that killed it), and what it said of an error."""
+    """How a worker ended.
+
+    Attributes:
+        code: its exit code, or minus the signal that killed it.
+        message: what went wrong, where it could still say so.
+    """
 
     code: int
     message: str = ""
@@ -28,112 +39,130 @@ class WorkerExit:
 
 @dataclass(frozen=True)
 class StopFlag:
-    """The wish that a sweep ends, as a file in its directory: every process of it sees it, on every machine."""
+    """A request to stop the sweep, as a file in its directory: every process on every machine sees it."""
 
     directory: Path
 
+    @property
+    def _file(self) -> Path:
+        return self.directory / "stop"
+
     def requested(self) -> bool:
-        """Whether it is there."""
-        return (self.directory / "stop").exists()
+        """Whether the sweep is asked to stop."""
+        return self._file.exists()
 
     def request(self) -> None:
-        """Make it."""
+        """Ask every job to save and exit."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "stop").touch()
+        self._file.touch()
 
-    def withdraw(self) -> None:
-        """Remove that of an earlier start."""
-        (self.directory / "stop").unlink(missing_ok=True)
+    def clear(self) -> None:
+        """Remove the request of an earlier start."""
+        self._file.unlink(missing_ok=True)
 
 
 class Worker:
-    """A training command that runs in a child of this process.
+    """A training run in a child process.
 
     Attributes:
-        stop: what asks it to end after its step.
+        stop: asks the worker to exit after its current step.
     """
 
     def __init__(self, overrides: list[str], stop: StopFlag, environment: Mapping[str, str], log: Path | None) -> None:
-        """Start it; `environment` is added to its own, and `log` takes what it prints."""
-        context = _context()
+        """Start the child.
+
+        Args:
+            overrides: of the run.
+            stop: the sweep's.
+            environment: added to the child's own.
+            log: a file for what the child prints; None: this process's own output.
+        """
+        context = _process_context()
         receiver, sender = context.Pipe(duplex=False)
-        self._receiver, self.stop, self._told = receiver, stop, False
-        # A daemon is asked to end when this process exits in an orderly way.
-        self._child = context.Process(target=_live, args=(overrides, dict(environment), log, sender), daemon=True)
+        self.stop = stop
+        self._receiver = receiver
+        self._stop_sent = False
+        # A daemon is asked to exit when this process exits in an orderly way.
+        self._child = context.Process(target=_train, args=(overrides, dict(environment), log, sender), daemon=True)
         self._child.start()
         sender.close()
 
-    def ended(self) -> WorkerExit | None:
-        """How it ended; None while it runs. Waits a moment, and passes on the wish to stop."""
-        self._child.join(POLL)
+    def poll(self) -> WorkerExit | None:
+        """How the worker ended; None while it runs. Waits up to `POLL_SECONDS` and forwards a request to stop."""
+        self._child.join(POLL_SECONDS)
         if self._child.is_alive():
-            if self.stop.requested() and not self._told:
-                self.ask_to_end()
+            if self.stop.requested() and not self._stop_sent:
+                self.request_stop()
             return None
         code = self._child.exitcode or 0
-        with suppress(EOFError):  # it said nothing
+        with suppress(EOFError):
             return WorkerExit(code, self._receiver.recv())
         return WorkerExit(code, f"killed by {signal.Signals(-code).name}" if code < 0 else "")
 
-    def ask_to_end(self) -> None:
-        """Once: it saves its step and ends."""
-        self._told = True
+    def request_stop(self) -> None:
+        """Ask the worker to save a checkpoint and exit after the current step."""
+        self._stop_sent = True
         self._child.terminate()
 
     def kill(self) -> None:
-        """At once."""
+        """End the worker at once."""
         self._child.kill()
 
 
 def run_in_worker(overrides: list[str], stop: StopFlag, environment: Mapping[str, str], log: Path | None) -> WorkerExit:
-    """Train in a process of its own, to its end."""
-    process = Worker(overrides, stop, environment, log)
-    while not (ended := process.ended()):
+    """Train one run in a child process and wait for its end; the arguments are those of `Worker`."""
+    worker = Worker(overrides, stop, environment, log)
+    while not (ended := worker.poll()):
         pass
     return ended
 
 
-def _context() -> "multiprocessing.context.ForkContext | multiprocessing.context.SpawnContext":
+def _process_context() -> ForkContext | SpawnContext:
     import torch
 
-    import mosld.evaluation.scores  # a run imports it when it first scores
-    import mosld.recipes.train  # noqa: F401 - all that a run needs, imported once for all of them
+    # All that a run needs, imported once for all jobs.
+    import mosld.recipes.moa
+    import mosld.recipes.save  # noqa: F401
 
     # CUDA cannot be used in a fork of a process that only asked whether it is there, as some library may have done;
-    # macOS aborts many libraries in a fork. Then each job imports all of it anew: some seconds.
+    # macOS aborts many libraries in a fork. There each job imports everything again, which takes some seconds.
     if torch.cuda.device_count() or sys.platform == "darwin":
         return multiprocessing.get_context("spawn")
     return multiprocessing.get_context("fork")
 
 
-def _live(overrides: list[str], environment: dict[str, str], log: Path | None, sender: Connection) -> None:
-    """The life of the child: `mosld.train` as a command, with a word to the parent on what went wrong."""
-    from mosld.cli import run_command
-    from mosld.common.secrets import hidden
-    from mosld.train import USAGE, train_one
-
+def _train(overrides: list[str], environment: dict[str, str], log: Path | None, sender: Connection) -> None:
+    """The child: train as the command does, and tell the parent what went wrong."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    silence_imports()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's: the parent queues the job again, and asks this to end
+    # submitit's signal: the parent queues the job again and asks this process to stop.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     os.environ.update(environment)
     if log:
         sys.stdout = sys.stderr = log.open("a", buffering=1)
         for stream in (1, 2):
             os.dup2(sys.stdout.fileno(), stream)
 
-    def command(arguments: list[str]) -> int:
-        """The command; tells the parent of an error before it is dealt with as ever."""
+    def work() -> int:
         try:
-            return train_one(arguments, waits=True)
+            return train_run(overrides, wait=True).exit_code
         except Exception as error:
-            from mosld.distributed.processes import processes
-
-            name = "" if hasattr(error, "messages") else f"{type(error).__name__}: "
-            sender.send("" if processes().failed_because_of_another() else hidden(f"{name}{error}"))
+            sender.send(_describe(error))
             raise
 
-    sys.exit(run_command(command, USAGE, overrides))
+    sys.exit(run_to_exit_code(work))
+
+
+def _describe(error: Exception) -> str:
+    """The error in one text; empty where another process of the run failed first and this one because of it."""
+    from mosld.distributed.processes import processes
+
+    if processes().failed_because_of_another():
+        return ""
+    name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return hidden(f"{name}{error}")
 
 
 def _end_with_parent() -> None:

@@ -1,30 +1,39 @@
-"""How the rows of a step lie in forward passes: end to end without a pad, or padded where a method needs whole rows."""
+"""The micro-batches of a step and their tensors: rows packed end to end, or padded where a method needs whole rows.
+
+The rows of an optimiser step are a uniformly random draw; how they are split into micro-batches does not change what
+the step averages over.
+Shapes: B rows of the micro-batch, S longest row, P longest answer; packed: T tokens of all rows, P of all answers.
+"""
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from mosld.adapters.config import adapter_config, by_prompt
+from mosld.adapters.load import base_model_of
 from mosld.data.encoding import Example
 from mosld.models.attention import packs_rows
-from mosld.models.packed_attention import lay_out
+from mosld.models.packed_attention import RowGroup, lay_out
 from mosld.training.compile import has_compiled
 
-# PART: Training batches: rows as tokens, the micro-batches of a step, and their tensors. The rows of an optimiser
-# step are a uniformly random draw; how they lie in micro-batches, packed without a pad or padded beside rows of
-# like length, does not change what the step averages over. Shapes: B rows of the micro-batch, S longest row, P
-# longest answer; packed: T tokens of all rows, P of all answers.
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
-
-IGNORED = -100  # label of a position that has no loss
+# The label of a position that has no loss.
+IGNORED = -100
+# What a padded forward pass costs besides its tokens, in tokens: a short pass is nearly free on CPU; a GPU would
+# rather pad than start another.
+CPU_PASS_OVERHEAD_TOKENS = 128
+GPU_PASS_OVERHEAD_TOKENS = 2048
 
 
 def balance_packed(examples: Sequence[Example], size: int) -> list[list[Example]]:
-    """The rows of one step in as few packed micro-batches as `size` rows each allow, of about as many tokens.
+    """Split the rows of a step into as few packed micro-batches of at most `size` rows as possible.
 
-    In each the longest row comes first.
+    The micro-batches have about as many tokens each; in each the longest row comes first.
     """
     batches: list[list[Example]] = [[] for _ in range(-(-len(examples) // size))]
     tokens = [0] * len(batches)
@@ -36,7 +45,9 @@ def balance_packed(examples: Sequence[Example], size: int) -> list[list[Example]
 
 
 def bucket_by_length(examples: Sequence[Example], size: int, overhead: int = 0) -> list[list[Example]]:
-    """The rows of one step in padded micro-batches of similar length, the longest first, cut where it costs least.
+    """Split the rows of a step into padded micro-batches of rows of similar length, the longest first.
+
+    The cuts minimise the padded tokens plus the overhead of each pass (dynamic programming over the sorted rows).
 
     Args:
         examples: the rows of the step.
@@ -44,7 +55,9 @@ def bucket_by_length(examples: Sequence[Example], size: int, overhead: int = 0) 
         overhead: what a forward pass costs besides its padded tokens, in tokens: the larger, the fewer cuts.
     """
     ranked = _longest_first(examples)
-    cost, starts = [0], [0]  # of the first n rows: least cost, and where their last micro-batch starts
+    # Of the first n rows: the least cost, and where their last micro-batch starts.
+    cost = [0]
+    starts = [0]
     for stop in range(1, len(ranked) + 1):
         choices = [
             (cost[start] + (stop - start) * len(ranked[start].tokens) + overhead, start)
@@ -53,7 +66,8 @@ def bucket_by_length(examples: Sequence[Example], size: int, overhead: int = 0) 
         least, start = min(choices)
         cost.append(least)
         starts.append(start)
-    batches, stop = list[list[Example]](), len(ranked)
+    batches: list[list[Example]] = []
+    stop = len(ranked)
     while stop:
         batches.append(ranked[starts[stop] : stop])
         stop = starts[stop]
@@ -69,9 +83,9 @@ def pack(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
 
     Returns:
         input_ids, position_ids: [1, T], positions counted in each row; logits_to_keep: [P], the positions that predict
-        an answer; labels, shift_labels: [1, P], the tokens to be predicted there, already shifted. And an
-        attention_mask [1, 1, 1, 1] that keeps transformers from making one of T x T: not a number, since where rows lie
-        is told otherwise, and a model that took this for a mask must not go on.
+        an answer; labels, shift_labels: [1, P], the tokens to predict there, already shifted; attention_mask
+        [1, 1, 1, 1], which keeps transformers from making one of T x T: it is NaN, because the rows are told apart by
+        `groups`, and a model that used this as a mask must not train on.
     """
     starts = [0, *accumulate(len(example.tokens) for example in examples)]
     answers = [
@@ -83,18 +97,18 @@ def pack(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor([[token for example in examples for token in example.tokens]]),
         "position_ids": torch.cat([torch.arange(len(example.tokens)) for example in examples]).unsqueeze(0),
         "attention_mask": torch.full((1, 1, 1, 1), torch.nan),
-        "logits_to_keep": torch.tensor([place for places in answers for place in places]),
+        "logits_to_keep": torch.tensor([position for positions in answers for position in positions]),
         "labels": labels,
         "shift_labels": labels,
     }
 
 
-def pad(examples: Sequence[Example], pad_token_id: int, domains: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+def pad_batch(examples: Sequence[Example], pad_token_id: int, domains: Sequence[str] = ()) -> dict[str, torch.Tensor]:
     """The keyword arguments of the model's forward pass, right-padded, with logits at answer positions alone.
 
     Returns:
         input_ids, attention_mask: [B, S]; logits_to_keep: [B, P], the positions that predict the answer;
-        labels, shift_labels: [B, P], the tokens to be predicted there, already shifted. With domains also
+        labels, shift_labels: [B, P], the tokens to predict there, already shifted. With domains also
         domain: [B], the index of each row's task among them, and prompt_mask: [B, S].
     """
     longest = max(len(example.tokens) for example in examples)
@@ -123,48 +137,53 @@ def pad(examples: Sequence[Example], pad_token_id: int, domains: Sequence[str] =
     return batch
 
 
-# PART: How the rows of a step lie in forward passes: end to end without a pad, or padded where a method needs whole
-# rows.
-
-
 class BatchBuilder:
-    """The micro-batches of a step and their tensors.
+    """Makes the micro-batches of a step and their tensors.
 
-    Prefix-tuning puts vectors before every row, and MoA chooses an expert for it, so both need rows side by side; as do
+    Prefix-tuning puts vectors before every row and MoA chooses an expert for every row, so both need padded rows; so do
     models that are not known to keep packed rows apart.
 
     Attributes:
         packed: whether rows lie end to end.
-        overhead: what a padded pass costs besides its tokens, in tokens.
+        overhead: what a padded forward pass costs besides its tokens, in tokens.
     """
 
-    def __init__(self, model: Any, pad_token_id: int, domains: Sequence[str], device: torch.device) -> None:
-        """Choose.
+    def __init__(
+        self, model: "PreTrainedModel | PeftModel", pad_token_id: int, domains: Sequence[str], device: torch.device
+    ) -> None:
+        """Choose packed or padded rows for a model.
 
         Args:
             model: to be trained.
             pad_token_id: token id of a pad.
-            domains: tasks that have an expert of their own.
+            domains: tasks that have an expert of their own (MoA).
             device: of the model's inputs.
         """
-        adapter, config = adapter_config(model), model.config.get_text_config()
-        base = model if adapter.peft_type is None else model.get_base_model()
-        self.packed = packs_rows(base) and not adapter.is_prompt_learning and not by_prompt(adapter)
-        self.pad_token_id, self.domains, self.device = pad_token_id, domains, device
-        self._heads = config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads)
-        self._divided = not has_compiled(model)  # a graph for any one group serves all steps, for two it does not
-        # On a processor a short pass is nearly free; an accelerator would rather pad than start another.
-        self.overhead = 128 if device.type == "cpu" else 2048
+        adapter = adapter_config(model)
+        config = model.config.get_text_config()
+        self.packed = packs_rows(base_model_of(model)) and not adapter.is_prompt_learning and not by_prompt(adapter)
+        self.pad_token_id = pad_token_id
+        self.domains = domains
+        self.device = device
+        self.overhead = CPU_PASS_OVERHEAD_TOKENS if device.type == "cpu" else GPU_PASS_OVERHEAD_TOKENS
+        self._heads = (
+            config.num_attention_heads,
+            getattr(config, "num_key_value_heads", config.num_attention_heads),
+        )
+        # A compiled graph for one group of rows serves all steps; a graph for two does not.
+        self._two_groups = not has_compiled(model)
 
     def split(self, examples: Sequence[Example], size: int) -> list[list[Example]]:
         """The rows of a step as micro-batches of at most `size` rows, in each the longest first."""
         return balance_packed(examples, size) if self.packed else bucket_by_length(examples, size, self.overhead)
 
-    def inputs(self, batch: Sequence[Example]) -> dict[str, Any]:
+    def inputs(self, batch: Sequence[Example]) -> dict[str, torch.Tensor | tuple[RowGroup, ...]]:
         """The keyword arguments of the model's forward on a micro-batch that `split` made, on its device."""
-        made = pack(batch) if self.packed else pad(batch, self.pad_token_id, self.domains)
-        found: dict[str, Any] = {key: value.to(self.device) for key, value in made.items()}
+        tensors = pack(batch) if self.packed else pad_batch(batch, self.pad_token_id, self.domains)
+        inputs: dict[str, torch.Tensor | tuple[RowGroup, ...]] = {
+            key: value.to(self.device) for key, value in tensors.items()
+        }
         if self.packed:
             lengths = [len(example.tokens) for example in batch]
-            found["groups"] = lay_out(lengths, self._heads, self.device, self._divided)
-        return found
+            inputs["groups"] = lay_out(lengths, self._heads, self.device, self._two_groups)
+        return inputs

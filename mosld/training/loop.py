@@ -1,104 +1,66 @@
-"""The training loop: steps, measurements, validations, checkpoints. It goes on exactly where a run stopped."""
+"""The training loop: steps, metrics, validations, checkpoints. A resumed run continues exactly where it stopped.
+
+A step whose loss or gradient is not finite is skipped and its rows are named; three in a row end the run.
+"""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mosld.common.files import damage
 from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example
 from mosld.data.mixing import Order
-from mosld.evaluation.evaluate import Evaluation
 from mosld.runs.console import Console
 from mosld.runs.results import MetricsLog
 from mosld.training.checkpoint import Checkpoints, Progress, load_state, load_weights, save_state, save_weights
-from mosld.training.engine import Engine
-from mosld.training.memory import TRYING, explain_oom, fit_micro_batch, most_rows
+from mosld.training.memory import TRYING, explain_oom, fit_micro_batch
 from mosld.training.optim import learning_rate, total_steps
-from mosld.training.room import surely_fits
 from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper, StepResult
 
-# PART: What happens when loss or gradient is not finite: the step is left out and named, and three in a row end the
-# run.
-
-
-MAX_SKIPPED = 3  # steps in a row
+MAX_SKIPPED_STEPS = 3
 
 
 class DivergedError(RuntimeError):
-    """Loss or gradient was not finite several steps in a row; the weights are those of the last good step."""
-
-
-def report_skipped(console: Console, progress: Progress, result: StepResult, examples: Sequence[Example]) -> None:
-    """Name the step that was left out and its rows.
-
-    Raises:
-        DivergedError: it was the last of several.
-    """
-    ids = ", ".join(f"{example.row.task}:{example.row.id}" for example in examples)
-    console.say(
-        f"step {progress.step} left out: loss {result.cross_entropy}, gradient norm {result.grad_norm}; its rows: {ids}"
-    )
-    if progress.skipped_in_a_row >= MAX_SKIPPED:
-        raise DivergedError(
-            f"loss or gradient was not finite {MAX_SKIPPED} steps in a row, up to step {progress.step}; the weights "
-            "are those of the last good step. Lower training.learning_rate, or look at the rows named above."
-        )
-
-
-def require_finite(engine: Engine, step: int) -> None:
-    """Refuse weights that are not finite: a finite gradient with too large a rate can make them so.
-
-    Raises:
-        DivergedError: they are not, and no checkpoint shall hold them.
-    """
-    if not engine.finite():
-        raise DivergedError(
-            f"a weight was not finite at step {step}; the checkpoints written before are whole. Lower "
-            "training.learning_rate."
-        )
-
-
-# PART: The training loop: steps, measurements, validations, checkpoints. It goes on exactly where a run stopped.
+    """Loss, gradient or a weight is not finite; the weights of the last checkpoint are."""
 
 
 @dataclass
 class Loop:
-    """What the loop works with. In several processes all take the same steps; the main one alone writes.
+    """The loop and what it works with. Every process takes the same steps; the main process alone writes.
 
     Attributes:
         stepper: takes optimiser steps.
         examples: the train rows as tokens.
-        order: which rows each step sees.
+        order: which rows each step takes.
         config: the training group.
-        validate: scores the model on the validation split.
-        load: what metrics.jsonl says of the experts since the last call: "expert_load", the share of assignments of
-            each expert by module; "dropped", where they have limited room.
+        validate: scores the validation split; returns the average accuracy (None where nothing is scored) and the
+            accuracy of each task.
+        pop_expert_load: what metrics.jsonl records of the experts since the last call.
         checkpoints: the run's checkpoints.
         metrics_path: metrics.jsonl.
-        every: steps between lines of metrics.jsonl.
-        track: takes a copy of each of its lines, for a dashboard.
-        auxiliary: the name of the adapter's own loss in metrics.jsonl.
-        console: where a person looks.
+        log_every: steps between lines of metrics.jsonl.
+        console: shows progress and messages.
         stop: the signals that ask the run to stop.
+        auxiliary: the name of the adapter's own loss in metrics.jsonl.
+        track: gets a copy of each line of metrics.jsonl.
     """
 
     stepper: Stepper
     examples: list[Example]
     order: Order
     config: TrainingConfig
-    validate: Callable[[], Evaluation]
-    load: Callable[[], dict[str, dict[str, Any]]]
+    validate: Callable[[], tuple[float | None, dict[str, float]]]
+    pop_expert_load: Callable[[], dict[str, dict[str, list[float] | float]]]
     checkpoints: Checkpoints
     metrics_path: Path
-    every: int
+    log_every: int
     console: Console
     stop: StopSignals
     auxiliary: str = "balance_loss"
-    track: Callable[[dict[str, Any]], None] = lambda _: None
+    track: Callable[[dict[str, object]], None] = lambda _: None
 
     def run(self) -> Progress:
         """Train to the end and leave the model with the weights of the best validation.
@@ -108,10 +70,12 @@ class Loop:
             DivergedError: loss or gradient was not finite several steps in a row.
             UserError: the longest rows do not fit in memory.
         """
-        progress, asked = self._resume(), self.config.micro_batch_size
-        if asked == "auto" and progress.micro_batch_size:  # a run keeps the size that it began with
-            asked = progress.micro_batch_size
-        progress.micro_batch_size = self._fitting(asked)
+        progress = self._resume()
+        requested = self.config.micro_batch_size
+        if requested == "auto" and progress.micro_batch_size:
+            # A resumed run keeps the size that it began with.
+            requested = progress.micro_batch_size
+        progress.micro_batch_size = self._fit_micro_batch(requested)
         if self.config.micro_batch_size == "auto":
             self.console.say(f"micro-batches of up to {progress.micro_batch_size} rows fit in memory")
         total = total_steps(self.order.steps_per_epoch, self.config)
@@ -126,15 +90,11 @@ class Loop:
         self._load_best(progress)
         return progress
 
-    def _fitting(self, asked: int | str) -> int:
-        """Rows of a micro-batch that fit: tried out on the longest ones, where there may be too little memory."""
-        stepper, rows, whole = self.stepper, self.examples, self.config.batch_size
-        most = most_rows(asked, whole, stepper.processes.count)
-        if not self.config.compile and surely_fits(stepper, rows, most):  # a compiler takes what it likes
-            return most
+    def _fit_micro_batch(self, requested: int | str) -> int:
         with self.console.working(TRYING):
-            size = fit_micro_batch(stepper, rows, asked, whole)
-        self.load()  # what the trial counted
+            size = fit_micro_batch(self.stepper, self.examples, requested, self.config.batch_size)
+        # The trial counted assignments, too.
+        self.pop_expert_load()
         return size
 
     def _resume(self) -> Progress:
@@ -146,47 +106,77 @@ class Loop:
         self.console.say(f"resuming from {newest.name}")
         best = self.checkpoints.best(progress.best_step)
         if progress.best_step and processes.broadcast(processes.main and any(damage(best))):
-            self.console.say(f"the best weights, of step {progress.best_step}, are damaged: chosen anew from here")
-            progress.best_score, progress.best_step = -1.0, 0
+            self.console.say(f"{best.name} is damaged: the best weights are chosen again from here on")
+            progress.best_score = -1.0
+            progress.best_step = 0
         return progress
 
     def _step(self, metrics: MetricsLog, progress: Progress, total: int) -> str:
-        """One step and what belongs to it; returns a note for the progress bar."""
+        """One optimiser step and what belongs to it; returns a note for the progress bar."""
         started = time.perf_counter()
-        rows = self.order.rows(progress.step)
         rate = learning_rate(progress.step, total, self.config)
-        examples = [self.examples[i] for i in rows]
-        result = self.stepper.step(examples, progress.micro_batch_size, rate, progress.step, self._asked_to_stop)
+        examples = [self.examples[index] for index in self.order.rows(progress.step)]
+        result = self.stepper.step(examples, progress.micro_batch_size, rate, progress.step, self._stop_requested)
         seconds = time.perf_counter() - started
         progress.step += 1
         progress.tokens += result.tokens
         progress.seconds += seconds
         progress.skipped_in_a_row = 0 if result.applied else progress.skipped_in_a_row + 1
         progress.skipped += not result.applied
-        self._write_step(metrics, progress, result, rate, seconds, total)
+        if progress.step % self.log_every == 0 or progress.step == total:
+            self._log_step(metrics, progress, result, rate, seconds)
         if not result.applied:
-            report_skipped(self.console, progress, result, examples)
+            self._report_skipped(progress, result, examples)
         self._validate_and_save(metrics, progress, total, result.stopping)
         return _note(result, seconds, self.auxiliary)
 
+    def _report_skipped(self, progress: Progress, result: StepResult, examples: Sequence[Example]) -> None:
+        """Name the skipped step and its rows.
+
+        Raises:
+            DivergedError: it was the last of `MAX_SKIPPED_STEPS` in a row.
+        """
+        ids = ", ".join(f"{example.row.task}:{example.row.id}" for example in examples)
+        self.console.say(
+            f"step {progress.step} skipped: loss {result.cross_entropy}, gradient norm {result.grad_norm}; "
+            f"its rows: {ids}"
+        )
+        if progress.skipped_in_a_row >= MAX_SKIPPED_STEPS:
+            raise DivergedError(
+                f"loss or gradient was not finite {MAX_SKIPPED_STEPS} steps in a row, up to step {progress.step}; the "
+                "weights are those of the last good step. Lower training.learning_rate, or look at the rows named "
+                "above."
+            )
+
     def _validate_and_save(self, metrics: MetricsLog, progress: Progress, total: int, stopping: bool) -> None:
-        every, processes = self.config.validate_every or self.order.steps_per_epoch, self.stepper.processes
-        validating = progress.step % every == 0 or progress.step == total
-        due = progress.step % self.config.checkpoint_every == 0 or progress.step == total
+        processes = self.stepper.processes
+        last = progress.step == total
+        validating = last or progress.step % (self.config.validate_every or self.order.steps_per_epoch) == 0
+        due = last or progress.step % self.config.checkpoint_every == 0
         if validating or due or stopping:
-            require_finite(self.stepper.engine, progress.step)
+            self._require_finite(progress.step)
         best = validating and self._validate(metrics, progress)
-        if validating:  # it takes long: a signal may have come meanwhile, to any process
-            stopping = any(processes.all_gather(stopping or self._asked_to_stop()))
-        # A new best is checkpointed at once: the best weights on disk are always those that a checkpoint knows of.
+        if validating:
+            # Validation takes long: a signal may have reached any process meanwhile.
+            stopping = any(processes.all_gather(stopping or self._stop_requested()))
+        # A new best is checkpointed at once: the best weights on disk are always those that a checkpoint names.
         if best or due or stopping:
             self._save(metrics, progress)
         if stopping:
             self.console.say(f"{self.stop.requested or 'a signal'}: step {progress.step} is saved")
-            processes.broadcast(None)  # a launcher that sees one process end soon kills the others: not while one saves
+            # A launcher that sees one process exit soon kills the others, which may still be saving.
+            processes.barrier()
             raise KeyboardInterrupt
 
-    def _asked_to_stop(self) -> bool:
+    def _require_finite(self, step: int) -> None:
+        """Refuse to save weights that are not finite: a finite gradient with too large a rate can make them so."""
+        if not self.stepper.engine.finite():
+            raise DivergedError(
+                f"a weight was not finite at step {step}; the checkpoints written before are whole. Lower "
+                "training.learning_rate."
+            )
+
+    def _stop_requested(self) -> bool:
         return self.stop.requested is not None
 
     def _save(self, metrics: MetricsLog, progress: Progress) -> None:
@@ -196,39 +186,29 @@ class Loop:
         if self.stepper.processes.main:
             size = sum(path.stat().st_size for path in folder.iterdir())
             seconds = round(time.perf_counter() - started, 4)
-            self._write(metrics, {"step": progress.step, "checkpoint_seconds": seconds, "checkpoint_bytes": size})
+            self._log(metrics, {"step": progress.step, "checkpoint_seconds": seconds, "checkpoint_bytes": size})
 
     def _validate(self, metrics: MetricsLog, progress: Progress) -> bool:
-        """Score the validation split; keep the weights and return True if they are the best so far."""
-        evaluation = self.validate()
-        average, scores = evaluation.average, {task: score["accuracy"] for task, score in evaluation.scores.items()}
-        self._write(
-            metrics,
-            {"step": progress.step, "validation_accuracy": scores, "validation_average": average},
-        )
-        best = average is None or average > progress.best_score  # where nothing is scored, the last is the best
+        """Score the validation split; if it is the best so far, keep the weights and return True."""
+        average, accuracy = self.validate()
+        self._log(metrics, {"step": progress.step, "validation_accuracy": accuracy, "validation_average": average})
+        # Where nothing is scored the last weights are the best.
+        best = average is None or average > progress.best_score
         if best:
-            progress.best_score, progress.best_step = -1.0 if average is None else average, progress.step
+            progress.best_score = -1.0 if average is None else average
+            progress.best_step = progress.step
             engine = self.stepper.engine
             self.checkpoints.save_best(progress.step, lambda folder: save_weights(engine, folder))
-        by_task = ", ".join(f"{task} {100 * value:.1f}" for task, value in scores.items())
-        mark = "  best so far" if best else ""
         if average is not None:
+            by_task = ", ".join(f"{task} {100 * value:.1f}" for task, value in accuracy.items())
+            mark = "  best so far" if best else ""
             self.console.say(f"step {progress.step}: validation accuracy {100 * average:.1f} ({by_task}){mark}")
         return best
 
-    def _write_step(
-        self,
-        metrics: MetricsLog,
-        progress: Progress,
-        result: StepResult,
-        rate: float,
-        seconds: float,
-        total: int,
+    def _log_step(
+        self, metrics: MetricsLog, progress: Progress, result: StepResult, rate: float, seconds: float
     ) -> None:
-        if progress.step % self.every and progress.step != total:
-            return
-        values = {
+        values: dict[str, object] = {
             "step": progress.step,
             "epoch": round(progress.step / self.order.steps_per_epoch, 4),
             "tokens": progress.tokens,
@@ -238,16 +218,17 @@ class Loop:
             "grad_norm": result.grad_norm,
             "tokens_per_second": round(result.tokens / seconds, 2),
             "skipped": progress.skipped,
-            **self.load(),
+            **self.pop_expert_load(),
         }
-        self._write(metrics, values)
+        self._log(metrics, values)
 
-    def _write(self, metrics: MetricsLog, values: dict[str, Any]) -> None:
+    def _log(self, metrics: MetricsLog, values: dict[str, object]) -> None:
         metrics.write(**values)
         self.track(values)
 
     def _load_best(self, progress: Progress) -> None:
-        processes, best = self.stepper.processes, self.checkpoints.best(progress.best_step)
+        processes = self.stepper.processes
+        best = self.checkpoints.best(progress.best_step)
         faults = processes.broadcast(list(damage(best)) if processes.main else None)
         if faults:
             self.console.say(f"{best.name} is damaged ({faults[0]}): the weights of the last step are kept instead")
@@ -257,6 +238,6 @@ class Loop:
             self.console.say(f"kept the weights of step {progress.best_step}")
 
 
-def _note(result: StepResult, seconds: float, name: str) -> str:
-    auxiliary = "" if result.auxiliary is None else f"  {name.replace('_', ' ')} {result.auxiliary:.2f}"
-    return f"loss {result.cross_entropy:.3f}{auxiliary}  {result.tokens / seconds:.0f} tokens/s"
+def _note(result: StepResult, seconds: float, auxiliary: str) -> str:
+    own_loss = "" if result.auxiliary is None else f"  {auxiliary.replace('_', ' ')} {result.auxiliary:.2f}"
+    return f"loss {result.cross_entropy:.3f}{own_loss}  {result.tokens / seconds:.0f} tokens/s"

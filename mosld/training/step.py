@@ -4,14 +4,19 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 
 from mosld.data.encoding import Example, answer_tokens
 from mosld.distributed.processes import Processes
+from mosld.distributed.tensors import in_type
 from mosld.training.batching import BatchBuilder
 from mosld.training.zero_engine import make_engine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,10 @@ class Stepper:
         optimizer: Any,
         *,
         processes: Processes,
-        pad: int,
+        pad_token_id: int,
         seed: int = 0,
         max_norm: float | None = None,
-        weight: float = 0.0,
+        auxiliary_weight: float = 0.0,
         domains: Sequence[str] = (),
         low_precision: torch.dtype | None = None,
     ) -> None:
@@ -62,17 +67,21 @@ class Stepper:
             model: on its device.
             optimizer: of the trained parameters.
             processes: those of this run.
-            pad: token id of a pad.
+            pad_token_id: token id of a pad.
             seed: the run's; dropout is a pure function of it, the step and the micro-batch.
             max_norm: gradients are clipped to it.
-            weight: that of the auxiliary loss, to log the two losses apart.
+            auxiliary_weight: weight of the auxiliary loss, to log the two losses apart.
             domains: tasks that have an expert of their own.
             low_precision: type of the products where the weights are fp32 and train as a whole.
         """
-        self.model, self.processes = model, processes
+        self.model = model
+        self.processes = processes
         self.engine = make_engine(model, optimizer, processes, low_precision)
-        self.layout = BatchBuilder(model, pad, domains, processes.device)
-        self.seed, self.max_norm, self.weight, self.low_precision = seed, max_norm, weight, low_precision
+        self.batches = BatchBuilder(model, pad_token_id, domains, processes.device)
+        self.seed = seed
+        self.max_norm = max_norm
+        self.auxiliary_weight = auxiliary_weight
+        self.low_precision = low_precision
 
     def step(
         self,
@@ -94,7 +103,7 @@ class Stepper:
         self.model.train()
         total, sums = answer_tokens(examples), torch.zeros(2, device=self.processes.device)
         size = min(micro_batch_size, -(-len(examples) // self.processes.count))
-        batches = list(enumerate(self.layout.split(examples, size)))
+        batches = list(enumerate(self.batches.split(examples, size)))
         routed = False
         for (index, batch), counts in self.processes.shard(batches):
             torch.manual_seed(_seed(self.seed, number, index))
@@ -107,7 +116,7 @@ class Stepper:
             if getattr(outputs, "aux_loss", None) is not None:
                 routed = True
                 aux = outputs.aux_loss.detach() * (answer_tokens(batch) / total)
-            sums += torch.stack([loss - self.weight * aux, aux])
+            sums += torch.stack([loss - self.auxiliary_weight * aux, aux])
         limit = float("inf") if self.max_norm is None else self.max_norm
         sums, norm, stopping = self.engine.reduce_gradients(sums, stop(), limit)
         # The only host read of a step; it comes before the update, so that no weight is ever poisoned.
@@ -127,10 +136,15 @@ class Stepper:
         self.engine.zero_grad()
         return len(batch), len(batch[0].tokens)
 
+    def finalize(self, dtype: torch.dtype) -> "PreTrainedModel | PeftModel":
+        """End training: the model as it is scored and saved, after full fine-tuning in the type it was loaded in."""
+        self.engine.close()
+        return self.model if isinstance(self.model, PeftModel) else in_type(self.model, dtype)
+
     def _forward(self, batch: Sequence[Example], total: int) -> Any:
         items = torch.tensor(total, device=self.processes.device)
         with self.autocast():
-            return self.engine.forward(**self.layout.inputs(batch), num_items_in_batch=items, use_cache=False)
+            return self.engine.forward(**self.batches.inputs(batch), num_items_in_batch=items, use_cache=False)
 
     def autocast(self) -> Any:
         """The context in which the model runs while it trains, scoring included."""

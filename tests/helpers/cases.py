@@ -27,6 +27,15 @@ class Case:
     name: str
     check: Callable[[Path], Outcome | None]
 
+    def __str__(self) -> str:  # noqa: D105 - the id of a test
+        return self.name
+
+
+def check_case(case: Case, folder: Path) -> None:
+    """Fail where the case does."""
+    outcome = case.check(folder)
+    assert outcome is None or outcome.failures == []
+
 
 def toy_data(root: Path, train: int = 24, held_out: int = 6) -> Path:
     """A local source of two tasks whose questions name their answers."""

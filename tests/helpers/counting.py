@@ -30,6 +30,7 @@ class Operators(TorchDispatchMode):
         self.views: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count an operator and run it."""
         name = func.overloadpacket.__name__
         (self.views if name in NO_KERNEL else self.counts)[name] += 1
         return func(*args, **(kwargs or {}))
@@ -43,6 +44,7 @@ class HostReads(TorchFunctionMode):
         self.calls: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Record a read and run it."""
         name = getattr(func, "__name__", "")
         if name in READS:
             self.calls.append(name)

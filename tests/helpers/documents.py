@@ -1,4 +1,4 @@
-"""What the tests read in README.md and docs/: code blocks, those marked to be run, and the commands in the text."""
+"""What the tests read in README.md, CONTRIBUTING.md and docs/: blocks of code, marked or not, and commands in text."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARK = "<!-- run -->"  # the line before a block; readers of the page do not see it
 COMMAND = re.compile(r"-m mosld\.(\w+)([^#\n`;|<>]*)")
 

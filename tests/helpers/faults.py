@@ -5,7 +5,7 @@ A fault is a JSON object:
   {"inside": "module:Class.function", "call": 2, "operation": 5, "when": "before" | "half" | "after", "do": DO}
 The second counts the file operations (mkdir, write, fsync, rename, delete) that this one call makes; "half" writes the
 first half of a file and dies. DO is the name of a signal or of two, "nan" or "inf" (a loss), "nan gradient", "overflow"
-(of a weight), "full" (no room on the disk), "memory", "little memory" (what tells how much is free says 0), "scarce
+(of a weight), "full" (no room on the disk), "memory", "scarce
 memory" (32 MiB are left to the process from then on), "error", or "say WORDS" (an error with these words). With "only"
 those calls count whose arguments show these words, such as one job of a sweep by its seed.
 """
@@ -79,8 +79,6 @@ def _do(what: str, result: Any = None, arguments: Any = ()) -> Any:
         raise RuntimeError(what.removeprefix("say "))
     if what == "memory":
         raise RuntimeError("CUDA out of memory. (planted)")
-    if what == "little memory":
-        return 0
     if what == "scarce memory":
         return _limit_memory(32 * 2**20)
     if what == "full":

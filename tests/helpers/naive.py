@@ -1,4 +1,4 @@
-"""Independent references: loops over tokens and experts, written from the formulas of docs/methods.md.
+"""Independent references: loops over tokens and experts, written from the formulas of docs/reference/methods.md.
 
 They share no code with mosld and run in the dtype of their inputs, float64 in the tests.
 """

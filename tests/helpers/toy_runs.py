@@ -11,7 +11,6 @@ from mosld.data.encoding import Example
 from mosld.data.mixing import Order
 from mosld.data.rows import Row
 from mosld.distributed.processes import processes
-from mosld.evaluation.evaluate import Evaluation
 from mosld.runs.console import Console
 from mosld.training.checkpoint import Checkpoints
 from mosld.training.loop import Loop
@@ -47,7 +46,13 @@ def small_stepper(method: str = "mosld", seed: int = 0, **options: Any) -> Stepp
     domains = DOMAINS if method == "moa" else ()
     torch.seed()
     return Stepper(
-        model, make_optimizer(model, config), processes=processes(), pad=PAD, max_norm=1.0, weight=0.01, domains=domains
+        model,
+        make_optimizer(model, config),
+        processes=processes(),
+        pad_token_id=PAD,
+        max_norm=1.0,
+        auxiliary_weight=0.01,
+        domains=domains,
     )
 
 
@@ -61,7 +66,7 @@ def small_loop(checkpoints: Path, method: str, micro: int, steps: int, **changes
     checkpoints.mkdir(parents=True, exist_ok=True)
     return Loop(
         small_stepper(method), rows, Order((len(rows),), (len(rows),), config.batch_size, 0), config,
-        validate=lambda: Evaluation({}, {"arc_e": {"accuracy": 0.5}}), load=dict,
-        checkpoints=Checkpoints(checkpoints, config.keep_last), metrics_path=checkpoints / "metrics.jsonl", every=1,
+        validate=lambda: (0.5, {"arc_e": 0.5}), pop_expert_load=dict,
+        checkpoints=Checkpoints(checkpoints, config.keep_last), metrics_path=checkpoints / "metrics.jsonl", log_every=1,
         console=Console(), stop=StopSignals(),
     )  # fmt: skip

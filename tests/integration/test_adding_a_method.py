@@ -1,4 +1,4 @@
-"""docs/adding_a_method.md: the YAML that it shows is a whole method, trained and scored with no other change."""
+"""docs/how-to/adding_a_method.md: the YAML that it shows is a whole method, trained and scored with no other change."""
 
 import json
 import re
@@ -8,22 +8,21 @@ from pathlib import Path
 import pytest
 
 import mosld
-from mosld import config, eval, train
+from mosld import eval, train
 from mosld.config import compose, groups
-from mosld.config import groups as parts
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = (ROOT / "docs" / "adding_a_method.md").read_text()
+DOCUMENT = (ROOT / "docs" / "how-to" / "adding_a_method.md").read_text()
 
 
 @pytest.fixture
 def with_the_new_method(tmp_path, monkeypatch):
     """A conf/ with the document's YAML in it."""
     conf = tmp_path / "conf"
-    shutil.copytree(config.config_directory(), conf)
+    shutil.copytree(groups.config_directory(), conf)
     (yaml,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT, flags=re.S)
     (conf / "method" / "mosld_ffn.yaml").write_text(yaml)
-    for module in (compose, groups, parts):
+    for module in (compose, groups):
         monkeypatch.setattr(module, "config_directory", lambda: conf)
 
 

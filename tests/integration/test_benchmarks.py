@@ -1,4 +1,4 @@
-"""Every benchmark at a tiny size: it runs, and its JSON file holds the figures that docs/performance.md shows.
+"""Every benchmark at a tiny size: it runs, and its JSON file has the figures of docs/explanation/performance.md.
 
 memory_model.py is tried by tests/test_memory_model.py.
 """

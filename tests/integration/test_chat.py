@@ -288,7 +288,7 @@ def test_a_damaged_adapter_is_refused_before_a_model_loads(trained, tmp_path, mo
     run = shutil.copytree(trained("mosld"), tmp_path / "run")
     weights = run / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    monkeypatch.setattr("mosld.recipes.load.load_on_device", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mosld.recipes.load.load_base_model", lambda *_: pytest.fail("a model was loaded"))
     code, _, err = chat(capsys, str(run), "--prompt", "x")
     assert code == 2
     assert "adapter_model.safetensors differs from its checksum" in err

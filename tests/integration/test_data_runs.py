@@ -10,7 +10,7 @@ import pytest
 from mosld import eval as eval_command
 from mosld import train as train_command
 
-DOCS = Path(__file__).parents[2] / "docs" / "data.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "own_data.md"
 FAST = ["debug=fast", "logger=files"]
 
 
@@ -64,7 +64,7 @@ def test_training_on_mmlu_ends_with_one_message(capsys):
 
 
 def test_the_example_of_the_docs_runs_as_it_can_be_typed(tmp_path, monkeypatch):
-    block = re.search(r"```bash\n(.*?)```", DOCS.read_text(), flags=re.S)
+    block = re.search(r"```bash\n(mkdir .*?)```", DOCS.read_text(), flags=re.S)
     assert block
     text = re.search(r"cat > (\S+) <<'END'\n(.*?)END\npython -m mosld.train (.*)\n", block[1], flags=re.S)
     assert text

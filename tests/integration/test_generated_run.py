@@ -13,7 +13,7 @@ from mosld.data.dataset import Dataset
 from mosld.data.rows import Solution
 from mosld.data.splits import TaskData
 from mosld.data.tasks import TASKS
-from mosld.recipes.context import Stages
+from mosld.recipes.context import RunContext
 from mosld.runs.console import Console
 
 
@@ -66,17 +66,17 @@ def test_eval_generates_the_same_numbers_whatever_the_prompt_format_of_choices(f
     assert read(place / "results.json")["scores"]["gsm8k"] == read(finished / "results.json")["scores"]["gsm8k"]
 
 
-def stages(tokenizer, *answers: str) -> Stages:
+def context(tokenizer, *answers: str) -> RunContext:
     rows = [Solution("gsm8k", str(i), "", "How many?", answer, "7") for i, answer in enumerate(answers)]
     dataset = Dataset({"gsm8k": TaskData(TASKS["gsm8k"], rows, [], [])}, "local")
-    return Stages(load_config(["model=tiny", "data=single_gsm8k"]), dataset, tokenizer, Console())
+    return RunContext(load_config(["model=tiny", "data=single_gsm8k"]), dataset, tokenizer, Console())
 
 
 def test_solutions_that_are_left_out_are_counted_aloud(tokenizer, capsys):
-    assert len(stages(tokenizer, "7", "x" * 600, "y" * 600).encode_train()) == 1
+    assert len(context(tokenizer, "7", "x" * 600, "y" * 600).encode_train()) == 1
     assert "2 train rows left out" in capsys.readouterr().err
 
 
 def test_a_run_without_any_row_that_fits_is_refused(tokenizer):
     with pytest.raises(UserError, match="no train row fits"):
-        stages(tokenizer, "x" * 600).encode_train()
+        context(tokenizer, "x" * 600).encode_train()

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = """
 import json, sys
 from pathlib import Path
-from mosld.config import UserError, load_config
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
 given = sys.argv[sys.argv.index("-m", 2 if "accelerate" in sys.argv[2] else 1) + 1 :]
 if given[0] == "mosld.report":
     place = Path(given[given.index("--output") + 1])

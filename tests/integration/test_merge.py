@@ -122,7 +122,7 @@ def test_other_methods_are_refused_with_the_reason_before_a_model_loads(
     method, toy_root, tmp_path, monkeypatch, capsys
 ):
     run = train(method, toy_root, tmp_path / method)
-    monkeypatch.setattr("mosld.recipes.load.load_on_device", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mosld.recipes.load.load_base_model", lambda *_: pytest.fail("a model was loaded"))
     capsys.readouterr()
     assert merge_command.main([str(run), "--output", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()

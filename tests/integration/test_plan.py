@@ -1,4 +1,4 @@
-"""`mosld.plan`: the JSON of the contract, its own keys, layouts, hours, Table 5, and docs/scaling.md against it."""
+"""`mosld.plan`: the JSON of the contract, its own keys, layouts, hours, Table 5; docs/reference/scaling.md."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from mosld.planning.arguments import split_keys
 from mosld.planning.dry_run import StepCost
 from mosld.planning.layouts import RESERVED, ModelBytes, first_fitting, layouts
 
-SCALING = Path(__file__).parents[2] / "docs" / "scaling.md"
+SCALING = Path(__file__).parents[2] / "docs" / "reference" / "scaling.md"
 CONF = Path(__file__).parents[2] / "conf" / "accelerate"
 GIB = 2**30
 TINY = ["model=tiny", "method=mosld", "data=single_arc_e", "length=32"]

@@ -1,4 +1,4 @@
-"""`mosld.plan` of a sweep or an experiment: a line a run, the sum, steps taken once, docs/reproducing.md against it."""
+"""`mosld.plan` of a sweep or an experiment: a line a run, the sum, steps taken once; docs/how-to/reproducing.md."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from mosld import plan
 from mosld.config.compose import load_config
 from mosld.planning.jobs import remembering
 
-REPRODUCING = Path(__file__).parents[2] / "docs" / "reproducing.md"
+REPRODUCING = Path(__file__).parents[2] / "docs" / "how-to" / "reproducing.md"
 TINY = ["model=tiny", "data=single_arc_e", "length=32"]
 
 

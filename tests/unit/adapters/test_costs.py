@@ -135,8 +135,8 @@ def test_backward_keeps_the_input_once_in_its_dtype_and_a_byte_per_masked_elemen
 def stepper(method: str, attention: str = "auto", **options) -> Stepper:
     model = mosld.adapt(mosld.load_base("tiny", attention=attention)[0], method, seed=0, **options)
     return Stepper(
-        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad=259, max_norm=1.0, weight=0.01,
-        domains=options.get("domains", ()),
+        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad_token_id=259, max_norm=1.0,
+        auxiliary_weight=0.01, domains=options.get("domains", ()),
     )  # fmt: skip
 
 

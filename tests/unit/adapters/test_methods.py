@@ -1,4 +1,4 @@
-"""Every mixture method of conf/method against its formula in docs/methods.md, and methods that must be equal.
+"""Every mixture method of conf/method against its formula in docs/reference/methods.md, and methods that must be equal.
 
 The reference is a loop over tokens and experts in float64: forward and the gradients of A, B, the router and the input,
 in training and in eval. The router runs in fp32 by design, so the tolerance is that of fp32; without a router,
@@ -42,7 +42,7 @@ def first_mask(like, p, training):
 
 
 def formula(method, ours, x, training):
-    """The updates [T, O] of tokens x [T, I] by the formula in docs/methods.md."""
+    """The updates [T, O] of tokens x [T, I] by the formula in docs/reference/methods.md."""
     A, B = ours.A, ours.B
     probs = [naive.probabilities(ours.router.weight, token) for token in x]
     top_2 = [naive.top_k_gates(p, 2) for p in probs]

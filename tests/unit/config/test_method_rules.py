@@ -7,7 +7,7 @@ import pytest
 import mosld
 from mosld.common.errors import UserError
 from mosld.config.compose import load_config
-from mosld.config.groups import group_options
+from mosld.config.groups import config_directory, group_options
 
 REFUSED = {
     "a rank for full": (["method=full", "method.rank=4"], "method.rank=4", "no adapter"),
@@ -63,14 +63,14 @@ def test_options_compose_freely_where_they_can_work(overrides: list[str]):
 
 @pytest.mark.parametrize("name", group_options()["method"])
 def test_every_method_file_says_what_it_is_and_how_to_run_it(name: str):
-    text = (mosld.config.config_directory() / "method" / f"{name}.yaml").read_text()
+    text = (config_directory() / "method" / f"{name}.yaml").read_text()
     assert text.startswith("# ")
     assert f"python -m mosld.train method={name}" in text.split("\nname:")[0]
 
 
 @pytest.mark.parametrize("name", group_options()["method"])
 def test_every_value_of_a_method_says_where_it_comes_from(name: str):
-    lines = (mosld.config.config_directory() / "method" / f"{name}.yaml").read_text().splitlines()
+    lines = (config_directory() / "method" / f"{name}.yaml").read_text().splitlines()
     values = [line for line in lines if re.match(r"\w+:", line) and not line.startswith(("name:", "kind:"))]
     assert [line for line in values if " # " not in line] == []
 

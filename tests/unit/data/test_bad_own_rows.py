@@ -1,6 +1,6 @@
 """Every kind of bad row that a user's own csv or parquet file can hold: all of them at once, as file:line: reason.
 
-The tables serve the figure of row 6 of the promises, too (tests/reliability/row06_rows.py).
+The tables serve the figure of row 6 of the promises, too (tests/reliability/test_bad_rows.py).
 """
 
 from collections.abc import Callable

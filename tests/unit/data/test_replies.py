@@ -11,7 +11,7 @@ from mosld.data.prompts import PromptEncoder, render
 from mosld.data.rows import Reply
 from mosld.data.splits import needed_splits
 from mosld.data.tasks import TASKS
-from mosld.training.batching import IGNORED, pad
+from mosld.training.batching import IGNORED, pad_batch
 
 ROW = Reply("openorca", "1", "", "Say hi.", "Hi.\nBye.", "Be brief.")
 BUNDLED = SourceConfig(name="bundled")
@@ -20,7 +20,7 @@ BUNDLED = SourceConfig(name="bundled")
 def learnt(tokenizer, row: Reply) -> tuple[str, str]:
     """The prompt of a train row, and what of it has a loss."""
     (example,) = encode_train([row], PromptEncoder(tokenizer, "letter"), tokenizer.eos_token_id).examples
-    labels = [token for token in pad([example], 0)["labels"][0].tolist() if token != IGNORED]
+    labels = [token for token in pad_batch([example], 0)["labels"][0].tolist() if token != IGNORED]
     return tokenizer.decode(example.tokens[: example.answer_start]), tokenizer.decode(labels)
 
 

@@ -12,8 +12,8 @@ WORKER = """
 import json, sys, time, torch
 from torch import distributed
 from mosld.cli import run_command
-from mosld.config import UserError
-from mosld.model import processes
+from mosld.common.errors import UserError
+from mosld.distributed.processes import processes
 
 def command(arguments):
     group = processes()

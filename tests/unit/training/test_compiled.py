@@ -33,7 +33,9 @@ def make_stepper(compiled: bool, method: str) -> Stepper:
         said = []
         compile_layers(model, said.append)
         assert said == ["4 layers are compiled in the first steps, which take long"]
-    return Stepper(model, make_optimizer(model, TrainingConfig()), processes=processes(), pad=259, weight=0.01)
+    return Stepper(
+        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad_token_id=259, auxiliary_weight=0.01
+    )
 
 
 def rows(lengths: tuple[int, ...]) -> list[Example]:

@@ -36,14 +36,14 @@ def stepper(method: str, attention: str = "auto", checkpointing: bool = False) -
         if method == "sira" and hasattr(module, "config"):
             module.config.gate_dropout = 0.0
     return Stepper(
-        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad=259, weight=0.01,
+        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad_token_id=259, auxiliary_weight=0.01,
         domains=options.get("domains", ()),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "packed"), [*((name, True) for name in PACKED), ("prefix", False), ("moa", False)])
 def test_rows_are_packed_where_a_method_takes_them_token_by_token(method, packed):
-    assert stepper(method).layout.packed == packed
+    assert stepper(method).batches.packed == packed
 
 
 def test_a_kernel_that_knows_nothing_of_packed_rows_is_given_padded_ones():
@@ -57,14 +57,14 @@ def test_a_step_on_packed_rows_is_that_on_padded_ones(method, attention, checkpo
     found = []
     for packed in (True, False):
         taken = stepper(method, attention, checkpointing)
-        taken.layout.packed, taken.layout.overhead = packed, 10**6  # in one pass, as packed
+        taken.batches.packed, taken.batches.overhead = packed, 10**6  # in one pass, as packed
         steps = [taken.step(examples(), 8, 1e-2, number) for number in range(2)]
         found.append([(s.cross_entropy, s.auxiliary or 0.0, s.grad_norm) for s in steps])
     assert found[0] == [pytest.approx(step, rel=1e-4) for step in found[1]]
 
 
 def test_a_packed_pass_computes_no_pad_and_a_padded_one_sees_none_as_a_token():
-    layout = stepper("lora").layout
+    layout = stepper("lora").batches
     (batch,) = layout.split(examples(), 8)
     assert layout.inputs(batch)["input_ids"].shape == (1, 270)
     layout.packed = False

@@ -14,7 +14,6 @@ from mosld.data.encoding import Example
 from mosld.data.mixing import Order
 from mosld.data.rows import Row
 from mosld.distributed.processes import processes
-from mosld.evaluation.evaluate import Evaluation
 from mosld.runs.console import Console
 from mosld.training.checkpoint import Checkpoints
 from mosld.training.loop import DivergedError, Loop
@@ -46,7 +45,9 @@ def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, 
     torch.manual_seed(0)
     model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0)
     optimizer = make_optimizer(model, config)
-    stepper = Stepper(model, optimizer, processes=processes(), pad=259, max_norm=config.max_grad_norm, weight=0.01)
+    stepper = Stepper(
+        model, optimizer, processes=processes(), pad_token_id=259, max_norm=config.max_grad_norm, auxiliary_weight=0.01
+    )
     take, taken = stepper.step, iter(scores or [0.1, 0.2, 0.3, 0.4, 0.5])
 
     def step(*arguments):
@@ -73,9 +74,9 @@ def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, 
     rows = examples()
     loop = Loop(
         stepper, rows, Order((len(rows),), (len(rows),), config.batch_size, 0), config,
-        validate=lambda: Evaluation({}, {"arc_e": {"accuracy": next(taken)}}), load=dict,
+        validate=lambda: (next(taken), {"arc_e": 0.5}), pop_expert_load=dict,
         checkpoints=Checkpoints(folder / "checkpoints", config.keep_last), metrics_path=folder / "metrics.jsonl",
-        every=1, console=Console(), stop=StopSignals(),
+        log_every=1, console=Console(), stop=StopSignals(),
     )  # fmt: skip
     resume = loop._resume
 

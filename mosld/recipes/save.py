@@ -1,0 +1,63 @@
+"""Saving what a run trained, with its card, config and checksums, and pushing it to the hub where asked for."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peft import PeftModel
+
+from mosld.common.files import write_folder
+from mosld.config.schema import Config
+from mosld.distributed.processes import processes
+from mosld.distributed.tensors import whole_state
+from mosld.runs.console import Console
+from mosld.runs.directory import RunDirectory
+from mosld.runs.model_card import write_model_card
+from mosld.runs.results import Results
+from mosld.tracking.hub import push
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def save_trained(
+    model: "PreTrainedModel | PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    config: Config,
+    run: RunDirectory,
+    results: Results,
+    console: Console,
+) -> Path:
+    """Write adapter/, or model/ after full fine-tuning: whole or not there. Returns the directory."""
+    target = run.adapter if isinstance(model, PeftModel) else run.model
+
+    def write(folder: Path) -> None:
+        if isinstance(model, PeftModel):
+            model.save_pretrained(str(folder))
+        else:
+            model.save_pretrained(folder, state_dict=whole_state(model, processes()))
+            tokenizer.save_pretrained(folder)
+        shutil.copy(run.config, folder / "config.yaml")
+        write_model_card(folder, config, results.tree)
+
+    def send_shards() -> None:
+        """The other processes take part in gathering a sharded model; adapters are whole in every process."""
+        if not isinstance(model, PeftModel):
+            whole_state(model, processes())
+
+    with console.working(f"saving {target.name}/"):
+        write_folder(target, write, prose=("README.md",), meanwhile=send_shards)
+    return target
+
+
+def push_to_hub(folder: Path, config: Config, console: Console) -> str | None:
+    """Push what was saved to `hub.push_to`; a failure costs the push and not the run. Returns the address."""
+    repository = config.hub.push_to
+    try:
+        with console.working(f"pushing to {repository}"):
+            address = push(folder, config, f"{config.method.name} trained by mosld")
+    except Exception as error:  # whatever the hub or the network says: the files are on this disk
+        console.say(f"not pushed to {repository}: {str(error).splitlines()[0]}")
+        return None
+    console.say(f"pushed to {address}")
+    return address
