@@ -118,7 +118,7 @@ def memory(taken: Stepper, examples: Sequence[Example]) -> int:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     with saved_bytes(model) as kept:
-        taken.engine.forward(**taken.layout.inputs(examples), use_cache=False)
+        taken.engine.forward(**taken.batches.inputs(examples), use_cache=False)
     return weights + 3 * trained + kept[0]
 
 
@@ -161,7 +161,7 @@ def main() -> None:
     lines = []
     for way, times in seconds.items():
         with ways[way]():
-            bytes_held = memory(taken, taken.layout.split(steps[-1], options.rows)[0])
+            bytes_held = memory(taken, taken.batches.split(steps[-1], options.rows)[0])
         line = {"way": way, "seconds": sorted(times)[len(times) // 2], **ratio(times, seconds["as it is"])}
         lines.append(line | {"memory": bytes_held / (lines[0]["bytes"] if lines else bytes_held), "bytes": bytes_held})
     tokens = sum(len(row.tokens) for step_rows in steps[1:] for row in step_rows) / options.rounds

@@ -161,7 +161,7 @@ def test_a_step_reads_from_the_device_once(method):
 def test_the_reads_of_a_step_do_not_grow_with_its_micro_batches(width, batches, attention):
     taken = stepper("mosld", attention)
     taken.engine.optimizer.step = lambda: None
-    assert len(taken.layout.split(examples(), width)) == batches
+    assert len(taken.batches.split(examples(), width)) == batches
     with host_reads() as reads:
         taken.step(examples(), width, 1e-3, 0)
     assert reads == ["tolist"]
