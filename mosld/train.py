@@ -7,7 +7,7 @@ from mosld.cli import run_command
 from mosld.common.errors import ExitCode
 from mosld.common.process import is_main
 from mosld.config.sweep import is_sweep
-from mosld.recipes.train import train_run
+from mosld.recipes.request import check_request
 
 USAGE = """Fine-tune a base model with one method on one data setting, and score it before and after.
 
@@ -40,7 +40,14 @@ def train(overrides: list[str]) -> int:
         if is_main():
             print(swept.directory)
         return SWEEP_EXIT_CODES[swept.status]
-    result = train_run(overrides)
+    request = check_request(overrides)
+    if request.show_finished():
+        print(request.run.path)
+        return ExitCode.FINISHED
+    # torch, transformers and peft: only now is everything checked.
+    from mosld.recipes.train import train_run
+
+    result = train_run(request)
     if is_main() and result.status != "checked":
         print(result.path)
     return result.exit_code

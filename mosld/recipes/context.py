@@ -2,7 +2,7 @@
 
 1. `RunContext` encodes rows and scores models;
 2. `prepare` puts the adapter on the base model and makes the stepper and the train examples;
-3. `train_model` runs the loop.
+3. `make_loop` builds the training loop.
 """
 
 from collections import Counter
@@ -12,6 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from accelerate.utils import set_seed
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from mosld.adapters.adapt import adapt_with
 from mosld.adapters.load import base_model_of, parameter_counts
@@ -26,17 +28,16 @@ from mosld.evaluation.expert_use import ExpertUse
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.training.build import build_loop, build_stepper
-from mosld.training.checkpoint import Progress
 from mosld.training.compile import compile_layers, uncompiled
+from mosld.training.loop import Loop
 from mosld.training.optim import ready_to_train
 from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
-    Model = PreTrainedModel | PeftModel
+Model = PreTrainedModel | PeftModel
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class RunContext:
             self.console.say(f"rows per epoch (data.mixing={config.data.mixing}): {listed}")
         return Order(tuple(counts.values()), tuple(shares.values()), config.training.batch_size, config.seed)
 
-    def score(self, model: "Model", questions: Questions, title: str, use: ExpertUse | None = None) -> Evaluation:
+    def score(self, model: Model, questions: Questions, title: str, use: ExpertUse | None = None) -> Evaluation:
         """Accuracy of a model, in eval mode; `use` records the experts of each task."""
         with uncompiled(self.config.training.compile):
             return evaluate(model, questions, self.tokenizer, self.config.evaluation, self.console.track(title), use)
@@ -96,7 +97,7 @@ class RunContext:
             self.console.say(line)
 
 
-def add_adapter(context: RunContext, model: "Model") -> "Model":
+def add_adapter(context: RunContext, model: Model) -> Model:
     """The base model with the method's adapter, ready to train; full fine-tuning returns a trainable copy."""
     config = context.config
     set_seed(config.seed)
@@ -110,7 +111,7 @@ def add_adapter(context: RunContext, model: "Model") -> "Model":
 
 
 def prepare(
-    context: RunContext, model: "Model", adapt: "Callable[[RunContext, Model], Model]" = add_adapter
+    context: RunContext, model: Model, adapt: Callable[[RunContext, Model], Model] = add_adapter
 ) -> tuple[Stepper, list[Example]]:
     """Everything a training step needs: the adapted model in a stepper, and the train rows as tokens.
 
@@ -133,15 +134,15 @@ def prepare(
     return stepper, context.encode_train()
 
 
-def train_model(
+def make_loop(
     context: RunContext,
     stepper: Stepper,
     examples: list[Example],
     run: RunDirectory,
     stop: StopSignals,
     track: Callable[[dict[str, object]], None] = lambda _: None,
-) -> Progress:
-    """Train to the end, from the newest checkpoint of `run`; the model is left with its best weights.
+) -> Loop:
+    """The training loop of a run, which starts from the newest checkpoint of `run`.
 
     Args:
         context: the run.
@@ -159,7 +160,7 @@ def train_model(
             evaluation = context.score(stepper.model, questions, "validating")
         return evaluation.average, {task: score["accuracy"] for task, score in evaluation.scores.items()}
 
-    loop = build_loop(
+    return build_loop(
         stepper,
         examples,
         context.mix_tasks(examples),
@@ -172,4 +173,3 @@ def train_model(
         track=track,
         auxiliary="router_loss" if config.method.router == "domain" else "balance_loss",
     )
-    return loop.run()

@@ -3,7 +3,6 @@
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 from peft import PeftModel
@@ -12,17 +11,12 @@ from mosld.adapters.moa import extend_from, freeze_experts, load_experts
 from mosld.common.files import damage, write_folder
 from mosld.config.schema import Config
 from mosld.distributed.processes import processes
-from mosld.recipes.context import RunContext, add_adapter, prepare, train_model
+from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare
 from mosld.runs.directory import RunDirectory
 from mosld.training.signals import StopSignals
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-    Model = PreTrainedModel | PeftModel
-
-
-def add_task_experts(context: RunContext, model: "Model", run: RunDirectory, stop: StopSignals) -> "Model":
+def add_task_experts(context: RunContext, model: Model, run: RunDirectory, stop: StopSignals) -> Model:
     """Stage 1, then the mixture of all experts on the model, its routers still untrained.
 
     An expert that an interrupted run finished is read from the run directory.
@@ -51,11 +45,11 @@ def add_task_experts(context: RunContext, model: "Model", run: RunDirectory, sto
     return mixture
 
 
-def _train_expert(context: RunContext, model: "Model", run: RunDirectory, stop: StopSignals) -> "Model":
+def _train_expert(context: RunContext, model: Model, run: RunDirectory, stop: StopSignals) -> Model:
     """Train one task's LoRA and save it; returns the model without it."""
     stepper, examples = prepare(context, model)
     run.path.mkdir(parents=True, exist_ok=True)
-    train_model(context, stepper, examples, run, stop)
+    make_loop(context, stepper, examples, run, stop).run()
     stepper.engine.close()
 
     def write(folder: Path) -> None:

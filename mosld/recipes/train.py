@@ -1,39 +1,37 @@
-"""One training run: from overrides to results.json, and every way in which it can end.
+"""One training run, from a checked request to results.json, and every way in which it can end.
 
-1. Config, launcher and data are checked; nothing heavy is imported yet.
-2. The run directory is locked: a finished run is shown, an unfinished one goes on.
-3. The base model is loaded, scored where asked for, and adapted.
-4. The loop trains, validates and writes checkpoints.
-5. The best weights are scored and saved; results.json is written last.
+1. The run directory is locked: a finished run is shown, an unfinished one goes on.
+2. The base model is loaded, scored where asked for, and adapted.
+3. The loop trains, validates and writes checkpoints.
+4. The best weights are scored and saved; results.json is written last.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mosld.adapters.load import parameter_counts
 from mosld.common.errors import ExitCode, UserError
 from mosld.common.files import disk_is_full, read_json, write_json
 from mosld.common.process import is_main, several, silence_libraries
 from mosld.common.secrets import hidden
-from mosld.config.compose import load_config
-from mosld.config.identity import run_directory
-from mosld.config.schema import Config
-from mosld.data.dataset import Dataset, load_dataset
-from mosld.distributed.launch import launch, require_launch
+from mosld.distributed.launch import launch
+from mosld.distributed.processes import processes
+from mosld.evaluation.evaluate import Evaluation, Questions
+from mosld.evaluation.expert_use import ExpertUse
+from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare
+from mosld.recipes.load import load_base_model
+from mosld.recipes.moa import add_task_experts
+from mosld.recipes.request import TrainRequest, show_results
+from mosld.recipes.save import push_to_hub, save_trained
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.runs.results import Results
 from mosld.runs.tables import results_table
-from mosld.tracking.hub import require_token
-
-if TYPE_CHECKING:
-    from mosld.evaluation.evaluate import Evaluation, Questions
-    from mosld.recipes.context import Model, RunContext
-    from mosld.tracking.tracker import Tracker
-    from mosld.training.signals import StopSignals
+from mosld.tracking.tracker import NoTracker, Tracker, make_tracker
+from mosld.training.loop import DivergedError
+from mosld.training.memory import TRYING, fit_micro_batch
+from mosld.training.signals import StopSignals
 
 DISK_FULL = "{}: the disk is full; the checkpoints there are whole. Free some space, and the same command resumes."
 
@@ -57,89 +55,52 @@ class TrainResult:
         return codes.get(self.status, ExitCode.FINISHED)
 
 
-def train_run(overrides: list[str], wait: bool = False) -> TrainResult:
-    """Train one run and score it.
+def train_run(request: TrainRequest, wait: bool = False) -> TrainResult:
+    """Train one run and score it; with check=true try the longest micro-batch and stop.
 
     Args:
-        overrides: Hydra overrides of conf/config.yaml.
+        request: the checked request.
         wait: wait for another process that works on the same run instead of refusing.
 
     Raises:
-        UserError: mistakes in the config, the data or the run directory, before a model is loaded.
+        UserError: the directory holds another run, the model cannot be had, or memory is too small.
     """
-    config = load_config(overrides)
-    require_launch(config)
-    dataset = load_dataset(config.data, config.source)
-    require_token(config)
-    run = RunDirectory(run_directory(config))
-    if config.check:
-        _check(config, dataset)
-        return TrainResult("checked", run.path)
-    with _locked(run, config, dataset, wait):
-        finished = run.finished()
-        if several():
-            from mosld.distributed.processes import processes
-
-            finished = processes().broadcast(finished)
-        if finished:
-            _show_finished(finished, run, score_base=bool(config.evaluation.base))
-            return TrainResult("finished", run.path)
-        return TrainResult(_train(config, dataset, run, overrides), run.path)
-
-
-@contextmanager
-def _locked(run: RunDirectory, config: Config, dataset: Dataset, wait: bool) -> Iterator[None]:
-    """The run directory, locked by the main process as long as the run lasts."""
-    if not is_main():
-        yield
-        return
-    with run.locked(wait):
-        run.open(config, dataset.describe(), Console().say)
-        yield
-
-
-def _show_finished(results: dict, run: RunDirectory, score_base: bool) -> None:
-    console = Console()
-    console.say("this run is finished; training.resume=never starts it again from step 0")
-    console.show(results_table(results))
-    if score_base and "base_scores" not in results:
-        console.say(f"to score the untrained model too: python -m mosld.eval run={run.path} evaluation.base=true")
-
-
-def _check(config: Config, dataset: Dataset) -> None:
-    """Run everything that can fail before step 1: data, model, and the longest micro-batch forward and backward."""
-    # torch, transformers and peft: only now is everything checked.
-    from mosld.recipes.context import RunContext, prepare
-    from mosld.recipes.load import load_base_model
-    from mosld.training.memory import TRYING, fit_micro_batch
-
     silence_libraries()
+    run = request.run
+    if request.config.check:
+        _check(request)
+        return TrainResult("checked", run.path)
+    with request.locked(wait):
+        finished = processes().broadcast(run.finished())
+        if finished:
+            show_results(request, finished)
+            return TrainResult("finished", run.path)
+        return TrainResult(_train(request), run.path)
+
+
+def _check(request: TrainRequest) -> None:
+    """Run everything that can fail before step 1: model, adapter, and the longest micro-batch."""
+    config = request.config
     console = Console()
     model, tokenizer = load_base_model(config.model, console)
-    stepper, examples = prepare(RunContext(config, dataset, tokenizer, console), model)
+    stepper, examples = prepare(RunContext(config, request.dataset, tokenizer, console), model)
     with console.working(TRYING):
         rows = fit_micro_batch(stepper, examples, config.training.micro_batch_size, config.training.batch_size)
     length = max(len(example.tokens) for example in examples)
     console.say(f"check passed: the longest micro-batch ({rows} rows, {length} tokens) went forward and backward")
 
 
-def _train(config: Config, dataset: Dataset, run: RunDirectory, overrides: list[str]) -> str:
+def _train(request: TrainRequest) -> str:
     """Train, score and save; however it ends, results.json is written. Returns the status."""
-    # torch, transformers and peft: only now is everything checked.
-    from mosld.distributed.processes import processes
-    from mosld.tracking.tracker import NoTracker, make_tracker
-    from mosld.training.loop import DivergedError
-    from mosld.training.signals import StopSignals
-
-    silence_libraries()
+    run = request.run
     console = Console(run.log)
-    results = Results(run, config, overrides, dataset.describe())
+    results = Results(run, request.config, request.overrides, request.dataset.describe())
     tracker: Tracker = NoTracker()
     evaluation, status = None, "failed"
     with StopSignals() as stop:
         try:
-            tracker = make_tracker(config, run, overrides, console)
-            evaluation = _train_and_score(config, dataset, run, results, tracker, console, stop)
+            tracker = make_tracker(request.config, run, request.overrides, console)
+            evaluation = _train_and_score(request, results, tracker, console, stop)
             status = "finished"
         except KeyboardInterrupt:
             if processes().another_failed():
@@ -176,21 +137,11 @@ def _write_results(results: Results, status: str, console: Console) -> dict:
 
 
 def _train_and_score(
-    config: Config,
-    dataset: Dataset,
-    run: RunDirectory,
-    results: Results,
-    tracker: "Tracker",
-    console: Console,
-    stop: "StopSignals",
-) -> "Evaluation":
-    from mosld.adapters.load import parameter_counts
-    from mosld.evaluation.expert_use import ExpertUse
-    from mosld.recipes.context import RunContext, add_adapter, prepare, train_model
-    from mosld.recipes.load import load_base_model
-    from mosld.recipes.moa import add_task_experts
-    from mosld.recipes.save import push_to_hub, save_trained
-
+    request: TrainRequest, results: Results, tracker: Tracker, console: Console, stop: StopSignals
+) -> Evaluation:
+    config = request.config
+    dataset = request.dataset
+    run = request.run
     console.say(f"{config.method.name} on {config.model.name}, data {config.data.name} ({dataset.source}), {run.path}")
     if several():
         console.say(f"  {launch().describe()}")
@@ -205,7 +156,7 @@ def _train_and_score(
     by_task = config.method.router == "domain"
     adapt = partial(add_task_experts, run=run, stop=stop) if by_task else add_adapter
     stepper, examples = prepare(context, model, adapt)
-    progress = train_model(context, stepper, examples, run, stop, tracker.step)
+    progress = make_loop(context, stepper, examples, run, stop, tracker.step).run()
     trained = stepper.finalize(base_dtype)
     use = ExpertUse(config.method.domains)
     evaluation = context.score(trained, test, "scoring", use)
@@ -232,10 +183,8 @@ def _train_and_score(
     return evaluation
 
 
-def _score_base(context: "RunContext", model: "Model", test: "Questions", run: RunDirectory) -> dict:
+def _score_base(context: RunContext, model: Model, test: Questions, run: RunDirectory) -> dict:
     """Scores of the untrained model; a resumed run reads them back."""
-    from mosld.distributed.processes import processes
-
     if recorded := processes().broadcast(read_json(run.base_scores)):
         return recorded
     evaluation = context.score(model, test, "scoring the untrained model")

@@ -33,7 +33,8 @@ def gain_figure(gains: Table) -> Drawn:
 
 def setting_figures(block: Block) -> list[Plan]:
     """Figures 5 and 7 and their like: accuracy by task over the one setting in which rows of a method differ, and
-    its average over dropout and rank. MoSLD's come first."""
+    its average over dropout and rank. MoSLD's come first.
+    """
     plans: list[tuple[str, Plan]] = []
     for sweep in sweeps(block):
         drawer = _allocations if sweep[1] == ALLOCATION else _lines

@@ -19,7 +19,7 @@ from pathlib import Path
 from mosld.common.errors import UserError
 from mosld.common.process import run_to_exit_code, silence_imports
 from mosld.common.secrets import hidden
-from mosld.recipes.train import train_run
+from mosld.recipes.request import check_request
 
 POLL_SECONDS = 0.2
 
@@ -121,8 +121,7 @@ def _process_context() -> ForkContext | SpawnContext:
     import torch
 
     # All that a run needs, imported once for all jobs.
-    import mosld.recipes.moa
-    import mosld.recipes.save  # noqa: F401
+    import mosld.recipes.train  # noqa: F401
 
     # CUDA cannot be used in a fork of a process that only asked whether it is there, as some library may have done;
     # macOS aborts many libraries in a fork. There each job imports everything again, which takes some seconds.
@@ -147,7 +146,10 @@ def _train(overrides: list[str], environment: dict[str, str], log: Path | None, 
 
     def work() -> int:
         try:
-            return train_run(overrides, wait=True).exit_code
+            request = check_request(overrides)
+            from mosld.recipes.train import train_run
+
+            return train_run(request, wait=True).exit_code
         except Exception as error:
             sender.send(_describe(error))
             raise

@@ -167,7 +167,7 @@ def _run_id(run: RunDirectory) -> str:
 
 
 def resolve_mode(mode: str) -> str:
-    """auto is online where a key is configured (environment or netrc), else offline."""
+    """Auto is online where a key is configured (environment or netrc), else offline."""
     if mode != "auto":
         return mode
     if os.environ.get("WANDB_MODE") in ("online", "offline"):

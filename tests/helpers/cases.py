@@ -27,7 +27,7 @@ class Case:
     name: str
     check: Callable[[Path], Outcome | None]
 
-    def __str__(self) -> str:  # noqa: D105 - the id of a test
+    def __str__(self) -> str:
         return self.name
 
 

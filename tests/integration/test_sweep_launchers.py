@@ -14,7 +14,7 @@ from mosld.train import main
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTY = ROOT / "tests" / "reliability" / "faulty_train.py"
-BUG = {"at": "mosld.recipes.context:train_model", "call": 1, "only": "Config(seed=1,", "do": "error"}
+BUG = {"at": "mosld.recipes.train:make_loop", "call": 1, "only": "Config(seed=1,", "do": "error"}
 
 
 def run(folder: Path, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

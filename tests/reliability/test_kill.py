@@ -9,7 +9,7 @@ from tests.helpers.cases import Case, Outcome, check_case, command, newest_step,
 from tests.helpers.fork_server import nursery
 
 STEP = {"inside": "mosld.training.checkpoint:Checkpoints.save_step", "call": 2}  # of steps 2, 4, 6: the second
-ADAPTER = {"inside": "mosld.recipes.save:save_trained", "call": 1}
+ADAPTER = {"inside": "mosld.recipes.train:save_trained", "call": 1}
 SAVES = {"checkpoint": STEP, "adapter": ADAPTER}
 
 

@@ -25,7 +25,7 @@ STAGES = {  # where a signal comes in, and after which step the run is saved (No
     "in a validation": ({"at": "mosld.training.loop:Loop._validate", "call": 1, "when": "before"}, 3),
     "in a save": ({"at": "mosld.training.tensor_files:save_file", "call": 3}, None),
     "in the last scoring": ({"at": "mosld.recipes.context:RunContext.score", "call": 4}, 6),
-    "saving the adapter": ({"at": "mosld.recipes.save:save_trained", "call": 1, "when": "before"}, 6),
+    "saving the adapter": ({"at": "mosld.recipes.train:save_trained", "call": 1, "when": "before"}, 6),
 }
 RUN = ("training.validate_every=3", "evaluation.base=true", "training.checkpoint_every=100")
 

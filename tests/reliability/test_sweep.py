@@ -52,7 +52,7 @@ def _summary(folder: Path) -> dict:
 
 
 def _faults() -> list[dict]:
-    place = "mosld.recipes.context:train_model"
+    place = "mosld.recipes.train:make_loop"
     return [{"at": place, "call": 1, "only": f"Config(seed={seed},", "do": what} for seed, what in FAIL.items()]
 
 

@@ -19,6 +19,12 @@ ZERO3 = {**ZERO2, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 NAN = {"at": "mosld.training.step:Stepper._forward", "call": 3, "when": "after", "do": "nan"}
 FILES = {"mosld": "adapter/adapter_model.safetensors", "full": "model/model.safetensors"}
 SMALL = ["evaluation.limit=4", "evaluation.validation_limit=2"]
+# Both sides compute the same micro-batches with the same kernels and add up three gradients in another order: two
+# roundings of u = 2^-24 of the sum of absolute values, which cancellation makes at most 25 times the sum.
+GRADIENT_BOUND = 3e-6
+# From weights that differ in the last bit a forward of four layers, about forty operations deep, differs by forty
+# roundings of the logits.
+LOSS_BOUND = 40 * 2**-24
 
 
 def cases(full: bool) -> list[Case]:
@@ -130,15 +136,17 @@ def _prove(method: str, options: dict) -> int:
     own, allocation = method_config(method, None, options)
     placed = load_placed(model_config("tiny", {}), group)[0]
     shared, alone = (ready_to_train(adapt_with(m, own, allocation, 0), False) for m in (placed, load_base("tiny")[0]))
-    options = {"pad": 259, "max_norm": 0.5, "weight": 0.01}
-    ours = Stepper(shared, make_optimizer(shared, config), processes=group, **options)
-    theirs = Stepper(alone, make_optimizer(alone, config), processes=type(group)(0, 1, group.device), **options)
+    options = {"pad_token_id": 259, "max_norm": 0.5, "auxiliary_weight": 0.01}
+    ours = Stepper(shared, _smooth(make_optimizer(shared, config)), processes=group, **options)
+    theirs = Stepper(
+        alone, _smooth(make_optimizer(alone, config)), processes=type(group)(0, 1, group.device), **options
+    )
     assert isinstance(ours.engine, ZeroEngine)
     for number in range(3):
         ours.try_longest(rows, 2)  # leaves no gradient behind
         mine, wanted = (stepper.step(rows[:6], 2, 1e-2, number) for stepper in (ours, theirs))
         assert abs(mine.grad_norm - wanted.grad_norm) < 1e-5 * wanted.grad_norm
-        assert abs(mine.cross_entropy - wanted.cross_entropy) < 1e-6 * wanted.cross_entropy
+        assert abs(mine.cross_entropy - wanted.cross_entropy) < LOSS_BOUND * wanted.cross_entropy
         if not number:
             _same_step(ours.engine, theirs.engine, group.main)
     total = sum(weight.numel() for weight in theirs.engine.parameters)
@@ -149,17 +157,28 @@ def _prove(method: str, options: dict) -> int:
     return 0
 
 
+def _smooth(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """AdamW with an epsilon far above its gradients, so that a step is a Lipschitz function of the gradient.
+
+    With the usual 1e-8 the first step is the sign of the gradient: where that is of rounding size, two correct sums of
+    the same gradients move a weight by the learning rate in opposite directions.
+    """
+    for group in optimizer.param_groups:
+        group["eps"] = 1.0
+    return optimizer
+
+
 def _same_step(ours: Any, theirs: Any, main: bool) -> None:
     """After one step from equal weights: the same moments, which are gradients, and the same weights."""
-    gradients = {name.partition("|")[0]: value for name, value in theirs.moments() if name.endswith("|exp_avg")}
-    for (name, found), (_, value) in zip(ours.moments(), theirs.moments(), strict=True):
+    states = zip(ours.optimizer_state(), theirs.optimizer_state(), strict=True)
+    for (name, found), (_, value) in states:
         assert (found is None) == (not main), name
-        assert found is None or (found - value).abs().max() <= 3e-6 * value.abs().max(), name
+        assert found is None or (found - value).abs().max() <= GRADIENT_BOUND * value.abs().max(), name
     for (name, found), (_, value) in zip(ours.weights(), theirs.weights(), strict=True):
         assert (found is None) == (not main), name
-        # AdamW's first step has the size of the rate wherever there is a gradient: where that is rounding, its sign is.
-        sure = gradients[name].abs() > 1e-5 * gradients[name].abs().max()
-        assert found is None or ((found - value) * sure).abs().max() < 1e-5, name
+        # The clipped gradient's norm is at most .5, so no entry is larger; the update is at most rate x gradient.
+        bound = 1e-2 * GRADIENT_BOUND * 0.5 + torch.finfo(torch.float32).eps * value.abs().max()
+        assert found is None or (found - value).abs().max() <= bound, name
 
 
 def _large(model: torch.nn.Module) -> list:

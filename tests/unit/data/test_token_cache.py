@@ -25,7 +25,7 @@ class Counting:
     def __init__(self):
         self.inner, self.texts = byte_tokenizer(), 0
 
-    def __getattr__(self, name):  # noqa: D105
+    def __getattr__(self, name):
         return getattr(self.inner, name)
 
     def __call__(self, text, **options):

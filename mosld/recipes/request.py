@@ -1,0 +1,85 @@
+"""What a training command asks for, checked before anything heavy is imported: config, launcher, rows, directory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mosld.common.process import is_main, several
+from mosld.config.compose import load_config
+from mosld.config.identity import run_directory
+from mosld.config.schema import Config
+from mosld.data.dataset import Dataset, load_dataset
+from mosld.distributed.launch import require_launch
+from mosld.runs.console import Console
+from mosld.runs.directory import RunDirectory
+from mosld.runs.tables import results_table
+from mosld.tracking.hub import require_token
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """One run to train.
+
+    Attributes:
+        config: the checked config.
+        dataset: the rows.
+        run: the run directory.
+        overrides: what was typed.
+    """
+
+    config: Config
+    dataset: Dataset
+    run: RunDirectory
+    overrides: list[str]
+
+    def show_finished(self) -> bool:
+        """Print the table of the run if it is finished, without importing torch; returns whether it is.
+
+        Several processes must agree, so there `train_run` shows it.
+
+        Raises:
+            UserError: the directory holds another run, or another process works on it.
+        """
+        if several() or self.config.check or self.config.training.resume != "auto" or not self.run.finished():
+            return False
+        with self.locked():
+            results = self.run.finished()
+        if results:
+            show_results(self, results)
+        return results is not None
+
+    @contextmanager
+    def locked(self, wait: bool = False) -> Iterator[None]:
+        """Hold the run directory, opened for this config and these rows; the main process does it for all."""
+        if not is_main():
+            yield
+            return
+        with self.run.locked(wait):
+            self.run.open(self.config, self.dataset.describe(), Console().say)
+            yield
+
+
+def show_results(request: TrainRequest, results: dict) -> None:
+    """Print the table of a finished run."""
+    console = Console()
+    console.say("this run is finished; training.resume=never starts it again from step 0")
+    console.show(results_table(results))
+    if request.config.evaluation.base and "base_scores" not in results:
+        command = f"python -m mosld.eval run={request.run.path} evaluation.base=true"
+        console.say(f"to score the untrained model too: {command}")
+
+
+def check_request(overrides: list[str]) -> TrainRequest:
+    """Check everything that can be checked without a model.
+
+    Args:
+        overrides: Hydra overrides of conf/config.yaml.
+
+    Raises:
+        UserError: with one message for each mistake in config, launcher or data.
+    """
+    config = load_config(overrides)
+    require_launch(config)
+    dataset = load_dataset(config.data, config.source)
+    require_token(config)
+    return TrainRequest(config, dataset, RunDirectory(run_directory(config)), overrides)
