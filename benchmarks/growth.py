@@ -37,7 +37,7 @@ def main() -> None:
 
     def compare(what: str, work: dict[tuple[str, int], Any]) -> None:
         seconds = in_turn({f"{method} {size}": do for (method, size), do in work.items()}, options.rounds)
-        first = {method: size for method, size in reversed(work)}
+        first = dict(reversed(work))
         for method, size in work:
             times = seconds[f"{method} {size}"]
             line = {"what": what, "method": method, "size": size, "seconds": sorted(times)[len(times) // 2]}
