@@ -1,4 +1,4 @@
-"""Where the grouped product of many experts overtakes the dense one; answer in mosld/adapters/kernels/grouped.py.
+"""From how many experts on the grouped product is faster than the dense one (mosld/adapters/kernels/grouped.py).
 
     python benchmarks/crossover.py [--widths 576,4096] [--tokens 512] [--choices 1,2,4] [--json FILE]
 
@@ -25,32 +25,29 @@ def main() -> None:
     parser.add_argument("--widths", type=numbers, default=[576, 4096])
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--choices", type=numbers, default=[1, 2, 4])
-    given = parser.parse_args()
-    found = []
-    for width in given.widths:
+    options = parser.parse_args()
+    lines = []
+    for width in options.widths:
         for experts, rank in SHAPES:
-            z = torch.randn(given.tokens, 1, rank, device=DEVICE, requires_grad=True)
+            z = torch.randn(options.tokens, 1, rank, device=DEVICE, requires_grad=True)
             B = torch.randn(width, experts * rank, device=DEVICE, requires_grad=True)
-            for k in given.choices:
-                gates = top_k_routing(torch.randn(given.tokens, experts, device=DEVICE), k).gates_BSE
+            for k in options.choices:
+                gates = top_k_routing(torch.randn(options.tokens, experts, device=DEVICE), k).gates_BSE
 
                 def both_ways(up: Callable[[], Tensor]) -> Callable[[int], None]:
-                    """Forward and backward of one way."""
                     return lambda _: up().sum().backward()
 
                 def dense(z: Tensor = z, gates: Tensor = gates, B: Tensor = B) -> Tensor:
-                    """All experts for all tokens."""
                     return linear((gates.unsqueeze(-1) * z).flatten(-2), B)
 
                 def sparse(z: Tensor = z, gates: Tensor = gates, B: Tensor = B, k: int = k) -> Tensor:
-                    """Only the experts of each token."""
                     return up_by_expert(z, gates, B, k)
 
-                seconds = in_turn({"dense": both_ways(dense), "sparse": both_ways(sparse)}, given.rounds)
+                seconds = in_turn({"dense": both_ways(dense), "sparse": both_ways(sparse)}, options.rounds)
                 line = {"width": width, "experts": experts, "rank": rank, "k": k, "columns": experts * rank}
-                line["dense, ms"] = 1000 * sorted(seconds["dense"])[given.rounds // 2]
-                found.append(line | {"sparse to dense": ratio(seconds["sparse"], seconds["dense"])["ratio"]})
-    report(f"The sum over experts on {given.tokens} tokens, forward and backward", found, given.json)
+                line["dense, ms"] = 1000 * sorted(seconds["dense"])[options.rounds // 2]
+                lines.append(line | {"sparse to dense": ratio(seconds["sparse"], seconds["dense"])["ratio"]})
+    report(f"The sum over experts on {options.tokens} tokens, forward and backward", lines, options.json)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/growth.py [--experts 2,8,64] [--ranks 2,8,64] [--lengths 128,512,2048] [--json FILE]
 
-One decoder layer of random weights; MoSLD with 5 experts of rank 8 where that is not what changes. Each column "growth"
-is the time relative to the first of its kind; "to lora" relative to LoRA of the same rank and length.
+One decoder layer of random weights; MoSLD with 5 experts of rank 8 unless these change. "growth" is the time relative
+to the first size, "to lora" relative to LoRA of the same rank and length.
 """
 
 from typing import Any
@@ -29,35 +29,34 @@ def main() -> None:
     parser.add_argument("--ranks", type=numbers, default=[2, 8, 64])
     parser.add_argument("--lengths", type=numbers, default=[128, 512, 2048])
     parser.add_argument("--tokens", type=int, default=1024, help="of a step, where the length does not change")
-    given = parser.parse_args()
+    options = parser.parse_args()
     silence_libraries()
-    base = base_layers(1, given.model)
-    batch = rows(max(1, given.tokens // 256), min(256, given.tokens))
-    found: list[dict[str, Any]] = []
+    base = base_layers(1, options.model)
+    batch = rows(max(1, options.tokens // 256), min(256, options.tokens))
+    lines: list[dict[str, Any]] = []
 
     def compare(what: str, work: dict[tuple[str, int], Any]) -> None:
-        """Time all sizes in turn, and add a line for each."""
-        seconds = in_turn({f"{method} {size}": do for (method, size), do in work.items()}, given.rounds)
-        first = {method: size for method, size in reversed(work)}
+        seconds = in_turn({f"{method} {size}": do for (method, size), do in work.items()}, options.rounds)
+        first = dict(reversed(work))
         for method, size in work:
-            taken = seconds[f"{method} {size}"]
-            line = {"what": what, "method": method, "size": size, "seconds": sorted(taken)[len(taken) // 2]}
-            line["growth"] = ratio(taken, seconds[f"{method} {first[method]}"])["ratio"]
+            times = seconds[f"{method} {size}"]
+            line = {"what": what, "method": method, "size": size, "seconds": sorted(times)[len(times) // 2]}
+            line["growth"] = ratio(times, seconds[f"{method} {first[method]}"])["ratio"]
             lora = seconds.get(f"lora {size}", seconds[f"lora {first['lora']}"])
-            found.append({**line, "to lora": ratio(taken, lora)["ratio"]})
+            lines.append({**line, "to lora": ratio(times, lora)["ratio"]})
 
-    def step(method: str, examples: Any = None, **options: Any) -> Any:
-        """A step of that method as a piece of work."""
-        taken, examples = stepper(base, method, **options), examples or batch
-        return lambda number: taken.step(examples, len(examples), 1e-4, number)
+    def step(method: str, examples: Any = None, **settings: Any) -> Any:
+        one = stepper(base, method, **settings)
+        examples = examples or batch
+        return lambda number: one.step(examples, len(examples), 1e-4, number)
 
     experts: dict[tuple[str, int], Any] = {("lora", 1): step("lora", **PLAIN)}
-    compare("experts", experts | {("mosld", n): step("mosld", allocation=n) for n in given.experts})
-    ranks: dict[tuple[str, int], Any] = {("lora", r): step("lora", rank=r, **PLAIN) for r in given.ranks}
-    compare("rank", ranks | {("mosld", r): step("mosld", rank=r, allocation=5) for r in given.ranks})
-    lengths: dict[tuple[str, int], Any] = {("lora", n): step("lora", rows(1, n), **PLAIN) for n in given.lengths}
-    compare("length", lengths | {("mosld", n): step("mosld", rows(1, n), allocation=5) for n in given.lengths})
-    report(f"Growth of a training step: one layer of {given.model}, {str(base.dtype)[6:]}", found, given.json)
+    compare("experts", experts | {("mosld", n): step("mosld", allocation=n) for n in options.experts})
+    ranks: dict[tuple[str, int], Any] = {("lora", r): step("lora", rank=r, **PLAIN) for r in options.ranks}
+    compare("rank", ranks | {("mosld", r): step("mosld", rank=r, allocation=5) for r in options.ranks})
+    lengths: dict[tuple[str, int], Any] = {("lora", n): step("lora", rows(1, n), **PLAIN) for n in options.lengths}
+    compare("length", lengths | {("mosld", n): step("mosld", rows(1, n), allocation=5) for n in options.lengths})
+    report(f"Growth of a training step: one layer of {options.model}, {str(base.dtype)[6:]}", lines, options.json)
 
 
 if __name__ == "__main__":

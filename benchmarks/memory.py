@@ -27,8 +27,8 @@ from mosld.adapters.adapt import peft_config
 from mosld.common.process import silence_libraries
 from mosld.config.groups import method_config
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "adapters"))
-from counting import saved_bytes
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.helpers.counting import saved_bytes
 
 KEPT = ["lora", "lora+dropout", "mosl", "mosld", "mola", "molora", "sira", "hydralora"]
 

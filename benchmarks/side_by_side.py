@@ -1,7 +1,7 @@
-"""How the benchmarks measure: pieces of work in turn in one process, medians and ratios, a table and a JSON file.
+"""How the benchmarks measure: work in turn in one process, medians and ratios, a table and a JSON file.
 
-Work that is compared runs in turn, round by round, so that whatever else slows the machine slows all of it; a ratio is
-the median of the rounds' ratios. Nothing here judges an absolute time.
+Compared work runs in turn, round by round, so that other load on the machine slows all of it; a ratio is the median of
+the ratios of the rounds. No absolute time is judged.
 """
 
 import argparse
@@ -29,17 +29,14 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def clock() -> float:
-    """Seconds, once everything that was sent to the accelerator is done."""
+    """Seconds, after all work on CUDA is done."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def in_turn(work: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round; each is told the number of the round.
-
-    Round 0 warms up; it is left out where one round is asked for, whose seconds are no measurement in any case.
-    """
+    """Seconds of each piece of work in each round, called with its number. Round 0 warms up, unless there is one."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for number in range(0 if rounds > 1 else 1, rounds + 1):
         for name, do in work.items():
@@ -51,13 +48,13 @@ def in_turn(work: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, lis
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest ratio of what was measured in the same rounds."""
-    found = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-    return {"ratio": statistics.median(found), "least": min(found), "most": max(found)}
+    """Median, smallest and largest ratio of the times of the same rounds."""
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    return {"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
 def matrix_peak(dtype: torch.dtype, size: int | None = None, repeats: int = 3) -> float:
-    """The most floating-point operations per second that a product of two large square matrices reaches here."""
+    """Floating-point operations per second of a product of two large square matrices on this machine."""
     size = size or (8192 if DEVICE.type == "cuda" else 2048)
     left, right = (torch.randn(size, size, device=DEVICE).to(dtype) for _ in range(2))
     work = in_turn({"product": lambda _: left @ right}, repeats)
@@ -65,10 +62,10 @@ def matrix_peak(dtype: torch.dtype, size: int | None = None, repeats: int = 3) -
 
 
 def machine() -> dict[str, Any]:
-    """What a figure was measured on."""
+    """Device, threads and version of torch."""
     cpu = platform.processor() or platform.machine()
-    if (listed := Path("/proc/cpuinfo")).is_file():
-        names = [line.partition(":")[2].strip() for line in listed.read_text().splitlines() if "model name" in line]
+    if (info := Path("/proc/cpuinfo")).is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         cpu = names[0] if names else cpu
     device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else cpu
     return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}

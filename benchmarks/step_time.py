@@ -1,4 +1,4 @@
-"""Step time of each method beside PEFT's LoRA: same base, rows, targets, rank and type, in turn in one process.
+"""Time of a training step of each method relative to PEFT's LoRA: same base, rows, targets, rank and dtype.
 
     python benchmarks/step_time.py                              # the small model, bundled rows
     python benchmarks/step_time.py --model llama2_7b --layers 2 # layers of its dimensions, random weights and tokens
@@ -48,33 +48,33 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--length", type=int, default=256, help="tokens of a row, with --layers")
-    given = parser.parse_args()
+    options = parser.parse_args()
     silence_libraries()
-    if given.layers:
-        base, pad = base_layers(given.layers, given.model), 0
-        steps = [rows(given.batch_size, given.length)] * (given.rounds + 1)
+    if options.layers:
+        base, pad = base_layers(options.layers, options.model), 0
+        steps = [rows(options.batch_size, options.length)] * (options.rounds + 1)
     else:
-        base, tokenizer = mosld.load_base(given.model)
+        base, tokenizer = mosld.load_base(options.model)
         base, pad = base.to(DEVICE), tokenizer.pad_token_id
-        steps = bundled_rows(given.model, tokenizer, given.batch_size, given.rounds)
+        steps = bundled_rows(options.model, tokenizer, options.batch_size, options.rounds)
 
     def one(case: str) -> Any:
         name = case.removesuffix("+compile")
-        method, options = CASES.get(name, (name, {}))
-        spread = {} if method in ("lora", "mixlora") else {"allocation": given.experts}
-        taken = stepper(base, method, pad, compiled=case.endswith("+compile"), **spread, **options)
-        return lambda number: taken.step(steps[number], given.batch_size, 1e-4, number)
+        method, settings = CASES.get(name, (name, {}))
+        allocation = {} if method in ("lora", "mixlora") else {"allocation": options.experts}
+        trained = stepper(base, method, pad, compiled=case.endswith("+compile"), **allocation, **settings)
+        return lambda number: trained.step(steps[number], options.batch_size, 1e-4, number)
 
-    seconds = in_turn({case: one(case) for case in given.methods.split(",")}, given.rounds)
-    found = []
-    for case, taken in seconds.items():
+    seconds = in_turn({case: one(case) for case in options.methods.split(",")}, options.rounds)
+    lines = []
+    for case, times in seconds.items():
         other = "lora+ffn" if case in ("lora+ffn", "mixlora") and "lora+ffn" in seconds else next(iter(seconds))
-        found.append({"method": case, "seconds": sorted(taken)[len(taken) // 2], "beside": other})
-        found[-1] |= ratio(taken, seconds[other])
-    where = f"{given.layers} layers of {given.model}" if given.layers else given.model
+        lines.append({"method": case, "seconds": sorted(times)[len(times) // 2], "beside": other})
+        lines[-1] |= ratio(times, seconds[other])
+    where = f"{options.layers} layers of {options.model}" if options.layers else options.model
     tokens = sum(len(row.tokens) for row in steps[-1])
-    title = f"Seconds a training step: {where}, {given.batch_size} rows ({tokens} tokens), {str(base.dtype)[6:]}"
-    report(title, found, given.json)
+    title = f"Seconds a training step: {where}, {options.batch_size} rows ({tokens} tokens), {str(base.dtype)[6:]}"
+    report(title, lines, options.json)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from mosld.training.compile import compile_layers
 from mosld.training.optim import make_optimizer
 from mosld.training.step import Stepper
 
-VOCABULARY = 256  # a small head: what is compared are the layers
+VOCABULARY = 256  # a small head, so that the layers are compared
 
 
 def base_layers(count: int, model: str = "llama2_7b", dtype: torch.dtype | None = None) -> Any:
-    """The first layers of a model's shape, in the type that its config would take here, with sdpa attention."""
+    """The first layers of a model's shape with sdpa attention, in the dtype that its config resolves to here."""
     config = transformers_config(model_config(model, {}))
     config.num_hidden_layers, config.vocab_size, config.pad_token_id = count, VOCABULARY, None
     with DEVICE:
@@ -43,8 +43,8 @@ def stepper(base: Any, method: str, pad: int = 0, compiled: bool = False, **opti
 
 
 def rows(count: int, length: int) -> list[Example]:
-    """Rows of random tokens, half of each an answer."""
+    """Rows of random tokens; half of each is the answer."""
     generator = torch.Generator().manual_seed(0)
     row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
     tokens = torch.randint(1, VOCABULARY, (count, length), generator=generator).tolist()
-    return [Example(row, found, length // 2) for found in tokens]
+    return [Example(row, ids, length // 2) for ids in tokens]

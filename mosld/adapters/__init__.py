@@ -1,6 +1,6 @@
-"""Adapters. Importing this package registers the mixture tuner with PEFT.
+"""Adapters as a plugin of PEFT: importing this package registers the tuner of mixtures.
 
-After `import mosld.adapters`, plain `peft` and `transformers` load saved mixtures; without it PEFT says
+After `import mosld.adapters`, plain `peft` and `transformers` load saved mixtures; without it, PEFT raises
 KeyError 'MOSLD'.
 """
 

@@ -1,25 +1,24 @@
 """From a method's config to an adapted model."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from peft import (
     LoraConfig,
     PeftConfig,
+    PeftModel,
     PrefixTuningConfig,
     get_peft_model,
     initialize_kv_prefix_from_past_key_values,
 )
+from transformers import PreTrainedModel
 
 from mosld.adapters.config import MosldConfig
 from mosld.common.errors import UserError
 from mosld.config.groups import method_config
 from mosld.config.method_checks import experts_of
 from mosld.config.schema import AllocationConfig, MethodConfig
-
-# PART: From a method's config to an adapted model.
-
 
 TARGETS = {
     "none": [],
@@ -32,17 +31,17 @@ TARGETS = {
 
 
 def adapt(
-    model: Any,
+    model: PreTrainedModel,
     method: str = "mosld",
     *,
     allocation: str | int | list[int] | None = None,
     seed: int | None = None,
-    **options: Any,
-) -> Any:
+    **options: object,
+) -> PreTrainedModel | PeftModel:
     """Make a transformers model trainable by any method.
 
     Args:
-        model: a causal language model; it is changed in place, its weights are frozen (with "full" they train).
+        model: a causal language model; it is changed in place and its weights are frozen (with "full" they train).
         method: a name of conf/method.
         allocation: a name of conf/allocation, one number of experts, or a list stretched over the depth; None: the
             method's own number where it has one, else triangle.
@@ -60,15 +59,16 @@ def adapt(
     return adapt_with(model, config, shape, seed)
 
 
-def adapt_with(model: Any, method: MethodConfig, allocation: AllocationConfig, seed: int | None) -> Any:
+def adapt_with(
+    model: PreTrainedModel, method: MethodConfig, allocation: AllocationConfig, seed: int | None
+) -> PreTrainedModel | PeftModel:
     """As `adapt`, from checked configs."""
     if method.kind == "full":
         return model.requires_grad_(True)
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    wanted = [] if method.kind == "prefix" else _targets(method)
-    missing = [target for target in wanted if target not in names]
-    if missing:
-        raise UserError(f"method.targets={method.targets}: the model has no layer called {', '.join(missing)}.")
+    if method.kind != "prefix":
+        names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        if missing := [target for target in _targets(method) if target not in names]:
+            raise UserError(f"method.targets={method.targets}: the model has no layer called {', '.join(missing)}.")
     if seed is not None:
         torch.manual_seed(seed)
     try:
@@ -76,20 +76,20 @@ def adapt_with(model: Any, method: MethodConfig, allocation: AllocationConfig, s
     except ValueError as error:  # PEFT names a missing target, the tuner a shape that does not fit
         raise UserError(f"method={method.name}: {error}") from error
     if method.kind == "prefix" and adapted.device.type != "meta":
-        _begin_with_words(adapted, method.virtual_tokens)
+        _initialize_prefix(adapted, method.virtual_tokens)
     return adapted
 
 
 @torch.no_grad()
-def _begin_with_words(adapted: Any, count: int) -> None:
-    """Let the prefix begin as the keys and values of `count` words of the vocabulary (Li and Liang 2021, section 7.4).
+def _initialize_prefix(adapted: PeftModel, count: int) -> None:
+    """Set the prefix to the keys and values of `count` random tokens (Li and Liang 2021, section 7.4: words).
 
-    PEFT's own N(0, 1) is far from what a model makes: SmolLM2-135M began at a loss of 12.5 and stayed below the
-    untrained model.
+    Departure from PEFT, which draws it from N(0, 1), far from the values in a model: SmolLM2-135M started at a loss of
+    12.5 and stayed below the untrained model.
     """
-    base = adapted.get_base_model()
-    words = torch.randint(base.config.get_text_config().vocab_size, (1, count)).to(adapted.device)
-    cache = base(input_ids=words, use_cache=True, logits_to_keep=1).past_key_values
+    base = cast(PreTrainedModel, adapted.get_base_model())
+    tokens = torch.randint(base.config.get_text_config().vocab_size, (1, count)).to(adapted.device)
+    cache = base(input_ids=tokens, use_cache=True, logits_to_keep=1).past_key_values
     initialize_kv_prefix_from_past_key_values(adapted, past_key_values=cache)
 
 
@@ -100,63 +100,30 @@ def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfi
         UserError: a mixture of domains whose domains have no names.
     """
     if method.kind == "lora":
-        return lora_config(method)
+        return LoraConfig(
+            r=method.rank,
+            lora_alpha=int(method.alpha) if method.alpha.is_integer() else method.alpha,  # type: ignore[arg-type]
+            lora_dropout=method.dropout,
+            target_modules=_targets(method),
+            init_lora_weights="gaussian" if method.init == "gaussian" else True,
+            task_type="CAUSAL_LM",
+        )
     if method.kind == "prefix":
         return PrefixTuningConfig(num_virtual_tokens=method.virtual_tokens, task_type="CAUSAL_LM")
-    assert method.share is not None  # rules of the config
-    assert method.router is not None
     experts = experts_of(method, allocation)
     if method.router == "domain":
         if not method.domains:
             raise UserError(f"method={method.name}: name its experts, as in domains=['obqa', 'csqa'].")
         experts = len(method.domains)
-    return MosldConfig(
-        r=method.rank,
-        alpha=method.alpha,
-        experts=experts,
-        router=method.router,
-        top_k=method.top_k,
-        share=method.share,
-        dropout=method.dropout,
-        dropout_on=method.dropout_on,
-        init=method.init,
-        router_init=method.router_init,
-        capacity_factor=method.capacity_factor,
-        gate_dropout=method.gate_dropout,
-        balance=method.balance,
-        balance_weight=method.balance_weight,
-        domains=method.domains,
-        pool=method.pool,
-        inference=method.inference,
-        router_weight=method.router_weight,
-        target_modules=_targets(method),
-        single_lora_modules=TARGETS[method.plain_targets],
-        task_type="CAUSAL_LM",
-    )
-
-
-def lora_config(method: MethodConfig) -> LoraConfig:
-    """PEFT's own LoRA with the rank, alpha, dropout and targets of a method."""
-    return LoraConfig(
-        r=method.rank,
-        lora_alpha=int(method.alpha) if method.alpha.is_integer() else method.alpha,  # type: ignore[arg-type]
-        lora_dropout=method.dropout,
-        target_modules=_targets(method),
-        init_lora_weights="gaussian" if method.init == "gaussian" else True,
-        task_type="CAUSAL_LM",
-    )
+    return MosldConfig.from_method(method, experts, _targets(method), TARGETS[method.plain_targets])
 
 
 def _targets(method: MethodConfig) -> list[str]:
     return [*TARGETS[method.targets], *TARGETS[method.plain_targets]]
 
 
-# PART: How many experts each layer has (MoLA, Gao et al. 2024; MoSLD section 4.3): a shape stretched over any
-# depth.
-
-
 def experts_per_layer(shape: int | Sequence[int], depth: int) -> list[int]:
-    """Experts of each layer from the first to the last.
+    """Experts of each layer from the first to the last (MoLA, Gao et al. 2024; MoSLD section 4.3).
 
     Args:
         shape: one number for all layers, or numbers for equal parts of the depth: [8, 6, 4, 2] gives the first

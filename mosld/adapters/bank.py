@@ -1,6 +1,6 @@
-"""A bank of LoRA experts that stand side by side in two matrices, so that no loop runs over them.
+"""The LoRA experts of one linear layer, side by side in two matrices so that no loop runs over them, and their mixture.
 
-Shapes: B batch, S sequence, I in, O out, R rank, E experts.
+No PEFT here. Shapes: B batch, S sequence, I in, O out, R rank, E experts.
 """
 
 import math
@@ -11,33 +11,31 @@ from torch.nn.functional import linear
 
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.forward_context import ForwardContext
-from mosld.adapters.kernels.dropout import draw, kept_share
-from mosld.adapters.kernels.fused_linear import Pair, products
+from mosld.adapters.kernels.dropout import keep_mask, keep_probability
+from mosld.adapters.kernels.fused_linear import MaskedWeight, fused_linear
 from mosld.adapters.kernels.grouped import up_by_expert, use_grouped_mm
 from mosld.adapters.router import Router
 from mosld.adapters.routing import Routing
 
-# PART: A bank of LoRA experts that stand side by side in two matrices, so that no loop runs over them. Shapes: B
-# batch, S sequence, I in, O out, R rank, E experts.
-
-
-NORMAL_DEVIATION = 0.02  # of the author code of MoLoRA
+NORMAL_DEVIATION = 0.02  # of MoLoRA's author code
 
 
 class ExpertBank(nn.Module):
-    """The projections A_i and B_i of all experts of one linear layer, with A or B shared by all or neither.
+    """The projections A_i and B_i of all experts of one linear layer; all share A, or B, or neither.
+
+    The weights are fp32 whatever the base is. B starts at zero, so an untrained bank changes nothing.
 
     Attributes:
         A: [R, I] if shared, else [E*R, I]: expert i has rows i*R to (i+1)*R.
-        B: [O, R] if shared, else [O, E*R]: expert i has columns i*R to (i+1)*R. Starts at zero: an untrained
-            bank changes nothing.
+        B: [O, R] if shared, else [O, E*R]: expert i has columns i*R to (i+1)*R.
     """
 
     def __init__(self, in_features: int, out_features: int, experts: int, config: MosldConfig) -> None:
-        """Make the weights in fp32 on the current default device."""
         super().__init__()
         rank = config.r
-        self.experts, self.rank, self.config = experts, rank, config
+        self.experts = experts
+        self.rank = rank
+        self.config = config
         rows = rank if config.share == "A" else experts * rank
         columns = rank if config.share == "B" else experts * rank
         self.A = nn.Parameter(torch.empty(rows, in_features, dtype=torch.float32))
@@ -45,7 +43,7 @@ class ExpertBank(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """A at random, B at zero."""
+        """Draw A at random and set B to zero."""
         if self.config.init == "kaiming":
             nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
         else:
@@ -55,28 +53,31 @@ class ExpertBank(nn.Module):
     def down(self, x: Tensor) -> Tensor:
         """``A_i x`` for each expert [..., E, R]; with a shared A it is computed once [..., 1, R].
 
-        In training with dropout x or A is masked; the scale comes with `up`.
+        In training with dropout x or A is masked; `up` applies the scale.
         """
-        return self.by_expert(*products(x, [self.reading(x)]))
+        return self.by_expert(*fused_linear(x, [self.down_weight(x)]))
 
-    def reading(self, x: Tensor) -> Pair:
-        """What `down` multiplies x with, to be made beside other products of x, and which elements of x it sees."""
-        return self._masked("A", self.A), draw(x, self.config.dropout) if self._drops("x") else None
+    def down_weight(self, x: Tensor) -> MaskedWeight:
+        """What `down` multiplies x with, so that it can be computed together with other products of x."""
+        return self._masked("A", self.A), keep_mask(x, self.config.dropout) if self._drops("x") else None
 
     def by_expert(self, z: Tensor) -> Tensor:
-        """The result of `down` from that product."""
+        """The result of `down` from that product: [..., E*R] to [..., E, R]."""
         return z.unflatten(-1, (-1, self.rank))
 
     def up(self, z: Tensor, gates: Tensor | None = None) -> Tensor:
-        """``(alpha / r) sum_i g_i B_i z_i`` [..., O] of `down`'s result and gates [..., E]; no gates: all are 1.
+        """``(alpha / r) sum_i g_i B_i z_i`` [..., O] of the result of `down`.
 
-        Where the config has a top_k, at most so many gates of a token are not 0.
+        Args:
+            z: ``A_i x`` [..., E, R] or [..., 1, R].
+            gates: [..., E]; with the config's top_k, at most so many of a token are not 0. None: all are 1.
         """
-        # Scaled before B, where a token has E*R numbers, not after it, where it has O. Whichever of A, B and x is
-        # masked, the scale of inverted dropout is a factor of the whole update, so that it costs nothing here.
-        scale, B = self.config.alpha / self.rank, self._masked("B", self.B)
+        # Scaled before B, where a token has E*R numbers, and not behind it, where it has O. Whichever of A, B and x is
+        # masked, the scale of inverted dropout is a factor of the whole update, so here it costs nothing.
+        scale = self.config.alpha / self.rank
         if self._drops(self.config.dropout_on):
-            scale /= kept_share(self.config.dropout)
+            scale /= keep_probability(self.config.dropout)
+        B = self._masked("B", self.B)
         if gates is None:
             return linear(scale * z.flatten(-2), B)
         gates = scale * gates.to(z.dtype)
@@ -88,20 +89,31 @@ class ExpertBank(nn.Module):
         return linear((gates.unsqueeze(-1) * z).flatten(-2), B)
 
     def _masked(self, name: str, weight: Tensor) -> Tensor:
-        """The weight with a new mask each forward, if it is what the config drops (MoSLD eq. 2); none in eval."""
-        return weight * draw(weight, self.config.dropout) if self._drops(name) else weight
+        """The weight, masked anew in each training forward where the config drops it (MoSLD eq. 2)."""
+        return weight * keep_mask(weight, self.config.dropout) if self._drops(name) else weight
 
     def _drops(self, name: str) -> bool:
         config = self.config
         return self.training and config.dropout > 0 and config.dropout_on == name != "none"
 
 
-# PART: The mixture of LoRA experts of one linear layer: expert bank and router, no PEFT. Shapes: B batch, S
-# sequence, I in, O out, E experts.
-
-
 class Mixture(ExpertBank):
-    """``(alpha / r) * sum_i g_i B_i A_i x`` for every token.
+    """``(alpha / r) sum_i g_i B_i A_i x`` for every token: expert bank and router of one linear layer.
+
+    The methods, with p = softmax(W_r x) over all E experts and g the K largest of p divided by their sum:
+
+        mosl       s sum_i g_i B_i (A x)        Zhao et al. 2025 (arXiv 2412.08946), eq. 1 and 3; A is shared
+        mosld      as mosl, A' = M * A / (1-p)  eq. 2; M ~ Bernoulli(1-p) per element and training forward
+        mosld_b    as mosl, B_i masked so       table 2; A is shared
+        mola       s sum_i g_i B_i A_i drop(x)  Gao et al. 2024 (arXiv 2402.08562); nothing is shared
+        molora     s sum_i p_i B_i A_i x        Zadouri et al. 2024 (arXiv 2309.05444); nothing is shared
+        sira       s sum_i G_i B_i A_i x        Zhu et al. 2023 (arXiv 2311.09179); `routing.capacity_routing`
+        hydralora  s sum_i p_i B_i (A x)        Tian et al. 2024 (arXiv 2404.19245); A is shared
+        moa        s B_j A_j drop(x)            Feng et al. 2024 (arXiv 2403.03432); `router.Router`
+
+    Departures from MoSLD's paper: eq. 2 prints Mask ~ Bernoulli(p) beside the scale 1 / (1-p); an element is dropped
+    with probability p, as its text says. The text drops the update, the equation masks the weight; the equation holds,
+    with one mask for all tokens of a forward.
 
     Attributes:
         router: gives the gates; None for a single LoRA, and where another module of the layer decides (router
@@ -111,26 +123,35 @@ class Mixture(ExpertBank):
     def __init__(
         self, in_features: int, out_features: int, experts: int, config: MosldConfig, routed: bool = True
     ) -> None:
-        """Make the weights in fp32 on the current default device."""
         super().__init__(in_features, out_features, experts, config)
         self.router = Router(in_features, experts, config) if routed else None
 
     def forward(self, x_BSI: Tensor, context: ForwardContext, layer: str = "") -> tuple[Tensor, Routing | None]:
-        """The update of every token [B, S, O] in the type of A, and how the tokens were routed by its own router."""
-        beside = [] if self.router is None else self.router.beside(x_BSI)
-        *logits, z = products(x_BSI, [*beside, self.reading(x_BSI)])
-        routing = None if self.router is None else self._decide(self.router, x_BSI, logits, context, layer)
+        """Compute the update.
+
+        Args:
+            x_BSI: the layer's input.
+            context: of the forward pass.
+            layer: name of the decoder layer, whose modules share a decision with router "domain".
+
+        Returns:
+            The update [B, S, O] in the dtype of A, and the routing by its own router.
+        """
+        weights = [] if self.router is None else self.router.fused_logits(x_BSI)
+        *logits, z = fused_linear(x_BSI, [*weights, self.down_weight(x_BSI)])
+        routing = None if self.router is None else self._route(self.router, x_BSI, logits, context, layer)
         gates_BSE = routing.gates_BSE if routing else None
         if self.router is None and self.config.router == "domain":
             gates_BSE = context.decided[layer].gates_BSE
         return self.up(self.by_expert(z), gates_BSE), routing
 
-    def _decide(
+    def _route(
         self, router: Router, x_BSI: Tensor, logits_BSE: list[Tensor], context: ForwardContext, layer: str
     ) -> Routing:
         if self.config.router != "domain":
             return router(x_BSI, context, *logits_BSE)
-        if context.decoding:  # the expert of the prompt is kept while its answer is generated
+        # The expert that the prompt decided is kept while the answer is generated.
+        if context.decoding:
             return context.decided[layer]
         routing = router(x_BSI, context)
         context.decided[layer] = Routing(routing.probs_BSE.detach(), routing.gates_BSE.detach())

@@ -1,69 +1,74 @@
-"""Loading a saved adapter, with every fault of its files named before a score is computed from half an adapter."""
+"""Loading saved adapters and counting what is trained.
+
+Every fault of an adapter's files is an error, so that no score is computed from half an adapter.
+"""
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from mosld.common.errors import UserError
-from mosld.models.quantization import weights_of
+from mosld.models.quantization import count_weights
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS_FILE = "adapter_model.safetensors"
 
 
-def base_model_of(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
-    """The transformers model under an adapter, or the model itself."""
-    return cast("PreTrainedModel", model.get_base_model() if isinstance(model, PeftModel) else model)
-
-
-def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require a gradient, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """Trainable and total parameters; all weights of an adapter count, those frozen in its last stage too."""
-    trainable = sum(map(weights_of, trained_parameters(model).values()))
-    if isinstance(model, PeftModel) and model.device.type != "meta":
-        trainable = adapter_size(model)
-    return {"trainable": trainable, "total": sum(map(weights_of, model.parameters()))}
-
-
-def adapter_size(model: PeftModel) -> int:
-    """The number of weights of the active adapter: what was trained."""
-    return sum(tensor.numel() for tensor in get_peft_model_state_dict(model).values())
-
-
-def load_adapter(model: Any, folder: Path) -> PeftModel:
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """Put the adapter in `folder` on its base model.
 
     Raises:
         UserError: the files are damaged, incomplete, of another base model, or a pickle.
     """
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder}: {WEIGHTS} is missing (pickled weights are not loaded).")
+    check_weights_file(folder)
     try:
-        with warnings.catch_warnings():  # what is missing is an error here, said once
+        with warnings.catch_warnings():  # missing weights are an error below
             warnings.simplefilter("ignore", UserWarning)
             adapted = PeftModel.from_pretrained(model, str(folder))
-        saved = load_file(folder / WEIGHTS)
+        saved = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()
         raise UserError(f"{folder}: is damaged or belongs to another base model: {' '.join(reason[:2])}") from error
     loaded = get_peft_model_state_dict(adapted)
-    odd = sorted(saved.keys() ^ loaded.keys())
-    if odd:
+    if odd := sorted(saved.keys() ^ loaded.keys()):
         raise UserError(f"{folder}: is damaged: {len(odd)} weights are missing or unknown, the first: {odd[0]}")
-    # PEFT only warns of a key that it could not place: a layer would keep its random start.
+    # PEFT only warns of a key that it cannot load, and the layer would keep its random start.
     lost = [name for name, tensor in saved.items() if not torch.equal(tensor, loaded[name].cpu().to(tensor.dtype))]
     if lost:
-        raise UserError(f"{folder}: {len(lost)} weights could not be put in their place, the first: {lost[0]}")
+        raise UserError(f"{folder}: {len(lost)} weights could not be loaded, the first: {lost[0]}")
     return adapted
+
+
+def check_weights_file(folder: Path) -> None:
+    """Refuse an adapter without weights as safetensors."""
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise UserError(f"{folder}: {WEIGHTS_FILE} is missing (pickled weights are not loaded).")
+
+
+def base_model_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model under an adapter, or the model itself."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def adapter_size(model: PeftModel) -> int:
+    """The number of weights of the active adapter."""
+    return sum(tensor.numel() for tensor in get_peft_model_state_dict(model).values())
+
+
+def parameter_counts(model: PreTrainedModel | PeftModel) -> dict[str, int]:
+    """Trained parameters and all parameters; of an adapter all weights count, also those frozen in MoA's stage 2."""
+    trained = sum(map(count_weights, trained_parameters(model).values()))
+    if isinstance(model, PeftModel) and model.device.type != "meta":
+        trained = adapter_size(model)
+    return {"trainable": trained, "total": sum(map(count_weights, model.parameters()))}

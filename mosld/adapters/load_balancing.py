@@ -12,14 +12,14 @@ from mosld.adapters.routing import Routing
 def balance_loss(
     routings: dict[str, Routing], mask_BS: Tensor | None, formula: str = "switch"
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The load-balancing loss, mean over modules, and how many assignments each expert had.
+    """The mean over modules of the load-balancing loss, and how many assignments each expert got.
 
     Per module, with c_i the tokens that chose expert i, T all tokens, and P_i the mean probability of expert i:
 
-        switch         N * sum_i c_i / sum_j c_j * P_i   Switch Transformer, arXiv 2101.03961, eq. 4-6, for several
-                                                         choices a token: 1 at balance, whatever N, k and depth
+        switch         E * sum_i c_i / sum_j c_j * P_i   Switch Transformer, arXiv 2101.03961, eq. 4-6, for several
+                                                         choices a token: 1 at balance, whatever E, k and depth
         paper_literal  sum_i c_i / T * P_i               MoSLD, eq. 4 as printed, with c_i divided by T
-        sira           sum_i c_i / T * P_i / N           SiRA, arXiv 2311.09179; P of the probabilities after dropout
+        sira           sum_i c_i / T * P_i / E           SiRA, arXiv 2311.09179; P of the probabilities after dropout
 
     Choices are counted before full experts turn any away.
 
@@ -31,24 +31,24 @@ def balance_loss(
     Returns:
         The loss, and for each module the number of assignments of each expert [E], without a graph.
     """
+    # Modules with the same number of experts are computed at once: four stacks instead of sixty small sums.
     groups: dict[int, list[str]] = {}
     for name, routing in routings.items():
         groups.setdefault(routing.probs_BSE.shape[-1], []).append(name)
     losses: list[Tensor] = []
-    taken: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
     for experts, names in groups.items():
-        # Modules with equally many experts are computed at once: four stacks in place of sixty small sums.
         probs_MBSE = torch.stack([routings[name].probs_BSE for name in names])
-        taken_MBSE = (torch.stack([routings[name].marks_BSE for name in names]) > 0).to(probs_MBSE)
+        chosen_MBSE = (torch.stack([routings[name].marks_BSE for name in names]) > 0).to(probs_MBSE)
         if mask_BS is None:
             mask_BS = torch.ones_like(probs_MBSE[0, ..., 0])
         tokens_BS = mask_BS.to(probs_MBSE)
-        taken_ME = torch.einsum("mbse,bs->me", taken_MBSE, tokens_BS)
+        counts_ME = torch.einsum("mbse,bs->me", chosen_MBSE, tokens_BS)
         P_ME = torch.einsum("mbse,bs->me", probs_MBSE, tokens_BS) / tokens_BS.sum()
         if formula == "switch":
-            shares_ME = experts * taken_ME / taken_ME.sum(-1, keepdim=True)
+            shares_ME = experts * counts_ME / counts_ME.sum(-1, keepdim=True)
         else:
-            shares_ME = taken_ME / tokens_BS.sum() / (experts if formula == "sira" else 1)
+            shares_ME = counts_ME / tokens_BS.sum() / (experts if formula == "sira" else 1)
         losses.append((shares_ME * P_ME).sum(-1))
-        taken.update(zip(names, taken_ME, strict=True))
-    return torch.cat(losses).mean(), taken
+        counts.update(zip(names, counts_ME, strict=True))
+    return torch.cat(losses).mean(), counts

@@ -13,13 +13,13 @@ from mosld.adapters.kernels.dropout import dropout
 
 
 class Routing(NamedTuple):
-    """The router's answer for every token of one module.
+    """The decisions of one module's router.
 
     Attributes:
         probs_BSE: the router's probabilities over all experts, fp32.
         gates_BSE: the weight of each expert in the sum; 0 for an expert that the token does not take. S is 1 where a
             whole sequence takes one expert.
-        chosen_BSE: the experts that the router chose, where some of them had no room; None: those with a gate.
+        chosen_BSE: the experts that the router chose, where some of them were full; None: those with a gate.
         loss: the router's own loss, where it is supervised.
     """
 
@@ -40,54 +40,64 @@ class Routing(NamedTuple):
 
     @property
     def dropped_BS(self) -> Tensor:
-        """How many choices of each token found no room."""
+        """How many choices of each token were turned away by full experts."""
         return (self.taken_BSE * (self.gates_BSE.detach() == 0)).sum(-1)
 
 
 def top_k_routing(logits_BSE: Tensor, k: int) -> Routing:
-    """Softmax over all experts in fp32, the k largest kept and divided by their sum (MoSLD eq. 1)."""
+    """``g_i = p_i / sum_{j in TopK} p_j`` for the k largest of p = softmax(logits), else 0 (MoSLD eq. 1, as MoLA).
+
+    The gates are computed as the softmax of the k largest logits, which is the same in fewer steps.
+    """
     probs_BSE = logits_BSE.softmax(-1, dtype=torch.float32)
     top_BSK, chosen_BSK = logits_BSE.topk(k, dim=-1)
-    weights_BSK = top_BSK.softmax(-1, dtype=torch.float32)  # the same numbers as after the division, in fewer steps
-    return Routing(probs_BSE, torch.zeros_like(probs_BSE).scatter(-1, chosen_BSK, weights_BSK))
+    return Routing(probs_BSE, _scatter(probs_BSE, chosen_BSK, top_BSK.softmax(-1, dtype=torch.float32)))
 
 
 def dense_routing(logits_BSE: Tensor, k: int | None) -> Routing:
-    """Every expert by its probability (MoLoRA, arXiv 2309.05444); with k the others are masked, nothing is divided."""
+    """``g_i = p_i`` with p = softmax(logits) (MoLoRA, arXiv 2309.05444, soft merging; HydraLoRA, arXiv 2404.19245).
+
+    With k the other experts are masked and nothing is divided by the sum, as in MoLoRA's author code.
+    """
     probs_BSE = logits_BSE.softmax(-1, dtype=torch.float32)
     if k is None:
         return Routing(probs_BSE, probs_BSE)
     top_BSK, chosen_BSK = probs_BSE.topk(k, dim=-1)
-    return Routing(probs_BSE, torch.zeros_like(probs_BSE).scatter(-1, chosen_BSK, top_BSK))
+    return Routing(probs_BSE, _scatter(probs_BSE, chosen_BSK, top_BSK))
 
 
 def capacity_routing(
     logits_BSE: Tensor, k: int, factor: float, gate_dropout: float, mask_BS: Tensor | None, training: bool
 ) -> Routing:
-    """SiRA's gates (arXiv 2311.09179): G = TopK(Dropout(p)), not divided, and full experts turn tokens away.
+    """``G = TopK(Dropout(softmax(logits)))``, not divided, with full experts turning tokens away (arXiv 2311.09179).
 
-    Each expert has room for ``ceil(factor * k * T / E)`` of the T tokens of a forward pass. Slots go to all first
+    In SiRA each expert has ``ceil(factor * k * T / E)`` slots for the T tokens of a forward pass. They go to all first
     choices in token order, then to second choices, and so on; an assignment beyond gets gate 0. Pads take no slot, and
     neither does an expert whose probability was dropped: it is no choice even where fewer than k are left.
-    Dropout and capacity act in training alone: else an answer would depend on its batch mates and on future tokens.
+
+    Departure: dropout and capacity act in training alone. Otherwise an answer would depend on the other rows of its
+    batch and on future tokens.
     """
     probs_BSE = dropout(logits_BSE.softmax(-1, dtype=torch.float32), gate_dropout, training)
     top_BSK, chosen_BSK = probs_BSE.topk(k, dim=-1)
     if not training:
-        return Routing(probs_BSE, torch.zeros_like(probs_BSE).scatter(-1, chosen_BSK, top_BSK))
+        return Routing(probs_BSE, _scatter(probs_BSE, chosen_BSK, top_BSK))
     experts = probs_BSE.shape[-1]
     tokens_BS = torch.ones_like(probs_BSE[..., 0]) if mask_BS is None else mask_BS.to(probs_BSE)
     chosen_BSKE = one_hot(chosen_BSK, experts) * (tokens_BS.unsqueeze(-1) * (top_BSK > 0)).unsqueeze(-1)
-    in_turn = chosen_BSKE.movedim(-2, 0).flatten(0, -2)  # [K*B*S, E]: first choices, then second ones
-    turn_BSKE = in_turn.cumsum(0).view(k, *probs_BSE.shape).movedim(0, -2)
+    queue = chosen_BSKE.movedim(-2, 0).flatten(0, -2)  # [K*B*S, E]: first choices, then second ones
+    position_BSKE = queue.cumsum(0).view(k, *probs_BSE.shape).movedim(0, -2)
     slots = torch.ceil(factor * k * tokens_BS.sum() / experts)
-    has_room_BSK = (turn_BSKE * chosen_BSKE).sum(-1) <= slots
-    gates_BSE = torch.zeros_like(probs_BSE).scatter(-1, chosen_BSK, top_BSK * has_room_BSK)
-    return Routing(probs_BSE, gates_BSE, chosen_BSKE.sum(-2) > 0)
+    fits_BSK = (position_BSKE * chosen_BSKE).sum(-1) <= slots
+    return Routing(probs_BSE, _scatter(probs_BSE, chosen_BSK, top_BSK * fits_BSK), chosen_BSKE.sum(-2) > 0)
+
+
+def _scatter(like_BSE: Tensor, chosen_BSK: Tensor, gates_BSK: Tensor) -> Tensor:
+    return torch.zeros_like(like_BSE).scatter(-1, chosen_BSK, gates_BSK)
 
 
 def one_hot(chosen: Tensor, experts: int) -> Tensor:
-    """1 at the chosen index and 0 elsewhere [..., E]; torch's own reads the largest index back to check it."""
+    """1 at the chosen index and 0 elsewhere [..., E]; torch's own waits for the host to check the largest index."""
     return (chosen.unsqueeze(-1) == torch.arange(experts, device=chosen.device)).float()
 
 

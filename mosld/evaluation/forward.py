@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from peft import PeftConfig
 
+from mosld.adapters.config import adapter_config, by_prompt
 from mosld.distributed.fsdp import device_of, rest
 from mosld.distributed.processes import processes
 from mosld.evaluation.packing import Packed, packed_inputs, prompt_mask, spread_inputs
@@ -60,14 +60,3 @@ def inputs_for(model: Any, batch: Sequence[Packed], pad: int) -> dict[str, torch
         if by_prompt(adapter):
             inputs["prompt_mask"] = prompt_mask(batch)
     return {key: value.to(device) for key, value in inputs.items()}
-
-
-def by_prompt(adapter: PeftConfig) -> bool:
-    """Whether a sequence's prompt, and no option, chooses its expert."""
-    return getattr(adapter, "router", None) == "domain"
-
-
-def adapter_config(model: Any) -> PeftConfig:
-    """The config of the model's adapter; of none, an empty one."""
-    configs = getattr(getattr(model, "module", model), "peft_config", None) or {}
-    return next(iter(configs.values()), PeftConfig())

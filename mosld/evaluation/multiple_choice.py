@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from mosld.adapters.config import adapter_config, by_prompt
 from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Row
 from mosld.evaluation.correctness import likeliest, likeliest_per_character
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Progress, adapter_config, by_prompt, in_batches, inputs_for, scoring
+from mosld.evaluation.forward import Progress, in_batches, inputs_for, scoring
 from mosld.evaluation.packing import Packed, batches, pack, pack_shared_prefix, spread
 
 

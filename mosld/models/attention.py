@@ -1,70 +1,93 @@
-"""Attention kernels, under names of our own that transformers knows: each also takes packed rows.
+"""Attention kernels, registered with transformers under names of our own: each also accepts packed rows.
 
-The keyword argument `groups` reaches every attention block and says where packed rows lie (packed_attention.py).
+The keyword argument `groups` reaches every attention block and says where the packed rows are (packed_attention.py).
 """
 
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
-from mosld.models.packed_attention import Kernel, attend_by_row, eager_rows
+from mosld.models.packed_attention import Kernel, RowGroup, attend_by_row, eager_rows
 
-LONG = 128  # tokens of a pass from which sdpa wins on a processor, where no gradient is wanted
-PACKED = ("llama", "mistral", "qwen2", "qwen3")  # types of model that hand `groups` on, and mix tokens nowhere else
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SDPA_MIN_TOKENS = 128  # without gradients, sdpa is faster than eager on CPU from here on
+PACKABLE_MODELS = ("llama", "mistral", "qwen2", "qwen3")  # they pass `groups` on, and mix tokens in attention alone
+
+registered_kernels: set[str] = set()
 
 
 def resolve_attention(name: str) -> str:
-    """The name that transformers knows a kernel by; auto is sdpa on an accelerator, and on a processor by the pass."""
+    """The name under which transformers knows a kernel; auto is sdpa on CUDA, and by the length of the pass on CPU."""
     if name == "auto":
         name = "sdpa" if torch.cuda.is_available() else "by_length"
     return f"mosld_{name}"
 
 
-def packs_rows(model: Any) -> bool:
-    """Whether a transformers model takes packed rows, by its type and its kernel."""
-    return model.config.model_type in PACKED and model.config._attn_implementation in REGISTERED
+def packs_rows(model: "PreTrainedModel") -> bool:
+    """Whether a model accepts packed rows, by its type and its kernel."""
+    config = model.config
+    return config.model_type in PACKABLE_MODELS and config._attn_implementation in registered_kernels
 
 
-def eager(module: Any, *given: Any, **more: Any) -> Any:
-    """The plain kernel that transformers has for a type of model."""
-    return sys.modules[type(module).__module__].eager_attention_forward(module, *given, **more)
+def eager(module: nn.Module, *inputs: Tensor | None, **options: object) -> tuple[Tensor, Tensor | None]:
+    """The plain kernel that transformers has for the type of model that `module` belongs to."""
+    return sys.modules[type(module).__module__].eager_attention_forward(module, *inputs, **options)
 
 
-def by_length(module: Any, q: Tensor, *given: Any, **more: Any) -> Any:
-    """What a processor does best: eager, and sdpa in long passes without gradients.
+def by_length(module: nn.Module, q: Tensor, *inputs: Tensor | None, **options: object) -> tuple[Tensor, Tensor | None]:
+    """The fastest kernel on CPU: eager, and sdpa in long passes without gradients.
 
-    Forward and backward together, eager attention is the faster one up to 512 tokens: a training step of the small
-    model took 0.75 of sdpa's time. Forward alone, sdpa takes half of eager's time from 128 tokens on.
+    Forward and backward together, eager is faster up to 512 tokens: a training step of the small model took 0.75 of
+    the time with sdpa. Forward alone, sdpa takes half of eager's time from 128 tokens on.
     """
-    kernel = eager if torch.is_grad_enabled() or q.shape[-2] < LONG else sdpa_attention_forward
-    return kernel(module, q, *given, **more)
+    kernel: Kernel = eager
+    if not torch.is_grad_enabled() and q.shape[-2] >= SDPA_MIN_TOKENS:
+        kernel = sdpa_attention_forward
+    return kernel(module, q, *inputs, **options)
+
+
+def register(name: str, batched: Kernel, by_row: Kernel, mask: Callable[..., Tensor | None]) -> str:
+    """Make a kernel known to transformers.
+
+    Args:
+        name: the name of the kernel in transformers.
+        batched: attention over batches of sequences.
+        by_row: causal attention over the padded rows of one group of a packed sequence.
+        mask: makes the masks for `batched`.
+
+    Returns:
+        The name.
+    """
+    AttentionInterface.register(name, partial(_attend, batched=batched, by_row=by_row))
+    AttentionMaskInterface.register(name, mask)
+    registered_kernels.add(name)
+    return name
 
 
 def _attend(
-    module: Any, *given: Any, whole: Kernel, by_row: Kernel, groups: Any = None, **more: Any
+    module: nn.Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    *,
+    batched: Kernel,
+    by_row: Kernel,
+    groups: Sequence[RowGroup] | None = None,
+    **options: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """Transformers' interface to a kernel: `whole` for batches of sequences, `by_row` for packed rows."""
     if groups is None:
-        return whole(module, *given, **more)
-    q, k, v, _ = given
-    return attend_by_row(module, q, k, v, groups=groups, kernel=by_row, **more)
-
-
-REGISTERED = set[str]()
-
-
-def register(name: str, whole: Kernel, by_row: Kernel, mask: Any) -> str:
-    """Make a kernel known to transformers, with the function that makes its masks; returns the name."""
-    AttentionInterface.register(name, partial(_attend, whole=whole, by_row=by_row))
-    AttentionMaskInterface.register(name, mask)
-    REGISTERED.add(name)
-    return name
+        return batched(module, q, k, v, mask, **options)
+    return attend_by_row(module, q, k, v, groups=groups, kernel=by_row, **options)
 
 
 register("mosld_eager", eager, eager_rows, eager_mask)

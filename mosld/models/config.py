@@ -1,9 +1,7 @@
-"""A model's shape without its weights: from `conf/model`, nothing is fetched."""
-
-from typing import Any
+"""A model's shape without its weights, from `conf/model`; nothing is downloaded unless the model is a checkpoint."""
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from mosld.common.errors import UserError
 from mosld.config.schema import ModelConfig
@@ -16,17 +14,22 @@ def transformers_config(config: ModelConfig) -> PretrainedConfig:
             return AutoConfig.from_pretrained(config.path, trust_remote_code=False)
         return AutoConfig.for_model(config.architecture, **config.shape)
     except (OSError, ValueError, TypeError) as error:
-        place = config.path or "model.architecture, model.shape"
-        raise UserError(f"model={config.name}: {place}: {error}") from error
+        source = config.path or "model.architecture, model.shape"
+        raise UserError(f"model={config.name}: {source}: {error}") from error
 
 
-def meta_model(config: ModelConfig, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:
+def meta_model(config: ModelConfig, dtype: torch.dtype | None = None, attention: str | None = None) -> PreTrainedModel:
     """The model on the meta device: shapes and parameter counts, no memory.
 
     Args:
         config: the model group.
-        dtype: of the weights; None: the default one.
-        attention: name of the attention function; None: transformers' own choice.
+        dtype: of the weights; None: torch's default.
+        attention: name of the attention kernel; None: transformers' own choice.
     """
+    return empty_model(transformers_config(config), dtype=dtype, attn_implementation=attention)
+
+
+def empty_model(shape: PretrainedConfig, dtype: torch.dtype | None, attn_implementation: str | None) -> PreTrainedModel:
+    """A causal language model on the meta device."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(transformers_config(config), dtype=dtype, attn_implementation=attention)
+        return AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation=attn_implementation)

@@ -1,21 +1,21 @@
-"""A base in 4 or 8 bits by bitsandbytes, frozen; the adapter on it is in full precision (QLoRA, Dettmers et al. 2023).
+"""A frozen base in 4 or 8 bits by bitsandbytes; the adapter on it keeps full precision (QLoRA, Dettmers et al. 2023).
 
-The linear layers are packed, the head and the embeddings are not.
+The linear layers are quantized, the head and the embeddings are not.
 """
 
 import tempfile
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from mosld.common.errors import UserError
 
-BLOCK = 64  # weights that share a constant
+BLOCK_WEIGHTS = 64  # weights that share a quantization constant
 
 
-def quantisation(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """The library's config of nf4 (with its constants quantised once more) or int8; products are in `dtype`."""
+def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """The config of nf4 (with its constants quantized once more) or int8; products are computed in `dtype`."""
     if name == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -23,37 +23,42 @@ def quantisation(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def quantised_copy(model: Any, name: str, kind: dict[str, Any]) -> Any:
-    """A model of random weights in 4 or 8 bits. Packing happens while weights are read, so they are written first."""
+def quantized_copy(model: PreTrainedModel, name: str, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
+    """A model of random weights in 4 or 8 bits. bitsandbytes quantizes while it reads, so weights are saved first."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        packed = quantisation(name, kind["dtype"])
-        made = AutoModelForCausalLM.from_pretrained(folder, quantization_config=packed, **kind)
-    made.name_or_path = made.config.name_or_path = model.name_or_path  # not that of a folder which is gone
-    return made
+        copy = AutoModelForCausalLM.from_pretrained(
+            folder,
+            quantization_config=quantization_config(name, dtype),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+        )
+    # Not that of the folder, which no longer exists.
+    copy.name_or_path = copy.config.name_or_path = model.name_or_path
+    return copy
 
 
-def keep_packing(model: Any) -> Any:
-    """Forbid bitsandbytes to repack a layer for the processor at the first pass in eval mode.
+def keep_packing(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep bitsandbytes from repacking layers for CPU at the first pass in eval mode.
 
-    It rounds the layer's constants once more on the way: the weights that are scored would not be those trained on, and
+    Repacking rounds a layer's constants once more: the weights that are scored would not be those trained on, and
     would differ from machine to machine.
 
     Raises:
-        UserError: rows on which bitsandbytes 0.50.2 computes wrongly on a processor.
+        UserError: layer sizes for which bitsandbytes 0.50.2 computes wrong results on CPU.
     """
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-            if module.weight.device.type == "cpu" and module.in_features % BLOCK:
+        if isinstance(module, nn.Linear) and hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (nn.Module declares no such attribute)
+            if module.weight.device.type == "cpu" and module.in_features % BLOCK_WEIGHTS:
                 raise UserError(
-                    f"model.quantize=nf4: a layer takes {module.in_features} inputs, and on a processor bitsandbytes "
-                    f"is right for multiples of {BLOCK} alone; use model.quantize=int8."
+                    f"model.quantize=nf4: a layer takes {module.in_features} inputs, and on CPU bitsandbytes computes "
+                    f"correctly only for multiples of {BLOCK_WEIGHTS}; use model.quantize=int8."
                 )
     return model
 
 
-def weights_of(parameter: torch.nn.Parameter) -> int:
-    """How many weights a parameter holds: packed, two lie in a byte."""
+def count_weights(parameter: nn.Parameter) -> int:
+    """Weights in a parameter; in 4 bits a byte holds two of them."""
     state = getattr(parameter, "quant_state", None)
     return getattr(parameter, "ds_numel", parameter.numel()) if state is None else state.shape.numel()

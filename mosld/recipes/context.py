@@ -101,7 +101,7 @@ def add_adapter(context: RunContext, model: Model) -> Model:
     """The base model with the method's adapter, ready to train; full fine-tuning returns a trainable copy."""
     config = context.config
     set_seed(config.seed)
-    adapted = adapt_with(model, config.method, config.allocation, config.seed)
+    adapted = adapt_with(base_model_of(model), config.method, config.allocation, config.seed)
     adapted = ready_to_train(adapted, config.training.gradient_checkpointing)
     if config.training.compile:
         compile_layers(base_model_of(adapted), context.console.say)

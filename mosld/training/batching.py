@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mosld.adapters.config import adapter_config, by_prompt
 from mosld.adapters.load import base_model_of
 from mosld.data.encoding import Example
-from mosld.evaluation.forward import adapter_config, by_prompt
 from mosld.models.attention import packs_rows
-from mosld.models.packed_attention import Group, lay_out
+from mosld.models.packed_attention import RowGroup, lay_out
 from mosld.training.compile import has_compiled
 
 if TYPE_CHECKING:
@@ -177,10 +177,10 @@ class BatchBuilder:
         """The rows of a step as micro-batches of at most `size` rows, in each the longest first."""
         return balance_packed(examples, size) if self.packed else bucket_by_length(examples, size, self.overhead)
 
-    def inputs(self, batch: Sequence[Example]) -> dict[str, torch.Tensor | tuple[Group, ...]]:
+    def inputs(self, batch: Sequence[Example]) -> dict[str, torch.Tensor | tuple[RowGroup, ...]]:
         """The keyword arguments of the model's forward on a micro-batch that `split` made, on its device."""
         tensors = pack(batch) if self.packed else pad_batch(batch, self.pad_token_id, self.domains)
-        inputs: dict[str, torch.Tensor | tuple[Group, ...]] = {
+        inputs: dict[str, torch.Tensor | tuple[RowGroup, ...]] = {
             key: value.to(self.device) for key, value in tensors.items()
         }
         if self.packed:

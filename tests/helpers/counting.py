@@ -1,4 +1,4 @@
-"""What a piece of training costs, counted and not timed: operators, bytes kept for backward, reads by the host."""
+"""Costs of training that are counted, not timed: operators, bytes kept for backward, reads by the host."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ READING_OPERATORS = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_sel
 
 
 class Operators(TorchDispatchMode):
-    """Counts the operators that run a kernel, those of a backward pass included, by name.
+    """Counts operators by name, in forward and backward.
 
     Attributes:
-        counts: how often each ran.
-        views: operators that only describe a tensor anew.
+        counts: of those that run a kernel.
+        views: of those that only change a tensor's strides.
     """
 
     def __init__(self) -> None:
@@ -30,21 +30,21 @@ class Operators(TorchDispatchMode):
         self.views: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Take note of an operator, and run it."""
+        """Count an operator and run it."""
         name = func.overloadpacket.__name__
         (self.views if name in NO_KERNEL else self.counts)[name] += 1
         return func(*args, **(kwargs or {}))
 
 
 class HostReads(TorchFunctionMode):
-    """Counts the calls by which Python waits for the value of a tensor: on an accelerator each one stops the queue."""
+    """Records the calls by which Python waits for the value of a tensor; on CUDA each one empties the queue."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Take note of a read, and do it."""
+        """Record a read and run it."""
         name = getattr(func, "__name__", "")
         if name in READS:
             self.calls.append(name)
@@ -53,27 +53,28 @@ class HostReads(TorchFunctionMode):
 
 @contextmanager
 def host_reads() -> Iterator[list[str]]:
-    """The reads inside: those that Python asks for, and operators that cannot do without."""
-    with HostReads() as asked, Operators() as operators:
-        yield (found := [])
-        found += asked.calls
-        # A read that Python asked for also shows as an operator: what is more came from elsewhere.
+    """The host reads inside the context: those that Python asks for, and those inside operators."""
+    reads: list[str] = []
+    with HostReads() as python, Operators() as operators:
+        yield reads
+        reads += python.calls
+        # A read that Python asked for also runs an operator; the others come from elsewhere.
         inner = [name for name in READING_OPERATORS for _ in range(operators.counts[name])]
-        found += inner[len([name for name in asked.calls if name != "tolist"]) :]
+        reads += inner[len([name for name in python.calls if name != "tolist"]) :]
 
 
 @contextmanager
 def saved_bytes(model: nn.Module) -> Iterator[list[int]]:
-    """Bytes that autograd keeps for backward, each storage once; weights are no such bytes."""
-    known = {t.untyped_storage()._cdata for t in model.parameters()}
-    kept: dict[int, Tensor] = {}
+    """Bytes that autograd keeps for backward, each storage once and without weights; one number after the context."""
+    weights = {t.untyped_storage()._cdata for t in model.parameters()}
+    kept: dict[int, Tensor] = {}  # keeping a tensor keeps its address from being used again
 
     def pack(tensor: Tensor) -> Tensor:
-        """Take note of a tensor; keeping it keeps its address from being used again."""
-        if tensor.untyped_storage()._cdata not in known:
+        if tensor.untyped_storage()._cdata not in weights:
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
+    total: list[int] = []
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield (found := [])
-    found.append(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+        yield total
+    total.append(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))

@@ -1,4 +1,4 @@
-"""One row per method for the generic tests, with what cannot hold for it and why."""
+"""One row per method for the generic tests, with the tests that cannot hold for it and why."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +16,13 @@ class Row:
     """A method on the tiny model.
 
     Attributes:
-        options: what it cannot be adapted without.
+        options: options of `adapt` that it needs.
         domain: it is trained with each row's own domain.
-        routed: it has a router, which checkpointing must not rob of its loss and which cannot be merged.
+        routed: it has a router, so reentrant checkpointing would lose its loss and it cannot be merged.
         layers: it replaces layers of the model. Not prefix, which gives every forward keys and values in a cache: that
             changes the answer at step 0, and PEFT allows it no checkpointing, no merge and no `load_adapter` of
             transformers. Not full.
-        adapter: it has weights of its own beside the base's, which are frozen. Not full.
+        adapter: it adds weights to a frozen base. Not full.
         dropout: two forwards in training mode differ.
     """
 
@@ -38,7 +38,7 @@ class Row:
         return mosld.load_base("tiny")[0]
 
     def adapted(self, trained=True, base=None, method=None):
-        """The method on a tiny base in eval mode; `trained`: every trained weight moved off its initial value."""
+        """The method on a tiny base in eval mode; `trained`: every trained weight is moved off its initial value."""
         model = mosld.adapt(self.base() if base is None else base, method or self.name, seed=0, **self.options)
         if trained:
             torch.manual_seed(1)
@@ -77,11 +77,12 @@ ROWS = [
     Row("moa", {"domains": ["a", "b"]}, domain=True, dropout=True),
     Row("hydralora"),
 ]
+BY_NAME = {row.name: row for row in ROWS}
 ADAPTERS = [row for row in ROWS if row.adapter]
 LAYERS = [row for row in ROWS if row.layers]
 ROUTED = [row for row in ROWS if row.routed]
 
 
 def over(rows):
-    """A test that runs for each of these rows."""
+    """Run a test for each of these rows."""
     return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)

@@ -1,6 +1,6 @@
-"""Independent references: one token and one expert at a time, from the formulas of docs/reference/methods.md.
+"""Independent references: loops over tokens and experts, written from the formulas of docs/reference/methods.md.
 
-They share no code with mosld and run in the type of what they are given, float64 in the tests.
+They share no code with mosld and run in the dtype of their inputs, float64 in the tests.
 """
 
 import math
@@ -21,8 +21,8 @@ def ranked(probs):
 def top_k_gates(probs, k):
     """The k largest, divided by their sum; the others 0."""
     best = ranked(probs)[:k]
-    kept = sum(probs[i] for i in best)
-    return [probs[i] / kept if i in best else 0.0 for i in range(len(probs))]
+    total = sum(probs[i] for i in best)
+    return [probs[i] / total if i in best else 0.0 for i in range(len(probs))]
 
 
 def dense_gates(probs, k=None):
@@ -37,17 +37,17 @@ def sira_gates(dropped, k, factor, real):
     `dropped`: by token, the probabilities after gate dropout. `real`: by token, whether it is no pad.
     """
     experts, tokens = len(dropped[0]), sum(real)
-    room = math.ceil(factor * k * tokens / experts)
+    capacity = math.ceil(factor * k * tokens / experts)
     gates = [[0.0] * experts for _ in dropped]
     chosen = [[False] * experts for _ in dropped]
     used = [0] * experts
-    for place in range(k):
+    for choice in range(k):
         for t, probs in enumerate(dropped):
-            i = ranked(probs)[place]
+            i = ranked(probs)[choice]
             if not real[t] or probs[i] == 0:
                 continue
             chosen[t][i] = True
-            if used[i] < room:
+            if used[i] < capacity:
                 used[i] += 1
                 gates[t][i] = probs[i]
     return gates, chosen
@@ -55,8 +55,8 @@ def sira_gates(dropped, k, factor, real):
 
 def pairs(A, B, rank, share, experts):
     """(A_i, B_i) of every expert of a bank whose experts stand side by side."""
-    rows = [slice(i * rank, (i + 1) * rank) for i in range(experts)]
-    return [(A if share == "A" else A[own], B if share == "B" else B[:, own]) for own in rows]
+    slices = [slice(i * rank, (i + 1) * rank) for i in range(experts)]
+    return [(A if share == "A" else A[part], B if share == "B" else B[:, part]) for part in slices]
 
 
 def update(token, gates, bank, scale):
@@ -69,7 +69,7 @@ def update(token, gates, bank, scale):
 
 def mixture(tokens, gates, bank, scale):
     """The updates [T, O] of tokens [T, I] with the gates of each."""
-    return torch.stack([update(token, own, bank, scale) for token, own in zip(tokens, gates, strict=True)])
+    return torch.stack([update(*each, bank, scale) for each in zip(tokens, gates, strict=True)])
 
 
 def feed_forward(token, gates, block, banks, scale):
@@ -105,16 +105,16 @@ def balance(probs, chosen, mask, formula="switch"):
     return literal / experts if formula == "sira" else literal
 
 
-def dropped(shape, p):
-    """Inverted dropout's mask as the processor's generator draws it next, with its scale: one element at a time.
+def dropout_mask(shape, p):
+    """The mask of inverted dropout with its scale, as the CPU's generator draws it next: one element at a time.
 
-    Each number of 64 bits gives four words of 16; an element is kept where its own word, read as a signed number, is
-    among the lowest ones, as many as are nearest to the share that is to be kept.
+    Each number of 64 bits gives four words of 16; an element is kept where its word, read as a signed number, is among
+    the lowest, as many of them as are nearest to the share to keep.
     """
     kept, elements, words = round((1 - p) * 65536), math.prod(shape), []
     while len(words) < elements:
         bits = torch.randint(-(2**63), 2**63 - 1, (1,)).item() % 2**64
-        words += [bits >> place & 0xFFFF for place in (0, 16, 32, 48)]
+        words += [bits >> shift & 0xFFFF for shift in (0, 16, 32, 48)]
     signed = [word - 65536 if word >= 32768 else word for word in words[:elements]]
     mask = [65536 / kept if word + 32768 < kept else 0.0 for word in signed]
     return torch.tensor(mask, dtype=torch.float64).view(shape)

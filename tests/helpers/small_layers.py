@@ -1,4 +1,4 @@
-"""Small layers in float64 that the adapter tests share, and how two results with gradients are compared."""
+"""Small layers in float64 for the tests of adapters, and the comparison of two results with their gradients."""
 
 import torch
 from torch.autograd import grad
@@ -15,7 +15,7 @@ ROUTER_RTOL, ROUTER_ATOL = 1e-4, 1e-6  # the router runs in fp32 by design, the 
 
 
 def config_of(method: str, **options) -> MosldConfig:
-    """What conf/method makes of the method, at a small rank and with EXPERTS experts in every layer."""
+    """The PEFT config of a method at a small rank, with EXPERTS experts in every layer."""
     allocation = EXPERTS
     if method in ("moa", "mixlora"):
         allocation = None
@@ -24,26 +24,26 @@ def config_of(method: str, **options) -> MosldConfig:
 
 
 def mixture(config: MosldConfig | None = None, dtype=torch.float64, **options) -> Mixture:
-    """One layer whose B is not zero; without a config a plain top-2 mixture with these options."""
+    """A layer whose B is not zero; without a config, a plain top-2 mixture with these options."""
     config = config or MosldConfig(**{"r": RANK, "alpha": ALPHA, "experts": EXPERTS, "dropout": 0.0, **options})
     torch.manual_seed(0)
-    made = Mixture(IN, OUT, config.experts, config)
-    torch.nn.init.normal_(made.B)
-    torch.nn.init.normal_(made.router.weight)
-    return made.to(dtype)
+    layer = Mixture(IN, OUT, config.experts, config)
+    torch.nn.init.normal_(layer.B)
+    torch.nn.init.normal_(layer.router.weight)
+    return layer.to(dtype)
 
 
 def tokens(rows=2, width=4, features=IN, dtype=torch.float64) -> torch.Tensor:
     return torch.randn(rows, width, features, dtype=dtype, requires_grad=True)
 
 
-def context(**known) -> ForwardContext:
-    """What a forward pass knows: mask_BS, domain_B, prompt_mask_BS."""
-    made = ForwardContext()
-    for name, value in known.items():
-        assert hasattr(made, name)
-        setattr(made, name, value)
-    return made
+def context(**attributes) -> ForwardContext:
+    """A forward context with these attributes: mask_BS, domain_B, prompt_mask_BS."""
+    state = ForwardContext()
+    for name, value in attributes.items():
+        assert hasattr(state, name)
+        setattr(state, name, value)
+    return state
 
 
 def assert_same(ours, theirs, leaves: dict[str, torch.Tensor], rtol=ROUTER_RTOL, atol=ROUTER_ATOL) -> None:
@@ -52,7 +52,7 @@ def assert_same(ours, theirs, leaves: dict[str, torch.Tensor], rtol=ROUTER_RTOL,
     torch.manual_seed(2)
     weights = torch.randn_like(theirs)
     sums = [(result * weights).sum() for result in (ours, theirs)]
-    got, wanted = (grad(total, list(leaves.values()), materialize_grads=True, retain_graph=True) for total in sums)
-    for name, mine, other in zip(leaves, got, wanted, strict=True):
+    actual, expected = (grad(total, list(leaves.values()), materialize_grads=True, retain_graph=True) for total in sums)
+    for name, mine, other in zip(leaves, actual, expected, strict=True):
         assert other.any(), f"the reference gives {name} no gradient"
         torch.testing.assert_close(mine, other, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")

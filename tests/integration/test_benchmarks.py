@@ -28,7 +28,7 @@ FIGURES = {
     "memory": {"what", "method", "bytes", "to lora"},
     "end_to_end": {"what", "rows/s", "to Trainer's best", "share of peak"},
     "where_time_goes": {"part", "share"},
-    "before_after": {"way", "seconds", "ratio", "least", "most"},
+    "before_after": {"way", "seconds", "ratio", "least", "most", "memory", "bytes"},
     "saving": {"model", "method", "parameters", "seconds", "bytes beyond 4 a parameter"},
     "crossover": {"width", "experts", "rank", "k", "columns", "dense, ms", "sparse to dense"},
     "startup": {"what", "seconds", "over the bare import"},

@@ -141,15 +141,15 @@ def test_the_experts_are_those_that_generate_took(trained):
         prompt = tokenizer("Question: Why?\nAnswer:").input_ids
         passes = []
         context = model.context
-        leave, names = context.leave, {id(place): name for name, place in context._places.items()}
+        record, names = context.record, {id(slot): name for name, slot in context._slots.items()}
 
         def noted(place, routing, names=names, passes=passes):
             passes.append((names[id(place)], routing.gates_BSE[0]))
 
-        context.leave = noted
+        context.record = noted
         with torch.inference_mode():
             out = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=5, min_new_tokens=5, do_sample=False)
-        context.leave = leave
+        context.record = record
         found = token_experts(model, prompt, out[0, len(prompt) :].tolist())
         for module, columns in found.items():
             steps = [gates for name, gates in passes if name == module]

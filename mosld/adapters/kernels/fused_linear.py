@@ -1,71 +1,101 @@
-"""The products of one input with several weights, of which backward keeps the input alone.
+"""Linear layers of one input with several weights, of which backward keeps the input once.
 
 Shapes: T tokens (any leading dimensions), I in, R rows of a weight.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.nn.functional import linear
 
-Pair = tuple[Tensor, Tensor | None]  # a weight [R, I], and which elements of x it sees [T, I]
+MaskedWeight = tuple[Tensor, Tensor | None]  # a weight [R, I], and the mask of the elements of x that it sees [T, I]
 
 
-def products(x: Tensor, pairs: Sequence[Pair]) -> list[Tensor]:
-    """``(x * mask) W^T`` in the type of W for every weight W and mask; no mask: W sees all of x.
+def fused_linear(x: Tensor, weights: Sequence[MaskedWeight]) -> list[Tensor]:
+    """``(x * mask) W^T`` in the dtype of W for every weight W and its mask; without a mask, W sees all of x.
 
-    Autograd alone would keep x in the type of the weights, once for all and once more for every mask, and make a
-    gradient of x for each product before it adds them up. Under autocast, and where weights differ in type, it does.
+    The plain formula is `linear` for each weight, which is used under autocast and where weights differ in dtype. With
+    it, autograd keeps x in the dtype of the weights, and once more for every mask; here it keeps x as it came.
     """
-    if under_autocast(x) or len({weight.dtype for weight, _ in pairs}) > 1:
-        seen = [x.to(weight.dtype) if mask is None else x.to(weight.dtype) * mask for weight, mask in pairs]
-        return [linear(part, weight) for part, (weight, _) in zip(seen, pairs, strict=True)]
-    weights, masks = zip(*pairs, strict=True)
-    return list(_Products.apply(x, len(pairs), *weights, *masks))
+    dtypes = {weight.dtype for weight, _ in weights}
+    if in_autocast(x) or len(dtypes) > 1:
+        return [linear(_masked(x.to(weight.dtype), mask), weight) for weight, mask in weights]
+    return list(_FusedLinear.apply(x, *(weight for weight, _ in weights), *(mask for _, mask in weights)))
 
 
-def under_autocast(x: Tensor) -> bool:
-    """Whether products of x would be made in a lower precision than their weights have."""
+def in_autocast(x: Tensor) -> bool:
+    """Whether products of x would be computed in a lower precision than that of their weights."""
     kind = x.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def _seen(x: Tensor, mask: Tensor | None) -> Tensor:
-    """In the place of the mask's copy in the type of x, which a product of both would make and leave."""
-    return x if mask is None else mask.to(x.dtype).mul_(x)
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """``x * mask``; a product of two dtypes would take twice as long on CPU as a product with the converted mask."""
+    return x if mask is None else x * mask.to(x.dtype)
 
 
-class _Products(torch.autograd.Function):
+class _FusedLinear(torch.autograd.Function):
+    """Backward is differentiable where its own gradient is wanted, so that torch.func and double backward work."""
+
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, count: int, *weights_and_masks: Any) -> tuple[Tensor, ...]:
-        weights, masks = weights_and_masks[:count], weights_and_masks[count:]
-        ctx.count = count
-        ctx.save_for_backward(x, *weights_and_masks)
+    def forward(x: Tensor, *weights_and_masks: Tensor | None) -> tuple[Tensor, ...]:
+        weights, masks = _halves(weights_and_masks)
         wide = x.to(weights[0].dtype)
-        return tuple(linear(_seen(wide, mask), weight) for weight, mask in zip(weights, masks, strict=True))
+        return tuple(linear(_masked(wide, mask), weight) for weight, mask in zip(weights, masks, strict=True))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights_and_masks = ctx.saved_tensors
-        weights, masks = weights_and_masks[: ctx.count], weights_and_masks[ctx.count :]
+    def setup_context(ctx: BackwardCFunction, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs)  # type: ignore[arg-type]
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved: Sequence[Tensor] = ctx.saved_tensors
+        needed: Sequence[bool] = ctx.needs_input_grad
+        x = saved[0]
+        weights, masks = _halves(saved[1:])
         wide_TI = x.to(weights[0].dtype).flatten(0, -2)
-        # Each product adds to the sum as it is made: on a processor that takes a third of a product on its own. What a
-        # mask is for comes first, while the sum holds nothing else.
-        order = sorted(range(ctx.count), key=lambda i: masks[i] is None)
-        sum_TI = torch.zeros_like(wide_TI) if ctx.needs_input_grad[0] else None
-        of_weights: list[Tensor | None] = [None] * ctx.count
-        for place, i in enumerate(order):
-            gradient_TR = gradients[i].flatten(0, -2)
-            mask_TI = None if masks[i] is None else masks[i].flatten(0, -2).to(wide_TI.dtype)
-            if sum_TI is not None:
-                into_TI = sum_TI if mask_TI is None or place == 0 else torch.zeros_like(sum_TI)
-                torch.addmm(into_TI, gradient_TR, weights[i], out=into_TI)
-                if mask_TI is not None:
-                    into_TI.mul_(mask_TI)
-                    sum_TI = into_TI if place == 0 else sum_TI.add_(into_TI)
-            if ctx.needs_input_grad[2 + i]:
-                of_weights[i] = gradient_TR.t() @ (wide_TI if mask_TI is None else mask_TI.mul_(wide_TI))
-        of_x = None if sum_TI is None else sum_TI.view_as(x).to(x.dtype)
-        return (of_x, None, *of_weights, *[None] * ctx.count)
+        gradients_TR = [gradient.flatten(0, -2) for gradient in gradients]
+        masks_TI = [None if mask is None else mask.flatten(0, -2) for mask in masks]
+        weight_gradients = [
+            gradient_TR.t() @ _masked(wide_TI, mask_TI) if wanted else None
+            for gradient_TR, mask_TI, wanted in zip(gradients_TR, masks_TI, needed[1:], strict=False)
+        ]
+        x_gradient = None
+        if needed[0]:
+            products = list(zip(gradients_TR, weights, masks_TI, strict=True))
+            add_up = _sum_products if torch.is_grad_enabled() else _sum_products_in_place
+            x_gradient = add_up(products).view_as(x).to(x.dtype)
+        return (x_gradient, *weight_gradients, *[None] * len(masks))
+
+
+def _halves(weights_and_masks: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None]]:
+    count = len(weights_and_masks) // 2
+    return [weight for weight in weights_and_masks[:count] if weight is not None], list(weights_and_masks[count:])
+
+
+Product = tuple[Tensor, Tensor, Tensor | None]  # the gradient of an output [T, R], its weight [R, I], its mask [T, I]
+
+
+def _sum_products(products: Sequence[Product]) -> Tensor:
+    """``sum (gradient W) * mask`` [T, I]."""
+    return torch.stack([_masked(gradient_TR @ weight, mask_TI) for gradient_TR, weight, mask_TI in products]).sum(0)
+
+
+def _sum_products_in_place(products: Sequence[Product]) -> Tensor:
+    """As `_sum_products`; each product is added as it is computed, which on CPU takes a third of a product alone."""
+    total_TI: Tensor | None = None
+    # Masked products first: the sum holds nothing else while a mask is applied.
+    for gradient_TR, weight, mask_TI in sorted(products, key=lambda product: product[2] is None):
+        if mask_TI is None and total_TI is not None:
+            total_TI.addmm_(gradient_TR, weight)
+            continue
+        product_TI = gradient_TR @ weight
+        if mask_TI is not None:
+            product_TI.mul_(mask_TI.to(product_TI.dtype))
+        total_TI = product_TI if total_TI is None else total_TI.add_(product_TI)
+    assert total_TI is not None
+    return total_TI

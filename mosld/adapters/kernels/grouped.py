@@ -1,35 +1,30 @@
-"""The sum over experts when there are many: every token meets only those that it takes, in one grouped product.
+"""Sums over a token's experts: one grouped product where there are many experts, and sums over few slots.
 
 Shapes: T tokens (any leading dimensions), E experts, K experts per token, R rank, O out.
 """
 
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.nn.functional import grouped_mm
 
-# PART: The sum over experts when there are many: every token meets only those that it takes, in one grouped
-# product. Shapes: T tokens (any leading dimensions), E experts, K experts per token, R rank, O out.
-
-
-# Where one [E*R, O] product for all tokens loses to sorting them by expert: benchmarks/crossover.py, on a processor.
-COLUMNS_PER_CHOICE = 256
+COLUMNS_PER_CHOICE = 256  # from this many columns of B per expert of a token on, sorting tokens by expert is faster
 
 
 def use_grouped_mm(weight: Tensor, experts: int, rank: int, k: int) -> bool:
-    """Whether `up_by_expert` is faster than the product with all experts.
+    """Whether `up_by_expert` is faster than the product with all experts (benchmarks/crossover.py).
 
-    It depends on shapes and on the machine's kind alone, never on a timing: the same run takes the same path again. On
-    an accelerator nobody has measured it, and in fp32 grouped products there wait for the host.
+    It depends only on shapes and on the kind of device, never on a timing, so the same run takes the same path again.
+    It was measured on CPU alone; on CUDA, grouped products in fp32 wait for the host.
     """
-    aligned = rank % 4 == 0  # rows of 16 bytes, which grouped products ask for
+    aligned = rank % 4 == 0  # grouped products need rows of a multiple of 16 bytes
     return aligned and weight.device.type == "cpu" and experts * rank >= COLUMNS_PER_CHOICE * k
 
 
 def up_by_expert(z: Tensor, gates: Tensor, B: Tensor, k: int) -> Tensor:
-    """``sum_i g_i B_i z_i`` [T, O], as the dense product gives it up to rounding.
+    """``sum_i g_i B_i z_i`` [T, O] over the experts with a gate; the plain formula multiplies all E with gates.
 
     Args:
         z: ``A_i x`` [T, E, R], or [T, 1, R] where all experts share it.
@@ -37,52 +32,56 @@ def up_by_expert(z: Tensor, gates: Tensor, B: Tensor, k: int) -> Tensor:
         B: [O, E*R], expert i has columns i*R to (i+1)*R.
         k: experts of a token.
     """
-    rank, experts = z.shape[-1], gates.shape[-1]
-    weights, chosen = gates.topk(k, dim=-1)
+    rank = z.shape[-1]
+    experts = gates.shape[-1]
+    weights_TK, chosen_TK = gates.topk(k, dim=-1)
     if z.shape[-2] > 1:
-        index = chosen.unsqueeze(-1).expand(*chosen.shape, rank)
-        z = z.expand(*index.shape[:-2], *z.shape[-2:]).gather(-2, index)
-    owners, order = chosen.flatten().sort(stable=True)
-    ends = torch.searchsorted(owners, torch.arange(experts, device=owners.device), right=True).to(torch.int32)
-    rows = (weights.unsqueeze(-1) * z).flatten(0, -2)[order]
-    products = grouped_mm(rows, B.unflatten(-1, (experts, rank)).permute(1, 2, 0), offs=ends)
-    return products[order.argsort()].unflatten(0, chosen.shape).sum(-2)
+        index_TKR = chosen_TK.unsqueeze(-1).expand(*chosen_TK.shape, rank)
+        z = z.expand(*index_TKR.shape[:-2], *z.shape[-2:]).gather(-2, index_TKR)
+    sorted_experts, order = chosen_TK.flatten().sort(stable=True)
+    ends_E = torch.searchsorted(sorted_experts, torch.arange(experts, device=z.device), right=True).to(torch.int32)
+    rows = (weights_TK.unsqueeze(-1) * z).flatten(0, -2)[order]
+    products = grouped_mm(rows, B.unflatten(-1, (experts, rank)).permute(1, 2, 0), offs=ends_E)
+    return products[order.argsort()].unflatten(0, chosen_TK.shape).sum(-2)
 
 
-# PART: From one tensor to a slot for each of a token's experts and back, added up slot by slot. torch's own sum
-# over two slots in bfloat16 takes a processor eight times as long as one addition. Shapes: K slots, T anything.
+def expand_slots(x_T: Tensor, slots: int) -> Tensor:
+    """``x.expand(slots, ...)`` [K, T]: the tensor once for each slot, as a view."""
+    return _ExpandSlots.apply(x_T, slots)
 
 
-def spread(x_T: Tensor, slots: int) -> Tensor:
-    """The tensor once for each slot [K, T], as a view."""
-    return _Spread.apply(x_T, slots)
+def sum_slots(x_KT: Tensor) -> Tensor:
+    """``x.sum(0)`` [T], slot by slot: torch's own sum over two slots in bfloat16 takes eight times as long on CPU."""
+    return _SumSlots.apply(x_KT)
 
 
-def total(x_KT: Tensor) -> Tensor:
-    """The sum over slots [T]."""
-    return _Total.apply(x_KT)
+class _ExpandSlots(torch.autograd.Function):
+    generate_vmap_rule = True
 
-
-def _added(x_KT: Tensor) -> Tensor:
-    return reduce(torch.add, x_KT.unbind(0))
-
-
-class _Spread(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_T: Tensor, slots: int) -> Tensor:
+    def forward(x_T: Tensor, slots: int) -> Tensor:
         return x_T.expand(slots, *x_T.shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient_KT: Tensor) -> tuple[Tensor, None]:
-        return _added(gradient_KT), None
-
-
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_KT: Tensor) -> Tensor:
-        ctx.slots = len(x_KT)
-        return _added(x_KT)
+    def setup_context(ctx: BackwardCFunction, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        """Backward needs nothing."""
 
     @staticmethod
-    def backward(ctx: Any, gradient_T: Tensor) -> Tensor:
-        return gradient_T.expand(ctx.slots, *gradient_T.shape)
+    def backward(ctx: BackwardCFunction, gradient_KT: Tensor) -> tuple[Tensor, None]:
+        return sum_slots(gradient_KT), None
+
+
+class _SumSlots(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x_KT: Tensor) -> Tensor:
+        return reduce(torch.add, x_KT.unbind(0))
+
+    @staticmethod
+    def setup_context(ctx: BackwardCFunction, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.slots = len(inputs[0])  # type: ignore[attr-defined]
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, gradient_T: Tensor) -> Tensor:
+        return expand_slots(gradient_T, ctx.slots)  # type: ignore[attr-defined]

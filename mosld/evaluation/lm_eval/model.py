@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from mosld.adapters.config import adapter_config
 from mosld.data.prompts import Tokenizer
-from mosld.evaluation.forward import Progress, adapter_config
+from mosld.evaluation.forward import Progress
 
 Length = Callable[[Any], tuple[int, Any]]  # a request's tokens; how requests of that length are ordered
 Run = Callable[[list[Any]], list[Any]]

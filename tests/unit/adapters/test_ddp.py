@@ -48,7 +48,7 @@ dist.destroy_process_group()
 
 @pytest.fixture(scope="module")
 def verdicts():
-    """What each of two processes says of every method."""
+    """By process, the verdict on every method."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -71,4 +71,4 @@ def verdicts():
 
 @over(ROWS)
 def test_ddp_gradients_on_two_processes_are_the_mean_of_one_process(row, verdicts):
-    assert [said[row.name] for said in verdicts] == ["equal", "equal"]
+    assert [verdict[row.name] for verdict in verdicts] == ["equal", "equal"]

@@ -1,7 +1,8 @@
-"""Every mixture method as conf/method composes it, against its formula in docs/reference/methods.md, in loops.
+"""Every mixture method of conf/method against its formula in docs/reference/methods.md, and methods that must be equal.
 
-Forward and the gradients of A, B, the router and the input, in training and in eval. float64, but for the router,
-which runs in fp32 by design: the tolerance is fp32's. Without a router, test_bank.py compares to float64's.
+The reference is a loop over tokens and experts in float64: forward and the gradients of A, B, the router and the input,
+in training and in eval. The router runs in fp32 by design, so the tolerance is that of fp32; without a router,
+test_bank.py compares to the last digits of float64.
 """
 
 import pytest
@@ -9,66 +10,83 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch.nn.functional import dropout
 
+import mosld
 from mosld.adapters.adapt import adapt
+from mosld.adapters.bank import Mixture
 from tests.helpers import naive
-from tests.helpers.small_layers import ALPHA, EXPERTS, RANK, SCALE, assert_same, config_of, context, mixture, tokens
+from tests.helpers.small_layers import (
+    ALPHA,
+    EXPERTS,
+    IN,
+    OUT,
+    RANK,
+    SCALE,
+    assert_same,
+    config_of,
+    context,
+    mixture,
+    tokens,
+)
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
 SEED = 7
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [25, 26, 27, 28, 29, 30]])
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+METHODS = ["molora", "sira", "mola", "mosl", "mosld", "mosld_b", "hydralora"]
 
 
-def drawn(like, p, training):
+def first_mask(like, p, training):
     """The mask that a module draws first after the seed, with its scale; ones in eval."""
     torch.manual_seed(SEED)
-    return naive.dropped(like.shape, p) if training else torch.ones_like(like)
+    return naive.dropout_mask(like.shape, p) if training else torch.ones_like(like)
 
 
 def formula(method, ours, x, training):
-    """The updates [T, O] of tokens x [T, I], as docs/reference/methods.md writes the method."""
+    """The updates [T, O] of tokens x [T, I] by the formula in docs/reference/methods.md."""
     A, B = ours.A, ours.B
     probs = [naive.probabilities(ours.router.weight, token) for token in x]
     top_2 = [naive.top_k_gates(p, 2) for p in probs]
 
-    def total(gates, A=A, B=B, x=x, share="none"):
+    def update(gates, A=A, B=B, x=x, share="none"):
         return naive.mixture(x, gates, naive.pairs(A, B, RANK, share, EXPERTS), SCALE)
 
     match method:
         case "molora":
-            return total(probs)
+            return update(probs)
         case "hydralora":
-            return total(probs, share="A")
+            return update(probs, share="A")
         case "sira":
-            keep = drawn(torch.ones(len(x), EXPERTS), 0.1, training).double()
+            keep = first_mask(torch.ones(len(x), EXPERTS), 0.1, training).double()
             dropped = [[p * k for p, k in zip(*own, strict=True)] for own in zip(probs, keep, strict=True)]
             if not training:
-                return total([naive.dense_gates(p, 2) for p in dropped])
-            return total(naive.sira_gates(dropped, 2, 1.25, MASK.flatten().tolist())[0])
+                return update([naive.dense_gates(p, 2) for p in dropped])
+            return update(naive.sira_gates(dropped, 2, 1.25, MASK.flatten().tolist())[0])
         case "mola":
-            return total(top_2, x=x * drawn(x.view(*MASK.shape, -1), 0.05, training).flatten(0, 1))
+            return update(top_2, x=x * first_mask(x.view(*MASK.shape, -1), 0.05, training).flatten(0, 1))
         case "mosl":
-            return total(top_2, share="A")
+            return update(top_2, share="A")
         case "mosld":
-            return total(top_2, A=A * drawn(A, 0.1, training), share="A")
+            return update(top_2, A=A * first_mask(A, 0.1, training), share="A")
         case "mosld_b":
-            return total(top_2, B=B * drawn(B, 0.1, training), share="A")
+            return update(top_2, B=B * first_mask(B, 0.1, training), share="A")
     raise AssertionError(method)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("method", ["molora", "sira", "mola", "mosl", "mosld", "mosld_b", "hydralora"])
-def test_forward_and_gradients_equal_the_formula(method, training):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_equals_its_formula_in_forward_and_gradients(method, training):
     ours = mixture(config_of(method)).train(training)
     x = tokens(*MASK.shape)
     theirs = formula(method, ours, x.flatten(0, 1), training).view(*MASK.shape, -1)
     torch.manual_seed(SEED)
     update, _ = ours(x, context(mask_BS=MASK))
-    real = MASK.unsqueeze(-1)  # what a pad gets has no meaning
+    real = MASK.unsqueeze(-1)  # the update of a pad has no meaning
     leaves = {"A": ours.A, "B": ours.B, "router": ours.router.weight, "x": x}
     assert_same(update * real, theirs * real, leaves)
 
 
 @pytest.mark.parametrize("top_k", [1, 3])
-def test_molora_with_top_k_masks_the_others_without_dividing(top_k):
+def test_molora_with_top_k_masks_the_other_experts_without_dividing(top_k):
     ours, x = mixture(config_of("molora", top_k=top_k)), tokens()
     probs = [naive.probabilities(ours.router.weight, token) for token in x.flatten(0, 1)]
     bank = naive.pairs(ours.A, ours.B, RANK, "none", EXPERTS)
@@ -79,7 +97,7 @@ def test_molora_with_top_k_masks_the_others_without_dividing(top_k):
 
 @pytest.mark.parametrize("share", ["A", "B", "none"])
 @pytest.mark.parametrize("top_k", [1, 2, 5])
-def test_mosl_holds_for_every_share_and_top_k(share, top_k):
+def test_mosl_equals_its_formula_for_every_share_and_top_k(share, top_k):
     ours, x = mixture(config_of("mosl", share=share, top_k=top_k)), tokens()
     probs = [naive.probabilities(ours.router.weight, token) for token in x.flatten(0, 1)]
     bank = naive.pairs(ours.A, ours.B, RANK, share, EXPERTS)
@@ -89,15 +107,116 @@ def test_mosl_holds_for_every_share_and_top_k(share, top_k):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_lora_is_s_B_A_of_the_dropped_input(tiny, training):
+def test_lora_equals_s_B_A_of_the_dropped_input(tiny, training):
     model = adapt(tiny.double(), "lora", rank=RANK, alpha=ALPHA, dropout=0.3).double()
     layer = next(m for m in model.modules() if isinstance(m, LoraLinear)).train(training)
     A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     torch.nn.init.normal_(B)
     x = tokens(2, 4, A.shape[1])
     torch.manual_seed(SEED)
-    kept = dropout(torch.ones_like(x), 0.3, training)  # PEFT's LoRA drops as torch does
-    theirs = torch.stack([SCALE * B @ (A @ token) for token in (x * kept).flatten(0, 1)])
+    mask = dropout(torch.ones_like(x), 0.3, training)  # PEFT's LoRA drops as torch does
+    theirs = torch.stack([SCALE * B @ (A @ token) for token in (x * mask).flatten(0, 1)])
     torch.manual_seed(SEED)
     update = (layer(x) - layer.base_layer(x)).flatten(0, 1)
     assert_same(update, theirs, {"A": A, "B": B, "x": x}, rtol=1e-10, atol=1e-10)
+
+
+def copy_weights(from_, to, *names):
+    with torch.no_grad():
+        for name in names:
+            to.get_parameter(name).copy_(from_.get_parameter(name))
+
+
+def test_mosl_with_one_expert_equals_peft_lora():
+    """In the whole model, so that the scale and the layers are compared, too."""
+    lora = mosld.adapt(mosld.load_base("tiny")[0], "lora", rank=RANK, alpha=ALPHA, dropout=0.0, dropout_on="none")
+    mosl = mosld.adapt(mosld.load_base("tiny")[0], "mosl", allocation=1, top_k=1, rank=RANK, alpha=ALPHA)
+    torch.manual_seed(1)
+    theirs, ours = dict(lora.named_parameters()), dict(mosl.named_parameters())
+    with torch.no_grad():
+        for name, weight in theirs.items():
+            if weight.requires_grad:
+                weight.normal_()
+                for part in "AB":
+                    name = name.replace(f"lora_{part}.default.weight", f"mosld_mixture.default.{part}")
+                ours[name].copy_(weight)
+    assert not torch.equal(lora(IDS).logits, mosld.load_base("tiny")[0](IDS).logits)
+    torch.testing.assert_close(mosl(IDS).logits, lora(IDS).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_mola_with_tied_A_equals_mosl():
+    mosl, mola = (mixture(config_of(name, dropout=0.0, dropout_on="none")) for name in ("mosl", "mola"))
+    copy_weights(mosl, mola, "B", "router.weight")
+    with torch.no_grad():
+        mola.A.copy_(mosl.A.repeat(EXPERTS, 1))
+    x = tokens()
+    torch.testing.assert_close(mola(x, context())[0], mosl(x, context())[0], **EXACT)
+
+
+def test_mosld_without_dropout_equals_mosl():
+    mosl, mosld_ = mixture(config_of("mosl")).train(), mixture(config_of("mosld", dropout=0.0)).train()
+    copy_weights(mosl, mosld_, "A", "B", "router.weight")
+    x = tokens()
+    assert torch.equal(mosld_(x, context())[0], mosl(x, context())[0])
+
+
+@pytest.mark.parametrize("method", ["mosld", "mosld_b"])
+def test_mosld_in_eval_equals_mosl(method):
+    mosl, dropping = mixture(config_of("mosl")).eval(), mixture(config_of(method)).eval()
+    copy_weights(mosl, dropping, "A", "B", "router.weight")
+    x = tokens()
+    assert torch.equal(dropping(x, context())[0], mosl(x, context())[0])
+
+
+def test_molora_equals_mola_with_all_experts():
+    """With K = N no expert is left out, and the softmax divided by its sum is the softmax."""
+    molora = mixture(config_of("molora"))
+    mola = mixture(config_of("mola", top_k=EXPERTS, dropout=0.0, dropout_on="none"))
+    copy_weights(molora, mola, "A", "B", "router.weight")
+    x = tokens()
+    assert_same(molora(x, context())[0], mola(x, context())[0], {"x": x})
+
+
+def test_hydralora_equals_molora_with_tied_A():
+    hydralora, molora = mixture(config_of("hydralora")), mixture(config_of("molora"))
+    copy_weights(hydralora, molora, "B", "router.weight")
+    with torch.no_grad():
+        molora.A.copy_(hydralora.A.repeat(EXPERTS, 1))
+    x = tokens()
+    torch.testing.assert_close(hydralora(x, context())[0], molora(x, context())[0], **EXACT)
+
+
+def test_sira_in_eval_equals_molora_with_top_k():
+    sira, molora = mixture(config_of("sira")).eval(), mixture(config_of("molora", top_k=2)).eval()
+    copy_weights(sira, molora, "A", "B", "router.weight")
+    x = tokens()
+    assert torch.equal(sira(x, context())[0], molora(x, context())[0])
+
+
+def test_equal_experts_equal_one_lora():
+    """The gates of top-k sum to 1, so the router has no effect."""
+    ours = mixture(config_of("mola", dropout=0.0, dropout_on="none"))
+    with torch.no_grad():
+        ours.A.copy_(ours.A[:RANK].repeat(EXPERTS, 1))
+        ours.B.copy_(ours.B[:, :RANK].repeat(1, EXPERTS))
+    x = tokens()
+    one = ALPHA / RANK * x @ ours.A[:RANK].T @ ours.B[:, :RANK].T
+    torch.testing.assert_close(ours(x, context())[0], one, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_untrained_mixture_is_zero(method):
+    layer = Mixture(IN, OUT, EXPERTS, config_of(method))
+    assert torch.equal(layer(torch.randn(2, 4, IN), context())[0], torch.zeros(2, 4, OUT))
+
+
+def test_an_untrained_prefix_equals_the_tokens_it_starts_from(tiny):
+    """Its keys and values are those that the base computes for the same tokens in front of the text."""
+    passes = []
+    hook = tiny.register_forward_pre_hook(lambda _, args, kwargs: passes.append(kwargs["input_ids"]), with_kwargs=True)
+    model = mosld.adapt(tiny, "prefix", virtual_tokens=4, seed=0).eval()
+    hook.remove()
+    (prefix,) = passes
+    assert prefix.shape == (1, 4)
+    together = mosld.load_base("tiny")[0](torch.cat([prefix.expand(2, -1), IDS], dim=1)).logits[:, 4:]
+    torch.testing.assert_close(model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits, together)

@@ -1,4 +1,4 @@
-"""Trained parameters on the shapes of LLaMA-2-7B against those of the papers; other models."""
+"""Trained parameters on the shapes of LLaMA-2-7B against the numbers of the papers; other models."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_trained_parameters_on_llama2_7b(method, allocation, options, wanted):
 
 
 @pytest.mark.parametrize("method", ["lora", "sira", "mosld", "mixlora"])
-def test_what_is_saved_is_what_is_trained(method):
+def test_the_saved_weights_are_the_trained_ones(method):
     model = on_llama2_7b(method, None, {})
     assert adapter_size(model) == trained(model)
 
@@ -63,7 +63,7 @@ def test_the_shapes_of_conf_model_have_the_published_number_of_parameters(model,
 
 
 @pytest.mark.parametrize("model", ["llama_33b", "qwen3_8b", "llama31_8b", "mistral_7b", "smollm2_135m_hub"])
-def test_every_other_model_builds_and_adapts_on_the_meta_device(model):
+def test_every_other_model_can_be_adapted_on_the_meta_device(model):
     base = meta_model(model_config(model, {}))
     with torch.device("meta"):
         adapted = mosld.adapt(base, "mosld")

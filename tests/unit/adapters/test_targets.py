@@ -1,10 +1,11 @@
-"""Which layers each value of method.targets adapts, and that the mixture works there with every shared part."""
+"""Which layers are adapted, and with how many experts."""
 
 import pytest
 import torch
 
 import mosld
-from mosld.adapters.layers import MixtureLayer
+from mosld.adapters.adapt import experts_per_layer
+from mosld.adapters.layers import MixtureFeedForward, MixtureLayer, MixtureLinear
 from mosld.common.errors import UserError
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [25, 26, 27, 28, 29, 30]])
@@ -13,16 +14,35 @@ FFN = {"gate_proj", "up_proj", "down_proj"}
 TARGETS = {"qv": {"q_proj", "v_proj"}, "attention": ATTENTION, "ffn": FFN, "all": ATTENTION | FFN, "block": {"mlp"}}
 
 
-@pytest.mark.parametrize("targets", TARGETS)
-def test_targets_name_the_layers(targets, tiny):
-    model = mosld.adapt(tiny, "mosl", targets=targets)
-    adapted = [name for name, module in model.named_modules() if isinstance(module, MixtureLayer)]
-    assert {name.rpartition(".")[2] for name in adapted} == TARGETS[targets]
-    assert len(adapted) == 4 * len(TARGETS[targets])  # in each of four layers
+@pytest.mark.parametrize(
+    ("shape", "depth", "experts"),
+    [
+        ([8, 6, 4, 2], 32, [8] * 8 + [6] * 8 + [4] * 8 + [2] * 8),
+        ([8, 6, 4, 2], 30, [8] * 8 + [6] * 7 + [4] * 8 + [2] * 7),
+        ([3, 1, 2], 3, [3, 1, 2]),
+        (5, 2, [5, 5]),
+    ],
+)
+def test_a_shape_is_stretched_over_the_depth(shape, depth, experts):
+    assert experts_per_layer(shape, depth) == experts
 
 
-def moves(model, **inputs):
-    """Whether one step from the base model's own answer changes it."""
+def test_each_layer_has_the_number_of_experts_of_its_quarter(tiny):
+    model = mosld.adapt(tiny, "mosl", allocation="triangle")
+    counts = [m.mosld_mixture["default"].experts for m in model.modules() if isinstance(m, MixtureLinear)]
+    assert counts == [8, 8, 6, 6, 4, 4, 2, 2]  # q and v of four layers
+
+
+@pytest.mark.parametrize(("method", "experts"), [("mixlora", 8), ("sira_authors", 16), ("molora_authors", 10)])
+def test_a_method_with_its_own_number_of_experts_has_it_in_every_layer(method, experts, tiny):
+    kind = MixtureFeedForward if method == "mixlora" else MixtureLinear
+    model = mosld.adapt(tiny, method)
+    routers = [m.mosld_mixture["default"].router for m in model.modules() if isinstance(m, kind)]
+    assert {len(router.weight) for router in routers} == {experts}
+
+
+def trains(model, **inputs):
+    """Whether a model that starts as the base differs from it after one step."""
     base = mosld.load_base("tiny")[0](IDS).logits
     assert torch.equal(model.eval()(IDS).logits, base)
     model.train()(input_ids=IDS, labels=IDS, **inputs).loss.backward()
@@ -35,22 +55,26 @@ def moves(model, **inputs):
 
 @pytest.mark.parametrize("share", ["A", "B", "none"])
 @pytest.mark.parametrize("targets", TARGETS)
-def test_mosl_starts_as_the_base_and_trains_on_every_target_with_every_share(targets, share, tiny):
-    assert moves(mosld.adapt(tiny, "mosl", targets=targets, share=share, seed=0))
+def test_every_target_with_every_share_adapts_its_layers_and_trains(targets, share, tiny):
+    model = mosld.adapt(tiny, "mosl", targets=targets, share=share, seed=0)
+    adapted = [name for name, module in model.named_modules() if isinstance(module, MixtureLayer)]
+    assert {name.rpartition(".")[2] for name in adapted} == TARGETS[targets]
+    assert len(adapted) == 4 * len(TARGETS[targets])  # in each of four layers
+    assert trains(model)
 
 
 @pytest.mark.parametrize("router", ["dense", "capacity"])
-def test_every_router_by_tokens_works_on_the_block(router, tiny):
-    assert moves(mosld.adapt(tiny, "mosl", targets="block", router=router, seed=0))
+def test_every_router_by_token_trains_on_the_block(router, tiny):
+    assert trains(mosld.adapt(tiny, "mosl", targets="block", router=router, seed=0))
 
 
 @pytest.mark.parametrize("targets", ["qv", "attention", "ffn", "all"])
-def test_a_mixture_of_domains_works_on_every_single_layer(targets, tiny):
+def test_a_mixture_of_domains_trains_on_every_target_of_single_layers(targets, tiny):
     model = mosld.adapt(tiny, "moa", targets=targets, domains=["a", "b"], seed=0)
-    assert moves(model, domain=torch.tensor([0, 1]))
+    assert trains(model, domain=torch.tensor([0, 1]))
 
 
-def test_a_layer_that_the_model_lacks_is_named(tiny):
+def test_a_model_without_the_target_layer_is_refused_by_its_name(tiny):
     for layer in tiny.model.layers:
         layer.self_attn.query, layer.self_attn.q_proj = layer.self_attn.q_proj, None
         del layer.self_attn.q_proj

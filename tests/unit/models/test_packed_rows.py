@@ -1,4 +1,4 @@
-"""Packed rows: attention of each row to itself against a loop over rows, and whole models against one row at a time."""
+"""Packed rows: attention against a loop over rows and tokens, and whole models against one row at a time."""
 
 import math
 from types import SimpleNamespace
@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mosld.data.encoding import Example
 from mosld.data.rows import Row
-from mosld.models.attention import PACKED, REGISTERED, packs_rows, sdpa_attention_forward
-from mosld.models.packed_attention import attend_by_row, eager_rows, lay_out, sees
+from mosld.models.attention import PACKABLE_MODELS, packs_rows, registered_kernels, sdpa_attention_forward
+from mosld.models.packed_attention import attend_by_row, causal_mask, eager_rows, lay_out
 from mosld.training.batching import pack
 
 CPU = torch.device("cpu")
@@ -22,13 +22,13 @@ ROW = Row("arc_e", "1", "", "?", ("a", "b"), 0)
 
 
 def vectors(heads: int, seed: int) -> torch.Tensor:
-    made = torch.randn(1, heads, sum(LENGTHS), WIDTH, generator=torch.Generator().manual_seed(seed))
-    return made.double().requires_grad_()
+    values = torch.randn(1, heads, sum(LENGTHS), WIDTH, generator=torch.Generator().manual_seed(seed))
+    return values.double().requires_grad_()
 
 
 def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> torch.Tensor:
-    """Token by token and head by head: the softmax over the row's tokens up to it, among the nearest `window`."""
-    found = torch.zeros(1, q.shape[2], HEADS, WIDTH, dtype=q.dtype)
+    """By token and head: the softmax over the tokens of its row up to it, or the nearest `window` of them."""
+    outputs = torch.zeros(1, q.shape[2], HEADS, WIDTH, dtype=q.dtype)
     start = 0
     for length in LENGTHS:
         for token in range(start, start + length):
@@ -36,9 +36,9 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None)
             for head in range(HEADS):
                 key = head // (HEADS // KEYS)
                 scores = k[0, key, first : token + 1] @ q[0, head, token] / math.sqrt(WIDTH)
-                found[0, token, head] = scores.softmax(-1) @ v[0, key, first : token + 1]
+                outputs[0, token, head] = scores.softmax(-1) @ v[0, key, first : token + 1]
         start += length
-    return found
+    return outputs
 
 
 @pytest.mark.parametrize("divided", [True, False])
@@ -46,18 +46,18 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None)
 @pytest.mark.parametrize("kernel", [eager_rows, sdpa_attention_forward])
 def test_each_row_attends_to_itself_alone(kernel, window: int | None, divided: bool):
     q, k, v = vectors(HEADS, 0), vectors(KEYS, 1), vectors(KEYS, 2)
-    given = {"scaling": WIDTH**-0.5, "sliding_window": window}
-    found, _ = attend_by_row(
-        BLOCK, q, k, v, groups=lay_out(LENGTHS, (HEADS, KEYS), CPU, divided), kernel=kernel, **given
+    options = {"scaling": WIDTH**-0.5, "sliding_window": window}
+    actual, _ = attend_by_row(
+        BLOCK, q, k, v, groups=lay_out(LENGTHS, (HEADS, KEYS), CPU, divided), kernel=kernel, **options
     )
-    wanted = naive(q, k, v, window)
-    torch.testing.assert_close(found, wanted)
-    weights = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(3)).double()
-    ours, theirs = (torch.autograd.grad((y * weights).sum(), (q, k, v)) for y in (found, wanted))
+    expected = naive(q, k, v, window)
+    torch.testing.assert_close(actual, expected)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3)).double()
+    ours, theirs = (torch.autograd.grad((y * weights).sum(), (q, k, v)) for y in (actual, expected))
     torch.testing.assert_close(ours, theirs)
 
 
-def test_attention_drops_shares_in_training_alone():
+def test_attention_dropout_acts_in_training_alone():
     q, k, v = vectors(HEADS, 0), vectors(KEYS, 1), vectors(KEYS, 2)
     padded = [t[:, :, :9] for t in (q, k, v)]
     block = SimpleNamespace(training=True)
@@ -68,13 +68,13 @@ def test_attention_drops_shares_in_training_alone():
 
 
 @pytest.mark.parametrize("window", [None, 1, 2, 4, 5])
-def test_a_token_sees_itself_and_those_before_it_in_its_window(window: int | None):
-    wanted = [[j <= i and (window is None or i - j < window) for j in range(4)] for i in range(4)]
-    assert sees(4, window, CPU).tolist() == wanted
+def test_a_token_attends_to_itself_and_those_before_it_in_its_window(window: int | None):
+    expected = [[j <= i and (window is None or i - j < window) for j in range(4)] for i in range(4)]
+    assert causal_mask(4, window, CPU).tolist() == expected
 
 
 @pytest.mark.parametrize("lengths", [[9, 8, 8, 3, 1], [5, 5, 5], [90, 30, 30, 29], [70, 69, 2]])
-def test_rows_lie_in_two_groups_that_together_cost_attention_least(lengths: list[int]):
+def test_rows_are_cut_into_the_two_groups_with_the_least_cost(lengths: list[int]):
     long, short = lay_out(lengths, (HEADS, KEYS), CPU)
     assert long.rows + short.rows == len(lengths)
     assert (long.start, long.stop, short.start, short.stop) == (0, *[sum(lengths[: long.rows])] * 2, sum(lengths))
@@ -85,13 +85,10 @@ def test_rows_lie_in_two_groups_that_together_cost_attention_least(lengths: list
     assert cost(long.rows) == min(cost(cut) for cut in range(1, len(lengths)))
 
 
-def test_rows_that_are_not_to_be_divided_are_one_group():
-    found = lay_out(LENGTHS, (HEADS, KEYS), CPU, divided=False)
-    assert [(group.start, group.stop, group.rows) for group in found] == [(0, sum(LENGTHS), len(LENGTHS))]
-
-
-def test_one_row_is_one_group():
-    assert [(group.start, group.stop, group.rows) for group in lay_out([7], (HEADS, KEYS), CPU)] == [(0, 7, 1)]
+@pytest.mark.parametrize(("lengths", "divided"), [(LENGTHS, False), ([7], True)])
+def test_undivided_rows_and_a_single_row_are_one_group(lengths: list[int], divided: bool):
+    (group,) = lay_out(lengths, (HEADS, KEYS), CPU, divided)
+    assert (group.start, group.stop, group.rows) == (0, sum(lengths), len(lengths))
 
 
 def model_of(kind: str, attention: str = "mosld_eager", **more):
@@ -110,15 +107,15 @@ def packed_inputs(rows: list[Example]) -> dict:
 
 MIXED = ["full_attention", "sliding_attention", "sliding_attention"]
 MODELS = {
-    **{kind: (kind, {}) for kind in PACKED},
+    **{kind: (kind, {}) for kind in PACKABLE_MODELS},
     "mistral_window": ("mistral", {"sliding_window": 4}),
     "qwen2_window": ("qwen2", {"sliding_window": 4, "use_sliding_window": True, "layer_types": MIXED}),
 }
 
 
-@pytest.mark.parametrize("attention", sorted(name for name in REGISTERED if "fused" not in name))
+@pytest.mark.parametrize("attention", sorted(name for name in registered_kernels if "fused" not in name))
 @pytest.mark.parametrize(("kind", "more"), MODELS.values(), ids=MODELS)
-def test_a_model_gives_packed_rows_the_loss_and_gradients_that_it_gives_each_alone(kind: str, more: dict, attention):
+def test_packed_rows_have_the_loss_and_gradients_of_each_row_alone(kind: str, more: dict, attention):
     model, rows = model_of(kind, attention, **more), examples()
     assert packs_rows(model)
     count = torch.tensor(sum(len(row.tokens) - row.answer_start for row in rows))
@@ -132,18 +129,18 @@ def test_a_model_gives_packed_rows_the_loss_and_gradients_that_it_gives_each_alo
     torch.testing.assert_close(packed, [weight.grad for weight in model.parameters()], atol=1e-6, rtol=1e-4)
 
 
-def test_no_row_depends_on_its_neighbours():
+def test_a_row_has_the_same_logits_beside_others():
     model, (first, *others) = model_of("llama"), examples()
     alone, beside = (model(**packed_inputs(rows), use_cache=False).logits for rows in ([first], [first, *others]))
     torch.testing.assert_close(beside[:, : alone.shape[1]], alone)
 
 
-def test_a_model_that_takes_no_notice_of_the_rows_gives_no_number():
+def test_packed_rows_in_a_kernel_that_ignores_them_give_nan():
     inputs = pack(examples())
     assert model_of("llama", "eager")(**inputs, use_cache=False).loss.isnan()
 
 
-def test_a_type_of_model_that_is_not_known_to_keep_rows_apart_is_not_given_packed_ones():
+def test_unknown_models_and_kernels_do_not_pack_rows():
     assert not packs_rows(
         SimpleNamespace(config=SimpleNamespace(model_type="mamba", _attn_implementation="mosld_eager"))
     )
