@@ -13,7 +13,7 @@ from tests.helpers.fork_server import nursery
 from tests.reliability.test_sharded import CLOSE, EVEN, FSDP, MIXED, STEP, UNEVEN
 
 WHOLE = "model/model.safetensors"
-NAN = {"at": "mosld.training.step:Stepper._forward", "call": 3, "when": "after", "do": "nan"}
+NAN = {"at": "mosld.training.step:Stepper._forward", "call": 4, "when": "after", "do": "nan"}
 
 
 def cases(full: bool) -> list[Case]:

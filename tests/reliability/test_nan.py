@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from tests.helpers.cases import Case, check_case, command, metrics, newest_step, status
 from tests.helpers.fork_server import nursery
 
-FORWARD = "mosld.training.step:Stepper._forward"  # called once for each micro-batch: none is tried before step 1
+# Called once by the trial of the longest micro-batch, then once for each micro-batch.
+FORWARD = "mosld.training.step:Stepper._forward"
 
 
 def cases(full: bool) -> list[Case]:
@@ -36,39 +37,39 @@ def _finite(run: Path) -> None:
 
 def _skipped(kind: str, step: int, folder: Path) -> None:
     assert nursery().train(command(folder, "training.micro_batch_size=4"), folder / "log", [
-        {"at": FORWARD, "call": step, "when": "after", "do": kind}
+        {"at": FORWARD, "call": 1 + step, "when": "after", "do": kind}
     ]) == 0  # fmt: skip
     _finite(folder / "run")
     said = (folder / "log").read_text()
-    assert len(re.findall(rf"step {step} left out: .* its rows: (?:(?:obqa|arc_e):\S+,? ?){{4}}", said)) == 1
+    assert len(re.findall(rf"step {step} skipped: .* its rows: (?:(?:obqa|arc_e):\S+,? ?){{4}}", said)) == 1
     assert [line["skipped"] for line in metrics(folder / "run") if "skipped" in line][-1] == 1
 
 
 def _diverged(kind: str, folder: Path) -> None:
-    faults = [{"at": FORWARD, "call": 4, "until": 99, "when": "after", "do": kind}]
+    faults = [{"at": FORWARD, "call": 5, "until": 99, "when": "after", "do": kind}]
     run = command(folder, "training.micro_batch_size=4")
     assert nursery().train(run, folder / "log", faults) == 3
     assert status(folder / "run") == "diverged"
     assert "3 steps in a row, up to step 6" in (folder / "log").read_text()
     _finite(folder / "run")
     # given again it fails in the same way, and does not go on for ever
-    faults[0]["call"] = 1
+    faults[0]["call"] = 2
     assert nursery().train(run, folder / "log-again", faults) == 3
     assert "resuming from" in (folder / "log-again").read_text()
     assert nursery().train(run, folder / "log-mended") == 0  # the fault is gone
 
 
 def _two(folder: Path) -> None:
-    faults = [{"at": FORWARD, "call": 2, "until": 3, "when": "after", "do": "nan"}]
+    faults = [{"at": FORWARD, "call": 3, "until": 4, "when": "after", "do": "nan"}]
     assert nursery().train(command(folder, "training.micro_batch_size=4"), folder / "log", faults) == 0
-    assert "step 4 left out" not in (folder / "log").read_text()
+    assert "step 4 skipped" not in (folder / "log").read_text()
     _finite(folder / "run")
 
 
 def _one_of_two(folder: Path) -> None:
-    fault = {1: [{"at": FORWARD, "call": 3, "when": "after", "do": "nan"}]}
+    fault = {1: [{"at": FORWARD, "call": 4, "when": "after", "do": "nan"}]}
     assert nursery().train_several(2, command(folder), folder / "log", fault) == [0, 0]
-    assert (folder / "log-0").read_text().count("left out") == 1
+    assert (folder / "log-0").read_text().count(" skipped: ") == 1
     _finite(folder / "run")
 
 

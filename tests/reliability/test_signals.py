@@ -18,7 +18,7 @@ from tests.helpers.fork_server import nursery
 STEP = "mosld.training.step:Stepper.step"
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT")
 STAGES = {  # where a signal comes in, and after which step the run is saved (None: as it was before)
-    "in a step": ({"at": "mosld.training.step:Stepper._forward", "call": 5}, 3),
+    "in a step": ({"at": "mosld.training.step:Stepper._forward", "call": 6}, 3),
     "between two steps": ({"at": STEP, "call": 4, "when": "before"}, 4),
     "at the last step": ({"at": STEP, "call": 6, "when": "after"}, 6),
     "scoring the untrained model": ({"at": "mosld.recipes.context:RunContext.score", "call": 1}, None),

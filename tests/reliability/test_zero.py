@@ -16,7 +16,7 @@ from tests.reliability.test_sharded import CLOSE, EVEN, MIXED, UNEVEN
 
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 ZERO3 = {**ZERO2, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
-NAN = {"at": "mosld.training.step:Stepper._forward", "call": 3, "when": "after", "do": "nan"}
+NAN = {"at": "mosld.training.step:Stepper._forward", "call": 4, "when": "after", "do": "nan"}
 FILES = {"mosld": "adapter/adapter_model.safetensors", "full": "model/model.safetensors"}
 SMALL = ["evaluation.limit=4", "evaluation.validation_limit=2"]
 # Both sides compute the same micro-batches with the same kernels and add up three gradients in another order: two

@@ -151,7 +151,7 @@ def test_damaged_best_weights_are_chosen_anew(tmp_path, capsys):
     (weights,) = (tmp_path / "checkpoints").glob("best-000006/weights.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
     progress = make_loop(tmp_path).run()
-    assert "the best weights, of step 6, are damaged" in capsys.readouterr().err
+    assert "best-000006 is damaged: the best weights are chosen again" in capsys.readouterr().err
     assert progress.best_step == 8
 
 
@@ -160,7 +160,7 @@ def test_a_step_without_a_finite_gradient_changes_no_weight_and_names_its_rows(t
     progress = loop.run()
     assert progress.skipped == 1
     assert all(p.isfinite().all() for p in trained_parameters(loop.stepper.model).values())
-    assert "step 4 left out: loss nan" in (said := capsys.readouterr().err)
+    assert "step 4 skipped: loss nan" in (said := capsys.readouterr().err)
     assert all(f"arc_e:row{i}" in said for i in loop.order.rows(3))
 
 
