@@ -143,7 +143,9 @@ def test_unknown_row_is_refused_with_the_nearest(tree: Path, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere"], ["--outptu", "x"], [".", "--resamples", "-1"]])
-def test_wrong_arguments_are_refused(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+def test_wrong_arguments_are_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert refused(capsys, *arguments).startswith("error: ")
     assert list(tmp_path.iterdir()) == []

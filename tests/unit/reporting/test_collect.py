@@ -66,14 +66,15 @@ def test_run_without_results_is_left_out(tmp_path: Path):
         ({"schema_version": 99}, "its results.json has schema version 99; this report reads 1"),
         ({"seed": "x"}, "damaged: the seed in results.json is not an integer"),
         *(
-            ({"scores": {"obqa": {"accuracy": value, "n": 2}}}, "damaged: a score in results.json is not between 0 and 1")
+            (
+                {"scores": {"obqa": {"accuracy": value, "n": 2}}},
+                "damaged: a score in results.json is not between 0 and 1",
+            )
             for value in (None, "high", 61.2, -0.1)
         ),
     ],
 )
-def test_results_that_cannot_be_used_are_left_out_with_the_reason(
-    tmp_path: Path, changed: dict[str, Any], reason: str
-):
+def test_results_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path, changed: dict[str, Any], reason: str):
     assert reason_left_out(tmp_path, json.dumps(results(ONE, **changed))) == reason
 
 
