@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from mosld.analysis.selection import select_runs
-from mosld.cli import FINISHED, FlagParser, ending_on_ctrl_c, run_flags
+from mosld.cli import FlagParser, ending_on_ctrl_c, run_flags
+from mosld.common.errors import ExitCode
 
 USAGE = """What the experts of finished runs hold, from their files (no model is loaded): how similar the experts of a
 layer are, which experts each task uses, how far tasks differ in that, how much an expert says about the task; and
@@ -29,7 +30,7 @@ def inspect(flags: argparse.Namespace) -> int:
     with ending_on_ctrl_c():
         from mosld.recipes.inspect import inspect_runs  # torch and matplotlib
     print(inspect_runs(runs, left_out, flags.out, flags.evaluation))
-    return FINISHED
+    return ExitCode.FINISHED
 
 
 def _parser() -> FlagParser:

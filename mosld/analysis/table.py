@@ -14,7 +14,7 @@ HEAD = """# What the adapters hold
 
 {runs}
 
-How each number is defined: docs/how-to/inspecting.md. In brackets: the same measure of random matrices of the same shapes.
+Definitions of the numbers: docs/how-to/inspecting.md. In brackets: the same measure of random matrices of equal shapes.
 """
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 Floats = NDArray[np.float64]
 MAX_DRAWN_ITEMS = 1_000_000  # held at a time; 4 MB
@@ -103,6 +104,4 @@ def _two_sided(difference: float, error: float, freedom: float) -> float | None:
     """The share of Student's t distribution beyond difference / error; None if the error is zero up to rounding."""
     if error < ROUNDING_ERROR:
         return None
-    from scipy.special import stdtr  # slow to import, and needed only for several seeds
-
     return float(2 * stdtr(freedom, -abs(difference / error)))
