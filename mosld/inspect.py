@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def inspect(flags: argparse.Namespace) -> int:
     runs, left_out = select_runs([path.removeprefix("run=") for path in flags.runs])
     with ending_on_ctrl_c():
-        from mosld.recipes.inspect import inspect_runs  # torch and matplotlib
+        # It imports torch and matplotlib.
+        from mosld.recipes.inspect import inspect_runs
     print(inspect_runs(runs, left_out, flags.out, flags.evaluation))
     return ExitCode.FINISHED
 

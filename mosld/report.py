@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(flags: argparse.Namespace) -> int:
     with ending_on_ctrl_c():
-        from mosld.recipes.report import report_runs  # numpy
+        # It imports numpy.
+        from mosld.recipes.report import report_runs
     page = report_runs(
         flags.directories, Path(flags.output), flags.against, flags.resamples, flags.paper, flags.figures
     )

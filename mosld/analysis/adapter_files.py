@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 ExpertUsage = Mapping[str, Mapping[str, Array]]
 """By task and module, each expert's share of the gates [E]."""
 
-WEIGHTS_FILE = "adapter_model.safetensors"  # PEFT's name
+WEIGHTS_FILE = "adapter_model.safetensors"
 TENSOR_NAME = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+?)\.(?:mosld_mixture|lora)[._](?:(?P<projection>gate|up|down)\.)?"
     r"(?P<side>[AB])(?:\.weight)?"

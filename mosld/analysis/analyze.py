@@ -66,7 +66,7 @@ class Divergence(TypedDict):
 
 
 class RunNumbers(TypedDict):
-    """One run; `use` is by task and module, a share for each expert."""
+    """One run; `use` is by task and module, a share for each expert; `experts` are their names, if they have one."""
 
     name: str
     path: str
@@ -125,7 +125,8 @@ def compares_a(runs: Iterable[AdapterRun]) -> bool:
 def _initial_weights(runs: Mapping[str, AdapterRun]) -> dict[str, Initial]:
     if not compares_a(runs.values()):
         return dict.fromkeys(runs)
-    from mosld.analysis.initial_weights import initial_a  # transformers and peft, which take seconds
+    # It imports transformers and peft, which take seconds.
+    from mosld.analysis.initial_weights import initial_a
 
     return {name: initial_a(run) if run.has_single_a else None for name, run in runs.items()}
 
@@ -141,7 +142,7 @@ def _run_numbers(name: str, run: AdapterRun, initial: Initial, evaluation: str |
         "data": config.data.name,
         "seed": config.seed,
         "share": config.method.share,
-        "experts": config.method.domains,  # their names, if they have one
+        "experts": config.method.domains,
         "modules": {key: _module_numbers(bank, initial, config.method.alpha) for key, bank in run.banks.items()},
         "use_of": evaluation or config.data.name,
         "use": {task: {key: _rounded_list(share_E) for key, share_E in keys.items()} for task, keys in usage.items()},

@@ -109,7 +109,8 @@ def _usage_figure(run: RunNumbers) -> Figure:
     """A column of panels for each task, a row for each kind of module; in each, layers x experts."""
     tasks = list(run["use"])
     width = max(len(shares) for shares in run["use"][tasks[0]].values())
-    routers: dict[str, dict[int, str]] = {}  # by kind of module and layer
+    # The names of the modules with routers, by kind of module and layer.
+    routers: dict[str, dict[int, str]] = {}
     for key, router in run["specialisation"].items():
         routers.setdefault(router["module"], {})[router["layer"]] = key
     depth = max(map(len, routers.values()))

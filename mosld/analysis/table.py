@@ -154,4 +154,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.4f}"  # specialisation is often below .01
+    # Specialisation is often below .01.
+    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.4f}"

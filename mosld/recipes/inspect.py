@@ -39,7 +39,8 @@ def inspect_runs(
     """
     console = Console()
     runs = [AdapterRun(saved, config) for saved, config in selected]
-    if compares_a(runs):  # needs transformers and peft
+    # Comparing A needs transformers and peft.
+    if compares_a(runs):
         silence_libraries()
     output = Path(out) if out else runs[0].directory / "inspect"
     tree = analyze(dict(zip(_short_names(runs), runs, strict=True)), evaluation)

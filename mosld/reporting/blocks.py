@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import NamedTuple
 
 from mosld.reporting.collect import CollectedRuns
@@ -142,13 +143,15 @@ def _block_key(run: Run) -> tuple[object, ...]:
 
 def _split_by_task_rows(runs: list[Run]) -> list[list[Run]]:
     """Runs on single tasks in as few lists as possible, each task of a list with one set of rows."""
-    lists: list[list[Run]] = []
-    for task_runs in group_by(runs, lambda run: next(iter(run.scores))).values():
-        variants = group_by(task_runs, lambda run: str((run.task_rows(next(iter(run.scores))), run.fingerprint)))
-        for i, key in enumerate(sorted(variants)):
-            lists += [[]] if i == len(lists) else []
-            lists[i] += variants[key]
-    return lists
+
+    def task(run: Run) -> str:
+        return next(iter(run.scores))
+
+    by_task = []
+    for task_runs in group_by(runs, task).values():
+        by_rows = group_by(task_runs, lambda run: str((run.task_rows(task(run)), run.fingerprint)))
+        by_task.append([by_rows[key] for key in sorted(by_rows)])
+    return [[run for task_runs in part for run in task_runs] for part in zip_longest(*by_task, fillvalue=[])]
 
 
 def _block(runs: list[Run], family: list[Run], collected: CollectedRuns) -> Block:

@@ -112,4 +112,5 @@ def _trained_on(path: Path, runs: Sequence[Run]) -> str | None:
     try:
         return str(json.loads((path.parents[1] / "results.json").read_bytes())["data"]["name"])
     except (OSError, ValueError, KeyError, TypeError):
-        return "unknown data"  # an evaluation of a bare adapter directory
+        # An evaluation of a bare adapter directory.
+        return "unknown data"

@@ -12,10 +12,12 @@ from mosld.reporting.run import Run, heading
 from mosld.reporting.style import COLOURS, HATCHES, RenderedFigure, legend, line_style, new_axes, render, style
 from mosld.reporting.tables import AVERAGE
 
-MAX_LINES = 24  # of one figure: more cannot be told apart
+# More lines of one figure cannot be told apart.
+MAX_LINES = 24
 MAX_LOSS_POINTS = 100
 LOSS = re.compile(rb'^\{"step": (\d+),.*?"cross_entropy": ([-+.\deE]+)[,}]')
-LINE_HEAD_BYTES = 400  # of a line of metrics.jsonl: the experts' load behind it is a hundred times as long
+# The experts' load behind the head of a line of metrics.jsonl is a hundred times as long.
+LINE_HEAD_BYTES = 400
 
 
 def subject_figure(block: Block, predictions: Predictions) -> RenderedFigure | None:

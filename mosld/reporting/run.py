@@ -20,7 +20,8 @@ METHODS = (
     "full", "prefix", "lora", "molora", "sira", "mola", "mixlora", "moa", "hydralora", "mosl", "mosld_b", "mosld",
 )  # fmt: skip
 TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c", "gsm8k", "mmlu", "openorca")
-KEY_GROUPS = ("method", "allocation", "data", "training")  # the order of settings in a row's name
+# The order of settings in a row's name.
+KEY_GROUPS = ("method", "allocation", "data", "training")
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -156,8 +157,9 @@ class Run:
             for key, value in self.config.items()
             if not key.startswith(HEADING_KEYS) and (key in MIXING_KEYS or not key.startswith("data."))
         }
+        # One expert a task, whatever the tasks.
         if settings.get("method.domains") == self.config.get("data.tasks"):
-            settings.pop("method.domains", None)  # one expert a task, whatever the tasks
+            settings.pop("method.domains", None)
         return settings
 
     @cached_property

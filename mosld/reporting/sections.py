@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mosld.reporting.style import RenderedFigure
 
 DEFAULT_REFERENCE = "mosld"
-MAX_FIGURES = 14  # of a section: a sweep over everything would give hundreds
+# Of a section: a sweep over everything would give hundreds.
+MAX_FIGURES = 14
 
 
 @dataclass
@@ -79,7 +80,8 @@ def _tables(
     if comparisons:
         title = f"significance against {reference.name}, {block.title}"
         yield comparison_table(title, comparisons, block.facts, comparer.resamples)
-    if not block.run.trained_on:  # the cost of training is in the section of the run, not of its evaluations
+    # The cost of training is in the section of the run, not of its evaluations.
+    if not block.run.trained_on:
         yield cost_table(block)
 
 
@@ -103,7 +105,8 @@ def _with_star_note(table: Table, marks: Mapping[tuple[str, str], str], referenc
 
 def draw_figures(sections: Sequence[Section], predictions: Predictions) -> None:
     """Add to each section the figures for which there are runs."""
-    from mosld.reporting import figures, figures_across  # matplotlib, which --no-figures does not need
+    # They import matplotlib, which --no-figures does not need.
+    from mosld.reporting import figures, figures_across
 
     for section in sections:
         block = section.block

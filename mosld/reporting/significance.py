@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 Floats = NDArray[np.float64]
-MAX_DRAWN_ITEMS = 1_000_000  # held at a time; 4 MB
-ROUNDING_ERROR = 1e-12  # of a difference of accuracies
+# Held in memory at a time: 4 MB.
+MAX_DRAWN_ITEMS = 1_000_000
+# Of a difference of accuracies.
+ROUNDING_ERROR = 1e-12
 
 
 def bootstrap_means(values_NR: Floats, resamples: int, seed: int = 0) -> Floats:

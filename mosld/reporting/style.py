@@ -25,13 +25,16 @@ Dashes = str | tuple[int, tuple[int, ...]]
 
 COLOURS = ("#1b5e8c", "#c8571b", "#3a7d44", "#7a3b8f", "#8c6d1b", "#b02a4c", "#4a5a68", "#1f9e9e", "#5c4033", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-FILL_STYLES: tuple[Literal["full", "none", "left"], ...] = ("full", "none", "left")  # of each ten markers in turn
+# Lines beyond the ten markers have the next fill style.
+FILL_STYLES: tuple[Literal["full", "none", "left"], ...] = ("full", "none", "left")
 DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)))
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "|||", "---", "+++", "**")
-HEAT_MAP_COLOURS = "Blues"  # one hue that only grows darker, also in grey
+# One hue that only grows darker, also in grey.
+HEAT_MAP_COLOURS = "Blues"
 TEXT_POINTS = 9
-SMALL_TEXT_POINTS = 8  # legends, and numbers in a heat map
-LEGEND_INCHES = 1.6  # of a figure's width that its legend may take
+SMALL_TEXT_POINTS = 8
+# A wider legend widens the figure.
+LEGEND_INCHES = 1.6
 LEGEND_COLUMN_ENTRIES = 18
 SETTINGS: dict[Any, Any] = {
     "font.size": TEXT_POINTS, "axes.titlesize": TEXT_POINTS, "figure.titlesize": TEXT_POINTS,

@@ -18,7 +18,8 @@ from mosld.reporting.table import Table, as_csv, file_names, latex, markdown
 from mosld.reporting.tables import AVERAGE
 
 PAGE = "report.html"
-PIPE_COLUMNS = 160  # width of the tables where the output is no terminal
+# Width of the tables where the output is no terminal.
+PIPE_COLUMNS = 160
 
 LeftOut = Sequence[tuple[str, str]]
 """Paths that the report does not use, with the reason."""
@@ -78,7 +79,8 @@ def print_report(sections: Sequence[Section], left_out: LeftOut) -> None:
     """Print every table (of the long ones the averages), and each path that was left out with the reason."""
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     for section in sections:
-        printed: set[str] = set()  # notes, each printed once a section
+        # Each note is printed once a section.
+        printed: set[str] = set()
         for table in section.tables:
             rows = [row for row in table.rows if row[1].text == AVERAGE] if table.long else table.rows
             if rows:
