@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def inspect(flags: argparse.Namespace) -> int:
+    """Inspect the named runs and print the directory with the results."""
     runs, left_out = select_runs([path.removeprefix("run=") for path in flags.runs])
     with ending_on_ctrl_c():
         # It imports torch and matplotlib.

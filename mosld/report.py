@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(flags: argparse.Namespace) -> int:
+    """Report on the named runs and print the path of the page."""
     with ending_on_ctrl_c():
         # It imports numpy.
         from mosld.recipes.report import report_runs

@@ -222,6 +222,7 @@ def significance_marks(comparisons: Sequence[Comparison]) -> dict[tuple[str, str
 
 
 def comparison_table(title: str, comparisons: Sequence[Comparison], facts: Sequence[str], resamples: int) -> Table:
+    """A row for each comparison, with the definition of its columns in the notes."""
     rows = [list(_cells(comparison)) for comparison in comparisons]
     return Table(title, COLUMNS, rows, [*facts, NOTES[0].format(resamples=resamples), NOTES[1]], long=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +20,9 @@ from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike
 
 from mosld.common.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 Dashes = str | tuple[int, tuple[int, ...]]
 
@@ -36,7 +39,7 @@ SMALL_TEXT_POINTS = 8
 # A wider legend widens the figure.
 LEGEND_INCHES = 1.6
 LEGEND_COLUMN_ENTRIES = 18
-SETTINGS: dict[Any, Any] = {
+SETTINGS: "dict[RcKeyType, object]" = {
     "font.size": TEXT_POINTS, "axes.titlesize": TEXT_POINTS, "figure.titlesize": TEXT_POINTS,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
     "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mosld", "hatch.linewidth": 0.6,
