@@ -1,4 +1,4 @@
-"""Tables and figures of whatever runs are there: ``python -m mosld.report outputs/``."""
+"""Make tables and figures of finished runs: ``python -m mosld.report outputs/``."""
 
 import argparse
 import sys
@@ -16,46 +16,34 @@ scored again: everything comes from results.json, predictions/ and metrics.jsonl
 
 Prints the tables, says which runs it left out and why, and writes report.html (one file, no network), report.md,
 tables/*.csv, tables/*.tex and figures/*.svg, *.png. The last line printed is the page.
-Runs that differ in the seed alone are averaged; a table has one model, one source and one set of rows."""
+Runs that differ only in the seed are averaged; a table has one model, one source and one set of rows."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
     return run_flags(report, _parser(), argv)
 
 
 def report(flags: argparse.Namespace) -> int:
-    """Runs, blocks of runs that can be compared, tables, figures, files."""
-    output = Path(flags.output)
-    with ending_on_ctrl_c():  # numpy; matplotlib comes with the first figure
-        from mosld.reporting.blocks import make_blocks
-        from mosld.reporting.collect import collect
-        from mosld.reporting.compare import Comparer, Outcomes
-        from mosld.reporting.sections import draw, make_sections
-        from mosld.reporting.tables import paper_numbers
-        from mosld.reporting.write import print_report, require_place, write_report
-    require_place(output)
-    found = collect(flags.directories)
-    blocks = make_blocks(found)
-    comparer = Comparer(Outcomes(), flags.resamples)
-    sections = make_sections(blocks, comparer, flags.against, paper_numbers() if flags.paper else None)
-    if flags.figures:
-        draw(sections, comparer)
-    left_out = found.listed(comparer.outcomes.faults)
-    write_report(output, sections, left_out)
-    print_report(sections, left_out)
-    print(output / "report.html")
+    """Report on the named runs and print the path of the page."""
+    with ending_on_ctrl_c():
+        # It imports numpy.
+        from mosld.recipes.report import report_runs
+    page = report_runs(
+        flags.directories, Path(flags.output), flags.against, flags.resamples, flags.paper, flags.figures
+    )
+    print(page)
     return ExitCode.FINISHED
 
 
 def _parser() -> FlagParser:
     parser = FlagParser("report", USAGE)
-    parser.add_argument("directories", metavar="DIR", nargs="+", help="where runs lie, at any depth")
+    parser.add_argument("directories", metavar="DIR", nargs="+", help="where the runs are, at any depth")
     parser.add_argument("--output", metavar="DIR", default="report", help="where the report goes; default: report")
     parser.add_argument(
         "--against",
         metavar="NAME",
-        help="the method or row that others are tested against; default: mosld, or the best",
+        help="the method or row that others are tested against; default: mosld, or the best on average",
     )
     parser.add_argument(
         "--resamples",
@@ -64,8 +52,8 @@ def _parser() -> FlagParser:
         metavar="N",
         help="of the bootstrap over items; 0: none, and predictions are not read; default: %(default)s",
     )
-    parser.add_argument("--paper", action="store_true", help="put the paper's numbers beside ours, errata marked")
-    parser.add_argument("--no-figures", dest="figures", action="store_false", help="tables alone")
+    parser.add_argument("--paper", action="store_true", help="show the paper's numbers beside ours, errata marked")
+    parser.add_argument("--no-figures", dest="figures", action="store_false", help="make tables only")
     return parser
 
 

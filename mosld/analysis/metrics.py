@@ -1,30 +1,25 @@
-"""How alike the experts of a layer are: cosine and linear CKA of their updates P_i = B_i A_i.
+"""Measures of adapters: how similar experts are, what two A's have in common, how tasks use experts.
 
-No product is formed: all is algebra of R x R blocks, since <P_i, P_j> = sum (B_i' B_j) * (A_i A_j').
-Shapes: I in, O out, R rank, E experts.
+Similarities are of the experts' updates P_i = B_i A_i, which are never formed: all is algebra of R x R blocks, since
+<P_i, P_j> = sum (B_i' B_j) * (A_i A_j'). An expert's share in a task is its mean gate over the task's tokens divided by
+the sum of all experts' mean gates, so that dense, top-k and capacity routers compare.
+Shapes: I in, O out, R rank, E experts, T tasks.
 """
 
-from collections.abc import Mapping
 from functools import cache
-from itertools import combinations
-from typing import Any
 
 import numpy as np
 from scipy.linalg import subspace_angles
 from scipy.special import entr
 
-from mosld.analysis.adapter_files import AdapterRun, Array, Bank, layer_and_kind
-
-# PART: How alike the experts of a layer are: cosine and linear CKA of their updates P_i = B_i A_i. No product is
-# formed: all is algebra of R x R blocks, since <P_i, P_j> = sum (B_i' B_j) * (A_i A_j'). Shapes: I in, O out, R
-# rank, E experts.
-
+from mosld.analysis.adapter_files import Array, Bank, ExpertUsage
 
 MEASURES = {
     "cosine": "cosine of B_i A_i",
     "cka": "linear CKA: what they tell apart",
     "cka_out": "linear CKA: where they write",
 }
+RANDOM_PAIRS = 100
 
 
 def similarities(bank: Bank) -> dict[str, Array]:
@@ -34,21 +29,31 @@ def similarities(bank: Bank) -> dict[str, Array]:
         cka      |P_i P_j'|^2 / (|P_i P_i'| |P_j P_j'|)
         cka_out  |P_i' P_j|^2 / (|P_i' P_i| |P_j' P_j|)
 
-    `cka` is linear CKA (Kornblith et al. 2019, arXiv 1905.00414, section 3) of the experts' updates of endlessly many
-    inputs of white noise, whose mean is zero: whether two experts tell the same inputs apart, wherever they write. It
-    is high by nature where A is shared, since all then see the same R directions. `cka_out` is the same with inputs
-    and outputs exchanged: whether they write into the same directions, whatever they read (high by nature where B is
-    shared). So each is to be held against `random_similarity`.
+    `cka` is linear CKA (Kornblith et al. 2019, arXiv 1905.00414, section 3) of the experts' updates of white noise, in
+    the limit of many inputs: whether two experts tell the same inputs apart, wherever they write. It is high if A is
+    shared, since all experts then see the same R directions. `cka_out` is the same with inputs and outputs exchanged:
+    whether they write into the same directions, whatever they read; it is high if B is shared. Compare both with
+    `random_similarity`.
     """
-    A_EERR = np.einsum("iam,jbm->ijab", *[_all(bank.A_ERI, bank.experts)] * 2, optimize=True)
-    B_EERR = np.einsum("ioa,job->ijab", *[_all(bank.B_EOR, bank.experts)] * 2, optimize=True)
-    ownA_ERR, ownB_ERR = (np.einsum("iiab->iab", blocks) for blocks in (A_EERR, B_EERR))
-    inner = {
+    A_ERI = np.broadcast_to(bank.A_ERI, (bank.experts, *bank.A_ERI.shape[1:]))
+    B_EOR = np.broadcast_to(bank.B_EOR, (bank.experts, *bank.B_EOR.shape[1:]))
+    A_EERR = np.einsum("iam,jbm->ijab", A_ERI, A_ERI, optimize=True)
+    B_EERR = np.einsum("ioa,job->ijab", B_EOR, B_EOR, optimize=True)
+    A_ERR = np.einsum("iiab->iab", A_EERR)
+    B_ERR = np.einsum("iiab->iab", B_EERR)
+    products = {
         "cosine": (A_EERR * B_EERR).sum((-2, -1)),
-        "cka": ((ownB_ERR[:, None] @ A_EERR) * (A_EERR @ ownB_ERR[None])).sum((-2, -1)),
-        "cka_out": ((ownA_ERR[:, None] @ B_EERR) * (B_EERR @ ownA_ERR[None])).sum((-2, -1)),
+        "cka": ((B_ERR[:, None] @ A_EERR) * (A_EERR @ B_ERR[None])).sum((-2, -1)),
+        "cka_out": ((A_ERR[:, None] @ B_EERR) * (B_EERR @ A_ERR[None])).sum((-2, -1)),
     }
-    return {name: _normalised(product_EE) for name, product_EE in inner.items()}
+    return {measure: _normalised(product_EE) for measure, product_EE in products.items()}
+
+
+def _normalised(product_EE: Array) -> Array:
+    norm_E = np.sqrt(np.diagonal(product_EE))
+    norms_EE = norm_E[:, None] * norm_E
+    quotient_EE = np.divide(product_EE, norms_EE, out=np.full_like(norms_EE, np.nan), where=norms_EE > 0)
+    return np.clip(quotient_EE, -1, 1)
 
 
 def norms(bank: Bank, scale: float) -> list[float]:
@@ -59,48 +64,28 @@ def norms(bank: Bank, scale: float) -> list[float]:
 
 
 def pair_mean(values_EE: Array) -> float | None:
-    """The mean over pairs of different experts; None where there is no pair with a value."""
+    """The mean over pairs of different experts; None if no pair has a value."""
     pairs = values_EE[np.triu_indices(len(values_EE), 1)]
     return float(np.nanmean(pairs)) if np.isfinite(pairs).any() else None
 
 
 def random_similarity(bank: Bank) -> dict[str, float]:
-    """What `pair_mean` gives for random Gaussian experts of the same shapes, sharing what these share.
-
-    Over at least a hundred pairs of them, always the same.
-    """
+    """The `pair_mean` of random Gaussian experts with the shapes and the sharing of these, over at least 100 pairs."""
     return dict(_random_similarity(bank.A_ERI.shape, bank.B_EOR.shape))
 
 
 @cache
 def _random_similarity(A_shape: tuple[int, ...], B_shape: tuple[int, ...]) -> dict[str, float]:
-    made = np.random.default_rng(0)
+    normal = np.random.default_rng(0).standard_normal
     experts = max(A_shape[0], B_shape[0])
-    draws = -(-100 // (experts * (experts - 1) // 2))
-    banks = [Bank("", made.standard_normal(A_shape), made.standard_normal(B_shape)) for _ in range(draws)]
-    found = [similarities(bank) for bank in banks]
-    return {name: float(np.mean([pair_mean(values[name]) for values in found])) for name in MEASURES}
-
-
-def _all(own: Array, experts: int) -> Array:
-    """One factor of each expert; a shared one stands for all without a copy."""
-    return np.broadcast_to(own, (experts, *own.shape[1:]))
-
-
-def _normalised(product_EE: Array) -> Array:
-    size_E = np.sqrt(np.diagonal(product_EE))
-    bound_EE = size_E[:, None] * size_E
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quotient_EE: Any = np.where(bound_EE > 0, product_EE / bound_EE, np.nan)
-    return np.clip(quotient_EE, -1, 1)
-
-
-# PART: How much of the space that one run's A reads another run's A reads too, layer by layer. Shapes: I in, R
-# rank.
+    draws = -(-RANDOM_PAIRS // (experts * (experts - 1) // 2))
+    banks = [Bank("", normal(A_shape), normal(B_shape)) for _ in range(draws)]
+    by_draw = [similarities(bank) for bank in banks]
+    return {measure: float(np.mean([pair_mean(values[measure]) for values in by_draw])) for measure in MEASURES}
 
 
 def overlap(A_RI: Array, other_RI: Array) -> float:
-    """How far the row spaces of two matrices are the same: the mean squared cosine of their principal angles.
+    """How much of their row spaces two matrices share: the mean squared cosine of the principal angles.
 
     0: orthogonal; 1: the smaller lies in the larger. This is phi of LoRA (Hu et al. 2022, section 7.2) for all
     directions.
@@ -118,93 +103,41 @@ def random_overlap(A_RI: Array, other_RI: Array) -> float:
     return float(max(np.linalg.matrix_rank(A_RI), np.linalg.matrix_rank(other_RI)) / A_RI.shape[1])
 
 
-def moved(A_RI: Array, start_RI: Array) -> float:
-    """How far training moved A, as a part of its length at the start."""
-    return float(np.linalg.norm(A_RI - start_RI) / np.linalg.norm(start_RI))
+def relative_change(A_RI: Array, initial_RI: Array) -> float:
+    """|A - initial A| / |initial A|, Frobenius norms."""
+    return float(np.linalg.norm(A_RI - initial_RI) / np.linalg.norm(initial_RI))
 
 
-def overlaps(runs: Mapping[str, AdapterRun], starts: Mapping[str, Mapping[str, Array] | None]) -> list[dict[str, Any]]:
-    """What every two runs with one A a layer have in common, in the layers that both adapt.
+def divergence(usage: ExpertUsage) -> Array:
+    """The Jensen-Shannon divergence of every two tasks' expert usage [T, T] in bits, mean over modules.
 
-    Args:
-        runs: by name; those of different base models, or without a common layer, make no pair.
-        starts: by name, what `starting_A` gives.
-
-    Returns:
-        [{"a", "b", "modules": {key: {"layer", "module", "overlap", "random", "cosines", "start", "learned"}}}]:
-        "start" is the overlap before training, "learned" that of what training added, A - A at the start; None where
-        a start is unknown or nothing was added.
+    0: they use the same experts equally often; 1: they have no expert in common.
     """
-    found = []
-    for (name, run), (other_name, other) in combinations(runs.items(), 2):
-        if not (run.one_A and other.one_A) or run.config.model.name != other.config.model.name:
-            continue
-        one, two = run.single_A, other.single_A
-        shared = [key for key in one if key in two and one[key].shape[1] == two[key].shape[1]]
-        modules = {key: _compare(key, one[key], two[key], starts[name], starts[other_name]) for key in shared}
-        if modules:
-            found.append({"a": name, "b": other_name, "modules": modules})
-    return found
-
-
-def _compare(
-    key: str, A_RI: Array, other_RI: Array, start: Mapping[str, Array] | None, other: Mapping[str, Array] | None
-) -> dict[str, Any]:
-    layer, kind = layer_and_kind(key)
-    before = learned = None
-    if start is not None and other is not None:
-        before = overlap(start[key], other[key])
-        added, other_added = A_RI - start[key], other_RI - other[key]
-        learned = overlap(added, other_added) if added.any() and other_added.any() else None
-    return {
-        "layer": layer,
-        "module": kind,
-        "overlap": overlap(A_RI, other_RI),
-        "random": random_overlap(A_RI, other_RI),
-        "cosines": [round(float(value), 6) for value in cosines(A_RI, other_RI)],
-        "start": before,
-        "learned": learned,
-    }
-
-
-# PART: Which experts the tasks take, how far two tasks differ in it, and how much an expert says of the task. Out
-# of routing.json. An expert's part in a task is its mean gate over the task's tokens, divided by the sum of all
-# experts' mean gates, so that dense, top-k and capacity routers read alike. Shapes: T tasks, E experts.
-
-
-Use = Mapping[str, Mapping[str, Array]]
-"""By task and module, the part of each expert [E]."""
-
-
-def divergence(use: Use) -> Array:
-    """The Jensen-Shannon divergence of every two tasks' expert use [T, T] in bits, mean over modules.
-
-    0: they take the same experts equally often; 1: they have no expert in common.
-    """
-    tasks = list(use)
-    found_TT = np.zeros((len(tasks), len(tasks)))
+    tasks = list(usage)
+    divergence_TT = np.zeros((len(tasks), len(tasks)))
     for i, one in enumerate(tasks):
         for j, other in enumerate(tasks[:i]):
-            pairs = [np.stack([part_E, use[other][module]]) for module, part_E in use[one].items()]
-            found_TT[i, j] = found_TT[j, i] = np.mean([_information(pair_TE) for pair_TE in pairs]) / np.log(2)
-    return found_TT
+            pairs = [np.stack([share_E, usage[other][module]]) for module, share_E in usage[one].items()]
+            bits = np.mean([_information(pair_TE) for pair_TE in pairs]) / np.log(2)
+            divergence_TT[i, j] = divergence_TT[j, i] = bits
+    return divergence_TT
 
 
-def specialisation(use: Use) -> dict[str, float | None]:
-    """By module, how much the expert that a token takes says of the token's task, from 0 (nothing) to 1.
+def specialisation(usage: ExpertUsage) -> dict[str, float | None]:
+    """By module, how much the expert that a token uses says about the token's task, from 0 (nothing) to 1.
 
     The mutual information of task and expert, with all tasks equally likely, as a share of the largest possible,
     ln min(T, E). Mod-Squad (Chen et al. 2023, arXiv 2212.08066) trains towards this mutual information; the division
     is ours, so that layers with different numbers of experts compare. None for one task or one expert.
     """
-    found: dict[str, float | None] = {}
-    for module, first in next(iter(use.values()), {}).items():
-        parts_TE = np.stack([own[module] for own in use.values()])
-        most = np.log(min(len(parts_TE), len(first)))
-        found[module] = float(_information(parts_TE) / most) if most > 0 else None
-    return found
+    scores: dict[str, float | None] = {}
+    for module in next(iter(usage.values()), {}):
+        shares_TE = np.stack([modules[module] for modules in usage.values()])
+        largest = np.log(min(shares_TE.shape))
+        scores[module] = float(_information(shares_TE) / largest) if largest > 0 else None
+    return scores
 
 
-def _information(parts_TE: Array) -> float:
-    """The mutual information in nats of an expert and a row, all rows equally likely: H(mean) - mean H."""
-    return max(0.0, float(entr(parts_TE.mean(0)).sum() - entr(parts_TE).sum(-1).mean()))
+def _information(shares_TE: Array) -> float:
+    """The mutual information of expert and row in nats, all rows equally likely: H(mean) - mean H."""
+    return max(0.0, float(entr(shares_TE.mean(0)).sum() - entr(shares_TE).sum(-1).mean()))

@@ -1,110 +1,93 @@
-"""The numbers as Markdown: means over the layers, then layer by layer."""
+"""The numbers of an inspection as series over the layers, and as Markdown: means, then layer by layer."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
+from mosld.analysis.analyze import Inspection, Module
 from mosld.analysis.metrics import MEASURES
 
-# PART: The numbers as lines over the layers, which figures draw and the table averages.
-
-
-class Line(NamedTuple):
-    """One measure of one kind of module over the layers.
-
-    Attributes:
-        run: whose it is.
-        kind: the kind of module.
-        values: by layer.
-        random: the same measure of random matrices of the same shapes; empty where there is none.
-    """
-
-    run: str
-    kind: str
-    values: dict[int, float]
-    random: dict[int, float]
-
-    @property
-    def mean(self) -> float:
-        """Over the layers."""
-        return sum(self.values.values()) / len(self.values)
-
-    @property
-    def random_mean(self) -> float | None:
-        """Over the layers, of random matrices."""
-        return sum(self.random.values()) / len(self.random) if self.random else None
-
-
-def similarity_lines(tree: Mapping[str, Any], measure: str) -> list[Line]:
-    """The mean over pairs of experts, where there are pairs."""
-    return [
-        line
-        for run in tree["runs"]
-        for line in _lines(
-            run["name"],
-            [
-                (entry, entry["similarity"].get(measure), entry["random"].get(measure))
-                for entry in run["modules"].values()
-            ],
-        )
-    ]
-
-
-def specialisation_lines(tree: Mapping[str, Any]) -> list[Line]:
-    """How much the experts say of the tasks."""
-    return [
-        line
-        for run in tree["runs"]
-        for line in _lines(run["name"], [(entry, entry["score"], None) for entry in run["specialisation"].values()])
-    ]
-
-
-def subspace_lines(tree: Mapping[str, Any], measure: str) -> list[Line]:
-    """How much two runs' A have in common, for every pair: "overlap", "learned" or "start"."""
-    return [
-        line
-        for pair in tree["subspaces"]
-        for line in _lines(
-            f"{pair['a']} & {pair['b']}",
-            [(entry, entry[measure], entry["random"]) for entry in pair["modules"].values()],
-        )
-    ]
-
-
-def moved_lines(tree: Mapping[str, Any]) -> list[Line]:
-    """How far training moved A, as a part of its length at the start."""
-    return [
-        line
-        for run in tree["runs"]
-        for line in _lines(run["name"], [(entry, entry["moved"], None) for entry in run["modules"].values()])
-    ]
-
-
-def _lines(run: str, found: list[tuple[Mapping[str, Any], float | None, float | None]]) -> Iterator[Line]:
-    kinds: dict[str, Line] = {}
-    for entry, value, random in found:
-        if value is not None:
-            line = kinds.setdefault(entry["module"], Line(run, entry["module"], {}, {}))
-            line.values[entry["layer"]] = value
-            if random is not None:
-                line.random[entry["layer"]] = random
-    yield from kinds.values()
-
-
-# PART: The numbers as Markdown: means over the layers, then layer by layer.
-
-
-OVERLAPS = {"overlap": "as saved", "start": "at the start", "learned": "of what training added"}
-
+OverlapMeasure = Literal["overlap", "start", "learned"]
+OVERLAPS: dict[OverlapMeasure, str] = {
+    "overlap": "as saved", "start": "at the start", "learned": "of what training added",
+}  # fmt: skip
 HEAD = """# What the adapters hold
 
 {runs}
 
-How each number is defined: docs/how-to/inspecting.md. In brackets: the same measure of random matrices of the same shapes.
+Definitions of the numbers: docs/how-to/inspecting.md. In brackets: the same measure of random matrices of equal shapes.
 """
 
 
-def markdown(tree: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
-    """The whole file."""
+class Series(NamedTuple):
+    """One measure of one kind of module over the layers.
+
+    Attributes:
+        run: its name, or those of two runs.
+        module: the kind of module.
+        values: by layer.
+        random: the same measure of random matrices of the same shapes, by layer; empty if there is none.
+    """
+
+    run: str
+    module: str
+    values: dict[int, float]
+    random: dict[int, float]
+
+    @property
+    def text(self) -> str:
+        """The mean over the layers, and in brackets that of random matrices."""
+        mean = _number(sum(self.values.values()) / len(self.values))
+        return f"{mean} ({_number(sum(self.random.values()) / len(self.random))})" if self.random else mean
+
+
+def similarity_series(tree: Inspection, measure: str) -> list[Series]:
+    """The mean over pairs of experts, where there are pairs."""
+    return _series(
+        (run["name"], module, module["similarity"].get(measure), module["random"].get(measure))
+        for run in tree["runs"]
+        for module in run["modules"].values()
+    )
+
+
+def specialisation_series(tree: Inspection) -> list[Series]:
+    """How much the experts say about the tasks."""
+    return _series(
+        (run["name"], router, router["score"], None)
+        for run in tree["runs"]
+        for router in run["specialisation"].values()
+    )
+
+
+def subspace_series(tree: Inspection, measure: OverlapMeasure) -> list[Series]:
+    """How much the A's of two runs have in common, for every pair."""
+    return _series(
+        (f"{pair['a']} & {pair['b']}", module, module[measure], module["random"])
+        for pair in tree["subspaces"]
+        for module in pair["modules"].values()
+    )
+
+
+def moved_series(tree: Inspection) -> list[Series]:
+    """How far training moved A, as a share of its initial norm."""
+    return _series(
+        (run["name"], module, module["moved"], None) for run in tree["runs"] for module in run["modules"].values()
+    )
+
+
+def _series(numbers: Iterable[tuple[str, Module, float | None, float | None]]) -> list[Series]:
+    """A series for each run and kind of module out of (run, module, value, random value)."""
+    by_key: dict[tuple[str, str], Series] = {}
+    for run, module, value, random in numbers:
+        if value is not None:
+            series = by_key.setdefault((run, module["module"]), Series(run, module["module"], {}, {}))
+            series.values[module["layer"]] = value
+            if random is not None:
+                series.random[module["layer"]] = random
+    return list(by_key.values())
+
+
+def markdown(tree: Inspection, notes: Sequence[str] = ()) -> str:
+    """inspect.md."""
     runs = "\n".join(
         f"* {run['name']}: {run['method']} on {run['model']}, data {run['data']}, seed {run['seed']} (`{run['path']}`)"
         for run in tree["runs"]
@@ -114,31 +97,35 @@ def markdown(tree: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
     return "\n".join(parts)
 
 
-def _summary(tree: Mapping[str, Any]) -> Iterable[str]:
-    columns = {name: {line[:2]: line for line in similarity_lines(tree, name)} for name in MEASURES}
-    columns["specialisation"] = {line[:2]: line for line in specialisation_lines(tree)}
+def _summary(tree: Inspection) -> Iterator[str]:
+    columns = {measure: similarity_series(tree, measure) for measure in MEASURES}
+    columns["specialisation"] = specialisation_series(tree)
     names = [run["name"] for run in tree["runs"]]
-    found = dict.fromkeys(key for lines in columns.values() for key in lines)
-    rows = sorted(found, key=lambda key: names.index(key[0]))
+    rows = sorted(_mean_rows(columns.values()), key=lambda row: names.index(row[0]))
     if rows:
         yield "## Experts, mean over layers\n"
-        head = ["run", "module", *MEASURES, "specialisation"]
-        yield _table(head, [[*key, *(_mean(lines.get(key)) for lines in columns.values())] for key in rows])
+        yield _table(["run", "module", *columns], rows)
 
 
-def _subspaces(tree: Mapping[str, Any]) -> Iterable[str]:
-    moved = moved_lines(tree)
+def _subspaces(tree: Inspection) -> Iterator[str]:
+    moved = moved_series(tree)
     if moved:
         yield "## How far training moved A, as a part of its length at the start, mean over layers\n"
-        yield _table(["run", "module", "moved"], [[line.run, line.kind, _mean(line)] for line in moved])
-    columns = {name: {line[:2]: line for line in subspace_lines(tree, name)} for name in OVERLAPS}
-    if columns["overlap"]:
+        yield _table(["run", "module", "moved"], _mean_rows([moved]))
+    if tree["subspaces"]:
         yield "## Overlap of what two A's read, mean over layers\n"
-        rows = [[*key, *(_mean(lines.get(key)) for lines in columns.values())] for key in columns["overlap"]]
+        rows = _mean_rows(subspace_series(tree, measure) for measure in OVERLAPS)
         yield _table(["A of", "module", *OVERLAPS.values()], rows)
 
 
-def _divergences(tree: Mapping[str, Any]) -> Iterable[str]:
+def _mean_rows(columns: Iterable[Sequence[Series]]) -> list[list[str]]:
+    """A row for each run and kind of module: means over layers, a column for each measure."""
+    by_key = [{(series.run, series.module): series.text for series in column} for column in columns]
+    keys = dict.fromkeys(key for column in by_key for key in column)
+    return [[*key, *(column.get(key, "-") for column in by_key)] for key in keys]
+
+
+def _divergences(tree: Inspection) -> Iterator[str]:
     for run in tree["runs"]:
         if run["divergence"]:
             tasks, bits = run["divergence"]["tasks"], run["divergence"]["bits"]
@@ -146,20 +133,17 @@ def _divergences(tree: Mapping[str, Any]) -> Iterable[str]:
             yield _table(["", *tasks], [[task, *map(_number, row)] for task, row in zip(tasks, bits, strict=True)])
 
 
-def _by_layer(tree: Mapping[str, Any]) -> Iterable[str]:
-    for name in MEASURES:
-        yield from _layers(name, similarity_lines(tree, name))
-    yield from _layers("specialisation", specialisation_lines(tree))
-    for name, title in OVERLAPS.items():
-        yield from _layers(f"overlap of A {title}", subspace_lines(tree, name))
-
-
-def _layers(title: str, lines: Sequence[Line]) -> Iterable[str]:
-    if lines:
-        layers = sorted({layer for line in lines for layer in line.values})
-        yield f"## By layer: {title}\n"
-        head = ["layer", *(f"{line.run}, {line.kind}" for line in lines)]
-        yield _table(head, [[str(layer), *(_number(line.values.get(layer)) for line in lines)] for layer in layers])
+def _by_layer(tree: Inspection) -> Iterator[str]:
+    tables = {measure: similarity_series(tree, measure) for measure in MEASURES}
+    tables["specialisation"] = specialisation_series(tree)
+    tables |= {f"overlap of A {title}": subspace_series(tree, measure) for measure, title in OVERLAPS.items()}
+    for title, columns in tables.items():
+        layers = sorted({layer for series in columns for layer in series.values})
+        if layers:
+            yield f"## By layer: {title}\n"
+            head = ["layer", *(f"{series.run}, {series.module}" for series in columns)]
+            rows = [[str(layer), *(_number(series.values.get(layer)) for series in columns)] for layer in layers]
+            yield _table(head, rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -167,14 +151,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n"
 
 
-def _mean(line: Line | None) -> str:
-    if line is None:
-        return "-"
-    random = line.random_mean
-    return _number(line.mean) + ("" if random is None else f" ({_number(random)})")
-
-
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.4f}"  # specialisation is often below .01
+    # Specialisation is often below .01.
+    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.4f}"

@@ -1,102 +1,96 @@
-"""The stages of `mosld.inspect`: choose what can be looked at, compute, draw, write."""
+"""The work of `mosld.inspect`: compute all numbers, draw the figures, write the table."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.markdown import Markdown
 
 from mosld.analysis.adapter_files import AdapterRun
-from mosld.analysis.analyze import compares_A, numbers
-from mosld.analysis.figures import draw
+from mosld.analysis.analyze import Inspection, analyze, compares_a
+from mosld.analysis.figures import draw_figures
 from mosld.analysis.table import markdown
-from mosld.common.errors import ExitCode, UserError
+from mosld.common.errors import UserError
 from mosld.common.files import write_json, write_text
 from mosld.common.process import silence_libraries
 from mosld.config.schema import Config
 from mosld.runs.console import Console
 from mosld.runs.saved import SavedRun
 
-NUMBERS, TABLE = "inspect.json", "inspect.md"
+NUMBERS_FILE, TABLE_FILE = "inspect.json", "inspect.md"
 
 
-def inspect(
-    found: Sequence[tuple[SavedRun, Config]], notes: Sequence[str], out: str | None, evaluation: str | None
-) -> int:
-    """Write numbers, table and figures; returns the exit code.
+def inspect_runs(
+    selected: Sequence[tuple[SavedRun, Config]], left_out: Sequence[str], out: str | None, evaluation: str | None
+) -> Path:
+    """Write numbers, table and figures, and print the table of means.
 
     Args:
-        found: the runs, each with its config.
-        notes: what was left out, and why.
+        selected: the runs, each with its config.
+        left_out: a sentence on each run that cannot be inspected.
         out: the directory to write; None: inspect/ in the first run.
         evaluation: the evaluation whose routing.json is read; None: that of the run itself.
+
+    Returns:
+        The directory with the files.
 
     Raises:
         UserError: files are damaged, or the directory cannot be written.
     """
-    console, runs = Console(), [AdapterRun(*pair) for pair in found]
-    if compares_A(runs):  # that needs transformers and peft, which take seconds
+    console = Console()
+    runs = [AdapterRun(saved, config) for saved, config in selected]
+    # Comparing A needs transformers and peft.
+    if compares_a(runs):
         silence_libraries()
     output = Path(out) if out else runs[0].directory / "inspect"
-    tree = numbers(dict(zip(_names(runs), runs, strict=True)), evaluation)
-    notes = [*notes, *_missing(tree["subspaces"], runs), *_unrouted(runs, evaluation), *_too_few(tree["runs"])]
+    tree = analyze(dict(zip(_short_names(runs), runs, strict=True)), evaluation)
+    notes = [*left_out, *_notes(runs, tree)]
     for note in notes:
         console.say(f"note: {note}")
+    text = markdown(tree, notes)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        _clear(output)
-        write_json(output / NUMBERS, {**tree, "notes": notes, "figures": draw(tree, output)})
-        text = markdown(tree, notes)
-        write_text(output / TABLE, text)
+        _remove_figures(output)
+        write_json(output / NUMBERS_FILE, {**tree, "notes": notes, "figures": draw_figures(tree, output)})
+        write_text(output / TABLE_FILE, text)
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror}; choose another --out.") from error
     console.show(Markdown(text[: text.find("## By layer")]))
-    print(output)
-    return ExitCode.FINISHED
+    return output
 
 
-def _names(runs: Sequence[AdapterRun]) -> list[str]:
-    """The shortest of method, method and data, method, data and seed, directory, path that tells all runs apart."""
-    for parts in range(1, 4):
-        named = [
-            " ".join((run.config.method.name, run.config.data.name, f"s{run.config.seed}")[:parts]) for run in runs
-        ]
-        if len(set(named)) == len(named):
-            return named
-    folders = [run.directory.resolve().name for run in runs]
-    return folders if len(set(folders)) == len(folders) else [str(run.directory) for run in runs]
+def _short_names(runs: Sequence[AdapterRun]) -> list[str]:
+    """The first of method, method and data, method, data and seed, directory, path that tells all runs apart."""
+    parts = [(run.config.method.name, run.config.data.name, f"s{run.config.seed}") for run in runs]
+    candidates = [[" ".join(words[:count]) for words in parts] for count in (1, 2, 3)]
+    candidates.append([run.directory.resolve().name for run in runs])
+    paths = [str(run.directory) for run in runs]
+    return next((names for names in candidates if len(set(names)) == len(runs)), paths)
 
 
-def _missing(pairs: Sequence[object], runs: Sequence[AdapterRun]) -> list[str]:
-    """Why no A is compared with another, where one could be."""
-    if pairs or not any(run.one_A for run in runs):
-        return []
-    return ["name runs of method=lora on single tasks beside it, on the same base model, to see whose A the A is like."]
-
-
-def _unrouted(runs: Sequence[AdapterRun], evaluation: str | None) -> list[str]:
-    return [
-        f"{run.directory}: no routing.json, so nothing is said of expert use; python -m mosld.eval run={run.directory} "
-        "makes one, and --evaluation NAME reads it."
-        for run in runs
-        if run.mixture and run.routing(evaluation) is None
+def _notes(runs: Sequence[AdapterRun], tree: Inspection) -> list[str]:
+    """Why some of the numbers are missing."""
+    notes = []
+    if not tree["subspaces"] and any(run.has_single_a for run in runs):
+        notes.append("to compare its A, also name runs of method=lora on single tasks, on the same base model.")
+    notes += [
+        f"{run.directory}: no routing.json, so there are no numbers on expert use; python -m mosld.eval "
+        f"run={run.directory} makes one, and --evaluation NAME reads it."
+        for run, numbers in zip(runs, tree["runs"], strict=True)
+        if run.is_mixture and not numbers["use"]
     ]
+    for numbers in tree["runs"]:
+        if numbers["use"] and max(len(module["norm"]) for module in numbers["modules"].values()) == 1:
+            notes.append(f"{numbers['path']}: one expert a layer, so there is nothing to compare and no choice.")
+        elif len(numbers["use"]) == 1:
+            notes.append(f"{numbers['path']}: one task, so there is no divergence of tasks and no specialisation.")
+    return notes
 
 
-def _too_few(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Why a run has experts or tasks, but nothing to compare."""
-    for run in runs:
-        if run["use"] and max(len(module["norm"]) for module in run["modules"].values()) == 1:
-            yield f"{run['path']}: one expert a layer, so there is no other to compare it with, and no choice."
-        elif len(run["use"]) == 1:
-            yield f"{run['path']}: one task, so nothing is said of task similarity and specialisation."
-
-
-def _clear(output: Path) -> None:
-    """Remove the figures of an earlier inspection: fewer may be drawn now."""
+def _remove_figures(output: Path) -> None:
+    """Remove the figures of an earlier inspection, which may have drawn more."""
     try:
-        for name in json.loads((output / NUMBERS).read_text())["figures"]:
+        for name in json.loads((output / NUMBERS_FILE).read_text())["figures"]:
             if Path(name).name == name and Path(name).suffix in (".png", ".svg"):
                 (output / name).unlink(missing_ok=True)
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,23 +1,22 @@
-"""The second stage: runs that may stand in one table, and the rows of that table.
+"""Sort runs into blocks: the rows and columns of one table, of which all numbers can be compared.
 
-A table has one source, one base model, one prompt and one set of rows. Runs on single tasks make up a table together: a
-column each, every column one set of rows. They are compared with a mixture where that trained and was scored on the
-same rows of the task.
+A block has one source, one base model, one prompt and one set of rows of data. Runs on single tasks form a block
+together, one column each, every column on one set of rows. A mixture is compared with them where it trained and was
+scored on the same rows of the task.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
+from typing import NamedTuple
 
-from mosld.reporting.collect import Found
-from mosld.reporting.run import Run, heading, in_order, row_differences, row_order, usual_note
+from mosld.reporting.collect import CollectedRuns
+from mosld.reporting.run import Run, common_settings_note, group_by, heading, row_differences, row_order, sort_tasks
 from mosld.reporting.significance import mean_and_spread
 
-# PART: The second stage: runs that may stand in one table, and the rows of that table. A table has one source, one
-# base model, one prompt and one set of rows. Runs on single tasks make up a table together: a column each, every
-# column one set of rows. They are compared with a mixture where that trained and was scored on the same rows of the
-# task.
+RANK, DROPOUT, ALLOCATION = "method.rank", "method.dropout", "allocation.experts"
 
 
 @dataclass(frozen=True)
@@ -25,21 +24,21 @@ class Row:
     """One row of a table: a method with its settings.
 
     Attributes:
-        differs: each setting in which other rows of the method differ from it, and how it is told.
+        differences: each setting in which other rows of the method differ from it, as text.
         runs: by task, then by seed.
     """
 
-    differs: Mapping[str, str]
+    differences: Mapping[str, str]
     runs: Mapping[str, Mapping[int, Run]] = field(repr=False)
 
     @property
     def name(self) -> str:
         """The method and what sets it apart, as in ``mosld rank=4``."""
-        return self.called()
+        return self.name_without()
 
-    def called(self, *apart: str) -> str:
+    def name_without(self, *keys: str) -> str:
         """The name without these settings."""
-        return " ".join([self.run.method, *(told for key, told in self.differs.items() if key not in apart)])
+        return " ".join([self.run.method, *(text for key, text in self.differences.items() if key not in keys)])
 
     @cached_property
     def all_runs(self) -> list[Run]:
@@ -51,12 +50,15 @@ class Row:
         """Any run of the row: they agree in method and settings."""
         return self.all_runs[0]
 
+    def task_runs(self, task: str) -> list[Run]:
+        return list(self.runs.get(task, {}).values())
+
     def accuracies(self, task: str) -> dict[int, float]:
-        """Accuracy by seed; empty where there is no run."""
+        """Accuracy by seed; empty if there is no run."""
         return {seed: run.accuracy(task) for seed, run in sorted(self.runs.get(task, {}).items())}
 
     def averages(self, tasks: Iterable[str]) -> dict[int, float]:
-        """Mean accuracy over all of these tasks, each counting once, for each seed that has them all."""
+        """Mean accuracy over these tasks, weighted equally, for each seed that has them all."""
         columns = [self.accuracies(task) for task in tasks]
         seeds = sorted(set.intersection(*(set(column) for column in columns))) if columns else []
         return {seed: mean_and_spread([column[seed] for column in columns])[0] for seed in seeds}
@@ -71,186 +73,174 @@ class Block:
         facts: what holds for all of it, one sentence each: fingerprints, items, what its runs note of their rows.
         tasks: the columns.
         rows: in the paper's order.
-        single: whether each column comes from runs on that task alone.
+        single_tasks: whether each column comes from runs on that task only.
     """
 
     title: str
     facts: list[str]
     tasks: list[str]
     rows: list[Row]
-    single: bool
+    single_tasks: bool
 
     @property
     def run(self) -> Run:
         """Any run of the block: they agree in source, model and prompt."""
         return self.rows[0].run
 
-    def row_like(self, row: Row) -> Row | None:
+    def matching_row(self, row: Row) -> Row | None:
         """The row with the same method and settings."""
-        return next((own for own in self.rows if own.run.row == row.run.row), None)
+        return next((candidate for candidate in self.rows if candidate.run.row_key == row.run.row_key), None)
 
     def comparable(self, other: "Block", task: str) -> bool:
         """Whether both have one source, model and prompt and, for this task, the same rows."""
-        here, there = self.run, other.run
-        same = (here.source, here.model, here.prompt) == (there.source, there.model, there.prompt)
-        return same and task in self.tasks and task in other.tasks and self._rows_of(task) == other._rows_of(task)
+        shared = self.run.setup == other.run.setup and task in self.tasks and task in other.tasks
+        return shared and self._task_rows(task) == other._task_rows(task)
 
-    def _rows_of(self, task: str) -> object:
-        runs = next(row.runs[task] for row in self.rows if row.runs.get(task))
-        return next(iter(runs.values())).task_rows(task)
+    def _task_rows(self, task: str) -> tuple[str | None, int | None]:
+        return next(run for row in self.rows for run in row.task_runs(task)).task_rows(task)
 
 
-def make_blocks(found: Found) -> list[Block]:
-    """Sort runs into blocks; a second run of one cell and seed goes to those left out."""
-    together: dict[object, list[Run]] = {}
-    for run in found.runs:
-        together.setdefault(_key(run), []).append(run)
-    families: dict[object, list[Run]] = {}
-    for run in found.runs:
-        families.setdefault(_family(run), []).append(run)
+class Sweep(NamedTuple):
+    """Rows that differ only in one setting: their common name, the key, and each row with its value, sorted."""
+
+    name: str
+    key: str
+    rows: list[tuple[float, Row]]
+
+
+class Grid(NamedTuple):
+    """Rows that differ only in rank and dropout: their common name, the values, and the rows by (rank, dropout)."""
+
+    name: str
+    ranks: list[float]
+    dropouts: list[float]
+    rows: dict[tuple[float, float], Row]
+
+
+def make_blocks(collected: CollectedRuns) -> list[Block]:
+    """Sort runs into blocks; a second run of one row, task and seed is added to `collected.left_out`."""
+    # Rows are named within a family, so that a method has the same names in all tables of one model and source.
+    families = group_by(collected.runs, _family_key)
     blocks = []
-    for runs in together.values():
-        for part in _singles(runs) if runs[0].single else [runs]:
-            blocks.append(_block(part, families[_family(part[0])], found))
-    told = [told for alike in _by_title(blocks).values() for told in _told_apart(alike)]
-    return sorted(told, key=lambda block: (block.run.trained_on is not None, block.single, block.title, block.facts))
+    for runs in group_by(collected.runs, _block_key).values():
+        parts = _split_by_task_rows(runs) if runs[0].single_task else [runs]
+        blocks += [_block(part, families[_family_key(part[0])], collected) for part in parts]
+    blocks = [block for alike in group_by(blocks, lambda block: block.title).values() for block in _retitled(alike)]
+    return sorted(
+        blocks, key=lambda block: (block.run.trained_on is not None, block.single_tasks, block.title, block.facts)
+    )
 
 
-def _by_title(blocks: Iterable[Block]) -> dict[str, list[Block]]:
-    found: dict[str, list[Block]] = {}
-    for block in blocks:
-        found.setdefault(block.title, []).append(block)
-    return found
+def _family_key(run: Run) -> tuple[object, ...]:
+    return (*run.setup, run.trained_on is None)
 
 
-def _told_apart(blocks: list[Block]) -> list[Block]:
-    """Blocks of one title, each with what sets it apart behind it: the rows, the number of test items, or a number."""
-    ordered = sorted(blocks, key=lambda block: block.facts)
-    prints = [f"fingerprint {block.run.fingerprint}" for block in ordered]
-    items = [
-        f"{sum(block.run.scores[task].get('n') or 0 for task in block.run.scores)} test items" for block in ordered
-    ]
-    numbers = [f"no. {i}" for i in range(1, len(ordered) + 1)]
-    apart = next(texts for texts in (prints, items, numbers) if len(set(texts)) == len(ordered))
-    if len(ordered) == 1:
-        return ordered
-    return [replace(block, title=f"{block.title}, {text}") for block, text in zip(ordered, apart, strict=True)]
+def _block_key(run: Run) -> tuple[object, ...]:
+    if run.single_task:
+        return (*run.setup, True, *(str(run.config.get(key)) for key in ("data.limit", "evaluation.limit")))
+    return (*run.setup, False, run.data, run.trained_on, run.fingerprint, *sorted(run.test_items.items()))
 
 
-def _family(run: Run) -> object:
-    """Runs whose rows are named together: the same method has the same name in the tables of one model and source."""
-    return (run.source, run.model, run.prompt, run.trained_on is None)
+def _split_by_task_rows(runs: list[Run]) -> list[list[Run]]:
+    """Runs on single tasks in as few lists as possible, each task of a list with one set of rows."""
+
+    def task(run: Run) -> str:
+        return next(iter(run.scores))
+
+    by_task = []
+    for task_runs in group_by(runs, task).values():
+        by_rows = group_by(task_runs, lambda run: str((run.task_rows(task(run)), run.fingerprint)))
+        by_task.append([by_rows[key] for key in sorted(by_rows)])
+    return [[run for task_runs in part for run in task_runs] for part in zip_longest(*by_task, fillvalue=[])]
 
 
-def _key(run: Run) -> object:
-    """What runs of one table agree in."""
-    key = (run.source, run.model, run.prompt, run.single)
-    if run.single:
-        return (*key, *(str(run.config.get(name)) for name in ("data.limit", "evaluation.limit")))
-    items = tuple((task, run.scores[task].get("n")) for task in sorted(run.scores))
-    return (*key, run.data, run.trained_on, run.fingerprint, items)
-
-
-def _singles(runs: list[Run]) -> list[list[Run]]:
-    """Runs on single tasks, such that each task has one set of rows; where there are several, as many lists."""
-    variants: dict[str, dict[object, list[Run]]] = {}
-    for run in runs:
-        (task,) = run.scores
-        variants.setdefault(task, {}).setdefault((run.task_rows(task), run.fingerprint), []).append(run)
-    lists: list[list[Run]] = [[] for _ in range(max(map(len, variants.values())))]
-    for by_rows in variants.values():
-        for i, key in enumerate(sorted(by_rows, key=str)):
-            lists[i] += by_rows[key]
-    return lists
-
-
-def _block(runs: list[Run], family: list[Run], found: Found) -> Block:
-    cells: dict[str, dict[str, dict[int, Run]]] = {}
+def _block(runs: list[Run], family: list[Run], collected: CollectedRuns) -> Block:
+    rows: dict[str, dict[str, dict[int, Run]]] = {}
     for run in sorted(runs, key=row_order):
-        row = cells.setdefault(run.row, {})
+        row = rows.setdefault(run.row_key, {})
         for task in run.scores:
             first = row.setdefault(task, {}).setdefault(run.seed, run)
             if first is not run:
-                found.left_out.append((run.path, f"has the method, settings, data and seed of {first.path}"))
+                collected.left_out.append((run.path, f"has the method, settings, data and seed of {first.path}"))
                 break
-    first = runs[0]
-    tasks = in_order(task for run in runs for task in run.scores)
-    what = "single tasks" if first.single else first.data
-    if first.trained_on:
-        what = f"{first.data}, trained on {first.trained_on}"
-    differs = row_differences(family)
-    rows = [Row(differs[key], by_task) for key, by_task in cells.items()]
-    methods = sorted({run.method for run in runs})
-    usual = [usual_note(method, [run for run in family if run.method == method]) for method in methods]
-    facts = [*_facts(runs, tasks), *(note for note in usual if note)]
-    return Block(f"{what}: {heading(first)}", facts, tasks, rows, first.single)
+    run = runs[0]
+    name = "single tasks" if run.single_task else run.data
+    if run.trained_on:
+        name = f"{run.data}, trained on {run.trained_on}"
+    tasks = sort_tasks(task for run in runs for task in run.scores)
+    differences = row_differences(family)
+    return Block(
+        f"{name}: {heading(run)}",
+        _facts(runs, family, tasks),
+        tasks,
+        [Row(differences[key], by_task) for key, by_task in rows.items()],
+        run.single_task,
+    )
 
 
-def _facts(runs: list[Run], tasks: list[str]) -> list[str]:
-    """Fingerprints and items in words, what is usual in the rows, and what the runs note: test items trained on."""
-    items = {task: next(run.scores[task].get("n") for run in runs if task in run.scores) for task in tasks}
+def _facts(runs: list[Run], family: list[Run], tasks: list[str]) -> list[str]:
+    """Fingerprints and test items, what the runs note of their rows, and the settings that row names leave out."""
+    items = {task: next(run.test_items[task] for run in runs if task in run.scores) for task in tasks}
     counts = ", ".join(f"{task} {count}" for task, count in items.items() if count)
-    prints = sorted({f"{next(iter(run.scores))} {run.fingerprint}" if run.single else run.fingerprint for run in runs})
-    rows = f"data fingerprint{'s' * (len(prints) > 1)}: {', '.join(prints)}; test items: {counts}"
-    noted = [str(note) for run in runs for note in run.results["data"].get("notes") or []]
-    return [rows, *dict.fromkeys(noted)]
+    prints = {f"{next(iter(run.scores))} {run.fingerprint}" if run.single_task else run.fingerprint for run in runs}
+    rows = f"data fingerprint{'s' * (len(prints) > 1)}: {', '.join(sorted(prints))}; test items: {counts}"
+    notes = [str(note) for run in runs for note in run.results["data"].get("notes") or []]
+    by_method = group_by(family, lambda run: run.method)
+    common = [common_settings_note(method, by_method[method]) for method in sorted({run.method for run in runs})]
+    return [rows, *dict.fromkeys(notes), *(note for note in common if note)]
 
 
-# PART: Rows of one method that differ in one setting, or in dropout and rank: the lines and maps of figures.
-
-
-RANK, DROPOUT, ALLOCATION = "method.rank", "method.dropout", "allocation.experts"
-Sweep = tuple[str, str, list[tuple[float, Row]]]
-Grid = tuple[str, list[float], list[float], dict[tuple[float, float], Row]]
+def _retitled(blocks: list[Block]) -> list[Block]:
+    """Blocks of one title, each with what sets it apart appended: fingerprint, number of test items, or a number."""
+    if len(blocks) == 1:
+        return blocks
+    blocks = sorted(blocks, key=lambda block: block.facts)
+    prints = [f"fingerprint {block.run.fingerprint}" for block in blocks]
+    items = [f"{sum(count or 0 for count in block.run.test_items.values())} test items" for block in blocks]
+    numbers = [f"no. {i}" for i in range(1, len(blocks) + 1)]
+    texts = next(texts for texts in (prints, items, numbers) if len(set(texts)) == len(blocks))
+    return [replace(block, title=f"{block.title}, {text}") for block, text in zip(blocks, texts, strict=True)]
 
 
 def sweeps(block: Block) -> Iterator[Sweep]:
-    """Method, key and rows by value, for each number (or allocation) in which at least two rows differ alone.
+    """For each method and each number (or allocation), the largest set of rows that differ only in it, if there is one.
 
-    Of several such families of one method (ranks, at each of some dropouts) the largest.
+    There may be several such sets, such as ranks at each of some dropouts.
     """
-    for key in sorted({key for row in block.rows for key in row.differs}):
+    for key in sorted({key for row in block.rows for key in row.differences}):
         largest: dict[str, Sweep] = {}
-        for rows in _alike(block, (key,)):
-            numbers = range(len(rows)) if key == ALLOCATION else [_number(row, key) for row in rows]
-            known = [(float(x), row) for x, row in zip(numbers, rows, strict=True) if x is not None]
+        for rows in _rows_alike_but_for(block, key):
+            values = list(range(len(rows))) if key == ALLOCATION else [_number(row, key) for row in rows]
+            points = [(float(value), row) for value, row in zip(values, rows, strict=True) if value is not None]
             method = rows[0].run.method
-            if len(known) > max(1, len(largest[method][2]) if method in largest else 0):
-                largest[method] = (rows[0].called(key), key, sorted(known, key=lambda pair: pair[0]))
+            if len(points) > max(1, len(largest[method].rows) if method in largest else 0):
+                largest[method] = Sweep(rows[0].name_without(key), key, sorted(points, key=lambda point: point[0]))
         yield from largest.values()
 
 
 def grids(block: Block) -> Iterator[Grid]:
-    """Method, ranks, dropouts and rows by (rank, dropout), where both have two values or more.
-
-    Of several such families of one method the first.
-    """
-    done = set[str]()
-    for rows in _alike(block, (RANK, DROPOUT)):
+    """For each method, the first set of rows that differ only in rank and dropout and have two values of each."""
+    methods = set()
+    for rows in _rows_alike_but_for(block, RANK, DROPOUT):
         cells = {}
         for row in rows:
             rank, dropout = _number(row, RANK), _number(row, DROPOUT)
             if rank is not None and dropout is not None:
                 cells[rank, dropout] = row
         ranks, dropouts = sorted({rank for rank, _ in cells}), sorted({dropout for _, dropout in cells})
-        if len(ranks) > 1 and len(dropouts) > 1 and rows[0].run.method not in done:
-            done.add(rows[0].run.method)
-            yield rows[0].called(RANK, DROPOUT), ranks, dropouts, cells
+        if len(ranks) > 1 and len(dropouts) > 1 and rows[0].run.method not in methods:
+            methods.add(rows[0].run.method)
+            yield Grid(rows[0].name_without(RANK, DROPOUT), ranks, dropouts, cells)
 
 
-def _alike(block: Block, keys: tuple[str, ...]) -> list[list[Row]]:
-    """Rows of one method that agree in all settings but these."""
-    families: dict[str, list[Row]] = {}
-    for row in block.rows:
-        rest = {key: value for key, value in row.run.settings.items() if key not in keys}
-        families.setdefault(json.dumps([row.run.method, rest], sort_keys=True), []).append(row)
-    return [rows for rows in families.values() if len(rows) > 1]
+def _rows_alike_but_for(block: Block, *keys: str) -> list[list[Row]]:
+    def rest(row: Row) -> str:
+        settings = {key: value for key, value in row.run.settings.items() if key not in keys}
+        return json.dumps([row.run.method, settings], sort_keys=True)
+
+    return [rows for rows in group_by(block.rows, rest).values() if len(rows) > 1]
 
 
 def _number(row: Row, key: str) -> float | None:
-    """The row's value of a setting, where it is a number."""
     value = row.run.settings.get(key)
-    try:
-        return None if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

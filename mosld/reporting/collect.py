@@ -1,20 +1,23 @@
-"""The first stage: every run below some directories, and those that cannot be used, with the reason."""
+"""Find every run below some directories, and say why the others cannot be used."""
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mosld.common.errors import UserError
 from mosld.reporting.run import Run
 from mosld.runs.results import SCHEMA_VERSION
 
+REQUIRED_KEYS = (
+    "method", "model", "seed", "scores", "config", "data.name", "data.source", "data.fingerprint", "data.fingerprints",
+)  # fmt: skip
+
 
 @dataclass
-class Found:
-    """What lies below the directories.
+class CollectedRuns:
+    """The runs below some directories.
 
     Attributes:
         runs: finished runs and evaluations, in the order of their paths.
@@ -24,35 +27,30 @@ class Found:
     runs: list[Run] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
 
-    def listed(self, faults: Mapping[Path, str]) -> list[tuple[str, str]]:
-        """Where and why, in words: directories left out, and files of predictions that no test over items can use."""
-        files = [(str(path), f"left out of tests over items: {why}") for path, why in sorted(faults.items())]
-        return [*((str(path), why) for path, why in self.left_out), *files]
 
-
-def collect(places: Sequence[str]) -> Found:
-    """Find runs at any depth; each results.json is read once, and nothing else.
+def collect(directories: Sequence[str]) -> CollectedRuns:
+    """Find runs at any depth; each results.json is read once, and no other file.
 
     Raises:
-        UserError: a directory is missing, or there is no run below any.
+        UserError: a directory is missing, or there is no finished run below any of them.
     """
-    missing = [f"{place}: no such directory." for place in places if not Path(place).is_dir()]
+    missing = [f"{directory}: no such directory." for directory in directories if not Path(directory).is_dir()]
     if missing:
         raise UserError(*missing)
-    found = Found()
-    for path in _directories(places):
-        _sort_in(found, path)
-    if not found.runs:
-        reasons = [f"{path}: {why}." for path, why in found.left_out]
-        raise UserError(f"no finished run below {', '.join(places)}; mosld.train makes one.", *reasons)
-    return found
+    collected = CollectedRuns()
+    for path in _run_directories(directories):
+        _add_run(collected, path)
+    if not collected.runs:
+        reasons = [f"{path}: {why}." for path, why in collected.left_out]
+        raise UserError(f"no finished run below {', '.join(directories)}; mosld.train makes one.", *reasons)
+    return collected
 
 
-def _directories(places: Iterable[str]) -> Iterator[Path]:
-    """Every directory of a run or an evaluation, once, however many of the places hold it."""
-    seen = set[str]()
-    for place in places:
-        for folder, below, files in os.walk(place):
+def _run_directories(directories: Iterable[str]) -> Iterator[Path]:
+    """Every directory of a run or an evaluation once, even if it lies below several of the directories."""
+    seen = set()
+    for directory in directories:
+        for folder, below, files in os.walk(directory):
             if "results.json" in files or {"config.yaml", "data.json"} <= set(files):
                 below[:] = [name for name in below if name == "eval"]
                 real = os.path.realpath(folder)
@@ -62,61 +60,57 @@ def _directories(places: Iterable[str]) -> Iterator[Path]:
             below[:] = sorted(name for name in below if not name.startswith("."))
 
 
-def _sort_in(found: Found, path: Path) -> None:
-    """Put one directory among the runs, or among those left out."""
+def _add_run(collected: CollectedRuns, path: Path) -> None:
     try:
         results = json.loads((path / "results.json").read_bytes())
+        problem = _problem(results)
     except FileNotFoundError:
-        found.left_out.append((path, "unfinished: there is no results.json, so it still runs or was killed"))
-        return
+        problem = "unfinished: there is no results.json, so it is still running or was killed"
     except (OSError, ValueError) as error:
-        found.left_out.append((path, f"damaged: results.json cannot be read ({error})"))
-        return
-    why = _unusable(results)
-    if why:
-        found.left_out.append((path, why))
+        problem = f"damaged: results.json cannot be read ({error})"
+    if problem:
+        collected.left_out.append((path, problem))
     else:
-        found.runs.append(Run(path, results, _trained_on(path, found.runs)))
+        collected.runs.append(Run(path, results, _trained_on(path, collected.runs)))
 
 
-def _unusable(results: Any) -> str | None:
-    """Why no table can use a results.json, if so."""
+def _problem(results: object) -> str | None:
+    """Why no table can use this results.json; None if one can."""
     if not isinstance(results, dict):
-        return "damaged: results.json holds no object"
+        return "damaged: results.json is not an object"
     version = results.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         return f"its results.json has schema version {version}; this report reads {SCHEMA_VERSION}"
     status = results.get("status")
     if status != "finished":
         error = results.get("error")
-        return f"{'unfinished' if status == 'interrupted' else status}: " + (
-            str(error).splitlines()[0] if error else f"its results.json says {status}"
-        )
+        reason = str(error).splitlines()[0] if error else f"its results.json says {status}"
+        return f"{'unfinished' if status == 'interrupted' else status}: {reason}"
     data = results.get("data")
-    told = {**results, **({f"data.{key}": value for key, value in data.items()} if isinstance(data, dict) else {})}
-    wanted = ("method", "model", "seed", "scores", "data.name", "data.source", "data.fingerprint")
-    lacking = [key for key in wanted if told.get(key) in (None, "", {})]
-    if lacking:
-        return f"damaged: results.json has no {', '.join(lacking)}"
+    keys = {**results, **({f"data.{key}": value for key, value in data.items()} if isinstance(data, dict) else {})}
+    missing = [key for key in REQUIRED_KEYS if keys.get(key) in (None, "", {})]
+    if missing:
+        return f"damaged: results.json has no {', '.join(missing)}"
     if not isinstance(results["seed"], int):
-        return "damaged: the seed in results.json is no whole number"
-    return None if _are_scores(results["scores"]) else "damaged: a score in results.json is no share between 0 and 1"
+        return "damaged: the seed in results.json is not an integer"
+    return None if _are_scores(results["scores"]) else "damaged: a score in results.json is not between 0 and 1"
 
 
-def _are_scores(scores: Any) -> bool:
+def _are_scores(scores: object) -> bool:
     entries = scores.values() if isinstance(scores, dict) else [None]
     accuracies = [entry.get("accuracy") if isinstance(entry, dict) else None for entry in entries]
     return all(isinstance(value, int | float) and 0 <= value <= 1 for value in accuracies)
 
 
-def _trained_on(path: Path, before: Sequence[Run]) -> str | None:
-    """Of an evaluation (RUN/eval/<data>-<prompt>): the data of the run it belongs to; None for a run."""
+def _trained_on(path: Path, runs: Sequence[Run]) -> str | None:
+    """The data that an evaluation (RUN/eval/<data>-<prompt>) was trained on; None for a run."""
     if path.parent.name != "eval":
         return None
-    own = next((run for run in reversed(before) if run.path == path.parents[1]), None)
-    if own:
-        return own.data
+    run = next((run for run in reversed(runs) if run.path == path.parents[1]), None)
+    if run:
+        return run.data
     try:
         return str(json.loads((path.parents[1] / "results.json").read_bytes())["data"]["name"])
     except (OSError, ValueError, KeyError, TypeError):
-        return "unknown data"  # of a bare adapter directory
+        # An evaluation of a bare adapter directory.
+        return "unknown data"

@@ -1,4 +1,4 @@
-"""The tables of significance: each row against one, and each mixture against its single runs."""
+"""Tables of significance: each row against a reference row, and each mixture against its runs on single tasks."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,75 +14,15 @@ from mosld.reporting.significance import (
     bootstrap_means,
     bootstrap_p,
     holm,
-    interval,
     mean_and_spread,
     paired_t,
+    percentile_interval,
     welch_t,
 )
-from mosld.reporting.table import NOTHING, Cell, Table
+from mosld.reporting.table import NO_VALUE, Cell, Table
 from mosld.reporting.tables import AVERAGE, single_row
 
-# PART: Which items each run got right, out of its predictions: what tests that pair items compare.
-
-
-class Outcomes:
-    """Reads `predictions/<task>.jsonl`, each file once and only when a comparison asks for it.
-
-    Attributes:
-        faults: files that are missing, damaged or at odds with results.json, with the reason.
-    """
-
-    def __init__(self) -> None:
-        """Nothing is read yet."""
-        self.faults: dict[Path, str] = {}
-        self._read: dict[tuple[Path, str], dict[str, bool] | None] = {}
-
-    def of(self, run: Run, task: str) -> dict[str, bool] | None:
-        """Whether each item, by its id, was answered right; None where the file cannot be used."""
-        key = (run.path, task)
-        if key not in self._read:
-            path = run.path / "predictions" / f"{task}.jsonl"
-            try:
-                self._read[key] = _outcomes(path, run, task)
-            except FileNotFoundError:
-                self.faults[path] = "missing"
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self.faults[path] = f"damaged ({error})"
-        return self._read.setdefault(key, None)
-
-    def differences(self, runs: Mapping[int, Run], others: Mapping[int, Run], task: str) -> Floats | None:
-        """For each item the mean over the seeds that both sides have of (right here) - (right there) [N].
-
-        None where no seed can be paired: predictions are lacking, or two runs were not asked the same items.
-        """
-        sums, count, items = None, 0, None
-        for seed in sorted(runs.keys() & others.keys()):
-            here, there = self.of(runs[seed], task), self.of(others[seed], task)
-            if here is None or there is None or here.keys() != there.keys():
-                continue
-            items = items or sorted(here)
-            if len(items) != len(here) or items[0] not in here:
-                continue
-            paired = np.array([here[item] - there[item] for item in items], dtype=float)
-            sums, count = paired if sums is None else sums + paired, count + 1
-        return None if sums is None else sums / count
-
-
-def _outcomes(path: Path, run: Run, task: str) -> dict[str, bool]:
-    records = [json.loads(line) for line in path.read_bytes().splitlines()]
-    # As scored: by likelihood where letters are answered, per character where the answer is the option's text.
-    by_character = run.prompt != "letter" and records and "normalised_correct" in records[0]
-    key = "normalised_correct" if by_character else "correct"
-    right = {str(record["id"]): bool(record[key]) for record in records}
-    if abs(sum(right.values()) - run.accuracy(task) * len(records)) > 1e-6 * len(records) or not records:
-        raise ValueError("its items do not add up to the accuracy in results.json")
-    return right
-
-
-# PART: The tables of significance: each row against one, and each mixture against its single runs.
-
-
-LEVEL = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 TESTS = ("items", "paired", "welch")
 COLUMNS = [
     "method", "task", "difference", "95 % interval", "p, items", "Holm", "p, paired seeds", "Holm", "p, Welch", "Holm",
@@ -92,149 +32,221 @@ NOTES = [
     "Difference in points of accuracy. p, items: bootstrap over the test items ({resamples:,} resamples, percentile "
     "interval), paired by item and seed; p, paired seeds: Student's t-test of accuracies paired by seed; p, Welch: "
     "Welch's t-test over seeds. Holm: corrected over all rows of this table. - needs two seeds, or predictions.",
-    "Seeds: those of each side; the difference, its interval and the paired tests use the seeds that both have. Items "
-    "say nothing of what another seed would give, seeds nothing of other items.",
+    "Seeds: those of each side; the difference, its interval and the paired tests use the seeds that both have. Tests "
+    "over items say nothing about other seeds, tests over seeds nothing about other items.",
 ]
+
+Bootstrap = tuple[float, Floats]
+"""An observed mean over items, and its bootstrapped means [D]."""
+
+
+class Predictions:
+    """Reads `predictions/<task>.jsonl`, each file once and only when a comparison needs it.
+
+    Attributes:
+        problems: files that are missing, damaged or do not add up to results.json, with the reason.
+    """
+
+    def __init__(self) -> None:
+        self.problems: dict[Path, str] = {}
+        self._read: dict[tuple[Path, str], dict[str, bool] | None] = {}
+
+    def correct(self, run: Run, task: str) -> dict[str, bool] | None:
+        """Whether each item, by its id, was answered correctly; None if the file cannot be used."""
+        key = (run.path, task)
+        if key not in self._read:
+            self._read[key] = None
+            path = run.path / "predictions" / f"{task}.jsonl"
+            try:
+                self._read[key] = _read_correct(path, run, task)
+            except FileNotFoundError:
+                self.problems[path] = "missing"
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self.problems[path] = f"damaged ({error})"
+        return self._read[key]
+
+    def differences(self, runs: Mapping[int, Run], others: Mapping[int, Run], task: str) -> Floats | None:
+        """For each item the mean over the seeds of both sides of correct(run) - correct(other run) [N].
+
+        None if no seed can be paired: predictions are missing, or the runs were not asked the same items.
+        """
+        by_seed: list[Floats] = []
+        items: list[str] = []
+        for seed in sorted(runs.keys() & others.keys()):
+            here, there = self.correct(runs[seed], task), self.correct(others[seed], task)
+            if here is None or there is None or here.keys() != there.keys():
+                continue
+            items = items or sorted(here)
+            if here.keys() == set(items):
+                by_seed.append(np.array([here[item] - there[item] for item in items], dtype=float))
+        return np.sum(by_seed, axis=0) / len(by_seed) if by_seed else None
+
+
+def _read_correct(path: Path, run: Run, task: str) -> dict[str, bool]:
+    records = [json.loads(line) for line in path.read_bytes().splitlines()]
+    # As in evaluation: likelihood per character where the answer is the option's text, plain where it is a letter.
+    per_character = run.prompt != "letter" and records and "normalised_correct" in records[0]
+    key = "normalised_correct" if per_character else "correct"
+    correct = {str(record["id"]): bool(record[key]) for record in records}
+    if not records or abs(sum(correct.values()) - run.accuracy(task) * len(records)) > 1e-6 * len(records):
+        raise ValueError("its items do not add up to the accuracy in results.json")
+    return correct
 
 
 @dataclass
 class Comparison:
-    """One row of a table of significance; numbers in shares of 1."""
+    """One row of a table of significance; accuracies by seed and numbers are shares of 1.
+
+    Attributes:
+        name: of the row.
+        task: or "average".
+        here: accuracies of the row.
+        there: accuracies of the row that it is compared with.
+        interval: of the difference; None without predictions.
+        p: by test; None if it needs more seeds or predictions.
+        corrected: the same after Holm's correction over the table.
+    """
 
     name: str
     task: str
-    a: dict[int, float]
-    b: dict[int, float]
-    low: float | None = None
-    high: float | None = None
+    here: dict[int, float]
+    there: dict[int, float]
+    interval: tuple[float, float] | None = None
     p: dict[str, float | None] = field(default_factory=dict)
     corrected: dict[str, float | None] = field(default_factory=dict)
 
     @property
-    def difference(self) -> float:
-        """Mean difference over the seeds that both sides have; without any, the difference of the means."""
-        seeds = self.shared
-        a, b = ([side[seed] for seed in seeds] or list(side.values()) for side in (self.a, self.b))
-        return mean_and_spread(a)[0] - mean_and_spread(b)[0]
+    def shared_seeds(self) -> list[int]:
+        return sorted(self.here.keys() & self.there.keys())
 
     @property
-    def shared(self) -> list[int]:
-        """The seeds that both sides have."""
-        return sorted(self.a.keys() & self.b.keys())
-
-    def test(self, observed: float | None, means_D: Floats | None) -> "Comparison":
-        """Fill in the interval and every p, `means_D` being the bootstrap of the observed mean over items."""
-        if observed is not None and means_D is not None:
-            self.low, self.high = interval(means_D)
-            self.p["items"] = bootstrap_p(observed, means_D)
-        self.p["paired"] = paired_t([self.a[seed] for seed in self.shared], [self.b[seed] for seed in self.shared])
-        self.p["welch"] = welch_t(list(self.a.values()), list(self.b.values()))
-        return self
+    def difference(self) -> float:
+        """Mean difference over the seeds of both sides; without any, the difference of the means."""
+        here, there = (
+            [side[seed] for seed in self.shared_seeds] or list(side.values()) for side in (self.here, self.there)
+        )
+        return mean_and_spread(here)[0] - mean_and_spread(there)[0]
 
 
 @dataclass(frozen=True)
 class Comparer:
-    """Compares rows, out of their accuracies and predictions.
+    """Compares rows by their accuracies and predictions.
 
     Attributes:
-        outcomes: reads the predictions.
+        predictions: reads which items each run got right.
         resamples: of the bootstrap; 0: predictions are not read.
     """
 
-    outcomes: Outcomes
+    predictions: Predictions
     resamples: int
 
-    def against(self, block: Block, rows: Sequence[Row], other: Row) -> list[Comparison]:
-        """Every row against `other`, for each task and on average."""
-        found = []
+    def against(self, block: Block, rows: Sequence[Row], reference: Row) -> list[Comparison]:
+        """Every row against the reference, for each task and on average."""
+        comparisons = []
         for row in rows:
-            boots = self._boots([(row, other, task) for task in block.tasks])
-            found += [
-                _comparison(row, task, other.accuracies(task), boots.get(task))
+            boots = self._bootstraps([(row, reference, task) for task in block.tasks])
+            comparisons += [
+                _compare(row.name, task, row.accuracies(task), reference.accuracies(task), boots.get(task))
                 for task in block.tasks
-                if row.accuracies(task) and other.accuracies(task)
+                if row.accuracies(task) and reference.accuracies(task)
             ]
-            a, b = row.averages(block.tasks), other.averages(block.tasks)
-            if len(block.tasks) > 1 and a and b:
-                found.append(Comparison(row.name, AVERAGE, a, b).test(*_averaged(block.tasks, boots)))
-        return corrected(found)
+            here, there = row.averages(block.tasks), reference.averages(block.tasks)
+            if len(block.tasks) > 1 and here and there:
+                comparisons.append(_compare(row.name, AVERAGE, here, there, _average(block.tasks, boots)))
+        return _correct(comparisons)
 
     def mixture_against_single(self, mixture: Block, singles: Sequence[Block]) -> list[Comparison]:
         """Every row of a mixture against its own runs on single tasks."""
-        found = []
+        comparisons = []
         for row in mixture.rows:
-            alone = {task: single_row(mixture, singles, row, task) for task in mixture.tasks}
-            pairs = [(row, other, task) for task, other in alone.items() if other and row.accuracies(task)]
-            boots = self._boots(pairs)
-            found += [_comparison(row, task, other.accuracies(task), boots.get(task)) for _, other, task in pairs]
-        return corrected(found)
+            candidates = [(single_row(mixture, singles, row, task), task) for task in mixture.tasks]
+            pairs = [(row, single, task) for single, task in candidates if single and row.accuracies(task)]
+            boots = self._bootstraps(pairs)
+            comparisons += [
+                _compare(row.name, task, row.accuracies(task), single.accuracies(task), boots.get(task))
+                for _, single, task in pairs
+            ]
+        return _correct(comparisons)
 
-    def _boots(self, pairs: Sequence[tuple[Row, Row, str]]) -> dict[str, tuple[float, Floats]]:
-        """By task: the mean difference over items and its bootstrap [D], where predictions allow it."""
+    def _bootstraps(self, pairs: Sequence[tuple[Row, Row, str]]) -> dict[str, Bootstrap]:
+        """By task the bootstrap of the mean difference over items, if there are predictions."""
         if not self.resamples:
             return {}
-        columns: dict[int, dict[str, Floats]] = {}  # tasks with as many items see the same draws: one product for all
+        # Tasks with the same number of items see the same draws: one product for all of them.
+        by_items: dict[int, dict[str, Floats]] = {}
         for row, other, task in pairs:
-            values = self.outcomes.differences(row.runs.get(task, {}), other.runs.get(task, {}), task)
-            if values is not None:
-                columns.setdefault(len(values), {})[task] = values
+            values_N = self.predictions.differences(row.runs.get(task, {}), other.runs.get(task, {}), task)
+            if values_N is not None:
+                by_items.setdefault(len(values_N), {})[task] = values_N
         boots = {}
-        for by_task in columns.values():
+        for by_task in by_items.values():
             means_DR = bootstrap_means(np.stack(list(by_task.values()), axis=1), self.resamples)
-            for (task, values), means in zip(by_task.items(), means_DR.T, strict=True):
-                boots[task] = (float(values.mean()), means)
+            for (task, values_N), means_D in zip(by_task.items(), means_DR.T, strict=True):
+                boots[task] = (float(values_N.mean()), means_D)
         return boots
 
 
-def _comparison(row: Row, task: str, other: dict[int, float], boot: tuple[float, Floats] | None) -> Comparison:
-    return Comparison(row.name, task, row.accuracies(task), other).test(*(boot or (None, None)))
-
-
-def _averaged(tasks: Sequence[str], boots: Mapping[str, tuple[float, Floats]]) -> tuple[float | None, Floats | None]:
-    """Mean over tasks, each resampled for itself; nothing where a task lacks predictions."""
+def _average(tasks: Sequence[str], boots: Mapping[str, Bootstrap]) -> Bootstrap | None:
+    """Mean over tasks, each resampled on its own; None if a task has no predictions."""
     if not all(task in boots for task in tasks):
-        return None, None
+        return None
     observed = mean_and_spread([boots[task][0] for task in tasks])[0]
     return observed, np.mean([boots[task][1] for task in tasks], axis=0)
 
 
-def corrected(comparisons: list[Comparison]) -> list[Comparison]:
-    """The same comparisons, each kind of p corrected over all of them."""
+def _compare(
+    name: str, task: str, here: dict[int, float], there: dict[int, float], bootstrap: Bootstrap | None
+) -> Comparison:
+    comparison = Comparison(name, task, here, there)
+    if bootstrap:
+        comparison.interval = percentile_interval(bootstrap[1])
+        comparison.p["items"] = bootstrap_p(*bootstrap)
+    seeds = comparison.shared_seeds
+    comparison.p["paired"] = paired_t([here[seed] for seed in seeds], [there[seed] for seed in seeds])
+    comparison.p["welch"] = welch_t(list(here.values()), list(there.values()))
+    return comparison
+
+
+def _correct(comparisons: list[Comparison]) -> list[Comparison]:
     for test in TESTS:
-        for comparison, value in zip(comparisons, holm([c.p.get(test) for c in comparisons]), strict=True):
+        values = holm([comparison.p.get(test) for comparison in comparisons])
+        for comparison, value in zip(comparisons, values, strict=True):
             comparison.corrected[test] = value
     return comparisons
 
 
-def marks(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], str]:
-    """A star for each (row, task) whose bootstrapped p is below .05 after Holm's correction."""
-    values = {(c.name, c.task): c.corrected["items"] for c in comparisons}
-    return {key: "*" for key, value in values.items() if value is not None and value < LEVEL}
+def significance_marks(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], str]:
+    """A star for each (row name, task) whose p over items is below .05 after Holm's correction."""
+    values = {(comparison.name, comparison.task): comparison.corrected["items"] for comparison in comparisons}
+    return {key: "*" for key, value in values.items() if value is not None and value < SIGNIFICANCE_LEVEL}
 
 
 def comparison_table(title: str, comparisons: Sequence[Comparison], facts: Sequence[str], resamples: int) -> Table:
-    """The comparisons as a table."""
+    """A row for each comparison, with the definition of its columns in the notes."""
     rows = [list(_cells(comparison)) for comparison in comparisons]
     return Table(title, COLUMNS, rows, [*facts, NOTES[0].format(resamples=resamples), NOTES[1]], long=True)
 
 
 def _cells(comparison: Comparison) -> Iterator[Cell]:
-    points = 100 * comparison.difference
     yield Cell(comparison.name)
     yield Cell(comparison.task)
+    points = 100 * comparison.difference
     yield Cell(f"{points:+.1f}", points)
-    if comparison.low is None or comparison.high is None:
-        yield NOTHING
+    if comparison.interval is None:
+        yield NO_VALUE
     else:
-        yield Cell(f"{100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}", 100 * comparison.low)
+        low, high = comparison.interval
+        yield Cell(f"{100 * low:+.1f} to {100 * high:+.1f}", 100 * low)
     for test in TESTS:
-        yield _p(comparison.p.get(test))
-        yield _p(comparison.corrected.get(test))
-    here, there = len(comparison.a), len(comparison.b)
+        yield _p_cell(comparison.p.get(test))
+        yield _p_cell(comparison.corrected.get(test))
+    here, there = len(comparison.here), len(comparison.there)
     yield Cell(f"{here}" if here == there else f"{here} and {there}", min(here, there))
 
 
-def _p(value: float | None) -> Cell:
+def _p_cell(value: float | None) -> Cell:
     if value is None:
-        return NOTHING
-    return Cell("< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1", value)
+        return NO_VALUE
+    if value < 0.001:
+        return Cell("< .001", value)
+    return Cell(f"{value:.3f}".lstrip("0") if value < 1 else "1", value)

@@ -1,24 +1,69 @@
-"""One run as the report sees it: what its results.json says, and the settings that a table can tell it apart by."""
+"""One run as a report sees it: what its results.json says, the settings that tell it apart, and the names of rows."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Required, TypedDict, TypeVar
 
 from mosld.common.errors import typed
 from mosld.config.groups import group_options, option_tree
 
-# PART: One run as the report sees it: what its results.json says, and the settings that a table can tell it apart
-# by.
+# Settings in a table's heading, or averaged over: runs that differ only in these share a row.
+HEADING_KEYS = ("model.", "source.", "prompt", "seed", "method.name", "evaluation.limit", "evaluation.base")
+# Keys of the data that make a row of their own; the others choose the rows of the data, which make a table.
+MIXING_KEYS = ("data.mixing", "data.weights", "data.temperature", "data.cap")
+# The order of the paper's tables, then its ablations and relatives.
+METHODS = (
+    "full", "prefix", "lora", "molora", "sira", "mola", "mixlora", "moa", "hydralora", "mosl", "mosld_b", "mosld",
+)  # fmt: skip
+TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c", "gsm8k", "mmlu", "openorca")
+# The order of settings in a row's name.
+KEY_GROUPS = ("method", "allocation", "data", "training")
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
-# What a table's heading says, or what is averaged over: no difference in these makes a row of its own.
-IN_HEADINGS = ("model.", "source.", "prompt", "seed", "method.name", "evaluation.limit", "evaluation.base")
-MIXING = ("data.mixing", "data.weights", "data.temperature", "data.cap")  # other keys of the data choose the rows
-QUIET = ("logger", "hub", "output_dir", "check", "experiment", "debug", "scale", "sweep", "launcher")
-GROUPS = ("method", "data", "model", "source")  # chosen options that stand in results.json by name
+class TaskScore(TypedDict, total=False):
+    """Accuracy on one task as a share of 1, and its number of test items."""
+
+    accuracy: Required[float]
+    n: int
+
+
+class RunData(TypedDict, total=False):
+    """The part of results.json about the data; `fingerprints`, `counts` are by task, `counts` then by split."""
+
+    name: Required[str]
+    source: Required[str]
+    fingerprint: Required[str]
+    fingerprints: Required[dict[str, str]]
+    tasks: list[str]
+    counts: dict[str, dict[str, int]]
+    notes: list[str]
+
+
+class RunResults(TypedDict, total=False):
+    """The keys of results.json that a report reads; `config` holds every key that affects results, dotted."""
+
+    name: str
+    method: Required[str]
+    model: Required[str]
+    seed: Required[int]
+    prompt: str
+    dtype: str
+    data: Required[RunData]
+    config: Required[dict[str, object]]
+    scores: Required[dict[str, TaskScore]]
+    base_scores: dict[str, TaskScore] | None
+    parameters: dict[str, int]
+    seconds: float | None
+    train_seconds: float | None
+    tokens_per_second: float | None
+    peak_memory_bytes: float | None
 
 
 @dataclass(frozen=True)
@@ -28,215 +73,192 @@ class Run:
     Attributes:
         path: its directory.
         results: the object of its results.json.
-        trained_on: name of the data that the weights were trained on, where this is an evaluation; else None.
+        trained_on: for an evaluation the name of the data that the weights were trained on; else None.
     """
 
     path: Path
-    results: Mapping[str, Any] = field(repr=False)
+    results: RunResults = field(repr=False)
     trained_on: str | None = None
 
     @property
-    def name(self) -> str:
-        """The run's name; it ends in a hash of every key that affects results."""
-        return str(self.results.get("name") or self.path.name)
-
-    @property
     def method(self) -> str:
-        """Name of the method."""
-        return str(self.results["method"])
+        return self.results["method"]
 
     @property
     def seed(self) -> int:
-        """The run's seed."""
-        return int(self.results["seed"])
+        return self.results["seed"]
 
     @property
     def source(self) -> str:
-        """Where the rows come from."""
-        return str(self.results["data"]["source"])
+        return self.results["data"]["source"]
 
     @property
     def data(self) -> str:
         """Name of the data that was scored."""
-        return str(self.results["data"]["name"])
+        return self.results["data"]["name"]
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of all rows."""
-        return str(self.results["data"]["fingerprint"])
+        """Fingerprint of all rows of the data."""
+        return self.results["data"]["fingerprint"]
 
     @property
     def prompt(self) -> str:
-        """Prompt format, where it is known."""
-        return str(self.results.get("prompt") or "")
+        return self.results.get("prompt") or ""
 
     @property
-    def scores(self) -> Mapping[str, Mapping[str, Any]]:
-        """Accuracy, its standard error and the number of items, by task."""
+    def scores(self) -> Mapping[str, TaskScore]:
         return self.results["scores"]
 
     @property
-    def single(self) -> bool:
-        """Whether it was trained on one task alone."""
+    def config(self) -> Mapping[str, object]:
+        return self.results["config"]
+
+    @property
+    def single_task(self) -> bool:
+        """Whether it was trained on one task only."""
         return self.trained_on is None and len(self.results["data"].get("tasks") or self.scores) == 1
+
+    @property
+    def test_items(self) -> dict[str, int | None]:
+        """Number of test items by task."""
+        return {task: score.get("n") for task, score in self.scores.items()}
+
+    @property
+    def trained_weights(self) -> int | None:
+        return (self.results.get("parameters") or {}).get("trainable")
 
     def accuracy(self, task: str) -> float:
         """Accuracy as a share of 1."""
         return float(self.scores[task]["accuracy"])
 
-    def task_rows(self, task: str) -> tuple[Any, ...]:
-        """What tells the rows of one task: equal in two runs where they trained and were scored on the same ones."""
-        data, items = self.results["data"], self.scores[task].get("n")
-        own = (data.get("fingerprints") or {}).get(task)
-        counts = (data.get("counts") or {}).get(task) or {}
-        return (own, items) if own else (*sorted(counts.items()), items)
+    def task_rows(self, task: str) -> tuple[str | None, int | None]:
+        """Fingerprint and test items of one task: equal in two runs that trained and were scored on the same rows."""
+        return self.results["data"]["fingerprints"].get(task), self.test_items[task]
 
     @cached_property
-    def model(self) -> tuple[tuple[str, str], ...]:
-        """The base model, down to the type of its weights: runs of one table agree in all of it."""
-        known = {key: value for key, value in self.config.items() if key.startswith("model.")}
-        known["model.dtype"] = self.results.get("dtype") or known.get("model.dtype")
-        known["model.name"] = self.results["model"]
-        return tuple(sorted((key, json.dumps(value)) for key, value in known.items() if value is not None))
+    def model(self) -> dict[str, object]:
+        """The keys of the base model that have a value, with the dtype that was used."""
+        keys = {key: value for key, value in self.config.items() if key.startswith("model.")}
+        keys["model.dtype"] = self.results.get("dtype") or keys.get("model.dtype")
+        keys["model.name"] = self.results["model"]
+        return {key: value for key, value in sorted(keys.items()) if value is not None}
 
     @cached_property
-    def config(self) -> Mapping[str, Any]:
-        """Every key that affects results, dotted; of a results.json without them, the overrides that were typed."""
-        recorded = self.results.get("config")
-        return recorded if isinstance(recorded, dict) else _overrides(self.results.get("overrides") or [])
+    def setup(self) -> tuple[str, str, str]:
+        """Source, base model and prompt: equal for all runs of one table."""
+        return self.source, json.dumps(self.model), self.prompt
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """The keys that make a row of its own where they differ, seeds, data and model aside."""
-        kept = {
+    def settings(self) -> dict[str, object]:
+        """The keys whose values tell the rows of a table apart."""
+        settings = {
             key: value
             for key, value in self.config.items()
-            if not key.startswith(IN_HEADINGS) and (key in MIXING or not key.startswith("data."))
+            if not key.startswith(HEADING_KEYS) and (key in MIXING_KEYS or not key.startswith("data."))
         }
-        if kept.get("method.domains") == self.config.get("data.tasks"):
-            kept.pop("method.domains", None)  # one expert a task, whatever the tasks
-        if "config" not in self.results and self.results.get("allocation") is not None:
-            kept["allocation.experts"] = self.results["allocation"]
-        return kept
+        # One expert a task, whatever the tasks.
+        if settings.get("method.domains") == self.config.get("data.tasks"):
+            settings.pop("method.domains", None)
+        return settings
 
     @cached_property
-    def row(self) -> str:
-        """Method and settings as one text: equal for runs that differ in seed and data alone."""
+    def row_key(self) -> str:
+        """Method and settings as one text: equal for runs that differ only in seed and data."""
         return json.dumps([self.method, self.settings], sort_keys=True)
 
 
-def _overrides(texts: list[str]) -> dict[str, Any]:
-    """The keys that a command line set, as text; options of groups and what leaves results alone are not among them."""
-    split = (text.lstrip("+~").partition("=") for text in texts)
-    return {
-        key: value
-        for key, _, value in split
-        if key not in GROUPS and key != "allocation" and not key.split(".")[0].startswith(QUIET)
-    }
-
-
-# PART: What rows and headings are called: a method, and what it differs in from the other rows of that method.
-
-
-# The order of the paper's tables, then its ablations and relatives.
-METHODS = (
-    "full", "prefix", "lora", "molora", "sira", "mola", "mixlora", "moa", "hydralora", "mosl", "mosld_b", "mosld",
-)  # fmt: skip
-TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c", "gsm8k", "mmlu", "openorca")
+def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by their key, keys in the order of their first item."""
+    groups: defaultdict[Key, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return dict(groups)
 
 
 def row_differences(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
-    """By `Run.row`: what sets it apart from the other rows of its method, as in ``{"method.rank": "rank=4"}``.
+    """For each `Run.row_key` the settings that tell it from the method's other rows: ``{"method.rank": "rank=4"}``.
 
-    Where rows differ in one setting alone, all tell it; where in several, each tells what is not usual.
+    If the rows of a method differ in one setting, each row names it; if in several, each names those in which it has
+    not the most common value.
     """
-    by_method: dict[str, list[Run]] = {}
-    for run in runs:
-        by_method.setdefault(run.method, []).append(run)
-    found: dict[str, dict[str, str]] = {}
-    for members in by_method.values():
-        usual = usual_settings(members)
-        for run in {run.row: run for run in members}.values():
-            values = {key: run.settings.get(key) for key in usual}
-            told = values if len(usual) == 1 else {key: value for key, value in values.items() if value != usual[key]}
-            found[run.row] = {key: _told(key, value) for key, value in told.items()}
-    return found
+    differences: dict[str, dict[str, str]] = {}
+    for members in group_by(runs, lambda run: run.method).values():
+        common = common_settings(members)
+        for run in members:
+            values = {key: run.settings.get(key) for key in common}
+            if len(common) > 1:
+                values = {key: value for key, value in values.items() if value != common[key]}
+            differences[run.row_key] = {key: _setting_text(key, value) for key, value in values.items()}
+    return differences
 
 
-def usual_settings(runs: Sequence[Run]) -> dict[str, Any]:
-    """Of the settings in which these runs differ: the value that most of them have."""
-    keys = sorted({key for run in runs for key in run.settings}, key=_weight)
-    values = {key: [run.settings.get(key) for run in runs] for key in keys}
-    usual = {}
-    for key, given in values.items():
-        texts = [json.dumps(value) for value in given]
+def common_settings(runs: Sequence[Run]) -> dict[str, object]:
+    """For each setting in which these runs differ, its most common value."""
+    common = {}
+    for key in sorted({key for run in runs for key in run.settings}, key=_key_order):
+        values = [run.settings.get(key) for run in runs]
+        texts = [json.dumps(value) for value in values]
         if len(set(texts)) > 1:
-            usual[key] = given[texts.index(max(sorted(set(texts)), key=texts.count))]
-    return usual
+            common[key] = values[texts.index(max(sorted(set(texts)), key=texts.count))]
+    return common
 
 
-def usual_note(method: str, runs: Sequence[Run]) -> str | None:
-    """What a method's rows have where their name says nothing else; None where the names say all."""
-    usual = usual_settings(runs)
-    told = " ".join(_told(key, value) for key, value in usual.items())
-    return f"{method}: {told}, unless its name says otherwise." if len(usual) > 1 else None
+def common_settings_note(method: str, runs: Sequence[Run]) -> str | None:
+    """A sentence about the settings that the names of a method's rows leave out; None if they leave out nothing."""
+    common = common_settings(runs)
+    texts = " ".join(_setting_text(key, value) for key, value in common.items())
+    return f"{method}: {texts}, unless its name says otherwise." if len(common) > 1 else None
 
 
-def row_order(run: Run) -> tuple[Any, ...]:
-    """Where a row stands: as in the paper, authors' variants after the method, then by what differs."""
-    base = run.method.removesuffix("_authors")
-    place = METHODS.index(base) if base in METHODS else len(METHODS)
-    values = [_comparable(run.settings[key]) for key in sorted(run.settings, key=_weight)]
-    return place, run.method, values
+def row_order(run: Run) -> tuple[int, str, list[tuple[int, float, str]]]:
+    """Sort key of a row: the paper's order of methods, an author's variant behind its method, then the settings."""
+    method = run.method.removesuffix("_authors")
+    position = METHODS.index(method) if method in METHODS else len(METHODS)
+    return position, run.method, [_value_order(run.settings[key]) for key in sorted(run.settings, key=_key_order)]
 
 
-def in_order(tasks: Iterable[str]) -> list[str]:
-    """Tasks as the paper lists them, others behind."""
+def sort_tasks(tasks: Iterable[str]) -> list[str]:
+    """The tasks in the paper's order, others behind."""
     return sorted(set(tasks), key=lambda task: (TASKS.index(task) if task in TASKS else len(TASKS), task))
 
 
 def heading(run: Run) -> str:
-    """What holds for a whole table: base model, source, prompt."""
-    model = {key.removeprefix("model."): json.loads(value) for key, value in run.model}
-    shown = [model["name"], *(str(model[key]) for key in ("dtype", "quantize", "path") if model.get(key) not in _NONE)]
-    prompt = [f"prompt {run.prompt}"] if run.prompt else []
-    return ", ".join([" ".join(shown), f"{run.source} data", *prompt])
+    """What all runs of a table have in common: base model, source, prompt."""
+    shown = [run.model.get(f"model.{key}") for key in ("dtype", "quantize", "path")]
+    model = " ".join(
+        [run.results["model"], *(str(value) for value in shown if value not in (None, "", "none", "auto"))]
+    )
+    return ", ".join([model, f"{run.source} data", *([f"prompt {run.prompt}"] if run.prompt else [])])
 
 
-def shape_name(experts: Any) -> str:
-    """An allocation as MoLA writes it, and its name where it has one: ``8642 (triangle)``."""
+def allocation_name(experts: object) -> str:
+    """An allocation as MoLA writes it, with its name if it has one: ``8642 (triangle)``."""
     if not isinstance(experts, list):
         return typed(experts)
     digits = "".join(map(str, experts)) if all(isinstance(n, int) and n < 10 for n in experts) else typed(experts)
-    name = _shapes().get(tuple(experts))
+    name = _allocation_names().get(tuple(experts))
     return f"{digits} ({name})" if name else digits
 
 
-_NONE = (None, "", "none", "auto")
-
-
 @cache
-def _shapes() -> dict[tuple[int, ...], str]:
+def _allocation_names() -> dict[tuple[int, ...], str]:
     trees = {name: option_tree("allocation", name, []).get("experts") for name in group_options()["allocation"]}
     return {tuple(experts): name for name, experts in trees.items() if isinstance(experts, list)}
 
 
-def _told(key: str, value: Any) -> str:
-    if key == "allocation.experts":
-        return f"experts={shape_name(value)}" if value is not None else "experts=null"
-    return f"{key.rpartition('.')[2]}={typed(value)}"
+def _setting_text(key: str, value: object) -> str:
+    text = allocation_name(value) if key == "allocation.experts" else typed(value)
+    return f"{key.rpartition('.')[2]}={text}"
 
 
-def _weight(key: str) -> tuple[int, str]:
-    """The method's own keys first."""
-    groups = ("method", "allocation", "data", "training")
+def _key_order(key: str) -> tuple[int, str]:
     group = key.split(".")[0]
-    return (groups.index(group) if group in groups else len(groups), key)
+    return (KEY_GROUPS.index(group) if group in KEY_GROUPS else len(KEY_GROUPS), key)
 
 
-def _comparable(value: Any) -> tuple[int, float, str]:
-    """Numbers by size (also where overrides gave them as text), then the rest as text."""
-    try:
-        return (0, float(value), "")
-    except (TypeError, ValueError):
-        return (1, 0.0, json.dumps(value, sort_keys=True))
+def _value_order(value: object) -> tuple[int, float, str]:
+    """Numbers by size, then everything else as text."""
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    return 1, 0.0, json.dumps(value, sort_keys=True)

@@ -1,46 +1,46 @@
-"""The third stage: the tables and figures of each block, in the order of the report. Nothing is written yet."""
+"""The tables and figures of each block, in the order of the report. No file is written."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mosld.common.errors import UserError, nearest
 from mosld.reporting.blocks import Block, Row
-from mosld.reporting.compare import LEVEL, Comparer, comparison_table, marks
+from mosld.reporting.compare import SIGNIFICANCE_LEVEL, Comparer, Predictions, comparison_table, significance_marks
 from mosld.reporting.table import Table
-from mosld.reporting.tables import cost_table, gains_table, paper_table, scores_table
+from mosld.reporting.tables import PaperNumbers, cost_table, gains_table, paper_table, scores_table
 
 if TYPE_CHECKING:
-    from mosld.reporting.style import Drawn
+    from mosld.reporting.figures import FigurePlan
+    from mosld.reporting.style import RenderedFigure
 
-USUAL = "mosld"  # what rows are compared with where it is there and nothing else is asked for
-MOST_FIGURES = 14  # of a section: a sweep over everything would be hundreds
+DEFAULT_REFERENCE = "mosld"
+# Of a section: a sweep over everything would give hundreds.
+MAX_FIGURES = 14
 
 
 @dataclass
 class Section:
-    """What the report shows of one block; `undrawn` counts the figures that it has no room for."""
+    """What the report shows of one block; `undrawn` counts the figures above the limit."""
 
     block: Block
     tables: list[Table]
-    figures: list["Drawn"] = field(default_factory=list)
+    figures: list["RenderedFigure"] = field(default_factory=list)
     undrawn: int = 0
 
     @property
     def title(self) -> str:
-        """The heading."""
         return self.block.title
 
     @property
     def note(self) -> str | None:
-        """What to say of figures that were not drawn."""
-        narrower = "more figures are not drawn; a report of fewer runs has them."
-        return f"{self.undrawn} {narrower}" if self.undrawn else None
+        """A sentence about figures that were not drawn."""
+        return f"{self.undrawn} more figures are not drawn; a report of fewer runs has them." if self.undrawn else None
 
 
 def make_sections(
-    blocks: Sequence[Block], comparer: Comparer, against: str | None, paper: Mapping[str, Any] | None
+    blocks: Sequence[Block], comparer: Comparer, against: str | None, paper: PaperNumbers | None
 ) -> list[Section]:
     """Every block with its tables.
 
@@ -48,48 +48,49 @@ def make_sections(
         blocks: of one report.
         comparer: compares rows.
         against: the method or row that the others are compared with; None: mosld, or else the best on average.
-        paper: the paper's numbers, where they are wanted.
+        paper: the paper's numbers, if they are to be shown.
 
     Raises:
         UserError: no row is called `against`.
     """
-    known = {name for block in blocks for row in block.rows for name in (row.name, row.run.method)}
-    if against and against not in known:
-        raise UserError(f"--against {against}: no row has this name; {nearest(against, known)}")
-    singles = [block for block in blocks if block.single]
+    names = {name for block in blocks for row in block.rows for name in (row.name, row.run.method)}
+    if against and against not in names:
+        raise UserError(f"--against {against}: no row has this name; {nearest(against, names)}")
+    singles = [block for block in blocks if block.single_tasks]
     return [Section(block, list(_tables(block, singles, comparer, against, paper))) for block in blocks]
 
 
 def _tables(
-    block: Block, singles: Sequence[Block], comparer: Comparer, against: str | None, paper: Mapping[str, Any] | None
+    block: Block, singles: Sequence[Block], comparer: Comparer, against: str | None, paper: PaperNumbers | None
 ) -> Iterator[Table]:
-    other = reference(block, against)
-    found = comparer.against(block, [row for row in block.rows if row is not other], other)
-    starred = marks(found)
-    yield _with_star(scores_table(block, starred), bool(starred), other.name)
-    if paper and (beside := paper_table(block, paper)):
-        yield beside
-    if not block.single and not block.run.trained_on:
-        tests = comparer.mixture_against_single(block, singles)
-        starred = marks(tests)
-        gains = gains_table(block, singles, starred)
+    reference = _reference_row(block, against)
+    comparisons = comparer.against(block, [row for row in block.rows if row is not reference], reference)
+    marks = significance_marks(comparisons)
+    yield _with_star_note(scores_table(block, marks), marks, reference.name)
+    if paper and (table := paper_table(block, paper)):
+        yield table
+    if not block.single_tasks and not block.run.trained_on:
+        gain_comparisons = comparer.mixture_against_single(block, singles)
+        marks = significance_marks(gain_comparisons)
+        gains = gains_table(block, singles, marks)
         if gains:
-            yield _with_star(gains, bool(starred), "0")
+            yield _with_star_note(gains, marks, "0")
             title = f"significance of mixture minus single, {block.title}"
-            yield comparison_table(title, tests, block.facts, comparer.resamples)
-    if found:
-        title = f"significance against {other.name}, {block.title}"
-        yield comparison_table(title, found, block.facts, comparer.resamples)
-    if not block.run.trained_on:  # what training cost stands where it was trained
+            yield comparison_table(title, gain_comparisons, block.facts, comparer.resamples)
+    if comparisons:
+        title = f"significance against {reference.name}, {block.title}"
+        yield comparison_table(title, comparisons, block.facts, comparer.resamples)
+    # The cost of training is in the section of the run, not of its evaluations.
+    if not block.run.trained_on:
         yield cost_table(block)
 
 
-def reference(block: Block, against: str | None) -> Row:
-    """The row that the others of a block are compared with: of several by that name the one with most runs."""
-    wanted = against or USUAL
-    named = [row for row in block.rows if wanted in (row.name, row.run.method)]
+def _reference_row(block: Block, against: str | None) -> Row:
+    """The row that the others are compared with; if several have the name, the one with most runs."""
+    name = against or DEFAULT_REFERENCE
+    named = [row for row in block.rows if name in (row.name, row.run.method)]
     if named:
-        return max(named, key=lambda row: (row.name == wanted, len(row.all_runs)))
+        return max(named, key=lambda row: (row.name == name, len(row.all_runs)))
     return max(block.rows, key=lambda row: _mean(row.averages(block.tasks)))
 
 
@@ -97,27 +98,27 @@ def _mean(by_seed: Mapping[int, float]) -> float:
     return sum(by_seed.values()) / len(by_seed) if by_seed else -1.0
 
 
-def _with_star(table: Table, starred: bool, other: str) -> Table:
-    star = f"* differs from {other}: p < {LEVEL:g}, bootstrap over items, Holm's correction (see the table below)."
-    return replace(table, notes=[*table.notes, star]) if starred else table
+def _with_star_note(table: Table, marks: Mapping[tuple[str, str], str], reference: str) -> Table:
+    level = f"p < {SIGNIFICANCE_LEVEL:g}, bootstrap over items, Holm's correction (see the table below)"
+    return replace(table, notes=[*table.notes, f"* differs from {reference}: {level}."]) if marks else table
 
 
-def draw(sections: Sequence[Section], comparer: Comparer) -> None:
-    """Add to each section the figures for which there are runs; imports matplotlib."""
-    from mosld.reporting import figures
-    from mosld.reporting import figures_across as across
+def draw_figures(sections: Sequence[Section], predictions: Predictions) -> None:
+    """Add to each section the figures for which there are runs."""
+    # They import matplotlib, which --no-figures does not need.
+    from mosld.reporting import figures, figures_across
 
     for section in sections:
         block = section.block
         gains = next((table for table in section.tables if table.title.startswith("mixture minus single")), None)
-        plans: list[figures.Plan] = [
+        plans: list[FigurePlan] = [
             *([partial(figures.gain_figure, gains)] if gains else []),
-            partial(across.subject_figure, block, comparer.outcomes),
-            partial(figures.price_figure, block),
-            partial(across.loss_figure, block),
+            partial(figures_across.subject_figure, block, predictions),
+            partial(figures.weights_figure, block),
+            partial(figures_across.loss_figure, block),
             *figures.setting_figures(block),
         ]
-        section.figures = [figure for plan in plans[:MOST_FIGURES] if (figure := plan())]
-        section.undrawn = len(plans[MOST_FIGURES:])
-    for i, figure in across.openorca_figures([section.block for section in sections]):
+        section.figures = [figure for plan in plans[:MAX_FIGURES] if (figure := plan())]
+        section.undrawn = len(plans[MAX_FIGURES:])
+    for i, figure in figures_across.openorca_figures([section.block for section in sections]):
         sections[i].figures.append(figure)

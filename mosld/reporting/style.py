@@ -1,18 +1,18 @@
 """How every figure of a report or an inspection looks and is saved.
 
-Distinct in grey (markers, dashes, hatches, one hue that darkens), and the same bytes for the same data.
+Readable in grey (markers, dashes, hatches, one hue that darkens), and the same bytes for the same data.
 """
 
 import io
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,39 +21,50 @@ from numpy.typing import ArrayLike
 
 from mosld.common.files import write_text
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+Dashes = str | tuple[int, tuple[int, ...]]
+
 COLOURS = ("#1b5e8c", "#c8571b", "#3a7d44", "#7a3b8f", "#8c6d1b", "#b02a4c", "#4a5a68", "#1f9e9e", "#5c4033", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-FILLS = ("full", "none", "left")  # of the first ten markers, of the next ten, ...
-DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)))
+# Lines beyond the ten markers have the next fill style.
+FILL_STYLES: tuple[Literal["full", "none", "left"], ...] = ("full", "none", "left")
+DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)))
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "|||", "---", "+++", "**")
-SHADES = "Blues"  # of a map: one hue that only grows darker, the same in grey
-TITLE, SMALL = 9, 8  # points: titles as all text; legends and numbers in a map
-BESIDE = 1.6  # inches of a figure's width that its legend may take
-STYLE: dict[Any, Any] = {
-    "font.size": TITLE, "axes.titlesize": TITLE, "figure.titlesize": TITLE, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd", "axes.axisbelow": True,
-    "legend.frameon": False, "svg.hashsalt": "mosld", "hatch.linewidth": 0.6, "figure.constrained_layout.use": True,
+# One hue that only grows darker, also in grey.
+HEAT_MAP_COLOURS = "Blues"
+TEXT_POINTS = 9
+SMALL_TEXT_POINTS = 8
+# A wider legend widens the figure.
+LEGEND_INCHES = 1.6
+LEGEND_COLUMN_ENTRIES = 18
+SETTINGS: "dict[RcKeyType, object]" = {
+    "font.size": TEXT_POINTS, "axes.titlesize": TEXT_POINTS, "figure.titlesize": TEXT_POINTS,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
+    "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mosld", "hatch.linewidth": 0.6,
+    "figure.constrained_layout.use": True,
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A finished figure.
+class LineStyle(TypedDict):
+    """Arguments of matplotlib's functions that draw lines."""
 
-    Attributes:
-        title: what it shows.
-        svg: as SVG text.
-        png: as PNG, 150 dots an inch.
-    """
+    color: str
+    marker: str
+    linestyle: Dashes
+    fillstyle: Literal["full", "none", "left"]
+    markersize: float
+    linewidth: float
+
+
+@dataclass(frozen=True)
+class RenderedFigure:
+    """A finished figure: what it shows, as SVG text, and as PNG with 150 dots an inch."""
 
     title: str
     svg: str
     png: bytes
-
-    @property
-    def slug(self) -> str:
-        """The title as the name of a file."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:100]
 
     def write(self, folder: Path, name: str) -> list[str]:
         """Write both files; returns their names."""
@@ -63,15 +74,16 @@ class Drawn:
 
 
 @contextmanager
-def style() -> Any:
-    """Draw within this: the project's settings, and nothing else's."""
-    with mpl.rc_context(STYLE):
+def style() -> Iterator[None]:
+    """Draw within this context, with the project's settings."""
+    with mpl.rc_context(SETTINGS):
         yield
 
 
-def new_axes(title: str, x: str, y: str, width: float = 7.2, height: float = 3.8) -> tuple[Figure, Axes]:
-    """A figure in inches with one pair of axes, both labelled."""
-    figure = _figure(width, height)
+def new_axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure with one pair of labelled axes."""
+    figure = Figure(figsize=(7.2, 3.8))
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", wrap=True)
     axes.set_xlabel(x)
@@ -80,27 +92,27 @@ def new_axes(title: str, x: str, y: str, width: float = 7.2, height: float = 3.8
 
 
 def new_panels(
-    title: str, rows: int, columns: int, size: tuple[float, float], **shared: Any
+    title: str,
+    rows: int,
+    columns: int,
+    inches: tuple[float, float],
+    sharex: bool = False,
+    sharey: bool | Literal["row"] = False,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of so many inches with rows of panels under one title."""
-    figure = _figure(*size)
-    figure.suptitle(title, x=0.01, ha="left", wrap=True)
-    return figure, figure.subplots(rows, columns, squeeze=False, **shared).tolist()
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height))
+    """A figure with rows of panels under one title."""
+    figure = Figure(figsize=inches)
     FigureCanvasAgg(figure)
-    return figure
+    figure.suptitle(title, x=0.01, ha="left", wrap=True)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).tolist()
 
 
-def line_style(i: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the i-th line, or of a point, which has no dashes."""
+def line_style(i: int) -> LineStyle:
+    """The look of the i-th line of a figure."""
     return {
         "color": COLOURS[i % len(COLOURS)],
         "marker": MARKERS[i % len(MARKERS)],
         "linestyle": DASHES[i % len(DASHES)],
-        "fillstyle": FILLS[i // len(MARKERS) % len(FILLS)],
+        "fillstyle": FILL_STYLES[i // len(MARKERS) % len(FILL_STYLES)],
         "markersize": 5,
         "linewidth": 1.4,
     }
@@ -110,52 +122,71 @@ def grouped_bars(axes: Axes, groups: Sequence[str], bars: Sequence[tuple[str, Se
     """A cluster of bars for each group; None leaves a gap."""
     width = 0.8 / len(bars)
     for i, (label, values) in enumerate(bars):
-        places = [g + (i - (len(bars) - 1) / 2) * width for g, value in enumerate(values) if value is not None]
-        heights = [value for value in values if value is not None]
-        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "hatch": HATCHES[i % len(HATCHES)], "alpha": 0.75}
-        axes.bar(places, heights, width, label=label, edgecolor="black", linewidth=0.6, **look)
+        axes.bar(
+            [g + (i - (len(bars) - 1) / 2) * width for g, value in enumerate(values) if value is not None],
+            [value for value in values if value is not None],
+            width,
+            label=label,
+            color=COLOURS[i % len(COLOURS)],
+            hatch=HATCHES[i % len(HATCHES)],
+            alpha=0.75,
+            edgecolor="black",
+            linewidth=0.6,
+        )
     axes.set_xticks(range(len(groups)), groups)
     axes.grid(False, axis="x")
 
 
-def heat_map(axes: Axes, values: ArrayLike, least: float, most: float, **more: Any) -> AxesImage:
-    """A map of numbers, darker where there is more; hatched where there is none (NaN)."""
+def heat_map(
+    axes: Axes,
+    values: ArrayLike,
+    vmin: float,
+    vmax: float,
+    aspect: Literal["auto", "equal"] = "auto",
+    origin: Literal["upper", "lower"] = "upper",
+) -> AxesImage:
+    """A map of numbers, darker for larger ones; hatched where there is none (NaN)."""
     axes.patch.set(hatch="////", edgecolor="0.75", facecolor="white")
     axes.grid(False)
-    look: dict[str, Any] = {"cmap": SHADES, "interpolation": "nearest", "aspect": "auto", **more}
-    return axes.imshow(np.asarray(values, float), vmin=least, vmax=most, **look)
+    return axes.imshow(
+        np.asarray(values, float), HEAT_MAP_COLOURS, vmin=vmin, vmax=vmax, interpolation="nearest", aspect=aspect,
+        origin=origin,
+    )  # fmt: skip
 
 
-def write_in(axes: Axes, texts: Sequence[Sequence[str]], image: AxesImage) -> None:
-    """A text in each cell of a map, white where the cell is dark."""
+def annotate_cells(axes: Axes, texts: Sequence[Sequence[str]], image: AxesImage) -> None:
+    """A text in each cell of a heat map, white where the cell is dark."""
     values = image.get_array()
     assert values is not None
-    shades = image.to_rgba(values)
+    colours = image.to_rgba(values)
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
-            dark = shades[row, column, 3] and shades[row, column, :3].mean() < 0.55
-            axes.text(column, row, text, ha="center", va="center", fontsize=SMALL, color="white" if dark else "black")
+            dark = colours[row, column, 3] and colours[row, column, :3].mean() < 0.55
+            colour = "white" if dark else "black"
+            axes.text(column, row, text, ha="center", va="center", fontsize=SMALL_TEXT_POINTS, color=colour)
 
 
 def legend(axes: Axes, entries: int) -> None:
-    """The legend beside the axes, in as many columns as it needs; the figure grows by what a long one takes."""
-    columns = 1 if entries <= 18 else 2
-    drawn = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL, ncols=columns)
+    """A legend beside the axes, in one or two columns; a wide one widens the figure."""
+    columns = 1 if entries <= LEGEND_COLUMN_ENTRIES else 2
+    box = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL_TEXT_POINTS, ncols=columns)
     figure = axes.get_figure(root=True)
     assert figure is not None
     width, height = figure.get_size_inches()
-    taken = drawn.get_window_extent().width / figure.get_dpi()
-    figure.set_size_inches(width + max(0.0, taken - BESIDE), height)
+    inches = box.get_window_extent().width / figure.get_dpi()
+    figure.set_size_inches(width + max(0.0, inches - LEGEND_INCHES), height)
 
 
-def legend_below(figure: Figure, entries: dict[str, Any]) -> None:
+def legend_below(figure: Figure, entries: Mapping[str, Artist]) -> None:
     """One legend for all panels, below them."""
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", fontsize=SMALL, ncols=2)
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside lower center", fontsize=SMALL_TEXT_POINTS, ncols=2
+    )
 
 
-def finish(figure: Figure, title: str) -> Drawn:
-    """Write the figure as SVG and PNG; the same figure gives the same bytes."""
+def render(figure: Figure, title: str) -> RenderedFigure:
+    """The figure as SVG and PNG; the same figure gives the same bytes."""
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": "mosld"})
     figure.savefig(png, format="png", dpi=150, metadata={"Software": "mosld"})
-    return Drawn(title, svg.getvalue(), png.getvalue())
+    return RenderedFigure(title, svg.getvalue(), png.getvalue())

@@ -1,221 +1,228 @@
-"""The tables of a block: scores, mixture minus single, cost. Pure functions of results.json."""
+"""The tables of a block, out of results.json: scores, mixture minus single, cost, and the paper's numbers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
 from mosld.reporting.blocks import Block, Row
 from mosld.reporting.run import Run
 from mosld.reporting.significance import mean_and_spread
-from mosld.reporting.table import NOTHING, Cell, Table, mark_best
-
-# PART: The tables of a block: scores, mixture minus single, cost. Pure functions of results.json.
-
+from mosld.reporting.table import NO_VALUE, Cell, Table, mark_best
 
 AVERAGE = "average"
-SEEDS_NOTE = "Accuracy in %, mean ± standard deviation over seeds (one seed: no ±); best in bold; - no run."
+SCORES_NOTE = "Accuracy in %, mean ± standard deviation over seeds (one seed: no ±); best in bold; - no run."
+GAINS_NOTE = (
+    "Mean over seeds of the run on the mixture minus that of the run on the task alone, in points; the same rows "
+    "of the task in both; - no such pair."
+)
+COST_NOTE = "Means over runs. Training: optimiser steps only; run: with loading, validation and scoring."
+PAPER_NOTE = "The paper's scores are on published data, ours on {} data: only scores on published data can be compared."
+
+Marks = Mapping[tuple[str, str], str]
+"""By (row name, task) what stands behind a number: a star where a difference is significant."""
 
 
-def scores_table(block: Block, marks: Mapping[tuple[str, str], str]) -> Table:
-    """Accuracy by method and task.
+class PaperWeights(TypedDict):
+    """Trained weights of some methods as the paper prints them, and what it means."""
 
-    Args:
-        block: the runs.
-        marks: what stands behind the number of a (row name, task), as where a difference is significant.
-    """
-    columns = [*block.tasks, *([AVERAGE] if len(block.tasks) > 1 else [])]
-    rows = [_untrained(block, columns)] if _base_run(block) else []
+    methods: list[str]
+    printed: str
+    weights: int
+
+
+class PaperNumbers(TypedDict):
+    """The paper's numbers by model; `scores` then by data, method and task."""
+
+    parameters: dict[str, list[PaperWeights]]
+    scores: dict[str, dict[str, dict[str, dict[str, float]]]]
+    errata: dict[str, list[str]]
+
+
+def columns_of(block: Block) -> list[str]:
+    """The tasks, and their average if there are several."""
+    return [*block.tasks, *([AVERAGE] if len(block.tasks) > 1 else [])]
+
+
+def accuracies_of(row: Row, tasks: Iterable[str], column: str) -> dict[int, float]:
+    """Accuracy by seed on one task, or averaged over the tasks."""
+    return row.averages(tasks) if column == AVERAGE else row.accuracies(column)
+
+
+def scores_table(block: Block, marks: Marks) -> Table:
+    """Accuracy by method and task."""
+    columns = columns_of(block)
+    untrained = any(run.results.get("base_scores") for row in block.rows for run in row.all_runs)
+    rows = [_untrained(block, columns)] if untrained else []
     rows += [_scores(row, block.tasks, columns, marks) for row in block.rows]
     for column in range(1, len(columns) + 1):
         mark_best(rows, column)
-    return Table(block.title, ["method", *columns, "seeds", "trained weights"], rows, [*block.facts, SEEDS_NOTE])
+    return Table(block.title, ["method", *columns, "seeds", "trained weights"], rows, [*block.facts, SCORES_NOTE])
 
 
-def _scores(row: Row, tasks: Sequence[str], columns: Sequence[str], marks: Mapping[tuple[str, str], str]) -> list[Cell]:
+def _scores(row: Row, tasks: Sequence[str], columns: Sequence[str], marks: Marks) -> list[Cell]:
     cells = [Cell(row.name)]
     for column in columns:
-        by_seed = row.averages(tasks) if column == AVERAGE else row.accuracies(column)
-        runs = row.all_runs if column == AVERAGE else list(row.runs.get(column, {}).values())
+        by_seed = accuracies_of(row, tasks, column)
+        runs = row.all_runs if column == AVERAGE else row.task_runs(column)
         cells.append(_accuracy(by_seed, runs, marks.get((row.name, column), "")))
-    return [*cells, _seeds(row, tasks), _trained(row.all_runs)]
+    counts = sorted({len(row.runs[task]) for task in tasks if row.runs.get(task)})
+    return [*cells, Cell(_range(counts), counts[0]), _trained_weights(row.all_runs)]
 
 
-def _accuracy(by_seed: Mapping[int, float], runs: Sequence[Run], mark: str = "") -> Cell:
+def _accuracy(by_seed: Mapping[int, float], runs: Sequence[Run], mark: str) -> Cell:
     if not by_seed:
-        return NOTHING
+        return NO_VALUE
     mean, spread = mean_and_spread([100 * value for value in by_seed.values()])
     text = f"{mean:.1f}" + (f" ± {spread:.1f}" if spread is not None else "") + mark
     return Cell(text, mean, spread, len(by_seed), runs=runs)
 
 
-def _seeds(row: Row, tasks: Iterable[str]) -> Cell:
-    counts = sorted({len(row.runs[task]) for task in tasks if row.runs.get(task)})
-    return Cell(f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}", counts[0])
+def _trained_weights(runs: Sequence[Run]) -> Cell:
+    counts = sorted({run.trained_weights for run in runs if run.trained_weights is not None})
+    return Cell(_range(counts), counts[0], runs=runs) if counts else NO_VALUE
 
 
-def _trained(runs: Sequence[Run]) -> Cell:
-    counts = [run.results.get("parameters", {}).get("trainable") for run in runs]
-    known = sorted({count for count in counts if count is not None})
-    if not known:
-        return NOTHING
-    return Cell(f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}", known[0], runs=runs)
-
-
-def _base_run(block: Block) -> Run | None:
-    return next((run for row in block.rows for run in row.all_runs if run.results.get("base_scores")), None)
+def _range(counts: Sequence[int]) -> str:
+    """Sorted numbers as text: ``3``, or ``2 to 3``."""
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
 
 
 def _untrained(block: Block, columns: Sequence[str]) -> list[Cell]:
-    """The row of the untrained model: no seed, since nothing was drawn."""
-    found: dict[str, tuple[float, Run]] = {}
+    """The row of the untrained model: no seeds, since nothing is random."""
+    scores: dict[str, tuple[float, Run]] = {}
     for row in block.rows:
         for run in row.all_runs:
             for task, score in (run.results.get("base_scores") or {}).items():
-                found.setdefault(task, (100 * score["accuracy"], run))
-    if all(task in found for task in block.tasks):
-        values = [found[task][0] for task in block.tasks]
-        found[AVERAGE] = (sum(values) / len(values), found[block.tasks[0]][1])
-    cells = [Cell(f"{found[c][0]:.1f}", found[c][0], runs=[found[c][1]]) if c in found else NOTHING for c in columns]
-    return [Cell("(untrained)"), *cells, NOTHING, Cell("0", 0)]
+                scores.setdefault(task, (100 * score["accuracy"], run))
+    if all(task in scores for task in block.tasks):
+        values = [scores[task][0] for task in block.tasks]
+        scores[AVERAGE] = (sum(values) / len(values), scores[block.tasks[0]][1])
+    cells = [
+        Cell(f"{scores[c][0]:.1f}", scores[c][0], runs=[scores[c][1]]) if c in scores else NO_VALUE for c in columns
+    ]
+    return [Cell("(untrained)"), *cells, NO_VALUE, Cell("0", 0)]
 
 
-def gains_table(mixture: Block, singles: Sequence[Block], marks: Mapping[tuple[str, str], str]) -> Table | None:
+def gains_table(mixture: Block, singles: Sequence[Block], marks: Marks) -> Table | None:
     """Accuracy after training on the mixture minus that after training on the task alone (the paper's figure 1).
 
-    None where no method has both on the same rows.
+    None if no method has both on the same rows.
     """
     rows = []
     for row in mixture.rows:
-        cells, found = [Cell(row.name)], dict[str, float]()
-        for task in mixture.tasks:
-            alone = single_row(mixture, singles, row, task)
-            cells.append(_gain(row, alone, task, marks) if alone else NOTHING)
-            if cells[-1].value is not None:
-                found[task] = cells[-1].value
-        if found:
-            whole = len(found) == len(mixture.tasks)
-            mean = sum(found.values()) / len(found)
-            cells.append(Cell(f"{mean:+.1f}", mean, runs=row.all_runs) if whole else NOTHING)
-            rows.append(cells)
+        cells = [_gain(row, single_row(mixture, singles, row, task), task, marks) for task in mixture.tasks]
+        gains = [cell.value for cell in cells if cell.value is not None]
+        if gains:
+            mean = sum(gains) / len(gains)
+            complete = len(gains) == len(mixture.tasks)
+            average = Cell(f"{mean:+.1f}", mean, runs=row.all_runs) if complete else NO_VALUE
+            rows.append([Cell(row.name), *cells, average])
     if not rows:
         return None
-    notes = [
-        *mixture.facts,
-        "Mean over seeds of the run on the mixture minus that of the run on the task alone, in points; the same rows "
-        "of the task in both; - no such pair.",
-    ]
-    return Table(f"mixture minus single, {mixture.title}", ["method", *mixture.tasks, AVERAGE], rows, notes)
+    title = f"mixture minus single, {mixture.title}"
+    return Table(title, ["method", *mixture.tasks, AVERAGE], rows, [*mixture.facts, GAINS_NOTE])
 
 
 def single_row(mixture: Block, singles: Sequence[Block], row: Row, task: str) -> Row | None:
     """The runs of the same method and settings on this task alone, on the same rows."""
     for block in singles:
         if block.comparable(mixture, task):
-            alone = block.row_like(row)
-            if alone and alone.runs.get(task):
-                return alone
+            single = block.matching_row(row)
+            if single and single.runs.get(task):
+                return single
     return None
 
 
-def _gain(row: Row, alone: Row, task: str, marks: Mapping[tuple[str, str], str]) -> Cell:
-    together, single = row.accuracies(task), alone.accuracies(task)
-    if not together:
-        return NOTHING
-    gain = 100 * (mean_and_spread(list(together.values()))[0] - mean_and_spread(list(single.values()))[0])
-    runs = [*row.runs[task].values(), *alone.runs[task].values()]
+def _gain(row: Row, single: Row | None, task: str, marks: Marks) -> Cell:
+    accuracies = row.accuracies(task)
+    if single is None or not accuracies:
+        return NO_VALUE
+    here, there = (list(side.values()) for side in (accuracies, single.accuracies(task)))
+    gain = 100 * (mean_and_spread(here)[0] - mean_and_spread(there)[0])
+    runs = [*row.task_runs(task), *single.task_runs(task)]
     return Cell(f"{gain:+.1f}" + marks.get((row.name, task), ""), gain, runs=runs)
 
 
 def cost_table(block: Block) -> Table:
     """Parameters, time, speed and memory by method: means over the runs of a row."""
-    rows = [[Cell(row.name), *_cost(row)] for row in block.rows]
     columns = ["method", "trained weights", "% of all", "training, min", "run, min", "tokens/s", "peak memory, GB"]
-    note = "Means over runs. Training: optimiser steps alone; run: with loading, validation and scoring."
-    alone = ["Of runs on single tasks: means over tasks, too."] if block.single else []
-    return Table(f"cost, {block.title}", columns, rows, [*block.facts, note, *alone])
+    notes = [*block.facts, COST_NOTE]
+    if block.single_tasks:
+        notes.append("Of runs on single tasks: means over tasks, too.")
+    return Table(f"cost, {block.title}", columns, [_cost(row) for row in block.rows], notes)
 
 
 def _cost(row: Row) -> list[Cell]:
-    results = [run.results for run in row.all_runs]
+    def mean(value: Callable[[Run], float | None], unit: float, form: str) -> Cell:
+        values = [number / unit for run in row.all_runs if (number := value(run)) is not None]
+        if not values:
+            return NO_VALUE
+        average = sum(values) / len(values)
+        return Cell(form.format(average), average, runs=row.all_runs)
 
-    def mean(values: Iterable[float | None], form: str) -> Cell:
-        """The mean of what is known."""
-        known = [value for value in values if value is not None]
-        if not known:
-            return NOTHING
-        middle = sum(known) / len(known)
-        return Cell(form.format(middle), middle, runs=row.all_runs)
-
-    sizes = [found.get("parameters") or {} for found in results]
-    shares = [100 * size["trainable"] / size["total"] for size in sizes if size.get("total")]
     return [
-        _trained(row.all_runs),
-        mean(shares, "{:.3f}"),
-        mean((_per(found.get("train_seconds"), 60) for found in results), "{:,.2f}"),
-        mean((_per(found.get("seconds"), 60) for found in results), "{:,.2f}"),
-        mean((found.get("tokens_per_second") for found in results), "{:,.0f}"),
-        mean((_per(found.get("peak_memory_bytes"), 1e9) for found in results), "{:.2f}"),
+        Cell(row.name),
+        _trained_weights(row.all_runs),
+        mean(_trained_share, 1, "{:.3f}"),
+        mean(lambda run: run.results.get("train_seconds"), 60, "{:,.2f}"),
+        mean(lambda run: run.results.get("seconds"), 60, "{:,.2f}"),
+        mean(lambda run: run.results.get("tokens_per_second"), 1, "{:,.0f}"),
+        mean(lambda run: run.results.get("peak_memory_bytes"), 1e9, "{:.2f}"),
     ]
 
 
-def _per(value: float | None, unit: float) -> float | None:
-    return None if value is None else value / unit
+def _trained_share(run: Run) -> float | None:
+    """Trained weights in per cent of all."""
+    sizes = run.results.get("parameters") or {}
+    return 100 * sizes["trainable"] / sizes["total"] if sizes.get("total") else None
 
 
-# PART: The paper's numbers beside ours, where the model is the same; its errata are marked.
-
-
-OTHER_ROWS = (
-    "The paper's scores are of the published sets; ours of {} data: only those on published sets can be compared."
-)
-
-
-def paper_numbers() -> Mapping[str, Any]:
-    """What paper.yaml holds: `parameters`, `scores` and `errata`, each by model."""
+def paper_numbers() -> PaperNumbers:
+    """The content of paper.yaml."""
     return yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8"))
 
 
-def paper_table(block: Block, numbers: Mapping[str, Any]) -> Table | None:
-    """Ours, the paper's and the difference; None where the paper says nothing of this model."""
-    model = str(block.run.results["model"])
-    errata = numbers["errata"].get(model, [])
+def paper_table(block: Block, numbers: PaperNumbers) -> Table | None:
+    """Ours, the paper's and the difference, with the paper's errata; None if the paper has no number of this model."""
+    model = block.run.results["model"]
     rows = [
-        line for row in block.rows for line in [*_weights(row, model, numbers), *_paper_scores(row, block, numbers)]
+        cells for row in block.rows for cells in [*_paper_weights(row, numbers), *_paper_scores(row, block, numbers)]
     ]
     if not rows:
         return None
-    notes = [*block.facts, *([OTHER_ROWS.format(block.run.source)] if block.run.source != "hub" else [])]
-    notes += [f"† {text}" for text in errata]
+    notes = [*block.facts, *([PAPER_NOTE.format(block.run.source)] if block.run.source != "hub" else [])]
+    notes += [f"† {text}" for text in numbers["errata"].get(model, [])]
     return Table(f"beside the paper, {block.title}", ["method", "what", "ours", "paper", "ours - paper"], rows, notes)
 
 
-def _weights(row: Row, model: str, numbers: Mapping[str, Any]) -> list[list[Cell]]:
-    ours = row.run.results.get("parameters", {}).get("trainable")
-    entries = numbers["parameters"].get(model, [])
-    found = next((entry for entry in entries if row.run.method in entry["methods"]), None)
-    if found is None or ours is None:
+def _paper_weights(row: Row, numbers: PaperNumbers) -> list[list[Cell]]:
+    ours = row.run.trained_weights
+    entries = numbers["parameters"].get(row.run.results["model"], [])
+    entry = next((entry for entry in entries if row.run.method in entry["methods"]), None)
+    if entry is None or ours is None:
         return []
-    paper = Cell(f"{found['weights']:,} (printed {found['printed']} †)", found["weights"])
-    own = Cell(f"{ours:,}", ours, runs=row.all_runs)
-    return [[Cell(row.name), Cell("trained weights"), own, paper, _minus(ours, found["weights"], "{:+,}")]]
+    weights = entry["weights"]
+    paper = Cell(f"{weights:,} (printed {entry['printed']} †)", weights)
+    difference = Cell(f"{ours - weights:+,}", ours - weights)
+    return [[Cell(row.name), Cell("trained weights"), Cell(f"{ours:,}", ours, runs=row.all_runs), paper, difference]]
 
 
-def _paper_scores(row: Row, block: Block, numbers: Mapping[str, Any]) -> list[list[Cell]]:
-    by_data = numbers["scores"].get(str(block.run.results["model"]), {})
-    lines = []
+def _paper_scores(row: Row, block: Block, numbers: PaperNumbers) -> list[list[Cell]]:
+    if block.run.source == "bundled" or block.run.trained_on is not None:
+        return []
+    by_data = numbers["scores"].get(block.run.results["model"], {})
+    rows = []
     for task in block.tasks:
-        data = f"single_{task}" if block.single else block.run.data
-        paper = by_data.get(data, {}).get(row.run.method, {}).get(task)
-        accuracies = row.accuracies(task)
-        if paper is not None and block.run.source != "bundled" and block.run.trained_on is None:
-            mean = 100 * mean_and_spread(list(accuracies.values()))[0] if accuracies else None
-            runs = list(row.runs.get(task, {}).values())
-            own = NOTHING if mean is None else Cell(f"{mean:.2f}", mean, seeds=len(accuracies), runs=runs)
-            lines.append([Cell(row.name), Cell(task), own, Cell(f"{paper:.2f}", paper), _minus(mean, paper, "{:+.2f}")])
-    return lines
-
-
-def _minus(ours: float | None, paper: float, form: str) -> Cell:
-    return NOTHING if ours is None else Cell(form.format(ours - paper), ours - paper)
+        data = f"single_{task}" if block.single_tasks else block.run.data
+        score = by_data.get(data, {}).get(row.run.method, {}).get(task)
+        accuracies = list(row.accuracies(task).values())
+        if score is not None:
+            ours, difference = NO_VALUE, NO_VALUE
+            if accuracies:
+                mean = 100 * mean_and_spread(accuracies)[0]
+                ours = Cell(f"{mean:.2f}", mean, seeds=len(accuracies), runs=row.task_runs(task))
+                difference = Cell(f"{mean - score:+.2f}", mean - score)
+            rows.append([Cell(row.name), Cell(task), ours, Cell(f"{score:.2f}", score), difference])
+    return rows

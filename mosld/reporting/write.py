@@ -1,4 +1,4 @@
-"""The last stage: the files of a report, each whole or not there."""
+"""The files of a report, each written whole, and the tables on the terminal."""
 
 import shutil
 import sys
@@ -12,18 +12,20 @@ from rich.text import Text
 
 from mosld.common.errors import UserError
 from mosld.common.files import write_text
-from mosld.reporting.html import page
+from mosld.reporting.html import html_page
 from mosld.reporting.sections import Section
-from mosld.reporting.table import Table, as_csv, latex, markdown, unlike
+from mosld.reporting.table import Table, as_csv, file_names, latex, markdown
 from mosld.reporting.tables import AVERAGE
 
-# PART: The last stage: the files of a report, each whole or not there.
+PAGE = "report.html"
+# Width of the tables where the output is no terminal.
+PIPE_COLUMNS = 160
+
+LeftOut = Sequence[tuple[str, str]]
+"""Paths that the report does not use, with the reason."""
 
 
-PAGE, PROSE = "report.html", "report.md"
-
-
-def require_place(output: Path) -> None:
+def check_output(output: Path) -> None:
     """Refuse a directory that holds something other than an earlier report.
 
     Raises:
@@ -37,74 +39,65 @@ def require_place(output: Path) -> None:
         raise UserError(f"--output {output}: is not empty and holds no report; name a new directory.")
 
 
-def write_report(output: Path, sections: Sequence[Section], left_out: Sequence[tuple[str, str]]) -> None:
+def write_report(output: Path, sections: Sequence[Section], left_out: LeftOut) -> None:
     """Write report.html, report.md, tables/*.csv and *.tex, figures/*.svg and *.png, in place of an earlier report.
 
     Raises:
-        UserError: something cannot be written.
+        UserError: a file cannot be written.
     """
     try:
         for folder in ("tables", "figures"):
             shutil.rmtree(output / folder, ignore_errors=True)
             (output / folder).mkdir(parents=True)
         tables = [table for section in sections for table in section.tables]
-        for name, table in unlike(tables):
+        for name, table in zip(file_names(table.title for table in tables), tables, strict=True):
             write_text(output / "tables" / f"{name}.csv", as_csv(table))
             write_text(output / "tables" / f"{name}.tex", latex(table))
-        _write_prose(output, sections, left_out)
-        write_text(output / PAGE, page(sections, left_out))
+        _write_markdown(output, sections, left_out)
+        write_text(output / PAGE, html_page(sections, left_out))
     except OSError as error:
         raise UserError(f"--output {output}: {error.filename}: {error.strerror}.") from error
 
 
-def _write_prose(output: Path, sections: Sequence[Section], left_out: Sequence[tuple[str, str]]) -> None:
-    """report.md, and the figures it shows."""
-    parts, names = ["# Report", ""], set[str]()
+def _write_markdown(output: Path, sections: Sequence[Section], left_out: LeftOut) -> None:
+    """Write report.md and the figures it shows."""
+    names = iter(file_names(figure.title for section in sections for figure in section.figures))
+    parts = ["# Report", ""]
     for section in sections:
         parts += [f"## {section.title}", "", *(markdown(table) for table in section.tables)]
         for figure in section.figures:
-            name = next(n for n in _numbered(figure.slug) if n not in names)
-            names.add(name)
+            name = next(names)
             figure.write(output / "figures", name)
             parts += [f"![{figure.title}](figures/{name}.png)", ""]
         parts += [section.note, ""] if section.note else []
     if left_out:
         parts += ["## Left out", "", *(f"- {path}: {why}" for path, why in left_out), ""]
-    write_text(output / PROSE, "\n".join(parts))
+    write_text(output / "report.md", "\n".join(parts))
 
 
-def _numbered(name: str) -> Sequence[str]:
-    return [name, *(f"{name}-{i}" for i in range(2, 1000))]
-
-
-# PART: What the report prints: the tables that fit a terminal, and what was left out.
-
-
-WIDE = 160  # columns where nobody says how many there are: a pipe or a file
-
-
-def print_report(sections: Sequence[Section], left_out: Sequence[tuple[str, str]]) -> None:
-    """Print every table (of the long ones the averages), and each directory that was left out with the reason."""
-    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDE)
+def print_report(sections: Sequence[Section], left_out: LeftOut) -> None:
+    """Print every table (of the long ones the averages), and each path that was left out with the reason."""
+    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     for section in sections:
-        told = set[str]()  # what holds for a whole section is said once
+        # Each note is printed once a section.
+        printed: set[str] = set()
         for table in section.tables:
             rows = [row for row in table.rows if row[1].text == AVERAGE] if table.long else table.rows
             if rows:
-                notes = [note for note in table.notes if note not in told]
-                console.print(terminal(replace(table, rows=rows, notes=notes)))
-                told |= set(notes)
+                notes = [note for note in table.notes if note not in printed]
+                console.print(_rich_table(replace(table, rows=rows, notes=notes)))
+                printed.update(notes)
     if left_out:
         console.print(Text(f"Left out ({len(left_out)}):", style="bold"))
         for path, why in left_out:
             console.print(Text(f"  {path}: {why}"), soft_wrap=True)
 
 
-def terminal(table: Table) -> RenderableType:
+def _rich_table(table: Table) -> RenderableType:
     """The table for a terminal, notes below."""
-    shown = RichTable(title=Text(table.title, style="bold"), title_justify="left")
+    rich_table = RichTable(title=Text(table.title, style="bold"), title_justify="left")
     for i, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if table.numeric(i) else "left")
+        rich_table.add_column(column, justify="right" if table.is_numeric(i) else "left")
     for row in table.rows:
-        shown.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
-    return Group(shown, *(Text(note, style="dim") for note in table.notes), Text(""))
+        rich_table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+    return Group(rich_table, *(Text(note, style="dim") for note in table.notes), Text(""))

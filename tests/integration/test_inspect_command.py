@@ -1,4 +1,4 @@
-"""`python -m mosld.inspect` as a user types it, on small real runs: files, messages, and right numbers."""
+"""`python -m mosld.inspect` as a user types it, on small real runs: files, messages and numbers."""
 
 import dataclasses
 import json
@@ -36,8 +36,7 @@ def runs(tmp_path_factory, toy_root) -> Path:
 @pytest.fixture(scope="module")
 def together(runs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("out") / "new" / "folder"
-    places = [str(runs / name) for name in (SHARED, FIRST, SECOND)]
-    assert inspect_command.main([*places, "--out", str(out)]) == 0
+    assert inspect_command.main([*(str(runs / name) for name in (SHARED, FIRST, SECOND)), "--out", str(out)]) == 0
     return out
 
 
@@ -45,27 +44,27 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def test_alone_it_writes_into_the_run_and_prints_the_directory_last(runs, capsys):
+def test_one_run_writes_into_the_run_and_prints_the_directory_last(runs, capsys):
     assert inspect_command.main([str(runs / SHARED)]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1] == str(runs / SHARED / "inspect")
-    assert "method=lora" in captured.err  # what could stand beside it
+    assert "method=lora" in captured.err  # what its A could be compared with
     written = {path.name for path in (runs / SHARED / "inspect").iterdir()}
     figures = {f"{name}.{kind}" for name in ("similarity", "specialisation", "tasks", "use") for kind in ("png", "svg")}
     assert written == figures | {"inspect.json", "inspect.md"}
 
 
-def test_the_adapter_directory_is_as_good_as_the_run(runs, tmp_path):
+def test_adapter_directory_gives_the_numbers_of_its_run(runs, tmp_path):
     assert inspect_command.main([str(runs / SHARED), "--out", str(tmp_path / "run")]) == 0
     assert inspect_command.main([str(runs / SHARED / "adapter"), "--out", str(tmp_path / "adapter")]) == 0
     (of_run,), (of_adapter,) = (read(tmp_path / name / "inspect.json")["runs"] for name in ("run", "adapter"))
     assert {**of_run, "path": ""} == {**of_adapter, "path": ""}
 
 
-def test_figures_are_whole_files(together):
+def test_files_are_complete(together):
     names = read(together / "inspect.json")["figures"]
-    wanted = ("similarity", "specialisation", "subspaces_learned", "subspaces_overlap", "tasks", "use-1")
-    assert sorted(names) == sorted(f"{name}.{kind}" for name in wanted for kind in ("png", "svg"))
+    figures = ("similarity", "specialisation", "subspaces_learned", "subspaces_overlap", "tasks", "use-1")
+    assert sorted(names) == sorted(f"{name}.{kind}" for name in figures for kind in ("png", "svg"))
     for name in names:
         content = (together / name).read_bytes()
         if name.endswith(".png"):
@@ -73,16 +72,18 @@ def test_figures_are_whole_files(together):
             assert content.endswith(b"IEND\xaeB`\x82")
         else:
             assert ElementTree.fromstring(content).tag.endswith("svg")
+    text = (together / "inspect.md").read_text()
+    for heading in ("Experts, mean over layers", "Overlap of what two A's read", "Jensen-Shannon", "By layer: cosine"):
+        assert heading in text
+    assert "| mosld mixture & lora single_obqa | q_proj |" in text
 
 
 def test_numbers_are_those_of_the_saved_weights(runs, together):
     tree = read(together / "inspect.json")
-    weights = {
-        name: t.double().numpy() for name, t in load_file(runs / SHARED / "adapter/adapter_model.safetensors").items()
-    }
-    lora = {
-        name: t.double().numpy() for name, t in load_file(runs / FIRST / "adapter/adapter_model.safetensors").items()
-    }
+    weights, lora = (
+        {name: t.double().numpy() for name, t in load_file(runs / run / "adapter/adapter_model.safetensors").items()}
+        for run in (SHARED, FIRST)
+    )
     key = "model.layers.1.self_attn.v_proj"
     A, B = (weights[f"base_model.model.{key}.mosld_mixture.{side}"] for side in "AB")
     products = [B[:, i : i + 8] @ A for i in range(0, B.shape[1], 8)]
@@ -99,7 +100,7 @@ def test_numbers_are_those_of_the_saved_weights(runs, together):
     assert tree["runs"][0]["use"]["obqa"][key] == pytest.approx(np.array(use) / sum(use), abs=1e-6)
 
 
-def test_two_loras_of_one_seed_began_with_the_same_A_and_what_they_learned_is_told_apart(together):
+def test_two_loras_of_one_seed_start_with_the_same_A_and_learn_different_ones(together):
     (pair,) = [pair for pair in read(together / "inspect.json")["subspaces"] if "mosld" not in pair["a"]]
     for module in pair["modules"].values():
         assert module["start"] == pytest.approx(1)
@@ -110,34 +111,26 @@ def test_two_loras_of_one_seed_began_with_the_same_A_and_what_they_learned_is_to
     assert all(0 < part < 1 for part in moved)
 
 
-def test_the_table_holds_every_part(together):
-    text = (together / "inspect.md").read_text()
-    for heading in ("Experts, mean over layers", "Overlap of what two A's read", "Jensen-Shannon", "By layer: cosine"):
-        assert heading in text
-    assert "| mosld mixture & lora single_obqa | q_proj |" in text
-
-
-def test_figures_of_an_earlier_inspection_do_not_stay(runs, tmp_path):
-    places = [str(runs / name) for name in (SHARED, FIRST)]
-    assert inspect_command.main([*places, "--out", str(tmp_path)]) == 0
+def test_figures_of_an_earlier_inspection_are_removed_and_other_files_stay(runs, tmp_path):
+    assert inspect_command.main([str(runs / SHARED), str(runs / FIRST), "--out", str(tmp_path)]) == 0
     (tmp_path / "mine.png").write_bytes(b"")
     assert inspect_command.main([str(runs / SHARED), "--out", str(tmp_path)]) == 0
     assert not (tmp_path / "subspaces_learned.png").exists()
     assert (tmp_path / "mine.png").exists()
 
 
-def test_an_evaluation_s_routing_is_read_by_name(runs, tmp_path, capsys):
-    place = runs / SHARED / "eval" / "other-letter"
-    place.mkdir(parents=True)
+def test_routing_of_an_evaluation_is_read_by_name(runs, tmp_path, capsys):
+    evaluation = runs / SHARED / "eval" / "other-letter"
+    evaluation.mkdir(parents=True)
     table = read(runs / SHARED / "routing.json")
-    (place / "routing.json").write_text(json.dumps({"mmlu": table["obqa"], "race": table["csqa"]}))
+    (evaluation / "routing.json").write_text(json.dumps({"mmlu": table["obqa"], "race": table["csqa"]}))
     assert inspect_command.main([str(runs / SHARED), "--evaluation", "other-letter", "--out", str(tmp_path)]) == 0
     assert list(read(tmp_path / "inspect.json")["runs"][0]["use"]) == ["mmlu", "race"]
     assert inspect_command.main([str(runs / SHARED), "--evaluation", "nope", "--out", str(tmp_path)]) == 2
     assert "there is other-letter" in capsys.readouterr().err
 
 
-def test_without_routing_json_the_experts_are_compared_and_the_rest_is_said_to_miss(runs, tmp_path, capsys):
+def test_missing_routing_json_is_noted_and_the_experts_are_compared(runs, tmp_path, capsys):
     shutil.copytree(runs / SHARED, tmp_path / "run")
     (tmp_path / "run" / "routing.json").unlink()
     assert inspect_command.main([str(tmp_path / "run")]) == 0
@@ -146,17 +139,17 @@ def test_without_routing_json_the_experts_are_compared_and_the_rest_is_said_to_m
 
 
 @pytest.mark.parametrize(
-    ("given", "message", "figures"),
+    ("overrides", "message", "figures"),
     [
         (["allocation.experts=1", "method.top_k=1"], "one expert a layer", set()),
         (["allocation.experts=3"], "one task", {"similarity", "use"}),
     ],
 )
-def test_what_has_nothing_to_be_compared_with_is_said(toy_root, tmp_path, capsys, given, message, figures):
+def test_one_expert_or_one_task_is_noted(toy_root, tmp_path, capsys, overrides, message, figures):
     run = tmp_path / "run"
     assert train_command.main([
         "method=mosl", "data=single_obqa", "model=tiny", "source=local", f"source.root={toy_root}", "debug=fast",
-        "evaluation.base=false", "logger=files", f"output_dir={run}", *given,
+        "evaluation.base=false", "logger=files", f"output_dir={run}", *overrides,
     ]) == 0  # fmt: skip
     assert inspect_command.main([str(run)]) == 0
     assert message in capsys.readouterr().err
@@ -164,30 +157,26 @@ def test_what_has_nothing_to_be_compared_with_is_said(toy_root, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "messages"),
     [
-        ([FIRST], "one A and one B a layer"),
-        (["nowhere"], "no such directory"),
-        ([SHARED, "--evaluatoin", "x"], "did you mean '--evaluation'?"),
-        ([], "RUN"),
+        ([FIRST], ["one A and one B a layer"]),
+        (["nowhere", SHARED, "elsewhere"], ["run=nowhere: no such directory", "run=elsewhere: no such directory"]),
+        ([SHARED, "--evaluatoin", "x"], ["did you mean '--evaluation'?"]),
+        ([], ["RUN"]),
+        ([SHARED, "--out", f"{FIRST}/config.yaml"], ["choose another --out"]),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_code_2(runs, arguments, message, capsys, monkeypatch):
+def test_every_mistake_is_a_message_with_exit_code_2(runs, arguments, messages, capsys, monkeypatch):
     monkeypatch.chdir(runs)
     assert inspect_command.main(arguments) == 2
     captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("error: ") == 1
+    lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == len(messages)
+    assert all(message in line for message, line in zip(messages, lines, strict=True))
     assert captured.out == ""
 
 
-def test_all_that_is_wrong_with_the_places_is_said_at_once(runs, capsys):
-    assert inspect_command.main([str(runs / "a"), str(runs / SHARED), str(runs / "b")]) == 2
-    assert capsys.readouterr().err.count("no such directory") == 2
-
-
-def test_a_run_with_nothing_to_look_at_is_left_out_and_said(runs, tmp_path, capsys):
+def test_run_that_cannot_be_inspected_is_left_out_and_noted(runs, tmp_path, capsys):
     shutil.copytree(runs / FIRST, tmp_path / "whole")
     config = dataclasses.asdict(load_config(["method=prefix", "model=tiny"]))
     (tmp_path / "whole" / "config.yaml").write_text(yaml.safe_dump(config))
@@ -211,9 +200,3 @@ def test_damaged_files_are_named(runs, tmp_path, capsys):
     (tmp_path / "routed" / "routing.json").write_text('{"obqa": {"m": {"share": []}}}')
     assert inspect_command.main([str(tmp_path / "routed")]) == 2
     assert "routing.json: is damaged" in capsys.readouterr().err
-
-
-def test_an_out_that_is_a_file_is_a_users_mistake(runs, tmp_path, capsys):
-    (tmp_path / "taken").write_text("")
-    assert inspect_command.main([str(runs / SHARED), "--out", str(tmp_path / "taken")]) == 2
-    assert "choose another --out" in capsys.readouterr().err

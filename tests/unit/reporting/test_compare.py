@@ -1,4 +1,4 @@
-"""Comparisons of rows: paired by item and seed, corrected over a table, honest about what cannot be compared."""
+"""Comparisons of rows: paired by item and seed, corrected over a table."""
 
 import json
 from pathlib import Path
@@ -8,99 +8,97 @@ from scipy import stats
 
 from mosld.reporting.blocks import Block, make_blocks
 from mosld.reporting.collect import collect
-from mosld.reporting.compare import Comparer, Outcomes, comparison_table, marks
+from mosld.reporting.compare import Comparer, Comparison, Predictions, comparison_table, significance_marks
 from mosld.reporting.significance import holm
-from tests.helpers.result_trees import right, write_run
+from tests.helpers.result_trees import answers, write_run
 
-GOOD, BAD = right("1" * 45 + "0" * 5), right("1" * 15 + "0" * 35)
-
-
-def block(folder: Path) -> Block:
-    (found,) = make_blocks(collect([str(folder)]))
-    return found
+GOOD, BAD = answers("1" * 45 + "0" * 5), answers("1" * 15 + "0" * 35)
 
 
-def compared(folder: Path, resamples: int = 2000):
-    """Every row against mosld, by (name, task), and the comparer."""
-    own = block(folder)
-    comparer = Comparer(Outcomes(), resamples)
-    other = next(row for row in own.rows if row.run.method == "mosld")
-    found = comparer.against(own, [row for row in own.rows if row is not other], other)
-    return {(one.name, one.task): one for one in found}, comparer
+def block_of(folder: Path) -> Block:
+    (block,) = make_blocks(collect([str(folder)]))
+    return block
 
 
-def three_seeds(folder: Path) -> None:
-    for seed, (ours, theirs) in enumerate([("1110", "1000"), ("1111", "1000"), ("1101", "1100")]):
-        write_run(folder / f"a{seed}", {"obqa": right(ours), "csqa": right("11")}, method="lora", seed=seed)
-        write_run(folder / f"b{seed}", {"obqa": right(theirs), "csqa": right("11")}, method="mosld", seed=seed)
+def compare(folder: Path, resamples: int = 2000) -> tuple[dict[tuple[str, str], Comparison], Predictions]:
+    """Every row against mosld by (name, task), and the reader of predictions."""
+    block, predictions = block_of(folder), Predictions()
+    reference = next(row for row in block.rows if row.run.method == "mosld")
+    rows = [row for row in block.rows if row is not reference]
+    comparisons = Comparer(predictions, resamples).against(block, rows, reference)
+    return {(comparison.name, comparison.task): comparison for comparison in comparisons}, predictions
 
 
-def test_accuracies_are_tested_as_by_scipy(tmp_path: Path):
-    three_seeds(tmp_path)
-    found, _ = compared(tmp_path)
-    ours, theirs = [0.75, 1.0, 0.75], [0.25, 0.25, 0.5]
-    one = found["lora", "obqa"]
-    assert one.p["paired"] == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
-    assert one.p["welch"] == pytest.approx(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
-    assert one.difference == pytest.approx(0.5)
+@pytest.fixture
+def good_and_bad(tmp_path: Path) -> Path:
+    """Lora is better than mosld on obqa, and equal on csqa."""
+    write_run(tmp_path / "a", {"obqa": GOOD, "csqa": GOOD}, method="lora")
+    write_run(tmp_path / "b", {"obqa": BAD, "csqa": GOOD}, method="mosld")
+    return tmp_path
 
 
-def test_items_are_paired_and_averaged_over_seeds(tmp_path: Path):
-    three_seeds(tmp_path)
-    own = block(tmp_path)
-    lora, mosld = own.rows
-    found = Outcomes().differences(lora.runs["obqa"], mosld.runs["obqa"], "obqa")
+@pytest.fixture
+def three_seeds(tmp_path: Path) -> Path:
+    for seed, (lora, mosld) in enumerate([("1110", "1000"), ("1111", "1000"), ("1101", "1100")]):
+        for method, pattern in (("lora", lora), ("mosld", mosld)):
+            by_task = {"obqa": answers(pattern), "csqa": answers("11")}
+            write_run(tmp_path / f"{method}{seed}", by_task, method=method, seed=seed)
+    return tmp_path
+
+
+def test_accuracies_are_tested_as_by_scipy(three_seeds: Path):
+    comparison = compare(three_seeds)[0]["lora", "obqa"]
+    here, there = [0.75, 1.0, 0.75], [0.25, 0.25, 0.5]
+    assert comparison.p["paired"] == pytest.approx(stats.ttest_rel(here, there).pvalue)
+    assert comparison.p["welch"] == pytest.approx(stats.ttest_ind(here, there, equal_var=False).pvalue)
+    assert comparison.difference == pytest.approx(0.5)
+
+
+def test_items_are_paired_and_averaged_over_seeds(three_seeds: Path):
+    lora, mosld = block_of(three_seeds).rows
+    differences = Predictions().differences(lora.runs["obqa"], mosld.runs["obqa"], "obqa")
     # Item by item over the seeds: 0+0+0, 1+1+0, 1+1+0, 0+1+1, each of three.
-    assert found is not None
-    assert found.tolist() == pytest.approx([0, 2 / 3, 2 / 3, 2 / 3])
+    assert differences is not None
+    assert differences.tolist() == pytest.approx([0, 2 / 3, 2 / 3, 2 / 3])
 
 
-def test_a_clear_difference_is_starred_and_none_is_not(tmp_path: Path):
-    write_run(tmp_path / "a", {"obqa": GOOD, "csqa": GOOD}, method="lora")
-    write_run(tmp_path / "b", {"obqa": BAD, "csqa": GOOD}, method="mosld")
-    found, _ = compared(tmp_path)
-    assert set(marks(list(found.values()))) == {("lora", "obqa"), ("lora", "average")}
+def test_clear_difference_is_starred_and_the_average_is_that_of_the_tasks(good_and_bad: Path):
+    comparisons, _ = compare(good_and_bad)
+    assert set(significance_marks(list(comparisons.values()))) == {("lora", "obqa"), ("lora", "average")}
+    average = comparisons["lora", "average"]
+    assert average.difference == pytest.approx(0.3)
+    assert average.interval is not None
+    assert average.interval[0] < 0.3 < average.interval[1]
 
 
-def test_the_average_is_that_of_the_tasks(tmp_path: Path):
-    write_run(tmp_path / "a", {"obqa": GOOD, "csqa": GOOD}, method="lora")
-    write_run(tmp_path / "b", {"obqa": BAD, "csqa": GOOD}, method="mosld")
-    one = compared(tmp_path)[0]["lora", "average"]
-    assert one.low is not None
-    assert one.high is not None
-    assert (one.difference, one.low < 0.3 < one.high) == (pytest.approx(0.3), True)
-
-
-def test_holms_correction_is_over_the_whole_table(tmp_path: Path):
+def test_holm_correction_is_over_the_whole_table(tmp_path: Path):
     write_run(tmp_path / "m", {"obqa": GOOD, "csqa": GOOD}, method="mosld")
     for method in ("lora", "mola"):
-        write_run(tmp_path / method, {"obqa": right("10" * 25), "csqa": GOOD}, method=method)
-    comparisons = list(compared(tmp_path)[0].values())
-    raw = [one.p["items"] for one in comparisons]
-    assert len(raw) == 6
-    assert [one.corrected["items"] for one in comparisons] == holm(raw)
+        write_run(tmp_path / method, {"obqa": answers("10" * 25), "csqa": GOOD}, method=method)
+    comparisons = list(compare(tmp_path)[0].values())
+    uncorrected = [comparison.p["items"] for comparison in comparisons]
+    assert len(uncorrected) == 6
+    assert [comparison.corrected["items"] for comparison in comparisons] == holm(uncorrected)
 
 
-def test_seeds_that_do_not_meet_are_not_paired(tmp_path: Path):
+def test_different_seeds_are_not_paired(tmp_path: Path):
     for seed in (0, 1):
         write_run(tmp_path / f"a{seed}", {"obqa": GOOD}, method="lora", seed=seed)
         write_run(tmp_path / f"b{seed}", {"obqa": BAD}, method="mosld", seed=seed + 2)
-    one = compared(tmp_path)[0]["lora", "obqa"]
-    assert (one.low, one.p.get("items"), one.p["paired"], one.shared) == (None, None, None, [])
+    comparison = compare(tmp_path)[0]["lora", "obqa"]
+    assert (comparison.interval, comparison.p.get("items"), comparison.p["paired"]) == (None, None, None)
 
 
-def test_the_difference_is_that_of_the_seeds_that_are_paired(tmp_path: Path):
-    write_run(tmp_path / "a0", {"obqa": right("1100")}, method="lora", seed=0)
-    write_run(tmp_path / "b0", {"obqa": right("1000")}, method="mosld", seed=0)
-    write_run(tmp_path / "b1", {"obqa": right("1111")}, method="mosld", seed=1)
-    assert compared(tmp_path)[0]["lora", "obqa"].difference == pytest.approx(0.25)
+def test_difference_is_that_of_the_seeds_that_are_paired(tmp_path: Path):
+    write_run(tmp_path / "a0", {"obqa": answers("1100")}, method="lora", seed=0)
+    write_run(tmp_path / "b0", {"obqa": answers("1000")}, method="mosld", seed=0)
+    write_run(tmp_path / "b1", {"obqa": answers("1111")}, method="mosld", seed=1)
+    assert compare(tmp_path)[0]["lora", "obqa"].difference == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other items", "other sum"])
-def test_predictions_that_cannot_be_used_cost_the_test_over_items_alone(tmp_path: Path, damage: str):
-    write_run(tmp_path / "a", {"obqa": GOOD}, method="lora")
-    write_run(tmp_path / "b", {"obqa": BAD}, method="mosld")
-    path = tmp_path / "a" / "predictions" / "obqa.jsonl"
+def test_predictions_that_cannot_be_used_cost_only_the_test_over_items(good_and_bad: Path, damage: str):
+    path = good_and_bad / "a" / "predictions" / "obqa.jsonl"
     lines = path.read_text().splitlines()
     if damage == "missing":
         path.unlink()
@@ -110,48 +108,45 @@ def test_predictions_that_cannot_be_used_cost_the_test_over_items_alone(tmp_path
         path.write_text("\n".join(line.replace("obqa/0", "obqa/x") for line in lines))
     else:
         path.write_text("\n".join([*lines[:-1], json.dumps({"id": "obqa/49", "correct": True})]))
-    found, comparer = compared(tmp_path)
-    one = found["lora", "obqa"]
-    assert (one.p.get("items"), round(one.difference, 6)) == (None, 0.6)
-    assert (path in comparer.outcomes.faults) is (damage != "other items")
+    comparisons, predictions = compare(good_and_bad)
+    comparison = comparisons["lora", "obqa"]
+    assert (comparison.p.get("items"), round(comparison.difference, 6)) == (None, 0.6)
+    assert (path in predictions.problems) is (damage != "other items")
 
 
-def test_without_resamples_no_prediction_is_read(tmp_path: Path):
-    write_run(tmp_path / "a", {"obqa": GOOD}, method="lora")
-    write_run(tmp_path / "b", {"obqa": BAD}, method="mosld")
-    for path in tmp_path.glob("*/predictions/*"):
+def test_no_prediction_is_read_without_resamples(good_and_bad: Path):
+    for path in good_and_bad.glob("*/predictions/*"):
         path.unlink()
-    found, comparer = compared(tmp_path, resamples=0)
-    assert (comparer.outcomes.faults, found["lora", "obqa"].p.get("items")) == ({}, None)
+    comparisons, predictions = compare(good_and_bad, resamples=0)
+    assert (predictions.problems, comparisons["lora", "obqa"].p.get("items")) == ({}, None)
 
 
 @pytest.mark.parametrize(("prompt", "expected"), [("letter", 0.5), ("cloze", 0.25)])
 def test_items_count_as_they_were_scored(tmp_path: Path, prompt: str, expected: float):
     records = [{"id": str(i), "correct": i < 2, "normalised_correct": i < 1} for i in range(4)]
-    outcomes = right("1100" if prompt == "letter" else "1000")
-    path = write_run(tmp_path / "a", {"obqa": outcomes}, prompt=prompt)
+    by_task = {"obqa": answers("1100" if prompt == "letter" else "1000")}
+    path = write_run(tmp_path / "a", by_task, prompt=prompt)
     (path / "predictions" / "obqa.jsonl").write_text("\n".join(map(json.dumps, records)))
     (run,) = collect([str(tmp_path)]).runs
-    found = Outcomes().of(run, "obqa")
-    assert found is not None
-    assert sum(found.values()) / 4 == expected
+    correct = Predictions().correct(run, "obqa")
+    assert correct is not None
+    assert sum(correct.values()) / 4 == expected
 
 
-def test_a_mixture_is_tested_against_its_single_runs(tmp_path: Path):
+def test_mixture_is_tested_against_its_single_runs(tmp_path: Path):
     write_run(tmp_path / "m", {"obqa": GOOD, "csqa": GOOD})
     write_run(tmp_path / "s", {"obqa": BAD}, data="single_obqa")
-    mixture, alone = make_blocks(collect([str(tmp_path)]))
-    (one,) = Comparer(Outcomes(), 2000).mixture_against_single(mixture, [alone])
-    assert (one.task, round(one.difference, 6), marks([one])) == ("obqa", 0.6, {("mosld", "obqa"): "*"})
+    mixture, single = make_blocks(collect([str(tmp_path)]))
+    (comparison,) = Comparer(Predictions(), 2000).mixture_against_single(mixture, [single])
+    assert (comparison.task, round(comparison.difference, 6)) == ("obqa", 0.6)
+    assert significance_marks([comparison]) == {("mosld", "obqa"): "*"}
 
 
-def test_the_table_shows_every_number(tmp_path: Path):
-    write_run(tmp_path / "a", {"obqa": GOOD}, method="lora")
-    write_run(tmp_path / "b", {"obqa": BAD}, method="mosld")
-    table = comparison_table("title", list(compared(tmp_path)[0].values()), ["facts"], 2000)
+def test_table_shows_every_number(good_and_bad: Path):
+    comparisons, _ = compare(good_and_bad)
+    table = comparison_table("title", [comparisons["lora", "obqa"]], ["facts"], 2000)
     cells = [cell.text for cell in table.rows[0]]
-    assert (cells[:3], cells[4:], table.notes[0]) == (
-        ["lora", "obqa", "+60.0"],
-        ["< .001", "< .001", "-", "-", "-", "-", "1"],
-        "facts",
-    )
+    assert cells[:3] == ["lora", "obqa", "+60.0"]
+    # p over items is (1 + 0) / (1 + 2000), and three times that as the smallest of three.
+    assert cells[4:] == ["< .001", ".001", "-", "-", "-", "-", "1"]
+    assert table.notes[0] == "facts"

@@ -1,4 +1,4 @@
-"""The report command as a user runs it: what it prints and writes, what it refuses, and that its page needs nothing."""
+"""`python -m mosld.report` as a user types it: what it prints, writes and refuses, and that its page needs nothing."""
 
 import json
 import re
@@ -11,10 +11,11 @@ import pytest
 
 from mosld.report import main
 from mosld.train import main as train
-from tests.helpers.result_trees import SIX, results, right, write_run
+from tests.helpers.result_trees import SIX, answers, results, write_run
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-VOID = {"meta", "img", "br", "link", "input"}
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCS = REPOSITORY / "docs"
+VOID_TAGS = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
@@ -28,7 +29,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
+        if tag not in VOID_TAGS:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -44,11 +45,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
         for method, pattern in (("lora", "1100"), ("mosld", "1110")):
-            write_run(root / f"{method}{seed}", {task: right(pattern) for task in SIX}, method=method, seed=seed)
+            write_run(root / f"{method}{seed}", {task: answers(pattern) for task in SIX}, method=method, seed=seed)
     for task in SIX:
-        write_run(root / task, {task: right("1000")}, data=f"single_{task}")
+        write_run(root / task, {task: answers("1000")}, data=f"single_{task}")
     (root / "failed").mkdir()
-    failed = results({"obqa": right("1")}, status="failed", error="<b>oops</b>")
+    failed = results({"obqa": answers("1")}, status="failed", error="<b>oops</b>")
     (root / "failed" / "results.json").write_text(json.dumps(failed))
     return root
 
@@ -56,7 +57,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def output(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the tree, with figures."""
-    folder = tmp_path_factory.mktemp("report") / "made"
+    folder = tmp_path_factory.mktemp("report") / "new"
     assert main([str(tree), "--output", str(folder)]) == 0
     return folder
 
@@ -66,66 +67,48 @@ def page(output: Path) -> Page:
     return Page((output / "report.html").read_text())
 
 
-def test_the_files(output: Path):
+def test_files_are_tables_figures_and_two_pages(output: Path):
     kinds = {path.suffix for folder in ("tables", "figures") for path in (output / folder).iterdir()}
     assert kinds == {".csv", ".tex", ".svg", ".png"}
     assert sorted(path.name for path in output.iterdir()) == ["figures", "report.html", "report.md", "tables"]
+    shown = re.findall(r"\]\((figures/[^)]+)\)", (output / "report.md").read_text())
+    assert shown
+    assert [name for name in shown if not (output / name).is_file()] == []
 
 
-def test_every_figure_of_the_prose_is_there(output: Path):
-    named = re.findall(r"\]\((figures/[^)]+)\)", (output / "report.md").read_text())
-    assert [name for name in named if not (output / name).is_file()] == []
-    assert named
-
-
-def test_the_page_is_whole(page: Page):
+def test_page_closes_its_tags_and_fetches_nothing(page: Page, output: Path):
     assert page.open == []
-
-
-def test_the_page_fetches_nothing(page: Page):
     assert [url for url in page.values("src") if not url.startswith("data:image/svg+xml;base64,")] == []
     assert [url for url in page.values("href") if not url.startswith("#")] == []
     assert "link" not in {tag for tag, _ in page.tags}
-
-
-def test_the_style_and_the_script_fetch_nothing(output: Path):
     text = (output / "report.html").read_text()
-    assert [
-        word for word in ("@import", "url(", "fetch(", "XMLHttpRequest", "http://", "https://") if word in text
-    ] == []
+    words = ("@import", "url(", "fetch(", "XMLHttpRequest", "http://", "https://")
+    assert [word for word in words if word in text] == []
 
 
-def test_every_link_leads_somewhere(page: Page):
+def test_links_lead_to_all_runs_of_a_number(page: Page):
     ids = page.values("id")
     assert len(ids) == len(set(ids))
-    links = [url[1:] for url in page.values("href")] + [
-        name for names in page.values("data-runs") for name in names.split()
-    ]
+    behind_numbers = [names.split() for names in page.values("data-runs")]
+    links = [url[1:] for url in page.values("href")] + [name for names in behind_numbers for name in names]
     assert set(links) - set(ids) == set()
+    assert {len(names) for names in behind_numbers} >= {1, 2}
 
 
-def test_each_accuracy_leads_to_all_its_runs(page: Page):
-    assert {len(names.split()) for names in page.values("data-runs")} >= {1, 2}
-
-
-def test_each_run_shows_its_config(output: Path):
+def test_page_shows_the_config_of_each_run_and_text_is_no_markup(output: Path):
     text = (output / "report.html").read_text()
     assert text.count("<details id=") == 10
     assert text.count("method.dropout: 0.1") == 10
-
-
-def test_what_a_file_says_is_text_and_no_markup(output: Path):
-    text = (output / "report.html").read_text()
     assert ("<b>oops" in text, "&lt;b&gt;oops" in text) == (False, True)
 
 
 def test_columns_can_be_sorted_by_keyboard(page: Page):
-    heads = [i for i, (tag, _) in enumerate(page.tags) if tag == "th" and "scope" in page.tags[i][1]]
+    heads = [i for i, (tag, attributes) in enumerate(page.tags) if tag == "th" and "scope" in attributes]
     assert heads
     assert {page.tags[i + 1][0] for i in heads} == {"button"}
 
 
-def test_the_terminal_has_tables_reasons_and_the_page(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_terminal_has_tables_reasons_and_the_page(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(tree), "--output", str(tmp_path / "r"), "--no-figures"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == str(tmp_path / "r" / "report.html")
@@ -133,45 +116,42 @@ def test_the_terminal_has_tables_reasons_and_the_page(tree: Path, tmp_path: Path
     assert any(line.strip().startswith(f"{tree}/failed: failed") for line in lines)
 
 
-def test_the_same_runs_give_the_same_report(tree: Path, output: Path, tmp_path: Path):
+def test_same_runs_give_the_same_report_and_a_second_one_replaces_the_first(tree: Path, output: Path, tmp_path: Path):
     main([str(tree), "--output", str(tmp_path / "r")])
     files = [path.relative_to(output) for path in output.rglob("*") if path.is_file()]
     assert [path for path in files if (tmp_path / "r" / path).read_bytes() != (output / path).read_bytes()] == []
-
-
-def test_a_second_report_takes_the_place_of_the_first(tree: Path, tmp_path: Path):
-    folder = tmp_path / "r"
-    main([str(tree), "--output", str(folder)])
-    main([str(tree / "lora0"), "--output", str(folder), "--no-figures"])
-    assert list((folder / "figures").iterdir()) == []
+    main([str(tree / "lora0"), "--output", str(tmp_path / "r"), "--no-figures"])
+    assert list((tmp_path / "r" / "figures").iterdir()) == []
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(list(arguments)) == 2
-    found = capsys.readouterr()
-    assert found.out == ""
-    return found.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
 
 
-def test_a_directory_with_something_else_is_refused(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_output_with_other_files_is_refused(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "mine.txt").write_text("x")
     assert "holds no report" in refused(capsys, str(tree), "--output", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_an_unknown_row_is_refused_with_the_nearest(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    told = refused(capsys, str(tree), "--output", str(tmp_path / "r"), "--against", "mosdl")
-    assert "did you mean 'mosld'?" in told
+def test_unknown_row_is_refused_with_the_nearest(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    error = refused(capsys, str(tree), "--output", str(tmp_path / "r"), "--against", "mosdl")
+    assert "did you mean 'mosld'?" in error
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere"], ["--outptu", "x"], [".", "--resamples", "-1"]])
-def test_mistakes_are_refused(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+def test_wrong_arguments_are_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert refused(capsys, *arguments).startswith("error: ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_heavy_is_imported(tree: Path, tmp_path: Path):
+def test_no_heavy_package_is_imported(tree: Path, tmp_path: Path):
     code = (
         "import sys; from mosld.report import main; main(sys.argv[1:]); "
         "print([name for name in ('torch', 'transformers', 'peft', 'datasets', 'matplotlib', 'scipy.stats') "
@@ -182,29 +162,35 @@ def test_nothing_heavy_is_imported(tree: Path, tmp_path: Path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three real runs: an adapter, a whole model, and the adapter's method on one task alone."""
-    root = tmp_path_factory.mktemp("trained")
-    for name, chosen in {
+def test_real_runs_are_reported_and_a_mixture_is_compared_with_its_single_run(tmp_path: Path, toy_root: Path):
+    common = ["model=tiny", "source=local", f"source.root={toy_root}", "debug=fast", "logger=files"]
+    for name, overrides in {
         "a": ["method=mosld", "data.tasks=[obqa,csqa]"],
         "b": ["method=full", "data.tasks=[obqa,csqa]"],
         "c": ["method=mosld", "data=single_obqa"],
     }.items():
-        assert train(["debug=fast", "logger=files", f"output_dir={root / name}", *chosen]) == 0
-    return root
-
-
-def test_real_runs_and_whole_models_are_reported(trained: Path, tmp_path: Path):
-    assert main([str(trained), "--output", str(tmp_path / "r")]) == 0
-    prose = (tmp_path / "r" / "report.md").read_text()
+        assert train([*common, f"output_dir={tmp_path / 'runs' / name}", *overrides]) == 0
+    assert main([str(tmp_path / "runs"), "--output", str(tmp_path / "r"), "--no-figures"]) == 0
+    text = (tmp_path / "r" / "report.md").read_text()
     for row in ("(untrained)", "full", "mosld"):
-        assert f"\n| {row} |" in prose
-
-
-def test_a_real_mixture_is_compared_with_its_single_run(trained: Path, tmp_path: Path):
-    main([str(trained), "--output", str(tmp_path / "r"), "--no-figures"])
-    prose = (tmp_path / "r" / "report.md").read_text()
-    gains = prose[prose.index("### mixture minus single") :]
+        assert f"\n| {row} |" in text
+    gains = text[text.index("### mixture minus single") :]
     assert re.search(r"\n\| mosld \| [+-]\d+\.\d \| - \| - \|", gains)
-    assert "left out of tests" not in prose
+    assert "left out of tests" not in text
+
+
+def test_tables_of_the_results_page_are_those_of_the_report(tmp_path: Path):
+    assert main([str(DOCS / "results"), "--resamples", "0", "--no-figures", "--output", str(tmp_path)]) == 0
+    report = (tmp_path / "report.md").read_text().splitlines()
+    blocks = re.findall(
+        r"<!-- report -->\n(.*?)<!-- /report -->", (DOCS / "reference" / "results.md").read_text(), flags=re.S
+    )
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("|")]
+    assert len(lines) > 20  # three tables
+    assert [line for line in lines if line not in report] == []
+
+
+def test_committed_runs_hold_no_text_of_the_data_and_no_absolute_path():
+    files = [path for path in (DOCS / "results").rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"results.json"}
+    assert [path for path in files if re.search(r'"(question|choices|prediction)"|"/\w+/', path.read_text())] == []
