@@ -7,7 +7,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from mosld.common.errors import typed
+from mosld.common.errors import format_value
 from mosld.config.groups import group_options, option_tree
 
 # PART: One run as the report sees it: what its results.json says, and the settings that a table can tell it apart
@@ -206,8 +206,10 @@ def heading(run: Run) -> str:
 def shape_name(experts: Any) -> str:
     """An allocation as MoLA writes it, and its name where it has one: ``8642 (triangle)``."""
     if not isinstance(experts, list):
-        return typed(experts)
-    digits = "".join(map(str, experts)) if all(isinstance(n, int) and n < 10 for n in experts) else typed(experts)
+        return format_value(experts)
+    digits = (
+        "".join(map(str, experts)) if all(isinstance(n, int) and n < 10 for n in experts) else format_value(experts)
+    )
     name = _shapes().get(tuple(experts))
     return f"{digits} ({name})" if name else digits
 
@@ -224,7 +226,7 @@ def _shapes() -> dict[tuple[int, ...], str]:
 def _told(key: str, value: Any) -> str:
     if key == "allocation.experts":
         return f"experts={shape_name(value)}" if value is not None else "experts=null"
-    return f"{key.rpartition('.')[2]}={typed(value)}"
+    return f"{key.rpartition('.')[2]}={format_value(value)}"
 
 
 def _weight(key: str) -> tuple[int, str]:
