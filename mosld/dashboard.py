@@ -19,46 +19,27 @@ Needs the extra `dashboard` (wandb-workspaces)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
     return run_flags(dashboard, _parser(), argv)
 
 
 def dashboard(flags: argparse.Namespace) -> int:
-    """Make the workspace, and send it or write it."""
+    """Make the workspace and send it, or write it to a file."""
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise UserError("wandb-workspaces is not installed: pip install -c constraints.txt -e '.[dashboard]'")
-    from mosld.tracking.workspace import make_workspace, write_spec  # imports wandb: seconds
+    # Imports wandb, which takes seconds.
+    from mosld.tracking.workspace import make_workspace, send_workspace, write_workspace
 
     workspace = make_workspace(flags.entity, flags.project, flags.name)
-    if flags.spec:
-        try:
-            write_spec(workspace, flags.spec)
-        except OSError as error:
-            raise UserError(f"--spec {flags.spec}: cannot be written: {error.strerror}.") from error
-        print(flags.spec)
+    if not flags.spec:
+        print(send_workspace(workspace))
         return ExitCode.FINISHED
-    print(_sent(workspace))
-    return ExitCode.FINISHED
-
-
-def _sent(workspace: object) -> str:
-    """Save the workspace on the server; returns its address.
-
-    Raises:
-        UserError: no key is configured, or the server refuses.
-    """
-    import wandb
-
-    from mosld.tracking.wandb import key_is_configured
-
-    if not key_is_configured():
-        raise UserError("no W&B key is configured: `wandb login`, or --spec FILE to write the workspace to a file.")
     try:
-        if not workspace.entity:  # type: ignore[attr-defined]
-            workspace.entity = wandb.Api().default_entity  # type: ignore[attr-defined]
-        return workspace.save().url  # type: ignore[attr-defined]
-    except (wandb.errors.Error, ValueError, OSError) as error:
-        raise UserError(f"the workspace cannot be saved: {error}") from error
+        write_workspace(workspace, flags.spec)
+    except OSError as error:
+        raise UserError(f"--spec {flags.spec}: cannot be written: {error.strerror}.") from error
+    print(flags.spec)
+    return ExitCode.FINISHED
 
 
 def _parser() -> FlagParser:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, synced, renamed."""
+"""Files and folders that are either complete or absent: written aside, synced, renamed; checksums; the cache."""
 
 import errno
 import hashlib
@@ -11,14 +11,14 @@ from typing import Any
 
 from mosld.common.process import is_main
 
-# PART: Files that are either whole or not there: written aside, synced, renamed.
+MANIFEST = "manifest.json"
+
+# A JSON object as Python reads it: results.json, a line of metrics.jsonl, the tree of a YAML file.
+JsonObject = dict[str, Any]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by a file with this text; a reader sees the old file or the new one, never half of it.
-
-    Of several processes the main one alone writes.
-    """
+    """Replace a file atomically: a reader sees the old text or the new one. Only the main process writes."""
     if not is_main():
         return
     aside = path.with_name(f".{path.name}.tmp")
@@ -29,35 +29,29 @@ def write_text(path: Path, text: str) -> None:
     aside.rename(path)
 
 
-def write_json(path: Path, tree: Any) -> None:
-    """As `write_text`, of a JSON document."""
+def write_json(path: Path, tree: object) -> None:
+    """As `write_text`, with a JSON document."""
     write_text(path, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON document holds; None where it is missing or damaged."""
+def read_json(path: Path) -> JsonObject | None:
+    """The JSON object in a file; None if the file is missing, damaged, or holds anything else."""
     try:
-        return json.loads(path.read_text())
+        tree = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
+    return tree if isinstance(tree, dict) else None
 
 
-def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """As `write_text`, of one JSON object a line."""
+def write_lines(path: Path, records: list[JsonObject]) -> None:
+    """As `write_text`, with one JSON object per line."""
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room left; safetensors says it in words alone."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in full or any(f"os error {number}" in str(error) for number in full)
-
-
-# PART: Manifests: the size and sha256 of each file of a folder, so that any damage to one is noticed before it is
-# used.
-
-
-MANIFEST = "manifest.json"
+    """Whether an error means that the disk is full; safetensors says so only in its message."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in codes or any(f"os error {code}" in str(error) for code in codes)
 
 
 def write_folder(
@@ -66,11 +60,16 @@ def write_folder(
     prose: tuple[str, ...] = (),
     meanwhile: Callable[[], object] = lambda: None,
 ) -> None:
-    """Let `write` fill a folder, then put it in place of any of that name: whole or not there, whatever is killed.
+    """Replace a folder so that it is complete or absent, whenever the process is killed.
 
-    All files go into a folder aside, each synced; a manifest with the size and sha256 of each; one rename; the parent
-    synced. Files named in `prose` stand outside the manifest: people edit them. Of several processes the main one alone
-    writes; the others call `meanwhile`, where they hold parts of what it writes.
+    All files go into a folder aside and are synced, together with a manifest of their sizes and sha256; one rename puts
+    the folder in place.
+
+    Args:
+        target: the folder to replace.
+        write: fills the folder it is given; only the main process calls it.
+        prose: names of files that users may edit; they are not in the manifest.
+        meanwhile: what the other processes do: send their shards of what is written.
     """
     if not is_main():
         meanwhile()
@@ -81,11 +80,12 @@ def write_folder(
     try:
         write(aside)
         files = sorted(path for path in aside.iterdir() if path.is_file())
-        entries = {path.name: _entry(path) for path in files if path.name not in prose}
+        entries = {path.name: _manifest_entry(path) for path in files if path.name not in prose}
         (aside / MANIFEST).write_text(json.dumps(entries, indent=2))
         for path in [*files, aside / MANIFEST, aside]:
             _sync(path)
-    except BaseException:  # a full disk, say, which half a folder shall not fill further
+    except BaseException:
+        # On a full disk the half-written folder must not take up space.
         shutil.rmtree(aside, ignore_errors=True)
         raise
     if target.exists():
@@ -95,21 +95,19 @@ def write_folder(
 
 
 def damage(folder: Path) -> Iterator[str]:
-    """What is wrong with a folder, compared with its manifest; nothing if it is whole. Other files may stand beside."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        names = sorted(manifest.keys())
-    except (OSError, ValueError, AttributeError):
+    """Compare a folder with its manifest and yield what is wrong; files that are not in the manifest are ignored."""
+    manifest = read_json(folder / MANIFEST)
+    if manifest is None:
         yield f"{MANIFEST} is missing or damaged"
         return
-    for name in names:
+    for name, entry in sorted(manifest.items()):
         if not (folder / name).is_file():
             yield f"{name} is missing"
-        elif _entry(folder / name) != manifest[name]:
+        elif _manifest_entry(folder / name) != entry:
             yield f"{name} differs from its checksum"
 
 
-def _entry(path: Path) -> dict[str, int | str]:
+def _manifest_entry(path: Path) -> dict[str, int | str]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
@@ -122,10 +120,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-# PART: Where things that are made once are kept.
-
-
 def cache_directory() -> Path:
     """``$MOSLD_CACHE``, else ``$XDG_CACHE_HOME/mosld``, else ``~/.cache/mosld``."""
-    named = os.environ.get("MOSLD_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mosld"
+    cache = os.environ.get("MOSLD_CACHE")
+    return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mosld"

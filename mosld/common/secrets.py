@@ -1,57 +1,60 @@
-"""Secrets: what looks like one is refused in the config and hidden in messages, so that none reaches a file.
+"""Secrets: refused in the config and redacted in messages, so that none reaches a file.
 
-A key belongs in the environment or in the library's own login file: everything in the config is written into
+A key belongs in the environment or in the login file of its library: everything in the config is written into
 config.yaml, results.json and the dashboard.
 """
 
 import os
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
-SHORTEST = 8  # a shorter value of an environment variable is no key, and may be part of any word
+# A shorter value of an environment variable is no key, and may be part of any word.
+MIN_SECRET_CHARACTERS = 8
 LOOKS_SECRET = re.compile(
     r"\bhf_\w{20,}|\bwandb_v\d_\w{20,}|\blocal-[0-9a-f]{40}\b|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bsk-[\w-]{20,}"
     r"|\bAKIA[0-9A-Z]{16}\b|(?<=://)[^/@\s]*:[^/@\s]+(?=@)|(?<=://)[^/@:\s]{16,}(?=@)"
     r"|(?<=[?&]token=)\w{8,}|(?<=[?&]api_key=)\w{8,}|(?<=[?&]access_token=)\w{8,}"
 )
-WANDB_KEY = re.compile(r"[0-9a-f]{40}")  # also what a commit looks like
+# Git commits look like this too.
+WANDB_KEY = re.compile(r"[0-9a-f]{40}")
 
 
-def secrets_in(tree: dict[str, Any]) -> list[str]:
-    """One message for each key of a config tree whose value holds what looks like a secret; it does not repeat it."""
+def secrets_in(tree: Mapping[str, object]) -> list[str]:
+    """One message per key of a config tree whose value looks like a secret; the message does not repeat the value."""
     return [
         f"{key}: holds what looks like a secret (a key, or a password in an address), and would be written into files "
         "and to the dashboard; give it in the environment, or by `wandb login` or `hf auth login`."
-        for key in _keys(tree, "")
+        for key in _secret_keys(tree, "")
     ]
 
 
-def _keys(tree: dict[str, Any], where: str) -> Iterator[str]:
-    for key, value in tree.items():
-        path = f"{where}{key}"
-        if isinstance(value, dict):
-            yield from _keys(value, f"{path}.")
-        elif any(_is_secret(path, entry) for entry in (value if isinstance(value, list) else [value])):
-            yield path
-
-
-def hidden(text: str) -> str:
-    """The text with every secret in it replaced by ***."""
-    for value in _environment():
+def redact(text: str) -> str:
+    """Replace every secret in a text by ***: values of environment variables, and what looks like a key."""
+    for value in _environment_secrets():
         text = text.replace(value, "***")
     return LOOKS_SECRET.sub("***", text)
 
 
-def _is_secret(key: str, value: Any) -> bool:
+def _secret_keys(tree: Mapping[str, object], prefix: str) -> Iterator[str]:
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _secret_keys(value, f"{key}.")
+        elif any(_is_secret(key, entry) for entry in (value if isinstance(value, list) else [value])):
+            yield key
+
+
+def _is_secret(key: str, value: object) -> bool:
     if not isinstance(value, str):
         return False
-    commit = key == "model.revision"
-    return hidden(value) != value or (not commit and WANDB_KEY.fullmatch(value) is not None)
+    may_be_commit = key == "model.revision"
+    return redact(value) != value or (not may_be_commit and WANDB_KEY.fullmatch(value) is not None)
 
 
-def _environment() -> list[str]:
-    """The values of the environment variables that hold secrets, the longest first."""
-    found = {value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST}
-    return sorted(found, key=len, reverse=True)
+def _environment_secrets() -> list[str]:
+    """The values of the environment variables with names of secrets, longest first."""
+    values = {
+        value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= MIN_SECRET_CHARACTERS
+    }
+    return sorted(values, key=len, reverse=True)

@@ -1,29 +1,124 @@
-"""Rules that join several keys: what each single key allows stands in its `setting`."""
+"""Rules about several keys at once; what a single key allows stands in its `setting`.
+
+Each `check_*` function takes the groups it reads and returns one message per mistake: the key, its value, what is
+wrong, and the key to change. The rules of a method are in `method_checks`.
+"""
 
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from mosld.common.errors import nearest, typed
+from mosld.common.errors import format_value, nearest
 from mosld.config.local_files import own_files
 from mosld.config.method_checks import check_domain, check_method, experts_of
-from mosld.config.schema import TASKS, Config, DataConfig, ModelConfig, SourceConfig
-
-# PART: Rules that join several keys of the data.
-
+from mosld.config.schema import (
+    TASKS,
+    AllocationConfig,
+    Config,
+    DataConfig,
+    HubConfig,
+    MethodConfig,
+    ModelConfig,
+    SourceConfig,
+    TrainingConfig,
+)
 
 COLUMNS = ("id", "context", "question", "choices", "answer", "final", "response", "system")
-OWN_KEYS = {"columns": {}, "answer_as": "auto", "holdout": 0.1, "score_replies": True}  # with their defaults
+# The keys that only data.kind=own reads, with their defaults.
+DEFAULTS_OF_OWN_DATA = {"columns": {}, "answer_as": "auto", "holdout": 0.1, "score_replies": True}
+
+
+def check_config(config: Config, training: bool = True) -> list[str]:
+    """Check all combinations of keys; rules about training are left out when nothing will be trained."""
+    data, method, model = config.data, config.method, config.model
+    return [
+        *_check_names({"model.name": model.name, "method.name": method.name, "data.name": data.name}),
+        *check_model(model),
+        *check_method(method, config.allocation),
+        *_check_depth(method, config.allocation, model),
+        *(check_domain(method, data) if training else []),
+        *(check_single_task(data) if training else []),
+        *check_data(data, config.source, config.evaluation.shots),
+        *check_mixing(data),
+        *_check_quantization(model, method),
+        *_check_training(config.training, method),
+        *(_check_compile(config.training, method) if training else []),
+        *_check_hub(config.hub),
+    ]
+
+
+def _check_names(names: dict[str, str]) -> list[str]:
+    return [
+        f"{key}={name}: becomes part of a path; only letters, digits, '_', '-' and '.', and no leading '.'."
+        for key, name in names.items()
+        if not re.fullmatch(r"[\w-][\w.-]*", name)
+    ]
+
+
+def check_model(model: ModelConfig) -> list[str]:
+    """Check that a model's weights can be located."""
+    errors = []
+    if model.kind == "hub" and not model.path and not (model.hub and model.revision):
+        errors.append(f"model={model.name}: a hub model needs model.hub and a pinned model.revision (a commit).")
+    if model.path and not (Path(model.path) / "config.json").is_file():
+        errors.append(f"model.path={model.path}: no checkpoint there (a directory with config.json and safetensors).")
+    return errors
+
+
+def _check_depth(method: MethodConfig, allocation: AllocationConfig, model: ModelConfig) -> Iterator[str]:
+    experts = experts_of(method, allocation)
+    depth = model.shape.get("num_hidden_layers")
+    if method.kind != "mixture" or model.path or not isinstance(experts, list) or not isinstance(depth, int):
+        return
+    if len(experts) > depth:
+        yield (
+            f"allocation.experts={format_value(experts)}: has {len(experts)} parts, {model.name} only {depth} layers."
+        )
+
+
+def _check_quantization(model: ModelConfig, method: MethodConfig) -> Iterator[str]:
+    if model.quantize and method.kind == "full":
+        yield (
+            f"model.quantize={model.quantize}: quantized weights cannot be trained, and method=full trains them; "
+            "choose a method with an adapter."
+        )
+
+
+def _check_training(training: TrainingConfig, method: MethodConfig) -> Iterator[str]:
+    if method.kind == "prefix" and training.gradient_checkpointing:
+        yield "training.gradient_checkpointing=true: fails with prefix-tuning in PEFT; lower micro_batch_size."
+    if training.max_grad_norm == 0:
+        yield "training.max_grad_norm=0: leaves no gradient; null clips nothing."
+
+
+def _check_compile(training: TrainingConfig, method: MethodConfig) -> list[str]:
+    if not training.compile:
+        return []
+    compiler = os.environ.get("CXX", "g++")
+    reasons = []
+    if training.gradient_checkpointing:
+        reasons.append("gradient_checkpointing=true (the recomputed forward pass compiles to a different one)")
+    if method.kind == "prefix":
+        reasons.append("method.kind=prefix (every layer writes into a cache of its own)")
+    if method.router == "domain":
+        reasons.append("method.router=domain (the layers of a mixture of domains pass their choices on)")
+    if not shutil.which(compiler):
+        reasons.append(f"this machine: no C++ compiler {compiler} is on the path (install one, or set CXX to yours)")
+    return [f"training.compile=true: cannot be combined with {reason}." for reason in reasons]
+
+
+def _check_hub(hub: HubConfig) -> Iterator[str]:
+    if hub.push_to is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", hub.push_to):
+        yield f"hub.push_to={hub.push_to}: is not a repository; write owner/name."
 
 
 def own_tasks(data: DataConfig, source: SourceConfig) -> list[str]:
-    """The tasks that are named, or all of the user's own; none where their place is missing, which reading reports.
+    """The named tasks, or all tasks of the user's files; none where `source.root` is missing (reading reports that).
 
     Raises:
-        UserError: what lies below `source.root` cannot be told apart.
+        UserError: the files below `source.root` are ambiguous.
     """
     if data.kind != "own" or data.tasks or source.name != "local" or not source.root or not Path(source.root).exists():
         return data.tasks
@@ -31,33 +126,33 @@ def own_tasks(data: DataConfig, source: SourceConfig) -> list[str]:
 
 
 def single_task(data: DataConfig) -> str | None:
-    """The task of a `single_*` setting; None of any other. Tables and run names say so, and so it must be true."""
+    """The task of a `single_*` setting, None for any other setting."""
     task = data.name.removeprefix("single_")
     return task if data.kind == "benchmarks" and data.name == f"single_{task}" and task in TASKS else None
 
 
 def check_single_task(data: DataConfig) -> Iterator[str]:
-    """What of the tasks a `single_*` setting cannot have."""
-    task, given = single_task(data), data.tasks
-    sound = given and len(set(given)) == len(given) and set(given) <= set(TASKS)  # or else another rule speaks
-    if task and sound and given != [task]:
-        wrong = f"is {task} alone" if task in given else f"needs {task}, which is not among them"
+    """Check that a `single_*` setting has its one task: tables and run names say so."""
+    task, tasks = single_task(data), data.tasks
+    # Unknown and repeated names are reported by other rules.
+    valid = tasks and len(set(tasks)) == len(tasks) and set(tasks) <= set(TASKS)
+    if task and valid and tasks != [task]:
+        problem = f"is {task} alone" if task in tasks else f"needs {task}, which is not among them"
         yield (
-            f"data.tasks={typed(given)}: data={data.name} {wrong}; leave data={data.name} out, "
+            f"data.tasks={format_value(tasks)}: data={data.name} {problem}; leave data={data.name} out, "
             f"set data.tasks=[{task}], or take data=mixture with these tasks."
         )
 
 
 def check_data(data: DataConfig, source: SourceConfig, shots: int = 0) -> Iterator[str]:
-    """What cannot work in tasks and source, and keys that say nothing with them."""
-    given = f"data.tasks={typed(data.tasks)}"
+    """Check tasks and source, and report keys that have no effect with them."""
     if len(set(data.tasks)) < len(data.tasks):
-        yield f"{given}: names a task twice."
-    yield from _check_own(data, source) if data.kind == "own" else _check_benchmarks(data)
+        yield f"data.tasks={format_value(data.tasks)}: names a task twice."
+    yield from _check_own_data(data, source) if data.kind == "own" else _check_benchmarks(data)
     if data.n_openorca is not None and "openorca" not in data.tasks:
-        yield f"data.n_openorca={data.n_openorca}: says nothing without openorca; take data=mixture_openorca."
+        yield f"data.n_openorca={data.n_openorca}: has no effect without openorca; take data=mixture_openorca."
     if shots and "mmlu" not in data.tasks:
-        yield f"evaluation.shots={shots}: says nothing of {', '.join(data.tasks)}; only mmlu has solved examples."
+        yield f"evaluation.shots={shots}: has no effect on {', '.join(data.tasks)}; only mmlu has solved examples."
     if source.name == "local" and not source.root:
         yield "source.root: source=local needs a directory, as in source.root=my/data."
     if source.name != "local" and source.root:
@@ -65,51 +160,52 @@ def check_data(data: DataConfig, source: SourceConfig, shots: int = 0) -> Iterat
 
 
 def _check_benchmarks(data: DataConfig) -> Iterator[str]:
-    given = f"data.tasks={typed(data.tasks)}"
+    tasks = f"data.tasks={format_value(data.tasks)}"
     unknown = [task for task in data.tasks if task not in TASKS]
     if unknown:
-        yield f"{given}: unknown value {', '.join(map(repr, unknown))}; {nearest(unknown[0], TASKS)}"
+        yield f"{tasks}: unknown value {', '.join(map(repr, unknown))}; {nearest(unknown[0], TASKS)}"
     if not data.tasks:
-        yield f"{given}: names no task."
-    for key, default in OWN_KEYS.items():
+        yield f"{tasks}: names no task."
+    for key, default in DEFAULTS_OF_OWN_DATA.items():
         value = getattr(data, key)
         if value != default:
-            yield f"data.{key}={typed(value)}: is about your own files alone; take data=local."
+            yield f"data.{key}={format_value(value)}: applies to your own files only; take data=local."
 
 
-def _check_own(data: DataConfig, source: SourceConfig) -> Iterator[str]:
+def _check_own_data(data: DataConfig, source: SourceConfig) -> Iterator[str]:
     if source.name != "local":
         yield f"data={data.name}: reads your own files; add source=local and source.root=my/data."
     maps = data.columns if maps_by_task(data) else {"": data.columns}
     for task, columns in maps.items():
-        for ours, theirs in columns.items():
-            yield from _check_column(f"data.columns.{task}." if task else "data.columns.", ours, theirs)
+        for column, user_column in columns.items():
+            yield from _check_column(f"data.columns.{task}." if task else "data.columns.", column, user_column)
         if "response" in columns and {"choices", "answer", "final"} & set(columns):
             yield "data.columns: a question has a response, or choices and an answer, or an answer and a final number."
 
 
 def maps_by_task(data: DataConfig) -> bool:
-    """Whether `data.columns` holds a map of columns for each task, not one for all."""
+    """Whether `data.columns` holds one map of columns per task instead of one for all."""
     return bool(data.columns) and all(isinstance(value, dict) for value in data.columns.values())
 
 
-def _check_column(where: str, ours: str, theirs: Any) -> Iterator[str]:
-    if ours not in COLUMNS:
-        yield f"{where}{ours}: mosld has no such column; {nearest(ours, COLUMNS)}"
-    elif isinstance(theirs, list):
-        if ours != "choices" or len(theirs) < 2:
-            yield f"{where}{ours}={typed(theirs)}: several columns, at least two, can hold the choices alone."
-    elif not isinstance(theirs, str | int):
-        yield f"{where}{ours}={typed(theirs)}: must be the name of a column."
+def _check_column(prefix: str, column: str, user_column: object) -> Iterator[str]:
+    if column not in COLUMNS:
+        yield f"{prefix}{column}: mosld has no such column; {nearest(column, COLUMNS)}"
+    elif isinstance(user_column, list):
+        if column != "choices" or len(user_column) < 2:
+            yield f"{prefix}{column}={format_value(user_column)}: only choices take a list, of at least two columns."
+    elif not isinstance(user_column, str | int):
+        yield f"{prefix}{column}={format_value(user_column)}: must be the name of a column."
 
 
 def check_mixing(data: DataConfig) -> Iterator[str]:
-    """What cannot work in how the tasks are mixed, and keys that say nothing with the chosen way."""
-    says = {"weights": ({}, data.weights), "temperature": (1.0, data.temperature), "cap": (None, data.cap)}
-    for key, (default, value) in says.items():
+    """Check how the tasks are mixed, and report keys that have no effect with the chosen mixing."""
+    defaults = {"weights": {}, "temperature": 1.0, "cap": None}
+    for key, default in defaults.items():
+        value = getattr(data, key)
         if value != default and data.mixing != key:
-            now = f"data.mixing={data.mixing}"
-            yield f"data.{key}={typed(value)}: says nothing with {now}; set data.mixing={key}."
+            setting = f"data.{key}={format_value(value)}"
+            yield f"{setting}: has no effect with data.mixing={data.mixing}; set data.mixing={key}."
     if data.mixing == "cap" and data.cap is None:
         yield "data.mixing=cap: give data.cap, the most rows of a task in an epoch."
     if data.mixing == "weights":
@@ -117,106 +213,12 @@ def check_mixing(data: DataConfig) -> Iterator[str]:
 
 
 def _check_weights(data: DataConfig) -> Iterator[str]:
-    given = f"data.weights={typed(data.weights)}"
+    weights = f"data.weights={format_value(data.weights)}"
     for task, weight in data.weights.items():
         if task not in data.tasks:
-            yield f"{given}: {task} is no task of this run; {nearest(task, data.tasks)}"
+            yield f"{weights}: {task} is not a task of this run; {nearest(task, data.tasks)}"
         elif isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-            yield f"{given}: the weight of {task} must be a number above 0."
-    lacking = [task for task in data.tasks if task not in data.weights]
-    if lacking:
-        yield f"{given}: has no weight for {', '.join(lacking)}."
-
-
-# PART: Rules that join several keys: what each single key allows stands in its `setting`.
-
-
-def check_config(config: Config, training: bool = True) -> list[str]:
-    """One message for every combination of keys that cannot work; fewer where nothing is to be trained."""
-    return [
-        *_names(config),
-        *check_model(config.model),
-        *check_method(config.method, config.allocation),
-        *_depth(config),
-        *(check_domain(config.method, config.data) if training else []),
-        *(check_single_task(config.data) if training else []),
-        *_prefix(config),
-        *check_data(config.data, config.source, config.evaluation.shots),
-        *check_mixing(config.data),
-        *_quantize(config),
-        *_training(config),
-        *(_compiling(config) if training else []),
-        *_hub(config),
-    ]
-
-
-def check_model(model: ModelConfig) -> list[str]:
-    """What in a model's config cannot work."""
-    found = []
-    if model.kind == "hub" and not model.path and not (model.hub and model.revision):
-        found.append(f"model={model.name}: a hub model needs model.hub and a pinned model.revision (a commit).")
-    if model.path and not (Path(model.path) / "config.json").is_file():
-        found.append(f"model.path={model.path}: no checkpoint there (a directory with config.json and safetensors).")
-    return found
-
-
-def _names(config: Config) -> list[str]:
-    names = {"model.name": config.model.name, "method.name": config.method.name, "data.name": config.data.name}
-    return [
-        f"{key}={name}: becomes part of a path; letters, digits, '_', '-' and '.' alone, and no leading '.'."
-        for key, name in names.items()
-        if not re.fullmatch(r"[\w-][\w.-]*", name)
-    ]
-
-
-def _depth(config: Config) -> list[str]:
-    experts, depth = experts_of(config.method, config.allocation), config.model.shape.get("num_hidden_layers")
-    if config.method.kind != "mixture" or config.model.path or not isinstance(experts, list):
-        return []
-    if isinstance(depth, int) and len(experts) > depth:
-        return [
-            f"allocation.experts={typed(experts)}: has {len(experts)} parts, {config.model.name} only {depth} layers."
-        ]
-    return []
-
-
-def _prefix(config: Config) -> list[str]:
-    if config.method.kind == "prefix" and config.training.gradient_checkpointing:
-        return ["training.gradient_checkpointing=true: fails with prefix-tuning in PEFT; lower micro_batch_size."]
-    return []
-
-
-def _quantize(config: Config) -> list[str]:
-    given = f"model.quantize={config.model.quantize}"
-    if config.model.quantize and config.method.kind == "full":
-        return [f"{given}: packed weights cannot be trained, and method=full trains them; take an adapter's method."]
-    return []
-
-
-def _hub(config: Config) -> list[str]:
-    place = config.hub.push_to
-    if place is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
-        return [f"hub.push_to={place}: is no repository; write owner/name."]
-    return []
-
-
-def _training(config: Config) -> list[str]:
-    training = config.training
-    if training.max_grad_norm == 0:
-        return ["training.max_grad_norm=0: leaves no gradient; null clips nothing."]
-    return []
-
-
-def _compiling(config: Config) -> list[str]:
-    if not config.training.compile:
-        return []
-    found, compiler = [], os.environ.get("CXX", "g++")
-    if config.training.gradient_checkpointing:
-        found.append("gradient_checkpointing=true (its second forward is another one to the compiler)")
-    if config.method.kind == "prefix":
-        found.append("method.kind=prefix (every layer writes into a cache of its own)")
-    if config.method.router == "domain":
-        found.append("method.router=domain (the layers of a mixture of domains hand their choices on)")
-    if not shutil.which(compiler):
-        found.append(f"this machine: no C++ compiler {compiler} is on the path (install one, or name yours in CXX)")
-    return [f"training.compile=true: cannot be combined with {reason}." for reason in found]
+            yield f"{weights}: the weight of {task} must be a number above 0."
+    unweighted = [task for task in data.tasks if task not in data.weights]
+    if unweighted:
+        yield f"{weights}: has no weight for {', '.join(unweighted)}."

@@ -5,21 +5,25 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from mosld.common.files import JsonObject
 from mosld.config.schema import Config, MethodConfig
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def results_keys(config: Config) -> dict[str, Any]:
+
+def results_keys(config: Config) -> JsonObject:
     """Every key that can affect results, dotted, with its value."""
-    keys = dict(_walk(config, ""))
-    if not allocated(config.method):
+    keys = dict(_dotted_keys(config))
+    if not uses_allocation(config.method):
         keys = {key: value for key, value in keys.items() if not key.startswith("allocation.")}
     return keys
 
 
-def allocated(method: MethodConfig) -> bool:
-    """Whether the allocation says how many experts there are: not where a method has a number of its own, or none."""
+def uses_allocation(method: MethodConfig) -> bool:
+    """Whether the allocation sets the number of experts: not if the method fixes it, or has none."""
     return method.kind == "mixture" and method.router != "domain" and method.experts is None
 
 
@@ -38,10 +42,10 @@ def run_directory(config: Config) -> Path:
     return Path("outputs") / config.data.name / config.model.name / name
 
 
-def _walk(node: Any, where: str) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _walk(value, f"{where}{field.name}.")
+def _dotted_keys(group: "DataclassInstance", prefix: str = "") -> Iterator[tuple[str, object]]:
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from _dotted_keys(value, f"{prefix}{field.name}.")
         elif field.metadata.get("affects_results", True):
-            yield f"{where}{field.name}", value
+            yield f"{prefix}{field.name}", value

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from mosld.common.errors import UserError, typed
+from mosld.common.errors import UserError, format_value
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.local import read_own
 from mosld.data.rows import AnyRow, Row
@@ -156,8 +156,8 @@ def _read(data: DataConfig, source: SourceConfig, training: bool, shots: int) ->
     untrained = [name for name in data.tasks if data.kind == "benchmarks" and training and not TASKS[name].trained]
     if untrained:
         raise UserError(
-            f"data.tasks={typed(data.tasks)}: {untrained[0]} is for evaluation alone; train on other tasks, then: "
-            f"python -m mosld.eval run=RUN data={untrained[0]}"
+            f"data.tasks={format_value(data.tasks)}: {untrained[0]} is for evaluation alone; train on other tasks, "
+            f"then: python -m mosld.eval run=RUN data={untrained[0]}"
         )
     if data.kind == "own":
         tasks, published = read_own(data, source, training)
@@ -165,7 +165,7 @@ def _read(data: DataConfig, source: SourceConfig, training: bool, shots: int) ->
         tasks = {name: TASKS[name] for name in data.tasks}
         published = read_splits(data.tasks, source, training, shots)
     if not training and not any(task.scored for task in tasks.values()):
-        raise UserError(f"data.tasks={typed(list(tasks))}: is trained on alone; there is nothing to score.")
+        raise UserError(f"data.tasks={format_value(list(tasks))}: is trained on alone; there is nothing to score.")
     if data.cutoff is not None:
         tasks = {name: replace(task, cutoff=data.cutoff) for name, task in tasks.items()}
     return tasks, published

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from mosld.common.errors import UserError, no_access
+from mosld.common.errors import UserError, explain_hub_error
 from mosld.common.files import cache_directory
 
 Columns = dict[str, Any]
@@ -178,7 +178,7 @@ def fetch(source: HubSet, config: str, split: str) -> Any:
             return datasets.load_dataset("parquet", data_files=files, split="train")
         return datasets.load_dataset(source.repository, config, split=split, revision=source.revision)
     except Exception as error:  # the libraries below raise a dozen kinds: no network, no such set, no access
-        why = no_access(
+        why = explain_hub_error(
             f"datasets/{source.repository}",
             error,
             "without a network take source=bundled or source=local source.root=DIR",

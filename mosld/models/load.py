@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file, cached_files
 
-from mosld.common.errors import UserError, no_access
+from mosld.common.errors import UserError, explain_hub_error
 from mosld.common.process import is_main
 from mosld.config.groups import model_config
 from mosld.config.schema import ModelConfig
@@ -174,5 +174,5 @@ def _source(config: ModelConfig) -> tuple[str, str | None]:
 def _explain(config: ModelConfig, error: Exception) -> str:
     if config.path or config.kind != "hub":
         return f"model={config.name}: {config.path or 'the cached checkpoint'} cannot be loaded: {error}"
-    reason = no_access(str(config.hub), error, "without a network give a local checkpoint with model.path=DIR")
+    reason = explain_hub_error(str(config.hub), error, "without a network give a local checkpoint with model.path=DIR")
     return f"model={config.name}: {config.hub} (revision {config.revision}) {reason}"

@@ -105,7 +105,9 @@ def _finish(
     written = results.write("finished")
     job = "eval" if config.logger.job_type == "train" else config.logger.job_type
     sending = replace(config, logger=replace(config.logger, job_type=job, artifact=False))
-    make_tracker(sending, target, results.tree["overrides"], console).finish(written, evaluation)
+    make_tracker(sending, target, results.tree["overrides"], console).finish(
+        written, evaluation.records() if evaluation else None
+    )
     if written["scores"]:  # a task of the harness may have no accuracy
         console.show(results_table(written))
     if is_main():

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mosld.common.process import is_main, several
+from mosld.common.process import is_distributed, is_main
 from mosld.config.compose import load_config
 from mosld.config.identity import run_directory
 from mosld.config.schema import Config
@@ -40,7 +40,7 @@ class TrainRequest:
         Raises:
             UserError: the directory holds another run, or another process works on it.
         """
-        if several() or self.config.check or self.config.training.resume != "auto" or not self.run.finished():
+        if is_distributed() or self.config.check or self.config.training.resume != "auto" or not self.run.finished():
             return False
         with self.locked():
             results = self.run.finished()
@@ -81,5 +81,5 @@ def check_request(overrides: list[str]) -> TrainRequest:
     config = load_config(overrides)
     require_launch(config)
     dataset = load_dataset(config.data, config.source)
-    require_token(config)
+    require_token(config.hub)
     return TrainRequest(config, dataset, RunDirectory(run_directory(config)), overrides)

@@ -55,7 +55,7 @@ def push_to_hub(folder: Path, config: Config, console: Console) -> str | None:
     repository = config.hub.push_to
     try:
         with console.working(f"pushing to {repository}"):
-            address = push(folder, config, f"{config.method.name} trained by mosld")
+            address = push(folder, config.hub, f"{config.method.name} trained by mosld")
     except Exception as error:  # whatever the hub or the network says: the files are on this disk
         console.say(f"not pushed to {repository}: {str(error).splitlines()[0]}")
         return None

@@ -13,8 +13,8 @@ from pathlib import Path
 from mosld.adapters.load import parameter_counts
 from mosld.common.errors import ExitCode, UserError
 from mosld.common.files import disk_is_full, read_json, write_json
-from mosld.common.process import is_main, several, silence_libraries
-from mosld.common.secrets import hidden
+from mosld.common.process import is_distributed, is_main, silence_libraries
+from mosld.common.secrets import redact
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions
@@ -114,13 +114,13 @@ def _train(request: TrainRequest) -> str:
             console.say(f"error: {error}")
         except BaseException as error:
             processes().report_failure()
-            results.add(error=hidden(f"{type(error).__name__}: {error}"))
+            results.add(error=redact(f"{type(error).__name__}: {error}"))
             if disk_is_full(error):
                 raise UserError(DISK_FULL.format(run.path)) from error
             raise
         finally:
             stop.end()
-            tracker.finish(_write_results(results, status, console), evaluation)
+            tracker.finish(_write_results(results, status, console), evaluation.records() if evaluation else None)
     if evaluation:
         console.show(results_table(results.tree))
     console.close()
@@ -143,7 +143,7 @@ def _train_and_score(
     dataset = request.dataset
     run = request.run
     console.say(f"{config.method.name} on {config.model.name}, data {config.data.name} ({dataset.source}), {run.path}")
-    if several():
+    if is_distributed():
         console.say(f"  {launch().describe()}")
     for line in dataset.summary():
         console.say(f"  {line}")

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Required, TypedDict, TypeVar
 
-from mosld.common.errors import typed
+from mosld.common.errors import format_value
 from mosld.config.groups import group_options, option_tree
 
 # Settings in a table's heading, or averaged over: runs that differ only in these share a row.
@@ -235,8 +235,10 @@ def heading(run: Run) -> str:
 def allocation_name(experts: object) -> str:
     """An allocation as MoLA writes it, with its name if it has one: ``8642 (triangle)``."""
     if not isinstance(experts, list):
-        return typed(experts)
-    digits = "".join(map(str, experts)) if all(isinstance(n, int) and n < 10 for n in experts) else typed(experts)
+        return format_value(experts)
+    digits = (
+        "".join(map(str, experts)) if all(isinstance(n, int) and n < 10 for n in experts) else format_value(experts)
+    )
     name = _allocation_names().get(tuple(experts))
     return f"{digits} ({name})" if name else digits
 
@@ -248,7 +250,7 @@ def _allocation_names() -> dict[tuple[int, ...], str]:
 
 
 def _setting_text(key: str, value: object) -> str:
-    text = allocation_name(value) if key == "allocation.experts" else typed(value)
+    text = allocation_name(value) if key == "allocation.experts" else format_value(value)
     return f"{key.rpartition('.')[2]}={text}"
 
 

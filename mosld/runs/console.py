@@ -1,16 +1,16 @@
-"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and the same lines in train.log.
+"""What the user sees: progress bars on a terminal, plain lines elsewhere, and the same lines in train.log.
 
-Whatever takes more than some seconds gives a sign of life: a bar (`progress`, `track`) where its parts can be counted,
-a wheel with the time (`working`) where they cannot. Elsewhere than on a terminal both are a line now and then.
+Work of more than a few seconds shows a sign of life: a bar (`progress`, `track`) where items can be counted, a spinner
+with the time (`working`) where they cannot. Away from a terminal both are an occasional line.
 """
 
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
@@ -26,15 +26,20 @@ from rich.progress import (
 
 from mosld.common.process import is_main
 
-SOON = 2.0  # seconds after which work that cannot be counted is named in a log
-OFTEN = 30.0  # seconds between two lines about the same work in a log
+# Time after which a log names work that cannot be counted.
+FIRST_NOTICE_SECONDS = 2.0
+# Time between two lines of a log about the same work.
+NOTICE_SECONDS = 30.0
+T = TypeVar("T")
+# Counts one item of a progress bar, with a note that is shown next to it.
+Advance = Callable[[str], None]
 
 
 class Console:
     """Messages and progress on stderr, tables on stdout, all of them in the log file too."""
 
     def __init__(self, log: Path | None = None) -> None:
-        """Write to the terminal, and append to `log` where one is given; of several processes the main one alone."""
+        """Write to the terminal, and append to `log` if given; only the main process writes."""
         quiet = not is_main()
         self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True, quiet=quiet)
         self._out = RichConsole(file=sys.stdout, highlight=False, quiet=quiet)
@@ -42,48 +47,62 @@ class Console:
         self._log = RichConsole(file=self._file, width=110, highlight=False) if self._file else None
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self._err.print(text, markup=False)
         if self._log:
-            with suppress(OSError):  # a full disk: the message stands on the terminal
+            # On a full disk the message is at least on the terminal.
+            with suppress(OSError):
                 self._log.print(text, markup=False, soft_wrap=True)
 
     def show(self, table: RenderableType) -> None:
-        """A table."""
+        """Print a table."""
         self._out.print(table)
         if self._log:
             self._log.print(table)
 
     @contextmanager
-    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Any]:
-        """A progress bar on a terminal; yields ``advance(note)``. Elsewhere `note` is printed about twenty times."""
-        if self._err.is_terminal:
-            columns = [
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-            ]
-            with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self._err) as bar:
-                task = bar.add_task(title, total=total, completed=done, note="")
-                yield lambda note="": bar.update(task, advance=1, note=note)
+    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """Show a progress bar on a terminal; elsewhere print about twenty of the notes."""
+        if not self._err.is_terminal:
+            yield self._logged_progress(title, total, done)
             return
-        every, count, said = max(1, total // 20), done, time.perf_counter()
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self._err) as bar:
+            task = bar.add_task(title, total=total, completed=done, note="")
+            yield lambda note: bar.update(task, advance=1, note=note)
 
-        def advance(note: str = "") -> None:
-            """Count one item; print the note now and then, or where there is none a line every half minute."""
-            nonlocal count, said
+    def _logged_progress(self, title: str, total: int, done: int) -> Advance:
+        interval = max(1, total // 20)
+        count = done
+        last_notice = time.perf_counter()
+
+        def advance(note: str) -> None:
+            nonlocal count, last_notice
             count += 1
-            late = time.perf_counter() - said > OFTEN
-            if (note and (count % every == 0 or count == total)) or (not note and late):
-                said = time.perf_counter()
+            if note:
+                due = count % interval == 0 or count == total
+            else:
+                due = time.perf_counter() - last_notice > NOTICE_SECONDS
+            if due:
+                last_notice = time.perf_counter()
                 self.say(f"{title} {count}/{total}  {note}".rstrip())
 
-        yield advance
+        return advance
+
+    def track(self, title: str) -> Callable[[Sequence[T]], Iterable[T]]:
+        """A wrapper for a sequence that shows the progress of the loop over it."""
+
+        def tracked(items: Sequence[T]) -> Iterable[T]:
+            with self.progress(title, len(items)) as advance:
+                for item in items:
+                    yield item
+                    advance("")
+
+        return tracked
 
     @contextmanager
     def working(self, title: str) -> Iterator[None]:
-        """Work whose parts cannot be counted: a wheel and the time on a terminal, elsewhere a line if it takes long."""
+        """Show a spinner and the time on a terminal; elsewhere print a line if the work takes long."""
         if self._err.is_terminal:
             columns = [SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()]
             with Progress(*columns, console=self._err, transient=True) as bar:
@@ -91,17 +110,26 @@ class Console:
                 yield
             return
         done = threading.Event()
-        teller = threading.Thread(target=self._tell, args=(title, done), daemon=True)
-        teller.start()
+        notifier = threading.Thread(target=self._notify, args=(title, done), daemon=True)
+        notifier.start()
         try:
             yield
         finally:
             done.set()
-            teller.join()
+            notifier.join()
+
+    def _notify(self, title: str, done: threading.Event) -> None:
+        if done.wait(FIRST_NOTICE_SECONDS):
+            return
+        self.say(title)
+        seconds = FIRST_NOTICE_SECONDS
+        while not done.wait(NOTICE_SECONDS):
+            seconds += NOTICE_SECONDS
+            self.say(f"{title} ({seconds:.0f} s)")
 
     @contextmanager
     def fetching(self, repository: str | None) -> Iterator[None]:
-        """A fetch from the hub, if any, whose own library counts the bytes on a terminal; elsewhere as `working`."""
+        """Show a download from the hub, if any: on a terminal by the hub's own bars, elsewhere as `working`."""
         if not repository or not self._err.is_terminal or not is_main():
             with self.working(f"fetching {repository}") if repository else nullcontext():
                 yield
@@ -113,24 +141,6 @@ class Console:
             yield
         finally:
             disable_progress_bars()
-
-    def _tell(self, title: str, done: threading.Event) -> None:
-        seconds = SOON
-        while not done.wait(SOON if seconds == SOON else OFTEN):
-            self.say(title if seconds == SOON else f"{title} ({seconds:.0f} s)")
-            seconds += OFTEN
-
-    def track(self, title: str) -> Any:
-        """A wrapper for a sequence that shows its progress."""
-
-        def wrapped(items: Sequence[Any]) -> Iterable[Any]:
-            """The items, each counted when it is done."""
-            with self.progress(title, len(items)) as advance:
-                for item in items:
-                    yield item
-                    advance()
-
-        return wrapped
 
     def close(self) -> None:
         """Close the log file."""

@@ -1,79 +1,122 @@
-"""The README.md of what a run saved: what it is, what it scored, how to load it."""
+"""README.md of a saved adapter or model: what it is, what it scored, how to load it."""
 
 from pathlib import Path
-from typing import Any
 
-from mosld.common.files import write_text
-from mosld.config.schema import Config
+from mosld.common.files import JsonObject, write_text
+from mosld.config.schema import Config, MethodConfig, ModelConfig
 
-ADAPTER = """{register}from peft import PeftModel
+CARD = """---
+library_name: {library}
+{base_model}tags:
+- mosld
+{tag}---
+# {title}
+
+{what} trained by mosld on {data} ({tasks}; source {source}), seed {seed}{facts}
+{scores}
+## Loading
+
+```python
+{loading}
+```
+
+Score it: `python -m mosld.eval run=path/to/this/directory`
+"""
+LOAD_ADAPTER = """{register}from peft import PeftModel
 {base}
 model = PeftModel.from_pretrained(base, "path/to/this/directory")"""
-WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
 REGISTER = "import mosld.adapters  # registers the mixture with peft; without it: KeyError 'MOSLD'\n"
 
 
-def write_model_card(folder: Path, config: Config, results: dict[str, Any]) -> None:
-    """Write README.md; hub metadata stands in its YAML head."""
-    model = config.model
-    head = [
-        "---",
-        f"library_name: {'transformers' if config.method.kind == 'full' else 'peft'}",
-        *([f"base_model: {model.hub}"] if model.hub else []),
-        "tags:",
-        "- mosld",
-    ]
-    lines = [
-        *head,
-        *([f"- {config.method.name}"] if config.method.name != "mosld" else []),
-        "---",
-        f"# {results['name']}",
-        "",
-    ]
-    lines += [
-        f"{_what(config)} {model.name}, trained by mosld on "
-        f"{config.data.name} ({', '.join(config.data.tasks)}; source {config.source.name}), "
-        f"seed {config.seed}, {results['parameters']['trainable']:,} trainable parameters.",
-        "",
-        f"| task | accuracy (prompt {config.prompt}) | items |",
-        "|---|---|---|",
-    ]
-    lines += [
-        f"| {task} | {100 * score['accuracy']:.1f} ± {100 * score['stderr']:.1f} | {score['n']} |"
-        for task, score in results["scores"].items()
-    ]
-    if results["scores"]:
-        lines.append(f"| average | {100 * results['average']:.1f} | |")
-    lines += ["", "## Loading", "", "```python"]
-    lines += [
-        _loading(config),
-        "```",
-        "",
-        "Score it: `python -m mosld.eval run=path/to/this/directory`",
-    ]
-    write_text(folder / "README.md", "\n".join(lines) + "\n")
+def write_model_card(folder: Path, config: Config, results: JsonObject) -> None:
+    """Write the README.md of what a run trained."""
+    method, model = config.method, config.model
+    card = _card(
+        config,
+        title=results["name"],
+        what=f"{_describe(method)} {model.name},",
+        facts=f", {results['parameters']['trainable']:,} trainable parameters.",
+        tag=method.name if method.name != "mosld" else "",
+        scores=_score_table(results, config.prompt) + _average_row(results),
+        whole=method.kind == "full",
+    )
+    write_text(folder / "README.md", card)
 
 
-def _what(config: Config) -> str:
-    method = config.method
+def write_merged_card(
+    folder: Path, config: Config, results: JsonObject | None, title: str, run: str, dtype: str
+) -> None:
+    """Write the README.md of a model with a LoRA merged into its weights.
+
+    Args:
+        folder: where the file goes.
+        config: the config of the run that trained the LoRA.
+        results: the run's results; None leaves out the scores.
+        title: the name of the merged model.
+        run: the name of the run.
+        dtype: the type of the saved weights.
+    """
+    method, model = config.method, config.model
+    scores = _score_table(results, config.prompt) if results and results.get("scores") else ""
+    card = _card(
+        config,
+        title=title,
+        what=(
+            f"{model.hub or model.name} with a LoRA (rank {method.rank}, alpha {method.alpha:g}) merged into its "
+            "weights: a stand-alone model. The LoRA was"
+        ),
+        facts=f".\nRun: `{run}`. Type of the weights: {dtype}.",
+        tag="lora",
+        scores=f"\nScores of base + adapter before merging:\n{scores}" if scores else "",
+        whole=True,
+    )
+    write_text(folder / "README.md", card)
+
+
+def _card(config: Config, *, title: str, what: str, facts: str, tag: str, scores: str, whole: bool) -> str:
+    method, model = config.method, config.model
+    adapter = LOAD_ADAPTER.format(register=REGISTER if method.kind == "mixture" else "", base=_load_base(model))
+    return CARD.format(
+        library="transformers" if whole else "peft",
+        base_model=f"base_model: {model.hub}\n" if model.hub else "",
+        tag=f"- {tag}\n" if tag else "",
+        title=title,
+        what=what,
+        data=config.data.name,
+        tasks=", ".join(config.data.tasks),
+        source=config.source.name,
+        seed=config.seed,
+        facts=facts,
+        scores=scores,
+        loading=LOAD_MODEL if whole else adapter,
+    )
+
+
+def _describe(method: MethodConfig) -> str:
     if method.kind == "full":
         return "All weights of"
-    size = f"{method.virtual_tokens} virtual tokens" if method.kind == "prefix" else f"rank {method.rank}"
-    scale = "" if method.kind == "prefix" else f", alpha {method.alpha:g}"
-    return f"{method.name} adapter ({size}{scale}) for"
+    if method.kind == "prefix":
+        return f"{method.name} adapter ({method.virtual_tokens} virtual tokens) for"
+    return f"{method.name} adapter (rank {method.rank}, alpha {method.alpha:g}) for"
 
 
-def _loading(config: Config) -> str:
-    if config.method.kind == "full":
-        return WHOLE
-    return ADAPTER.format(register=REGISTER if config.method.kind == "mixture" else "", base=_base_line(config))
+def _score_table(results: JsonObject, prompt: str | None) -> str:
+    rows = [
+        f"| {task} | {100 * score['accuracy']:.1f} ± {100 * score['stderr']:.1f} | {score['n']} |\n"
+        for task, score in results["scores"].items()
+    ]
+    return f"\n| task | accuracy (prompt {prompt}) | items |\n|---|---|---|\n{''.join(rows)}"
 
 
-def _base_line(config: Config) -> str:
-    model = config.model
+def _average_row(results: JsonObject) -> str:
+    return f"| average | {100 * results['average']:.1f} | |\n" if results["scores"] else ""
+
+
+def _load_base(model: ModelConfig) -> str:
     if model.kind != "hub" and not model.path:
         return f'import mosld\nbase, tokenizer = mosld.load_base("{model.name}")'
-    place = f'"{model.path}"' if model.path else f'"{model.hub}", revision="{model.revision}"'
-    return f"from transformers import AutoModelForCausalLM\nbase = AutoModelForCausalLM.from_pretrained({place})"
+    source = f'"{model.path}"' if model.path else f'"{model.hub}", revision="{model.revision}"'
+    return f"from transformers import AutoModelForCausalLM\nbase = AutoModelForCausalLM.from_pretrained({source})"

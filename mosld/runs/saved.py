@@ -1,11 +1,10 @@
-"""What `mosld.eval` and its kin are pointed at: a run directory, or the adapter or model directory out of one."""
+"""What a run trained, found by `mosld.eval`, chat, merge and inspect: a run, adapter or model directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mosld.common.errors import UserError
-from mosld.common.files import MANIFEST, damage
+from mosld.common.files import MANIFEST, JsonObject, damage
 from mosld.config.rerun import rerun_config
 from mosld.config.schema import Config
 from mosld.runs.directory import read_config_tree
@@ -16,45 +15,46 @@ class SavedRun:
     """What a run trained, and the config it was trained with.
 
     Attributes:
-        path: the directory that was named.
-        weights: the directory of the adapter (PEFT's format), or of the whole model (transformers' format).
-        whole: whether it is the whole model.
-        recorded: the tree of its config.yaml; scoring the untrained model is off in it.
+        path: the directory that the user named.
+        weights: the directory of the adapter (PEFT's format) or of the whole model (transformers' format).
+        whole: whether `weights` is a whole model.
+        recorded: the tree of its config.yaml, with evaluation.base off.
     """
 
     path: Path
     weights: Path
     whole: bool
-    recorded: dict[str, Any]
+    recorded: JsonObject
 
     def config(self, **model: str) -> Config:
         """The checked config of the run, with keys of the model group replaced (path, dtype).
 
         Raises:
-            UserError: what does not fit.
+            UserError: with one message per mistake.
         """
         replaced = {**(self.recorded.get("model") or {}), **model}
         return rerun_config({**self.recorded, "model": replaced}, [])
 
 
-def saved_run(place: str) -> SavedRun:
-    """Find the trained weights and the config below `place`.
+def saved_run(directory: str) -> SavedRun:
+    """Find the trained weights and the config in a run, adapter or model directory.
 
     Raises:
         UserError: nothing there can be used, and why.
     """
-    path = Path(place)
+    path = Path(directory)
     if not path.is_dir():
-        raise UserError(f"run={place}: no such directory.")
+        raise UserError(f"run={directory}: no such directory.")
     weights = _weights(path)
     if weights is None:
-        unfinished = (path / "config.yaml").is_file()
-        why = "the run is not finished; type its train command again to finish it" if unfinished else "no run there"
-        raise UserError(f"run={place}: {why} (looked for adapter/adapter_config.json and model/config.json).")
-    config = next((c for c in (path / "config.yaml", weights / "config.yaml") if c.is_file()), None)
+        reason = "no run there"
+        if (path / "config.yaml").is_file():
+            reason = "the run is not finished; type its train command again to finish it"
+        raise UserError(f"run={directory}: {reason} (looked for adapter/adapter_config.json and model/config.json).")
+    config = next((file for file in (path / "config.yaml", weights / "config.yaml") if file.is_file()), None)
     if config is None:
         raise UserError(
-            f"run={place}: no config.yaml beside the weights, so their base model and prompt are unknown; "
+            f"run={directory}: no config.yaml next to the weights, so their base model and prompt are unknown; "
             "mosld writes one."
         )
     faults = list(damage(weights)) if (weights / MANIFEST).is_file() else []
@@ -67,6 +67,10 @@ def saved_run(place: str) -> SavedRun:
 
 def _weights(path: Path) -> Path | None:
     """The first directory that holds an adapter or a model: the named one, or one of a run's two."""
-    marks = [(path, "adapter_config.json"), (path, "config.json")]
-    marks += [(path / "adapter", "adapter_config.json"), (path / "model", "config.json")]
+    marks = [
+        (path, "adapter_config.json"),
+        (path, "config.json"),
+        (path / "adapter", "adapter_config.json"),
+        (path / "model", "config.json"),
+    ]
     return next((folder for folder, mark in marks if (folder / mark).is_file()), None)

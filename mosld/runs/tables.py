@@ -1,8 +1,10 @@
-"""The table at the end of a run: accuracy in per cent with its standard error, beside the untrained model's."""
+"""Two tables: the results at the end of a run, and the experts that each token of an answer took.
+
+The results are accuracies in per cent with their standard error, next to the untrained model's.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -11,174 +13,177 @@ from rich.table import Table
 from rich.text import Text
 
 from mosld.common.errors import UserError
+from mosld.common.files import JsonObject
 from mosld.data.dataset import leak_notes
 from mosld.data.subjects import CATEGORY
 
-# PART: The table at the end of a run: accuracy in per cent with its standard error, beside the untrained model's.
+# The experts that a token took, with their gates.
+TakenExperts = Sequence[tuple[int, float]]
+EXPERTS_PER_CELL = 3
+TOKEN_CHARACTERS = 14
+COLUMN_GAP = 2
+VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+LEGEND = "row: layer; column: token of the answer (·: space); cell: expert:gate, largest first (…: smaller ones)"
+WHOLE = "row: layer; cell: expert:gate; the prompt decides, and all modules and tokens take the same"
 
 
-Score = Mapping[str, Any]
+def results_table(results: JsonObject) -> RenderableType:
+    """A row per task and the average, followed by notes about leaked test items.
 
-
-def results_table(results: Mapping[str, Any]) -> RenderableType:
-    """A row per task and their average, below it what a reader should know of the test items.
-
-    Of a task with subjects there is a row per category, and a table of its own by subject.
+    A task with subjects also has a row per category, and a second table by subject.
     """
-    scores, base = results["scores"], results.get("base_scores") or {}
+    scores = results["scores"]
+    base_scores = results.get("base_scores") or {}
     if not scores:
-        return "nothing was scored: every task is trained on alone"
-    table = _table("task", base)
+        return "nothing was scored: every task is for training only"
+    table = _score_table("task", base_scores)
     for task, score in scores.items():
-        before = base.get(task)
-        _add(table, task, score, before)
+        base = base_scores.get(task)
+        _add_row(table, task, score, base)
         for name, part in score.get("by_category", {}).items():
-            _add(table, f"  {name}", part, before and before["by_category"][name])
+            _add_row(table, f"  {name}", part, base and base["by_category"][name])
     table.add_section()
-    after, first = 100 * results["average"], 100 * (results.get("base_average") or 0)
-    cells = [f"{first:.1f}", f"{after:.1f}", f"{after - first:+.1f}"] if base else [f"{after:.1f}"]
+    average = 100 * results["average"]
+    base_average = 100 * (results.get("base_average") or 0)
+    cells = [f"{average:.1f}"]
+    if base_scores:
+        cells = [f"{base_average:.1f}", *cells, f"{average - base_average:+.1f}"]
     table.add_row("average", "", *cells, style="bold")
-    return Group(f"{_title(results)}: accuracy ± s.e. in %", table, *_subjects(scores, base), *_foot(results["data"]))
+    subjects = _subject_tables(scores, base_scores)
+    return Group(f"{_title(results)}: accuracy ± s.e. in %", table, *subjects, *_leak_notes(results["data"]))
 
 
-def _title(results: Mapping[str, Any]) -> str:
+def _title(results: JsonObject) -> str:
     shots = f", {results['shots']}-shot" if results.get("shots") else ""
     source = results["data"]["source"]
     return f"{results['method']} on {results['model']}, {source} data, prompt {results['prompt']}{shots}"
 
 
-def _table(first: str, base: Mapping[str, Score]) -> Table:
+def _score_table(first_column: str, base_scores: JsonObject) -> Table:
     table = Table()
-    table.add_column(first)
-    for column in ("items", *(["untrained"] if base else []), "accuracy", *(["gain"] if base else [])):
+    table.add_column(first_column)
+    for column in ("items", "untrained", "accuracy", "gain") if base_scores else ("items", "accuracy"):
         table.add_column(column, justify="right")
     return table
 
 
-def _add(table: Table, name: str, score: Score, before: Score | None) -> None:
-    if before:
-        gain = 100 * (score["accuracy"] - before["accuracy"])
-        table.add_row(name, str(score["n"]), _percent(before), _percent(score), f"{gain:+.1f}")
+def _add_row(table: Table, name: str, score: JsonObject, base: JsonObject | None) -> None:
+    if base:
+        gain = 100 * (score["accuracy"] - base["accuracy"])
+        table.add_row(name, str(score["n"]), _percent(base), _percent(score), f"{gain:+.1f}")
     else:
         table.add_row(name, str(score["n"]), _percent(score))
 
 
-def _subjects(scores: Mapping[str, Score], base: Mapping[str, Score]) -> Iterator[Table]:
-    """By task that has subjects, a table of them in the order of their categories."""
+def _subject_tables(scores: JsonObject, base_scores: JsonObject) -> Iterator[Table]:
+    """A table of the subjects of each task that has some, in the order of their categories."""
     for task, score in scores.items():
-        if "by_subject" in score:
-            table, before = _table(f"{task} by subject", base), base.get(task, {}).get("by_subject", {})
-            for category in score["by_category"]:
-                table.add_section()
-                for name in (name for name in score["by_subject"] if CATEGORY[name] == category):
-                    _add(table, name, score["by_subject"][name], before.get(name))
-            yield table
+        if "by_subject" not in score:
+            continue
+        table = _score_table(f"{task} by subject", base_scores)
+        base = base_scores.get(task, {}).get("by_subject", {})
+        for category in score["by_category"]:
+            table.add_section()
+            for name in (name for name in score["by_subject"] if CATEGORY[name] == category):
+                _add_row(table, name, score["by_subject"][name], base.get(name))
+        yield table
 
 
-def _foot(data: Mapping[str, Any]) -> Iterator[str]:
+def _leak_notes(data: JsonObject) -> Iterator[str]:
     notes = leak_notes(data)
     if notes:
         hint = " (data.drop_leaks=true leaves such rows out)" if any((data.get("leaks") or {}).values()) else ""
         yield f"{'; '.join(notes)}{hint}"
 
 
-def _percent(score: Score) -> str:
+def _percent(score: JsonObject) -> str:
     return f"{100 * score['accuracy']:.1f} ± {100 * score['stderr']:.1f}"
 
 
-# PART: The experts of an answer as tables: a row for each layer, a column for each token.
-
-
-Taken = Sequence[tuple[int, float]]
-SHOWN, WIDEST, GAP = 3, 14, 2  # experts in a cell, characters of a token, spaces between columns
-VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
-LEGEND = "row: layer; column: token of the answer (·: space); cell: expert:gate, largest first (…: smaller ones)"
-WHOLE = "row: layer; cell: expert:gate; the prompt decides, and all modules and tokens take the same"
-
-
 def experts_tables(
-    experts: Mapping[str, Sequence[Taken]],
+    experts: Mapping[str, Sequence[TakenExperts]],
     tokens: Sequence[str],
     names: Sequence[str] | None = None,
-    wanted: Sequence[str] = (),
+    selection: Sequence[str] = (),
     width: int = 100,
 ) -> list[Table]:
-    """One table for each kind of module, cut into several where the answer is wider than `width`.
+    """One table per kind of module: a row for each layer, a column for each token; wide ones are cut into several.
 
     Args:
         experts: by module, the experts of each token; or of the answer as a whole.
         tokens: the text of each token.
         names: names of the experts, where one is chosen for the whole answer.
-        wanted: the layer or the kind of module, or both, to be shown (default: all).
+        selection: the layer or the kind of module, or both, to be shown (default: all).
         width: characters in a line.
 
     Raises:
         UserError: an unknown layer or module.
     """
-    rows = _rows(experts, wanted, "layer" if names else None)
     heads = ["whole answer"] if names else [_visible(token) for token in tokens]
     tables = []
-    for kind, layers in rows.items():
+    for kind, layers in _select(_by_kind(experts, "layer" if names else None), selection).items():
         cells = {layer: [_cell(taken, names) for taken in columns] for layer, columns in layers.items()}
-        widths = [
-            max(cell_len(text) for text in (head, *(row[i] for row in cells.values()))) for i, head in enumerate(heads)
-        ]
-        for start, end in _blocks(widths, width - max(map(cell_len, (kind, *cells))) - GAP):
-            tables.append(
-                _experts_table(kind, heads[start:end], {layer: row[start:end] for layer, row in cells.items()})
-            )
+        widths = [max(map(cell_len, column)) for column in zip(heads, *cells.values(), strict=True)]
+        available = width - max(map(cell_len, (kind, *cells))) - COLUMN_GAP
+        for columns in _fitting_columns(widths, available):
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, COLUMN_GAP - 1, 0, 0), show_edge=False)
+            table.add_column(kind, justify="right", no_wrap=True)
+            for head in heads[columns]:
+                table.add_column(Text(head), no_wrap=True)
+            for layer, row in cells.items():
+                table.add_row(layer, *map(Text, row[columns]))
+            tables.append(table)
     return tables
 
 
-def _rows(
-    experts: Mapping[str, Sequence[Taken]], wanted: Sequence[str], name: str | None
-) -> dict[str, dict[str, Sequence[Taken]]]:
-    """{kind of module: {layer: experts}} of what is wanted; `name` stands for every kind where layers decide."""
-    found: dict[str, dict[str, Sequence[Taken]]] = {}
+def _by_kind(
+    experts: Mapping[str, Sequence[TakenExperts]], kind: str | None
+) -> dict[str, dict[str, Sequence[TakenExperts]]]:
+    """{kind of module: {layer: experts}}; `kind` stands for every kind if all modules of a layer take the same."""
+    kinds: dict[str, dict[str, Sequence[TakenExperts]]] = {}
     for module, columns in experts.items():
         number = re.search(r"\.(\d+)\.", module)
-        found.setdefault(name or module.rpartition(".")[2], {})[number[1] if number else module] = columns
-    layers = list(dict.fromkeys(layer for kind in found.values() for layer in kind))
-    for word in wanted:
-        if word not in found and word not in layers:
+        kinds.setdefault(kind or module.rpartition(".")[2], {})[number[1] if number else module] = columns
+    return kinds
+
+
+def _select(
+    kinds: dict[str, dict[str, Sequence[TakenExperts]]], selection: Sequence[str]
+) -> dict[str, dict[str, Sequence[TakenExperts]]]:
+    layers = list(dict.fromkeys(layer for rows in kinds.values() for layer in rows))
+    for word in selection:
+        if word not in kinds and word not in layers:
             span = f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else layers[0]
-            raise UserError(f"{word}: no such layer or module; layers: {span}; modules: {', '.join(found)}.")
-    kinds = [word for word in wanted if word in found] or list(found)
-    chosen = [word for word in wanted if word in layers] or layers
-    return {kind: {layer: found[kind][layer] for layer in chosen if layer in found[kind]} for kind in kinds}
+            raise UserError(f"{word}: no such layer or module; layers: {span}; modules: {', '.join(kinds)}.")
+    selected_kinds = [word for word in selection if word in kinds] or list(kinds)
+    selected_layers = [word for word in selection if word in layers] or layers
+    return {
+        kind: {layer: kinds[kind][layer] for layer in selected_layers if layer in kinds[kind]}
+        for kind in selected_kinds
+    }
 
 
-def _blocks(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
-    """Ranges of columns that fit into `room` beside the column of the layers."""
-    start, used = 0, 0
+def _fitting_columns(widths: Sequence[int], available: int) -> Iterator[slice]:
+    """Ranges of columns that fit into the available characters."""
+    start = used = 0
     for i, width in enumerate(widths):
-        if used and used + width + GAP > room:
-            yield start, i
-            start, used = i, 0
-        used += width + GAP
+        if used and used + width + COLUMN_GAP > available:
+            yield slice(start, i)
+            start = i
+            used = 0
+        used += width + COLUMN_GAP
     if widths:
-        yield start, len(widths)
+        yield slice(start, len(widths))
 
 
-def _experts_table(kind: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), show_edge=False)
-    table.add_column(kind, justify="right", no_wrap=True)
-    for head in heads:
-        table.add_column(Text(head), no_wrap=True)
-    for layer, cells in rows.items():
-        table.add_row(layer, *map(Text, cells))
-    return table
-
-
-def _cell(taken: Taken, names: Sequence[str] | None) -> str:
-    shown = [f"{names[expert] if names else expert}:{_gate(gate)}" for expert, gate in taken[:SHOWN]]
-    return " ".join(shown) + (" …" if len(taken) > SHOWN else "")
-
-
-def _gate(gate: float) -> str:
-    return f"{gate:.2f}".removeprefix("0")
+def _cell(taken: TakenExperts, names: Sequence[str] | None) -> str:
+    shown = [
+        f"{names[expert] if names else expert}:{f'{gate:.2f}'.removeprefix('0')}"
+        for expert, gate in taken[:EXPERTS_PER_CELL]
+    ]
+    return " ".join(shown) + (" …" if len(taken) > EXPERTS_PER_CELL else "")
 
 
 def _visible(token: str) -> str:
-    text = "".join(c if c.isprintable() else "\ufffd" for c in token.translate(VISIBLE))
-    return text if cell_len(text) <= WIDEST else set_cell_size(text, WIDEST - 1) + "…"
+    text = "".join(char if char.isprintable() else "\ufffd" for char in token.translate(VISIBLE))
+    return text if cell_len(text) <= TOKEN_CHARACTERS else set_cell_size(text, TOKEN_CHARACTERS - 1) + "…"

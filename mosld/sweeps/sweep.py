@@ -14,7 +14,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 
 from mosld.common.errors import UserError
-from mosld.common.process import is_main, several
+from mosld.common.process import is_distributed, is_main
 from mosld.config.groups import config_directory
 from mosld.config.identity import run_directory
 from mosld.config.sweep import Sweep, plan_sweep
@@ -50,7 +50,7 @@ def run_sweep(arguments: list[str]) -> SweepResult:
     if is_main():
         # One process is enough: the launcher ends the others.
         check_jobs(plan)
-    if not several():
+    if not is_distributed():
         return SweepResult(run_jobs(plan, run_in_worker), plan.directory)
     from mosld.sweeps.ranks import Ranks
 
@@ -74,7 +74,7 @@ def check_jobs(plan: Sweep) -> None:
     for job in plan.jobs:
         run = RunDirectory(run_directory(job.config))
         try:
-            require_token(job.config)
+            require_token(job.config.hub)
             rows = describe_rows(job.config)
             if run.finished() and job.config.training.resume == "auto":
                 differences = run.differences(job.config, rows)

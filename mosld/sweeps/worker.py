@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mosld.common.errors import UserError
 from mosld.common.process import run_to_exit_code, silence_imports
-from mosld.common.secrets import hidden
+from mosld.common.secrets import redact
 from mosld.recipes.request import check_request
 
 POLL_SECONDS = 0.2
@@ -164,7 +164,7 @@ def _describe(error: Exception) -> str:
     if processes().failed_because_of_another():
         return ""
     name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return hidden(f"{name}{error}")
+    return redact(f"{name}{error}")
 
 
 def _end_with_parent() -> None:

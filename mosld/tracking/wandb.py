@@ -1,84 +1,66 @@
-"""Weights & Biases: online where a key is configured, else offline into the run directory.
+"""Weights & Biases: online if an API key is configured, else offline into the run directory.
 
 The dashboard shows train/* over train/step and by_tokens/* over train/tokens, validation/* and test/* per task, tables
 of scores and predictions, and the run's figures. No secret and no question text is sent: the config holds none of them,
 and the environment is not recorded.
 """
 
-import dataclasses
 import json
 import netrc
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import wandb
 
 from mosld.common.errors import UserError
-from mosld.common.files import write_text
-from mosld.config.identity import identity
-from mosld.config.schema import Config
-from mosld.evaluation.evaluate import Evaluation
+from mosld.common.files import JsonObject, write_text
+from mosld.config.schema import LoggerConfig
 from mosld.runs.console import Console
-from mosld.runs.directory import RunDirectory, run_name
-from mosld.runs.results import git_hash
+from mosld.runs.directory import RunDirectory
+from mosld.tracking.tracker import Predictions
 from mosld.tracking.wandb_results import send_adapter, send_figures, send_tables, write_summary
 
-# PART: The name of a run on a dashboard: what a person chose, in words.
-
-
-def run_title(config: Config) -> str:
-    """``<method>-<data>-<model>-r<rank>-d<dropout>-s<seed>``, as far as the method has them.
-
-    Runs that differ in other keys share it; the W&B config beside it has every key and the run's hash.
-    """
-    method = config.method
-    size = {"full": [], "prefix": [f"n{method.virtual_tokens}"]}.get(method.kind, [f"r{method.rank}"])
-    dropped = [f"d{method.dropout:g}"] if method.kind in ("lora", "mixture") else []
-    return "-".join([method.name, config.data.name, config.model.name, *size, *dropped, f"s{config.seed}"])
-
-
-# PART: Weights & Biases: online where a key is configured, else offline into the run directory. The dashboard shows
-# train/* over train/step and by_tokens/* over train/tokens, validation/* and test/* per task, tables of scores and
-# predictions, and the run's figures. No secret and no question text is sent: the config holds none of them, and the
-# environment is not recorded.
-
-
-BY_TOKENS = ("cross_entropy", "balance_loss", "router_loss")
+METRICS_BY_TOKENS = ("cross_entropy", "balance_loss", "router_loss")
 
 
 class WandbTracker:
-    """One W&B run for one run directory; a resumed run goes on in the same one."""
+    """One W&B run for one run directory; a resumed run continues the same one."""
 
-    def __init__(self, config: Config, run: RunDirectory, overrides: list[str], console: Console) -> None:
+    def __init__(
+        self, logger: LoggerConfig, run: RunDirectory, console: Console, title: str, group: str, facts: JsonObject
+    ) -> None:
         """Start the W&B run.
+
+        Args:
+            logger: mode, project, entity, job type, artifact.
+            run: the run's directory, in which W&B's files lie.
+            console: for the command that sends an offline run.
+            title: the run's name on the dashboard.
+            group: the run's group on the dashboard.
+            facts: the W&B config: every key of the run's config, its name, hash and commit.
 
         Raises:
             UserError: the server cannot be reached.
         """
-        self._console, self._directory, self._logger = console, run, config.logger
-        self._offline = resolve_mode(config.logger.mode) == "offline"
+        self._console = console
+        self._directory = run
+        self._logger = logger
+        self._offline = resolve_mode(logger.mode) == "offline"
         try:
             self._run = wandb.init(
-                project=config.logger.project,
-                entity=config.logger.entity,
-                group=config.logger.group or f"{config.data.name}-{config.model.name}",
-                job_type=config.logger.job_type,
-                name=run_title(config),
+                project=logger.project,
+                entity=logger.entity,
+                group=group,
+                job_type=logger.job_type,
+                name=title,
                 id=_run_id(run),
                 resume=None if self._offline else "allow",
                 mode="offline" if self._offline else "online",
                 dir=str(run.path),
-                config={
-                    **dataclasses.asdict(config),
-                    "overrides": overrides,
-                    "run_name": run_name(config, run.path),
-                    "config_hash": identity(config),
-                    "git_hash": git_hash(),
-                },
+                config=facts,
                 settings=wandb.Settings(
                     console="off", silent=True, disable_git=True, save_code=False, x_disable_machine_info=True
                 ),
@@ -87,64 +69,71 @@ class WandbTracker:
             raise UserError(
                 f"logger=wandb: the run cannot be started ({error}); use logger.mode=offline or logger=files."
             ) from error
-        # The server has what it was sent before; an offline file begins anew, and must hold everything by itself.
-        self._sent = int(self._run.summary.get("train/step") or 0) if self._run.resumed else 0
+        # The server has the steps sent before; an offline file starts empty and must hold all of them.
+        self._last_sent_step = int(self._run.summary.get("train/step") or 0) if self._run.resumed else 0
         self._replayed = not self._offline
         _define_metrics(self._run)
 
-    def step(self, values: dict[str, Any]) -> None:
-        """A line of metrics.jsonl: training, validation or checkpoint."""
+    def step(self, values: JsonObject) -> None:
+        """Record a line of metrics.jsonl: training, validation or checkpoint."""
         if not self._replayed:
             self._replay()
-        elif values["step"] > self._sent:
+        elif values["step"] > self._last_sent_step:
             self._log(values)
 
-    def _replay(self) -> None:
-        """All lines so far, the one just written too: those before it are of earlier starts."""
-        self._replayed = True
-        for line in _lines(self._directory.metrics):
-            self._log(line)
-
-    def _log(self, values: dict[str, Any]) -> None:
-        if "validation_accuracy" in values:
-            scores = {f"validation/{task}": score for task, score in values["validation_accuracy"].items()}
-            if values["validation_average"] is not None:  # something is scored
-                scores["validation/average"] = values["validation_average"]
-            self._run.log({"train/step": values["step"], **scores})
-            return
-        load = values.get("expert_load", {}).values()  # a checkpoint's line has none
-        shares = {
-            "train/busiest_expert_share": max(map(max, load)),
-            "train/idlest_expert_share": min(map(min, load)),
-        } if load and all(None not in shares for shares in load) else {}  # fmt: skip
-        dropped = values.get("dropped", {}).values()  # where experts have limited room
-        if dropped:
-            shares["train/dropped_share"] = sum(dropped) / len(dropped)
-        numbers = {f"train/{key}": value for key, value in values.items() if isinstance(value, int | float)}
-        by_tokens = {f"by_tokens/{key}": values[key] for key in BY_TOKENS if values.get(key) is not None}
-        self._run.log({**numbers, **shares, **by_tokens})
-
-    def finish(self, results: dict[str, Any], evaluation: Evaluation | None) -> None:
-        """Summary, tables, figures, and the adapter where asked for; then how to send an offline run."""
-        if not self._replayed:  # nothing was left to train
+    def finish(self, results: JsonObject, predictions: Predictions | None) -> None:
+        """Send summary, tables, figures and, if asked for, the adapter; say how to send an offline run."""
+        if not self._replayed:
+            # Nothing was left to train.
             self._replay()
         write_summary(self._run, results)
-        send_figures(self._run, list(_lines(self._directory.metrics)), self._directory)
-        if evaluation is not None:
-            send_tables(self._run, results, evaluation)
+        send_figures(self._run, list(_read_lines(self._directory.metrics)), self._directory.path / "figures")
+        if predictions is not None:
+            send_tables(self._run, results, predictions)
         if self._logger.artifact and results["status"] == "finished":
             send_adapter(self._run, self._directory, results)
         if results["status"] == "diverged":
             self._run.alert(f"{self._run.name} diverged", results["error"], level="ERROR")
         files = Path(self._run.dir).parent
         self._run.finish(exit_code=0 if results["status"] == "finished" else 1)
-        wandb.teardown()  # an offline `finish` returns before its file is written; this waits
+        # An offline `finish` returns before its file is written; this waits for it.
+        wandb.teardown()
         if self._offline:
             self._console.say(f"W&B run kept offline; send it with: wandb sync {files}")
 
+    def _replay(self) -> None:
+        """Log all lines of metrics.jsonl: those of earlier starts, and the one just written."""
+        self._replayed = True
+        for line in _read_lines(self._directory.metrics):
+            self._log(line)
 
-def _define_metrics(run: Any) -> None:
-    """What each curve is drawn over: steps, and tokens, which runs of other batch sizes share."""
+    def _log(self, values: JsonObject) -> None:
+        if "validation_accuracy" in values:
+            scores = {f"validation/{task}": score for task, score in values["validation_accuracy"].items()}
+            if values["validation_average"] is not None:
+                scores["validation/average"] = values["validation_average"]
+            self._run.log({"train/step": values["step"], **scores})
+            return
+        numbers = {f"train/{key}": value for key, value in values.items() if isinstance(value, int | float)}
+        by_tokens = {f"by_tokens/{key}": values[key] for key in METRICS_BY_TOKENS if values.get(key) is not None}
+        self._run.log({**numbers, **_expert_shares(values), **by_tokens})
+
+
+def _expert_shares(values: JsonObject) -> dict[str, float]:
+    """The largest and smallest load of an expert and the mean share of dropped tokens, where the line has them."""
+    shares = {}
+    load = values.get("expert_load", {}).values()
+    if load and all(None not in experts for experts in load):
+        shares["train/busiest_expert_share"] = max(map(max, load))
+        shares["train/idlest_expert_share"] = min(map(min, load))
+    dropped = values.get("dropped", {}).values()
+    if dropped:
+        shares["train/dropped_share"] = sum(dropped) / len(dropped)
+    return shares
+
+
+def _define_metrics(run: wandb.Run) -> None:
+    """Set the x axis of each curve: steps, and tokens, which runs with other batch sizes share."""
     run.define_metric("train/step")
     run.define_metric("train/tokens", step_metric="train/step")
     run.define_metric("train/*", step_metric="train/step")
@@ -152,31 +141,31 @@ def _define_metrics(run: Any) -> None:
     run.define_metric("validation/*", step_metric="train/step", summary="max")
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of metrics.jsonl; none where there is no such file yet."""
+def _read_lines(path: Path) -> Iterator[JsonObject]:
+    """The lines of metrics.jsonl; none if there is no file yet."""
     if path.is_file():
         yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
 
 
 def _run_id(run: RunDirectory) -> str:
-    """The id under which W&B knows this directory: made once, so that a resumed run goes on in the same W&B run."""
-    kept = run.path / "wandb_id"
-    if not kept.is_file():
-        write_text(kept, secrets.token_hex(4))
-    return kept.read_text()
+    """The W&B id of this directory, created once, so that a resumed run continues the same W&B run."""
+    path = run.path / "wandb_id"
+    if not path.is_file():
+        write_text(path, secrets.token_hex(4))
+    return path.read_text()
 
 
 def resolve_mode(mode: str) -> str:
-    """Auto is online where a key is configured (environment or netrc), else offline."""
+    """Resolve auto: online if an API key is configured (environment or netrc), else offline."""
     if mode != "auto":
         return mode
     if os.environ.get("WANDB_MODE") in ("online", "offline"):
         return os.environ["WANDB_MODE"]
-    return "online" if key_is_configured() else "offline"
+    return "online" if has_api_key() else "offline"
 
 
-def key_is_configured() -> bool:
-    """Whether there is a key for the server, in the environment or in netrc."""
+def has_api_key() -> bool:
+    """Whether an API key for the server is in the environment or in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

@@ -1,89 +1,107 @@
 """The saved workspace on Weights & Biases: sections and panels over the keys that mosld's runs send.
 
-`wandb-workspaces` has no public way to a workspace without a network: `spec_of` uses its private one, so its version is
-pinned in constraints.txt and tested.
+`wandb-workspaces` has no public way to a workspace without a network: `workspace_spec` uses its private one, so its
+version is pinned in constraints.txt and tested.
 """
 
 import json
 from pathlib import Path
-from typing import Any
 
+import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
+from wandb_workspaces.reports.v2.interface import Panel
 
+from mosld.common.errors import UserError
+from mosld.common.files import JsonObject
 from mosld.data.tasks import TASKS
+from mosld.tracking.wandb import has_api_key
 
-ACCURACY = "test/{}/accuracy"
-MEAN: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
+AVERAGE = "test/average"
+SWEPT_KEYS = {"dropout": "method.dropout", "rank": "method.rank"}
 
 
-def make_workspace(entity: str, project: str, name: str) -> Any:
+def make_workspace(entity: str, project: str, name: str) -> ws.Workspace:
     """The workspace; nothing is sent."""
-    sections = [
-        ("Accuracy by method and task", _bars("method.name")),
-        ("Single task against mixture", _bars("data.name")),
-        ("Sweeps of dropout and rank", _sweeps()),
-        ("Loss", _losses()),
-        ("Expert load", _load()),
-    ]
+    sections: dict[str, list[Panel]] = {
+        "Accuracy by method and task": _accuracy_bars("method.name"),
+        "Single task against mixture": _accuracy_bars("data.name"),
+        "Sweeps of dropout and rank": _sweep_panels(),
+        "Loss": [
+            _line_plot("cross entropy", "train/cross_entropy"),
+            _line_plot("cross entropy over tokens", "by_tokens/cross_entropy", x="train/tokens"),
+            _line_plot("balance loss", "train/balance_loss"),
+            _line_plot("validation accuracy", "validation/average"),
+            _line_plot("gradient norm", "train/grad_norm"),
+            _line_plot("tokens per second", "train/tokens_per_second"),
+        ],
+        "Expert load": [
+            _line_plot("share of the busiest expert", "train/busiest_expert_share"),
+            _line_plot("share of the idlest expert", "train/idlest_expert_share"),
+        ],
+    }
     return ws.Workspace(
         entity=entity,
         project=project,
         name=name,
-        sections=[ws.Section(name=title, panels=panels, is_open=True) for title, panels in sections],
+        sections=[ws.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()],
         settings=ws.WorkspaceSettings(x_axis="train/step", max_runs=50),
         auto_generate_panels=True,
     )
 
 
-def spec_of(workspace: Any) -> dict[str, Any]:
+def send_workspace(workspace: ws.Workspace) -> str:
+    """Save the workspace on the server and return its address.
+
+    Raises:
+        UserError: no API key is configured, or the server refuses.
+    """
+    if not has_api_key():
+        raise UserError("no W&B key is configured: `wandb login`, or --spec FILE to write the workspace to a file.")
+    try:
+        if not workspace.entity:
+            workspace.entity = wandb.Api().default_entity
+        return workspace.save().url
+    except (wandb.errors.Error, ValueError, OSError) as error:
+        raise UserError(f"the workspace cannot be saved: {error}") from error
+
+
+def write_workspace(workspace: ws.Workspace, path: Path) -> None:
+    """Write the workspace to a JSON file: entity, project, name, and the spec that would be sent."""
+    tree = {"entity": workspace.entity, "project": workspace.project, "name": workspace.name}
+    path.write_text(json.dumps({**tree, "spec": workspace_spec(workspace)}, indent=2) + "\n", encoding="utf-8")
+
+
+def workspace_spec(workspace: ws.Workspace) -> JsonObject:
     """What would be sent to the server, as a plain tree."""
     return json.loads(workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
 
 
-def write_spec(workspace: Any, path: Path) -> None:
-    """The workspace as a JSON file: where it belongs, its name, and its spec."""
-    tree = {"entity": workspace.entity, "project": workspace.project, "name": workspace.name}
-    path.write_text(json.dumps({**tree, "spec": spec_of(workspace)}, indent=2) + "\n", encoding="utf-8")
-
-
-def _bars(group: str) -> list[Any]:
-    """Accuracy on average and for each task, a bar for each value of a config key, over the runs that share it."""
-    titles = {"average": "test/average"} | {task: ACCURACY.format(task) for task in TASKS}
+def _accuracy_bars(key: str) -> list[Panel]:
+    """Average accuracy and accuracy on each task, with a bar per value of a config key: the mean of its runs."""
+    metrics = {"average": AVERAGE} | {task: f"test/{task}/accuracy" for task in TASKS}
     return [
-        wr.BarPlot(title=title, metrics=[metric], groupby=wr.Config(group), **MEAN) for title, metric in titles.items()
+        wr.BarPlot(
+            title=title,
+            metrics=[metric],
+            groupby=wr.Config(key),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stderr",
+        )
+        for title, metric in metrics.items()
     ]
 
 
-def _sweeps() -> list[Any]:
-    average = wr.SummaryMetric("test/average")
-    keys = {"dropout": "method.dropout", "rank": "method.rank"}
-    scatter = [
+def _sweep_panels() -> list[Panel]:
+    average = wr.SummaryMetric(AVERAGE)
+    scatter_plots = [
         wr.ScatterPlot(title=f"accuracy over {title}", x=wr.Config(key), y=average, running_ymean=True)
-        for title, key in keys.items()
+        for title, key in SWEPT_KEYS.items()
     ]
-    columns: list[Any] = [*(wr.Config(key) for key in ("method.name", *keys.values(), "seed")), average]
-    every = [wr.ParallelCoordinatesPlotColumn(metric=column) for column in columns]
-    return [*scatter, wr.ParallelCoordinatesPlot(title="all runs", columns=every)]
+    metrics = [*(wr.Config(key) for key in ("method.name", *SWEPT_KEYS.values(), "seed")), average]
+    columns = [wr.ParallelCoordinatesPlotColumn(metric=metric) for metric in metrics]
+    return [*scatter_plots, wr.ParallelCoordinatesPlot(title="all runs", columns=columns)]
 
 
-def _losses() -> list[Any]:
-    return [
-        _line("cross entropy", "train/cross_entropy"),
-        _line("cross entropy over tokens", "by_tokens/cross_entropy", x="train/tokens"),
-        _line("balance loss", "train/balance_loss"),
-        _line("validation accuracy", "validation/average"),
-        _line("gradient norm", "train/grad_norm"),
-        _line("tokens per second", "train/tokens_per_second"),
-    ]
-
-
-def _load() -> list[Any]:
-    return [
-        _line("share of the busiest expert", "train/busiest_expert_share"),
-        _line("share of the idlest expert", "train/idlest_expert_share"),
-    ]
-
-
-def _line(title: str, *metrics: str, x: str = "train/step") -> Any:
-    return wr.LinePlot(title=title, x=x, y=list(metrics))
+def _line_plot(title: str, metric: str, x: str = "train/step") -> Panel:
+    return wr.LinePlot(title=title, x=x, y=[metric])

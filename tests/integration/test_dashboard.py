@@ -23,7 +23,7 @@ def sections(tmp_path_factory):
     return {s["name"]: s["panels"] for s in tree["spec"]["section"]["panelBankConfig"]["sections"]}
 
 
-def test_the_private_form_is_tested_in_the_pinned_version():
+def test_installed_version_is_the_pinned_one():
     assert f"wandb-workspaces=={importlib.metadata.version('wandb-workspaces')}\n" in CONSTRAINTS.read_text()
 
 
@@ -31,7 +31,7 @@ def test_the_private_form_is_tested_in_the_pinned_version():
     ("title", "group"),
     [("Accuracy by method and task", "method.value.name"), ("Single task against mixture", "data.value.name")],
 )
-def test_accuracy_has_a_panel_for_each_task(sections, title, group):
+def test_accuracy_has_a_panel_per_task(sections, title, group):
     bars = {panel["config"]["chartTitle"]: panel["config"] for panel in sections[title]}
     assert {"average", *TASKS} == set(bars)
     assert bars["obqa"]["metrics"] == ["test/obqa/accuracy"]
@@ -43,7 +43,7 @@ def test_sweeps_are_drawn_over_dropout_and_rank(sections):
     assert axes[:2] == ["config:method.value.dropout", "config:method.value.rank"]
 
 
-def test_curves_name_the_keys_that_runs_send(sections):
+def test_curves_use_keys_that_runs_send(sections):
     drawn = {metric for title in ("Loss", "Expert load") for panel in sections[title]
              for metric in panel["config"]["metrics"]}  # fmt: skip
     assert drawn == {
@@ -52,13 +52,13 @@ def test_curves_name_the_keys_that_runs_send(sections):
     }  # fmt: skip
 
 
-def test_without_a_key_nothing_is_sent(monkeypatch, tmp_path, capsys):
+def test_sending_without_an_api_key_is_refused(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     assert dashboard.main([]) == 2
     assert "--spec FILE" in capsys.readouterr().err
 
 
-def test_a_spec_that_cannot_be_written_is_a_users_mistake(tmp_path, capsys):
+def test_spec_that_cannot_be_written_is_refused(tmp_path, capsys):
     assert dashboard.main(["--spec", str(tmp_path / "no" / "file.json")]) == 2
     assert "cannot be written" in capsys.readouterr().err

@@ -27,18 +27,18 @@ def directories(name: str, *scale: str) -> set[str]:
     return {str(run_directory(job.config)) for job in jobs(name, *scale)}
 
 
-def test_every_experiment_of_the_paper_is_tested():
-    found = {name for name in group_options()["experiment"] if name.startswith(("table", "fig"))}
-    assert found == set(JOBS)
+def test_every_experiment_of_the_paper_is_listed_here():
+    names = {name for name in group_options()["experiment"] if name.startswith(("table", "fig"))}
+    assert names == set(JOBS)
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_an_experiment_is_a_sweep_of_its_jobs(name: str):
+def test_experiment_is_a_sweep_of_its_jobs(name: str):
     assert (is_sweep([f"experiment={name}"]), len(jobs(name)), len(directories(name))) == (True, JOBS[name], JOBS[name])
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_it_is_at_the_scale_of_the_paper(name: str):
+def test_experiment_has_the_scale_of_the_paper(name: str):
     for job in jobs(name):
         config = job.config
         assert (config.model.name.startswith("llama"), config.source.name) == (True, "hub")
@@ -48,7 +48,7 @@ def test_it_is_at_the_scale_of_the_paper(name: str):
 
 
 @pytest.mark.parametrize("name", [name for name in JOBS if name != "table1"])
-def test_it_is_small_where_asked(name: str):
+def test_scale_small_makes_it_small(name: str):
     found = {
         (job.config.model.name, job.config.source.name, job.config.training.max_steps)
         for job in jobs(name, "scale=small")
@@ -60,33 +60,33 @@ def test_it_is_small_where_asked(name: str):
     ("scale", "amounts"),
     [([], [1375, 2750, 5500, 11000, 22000]), (["scale=small"], [125, 250, 500, 1000, 2000]), (["scale=null"], None)],
 )
-def test_figure_6_has_amounts_that_its_source_has(scale: list[str], amounts: list[int] | None):
+def test_figure_6_asks_for_as_many_rows_as_its_source_has(scale: list[str], amounts: list[int] | None):
     found = [job.config.data.n_openorca for job in jobs("fig6", *scale)]
     assert found == (amounts or [job.config.data.n_openorca for job in jobs("fig6")])
 
 
-def test_local_rows_can_be_given_at_small_scale():
+def test_scale_small_accepts_local_rows():
     (job,) = plan_sweep(["experiment=table2", "scale=small", "source=local", "source.root=x", "method=mosl"]).jobs
     assert (job.config.source.name, job.config.training.max_steps) == ("local", 50)
 
 
-def test_the_methods_of_table_1_are_all_but_the_ablation_of_table_2():
+def test_table_1_has_all_methods_but_the_ablation_of_table_2():
     own = {name for name in group_options()["method"] if not name.endswith("_authors")}
     assert {job.config.method.name for job in jobs("table1")} == own - {"mosld_b"}
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig4", "table5"])
-def test_a_table_made_of_runs_of_table_1_needs_none_of_its_own(name: str):
+def test_table_shares_all_its_runs_with_table_1(name: str):
     assert directories(name) <= directories("table1")
 
 
 @pytest.mark.parametrize(("name", "own"), [("table2", 1), ("table6", 4), ("fig5", 5), ("fig7", 4), ("table4", 6)])
-def test_a_run_that_two_tables_share_is_one_run(name: str, own: int):
+def test_table_has_few_runs_besides_those_of_table_1(name: str, own: int):
     assert len(directories(name) - directories("table1")) == own
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_its_last_job_trains_in_tiny_form(name: str, tmp_path: Path):
+def test_last_job_trains_on_the_tiny_model(name: str, tmp_path: Path):
     # As a run of its own: the experiment's file would make it a sweep again.
     scale = ["scale=small"] if name == "fig6" else []  # whose amounts are others; of the rest it leaves the jobs
     chosen = [
@@ -96,7 +96,7 @@ def test_its_last_job_trains_in_tiny_form(name: str, tmp_path: Path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "finished"
 
 
-def test_a_whole_experiment_runs_and_the_next_one_takes_what_is_there(
+def test_experiment_reuses_the_runs_of_an_earlier_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)

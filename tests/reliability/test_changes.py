@@ -54,7 +54,7 @@ def _config(key: str, folder: Path) -> None:
         return  # the weights are others: see _other_shape
     assert nursery().train(command(folder, key, "training.resume=force"), folder / "log-forced") == 0
     said = (folder / "log-forced").read_text()
-    assert "going on in spite of what differs" in said
+    assert "resuming in spite of what differs" in said
     assert "resuming from step-000003" in said
     assert status(folder / "run") == "finished"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mosld.common.secrets import hidden, secrets_in
+from mosld.common.secrets import redact, secrets_in
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -20,7 +20,7 @@ HARMLESS = {
     "an address": "https://example.org/rows",
     "a repository": "meta-llama/Llama-2-7b-hf",
     "a team": "my-team",
-    "an address of a person": "me@example.org",
+    "a mail address": "me@example.org",
     "a partitioned path": "rows/key=train/token=1",
     "a number": 3,
     "nothing": None,
@@ -28,24 +28,24 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("kind", SECRET)
-def test_it_is_refused_and_not_repeated(kind):
+def test_secret_is_refused_and_not_repeated(kind):
     (message,) = secrets_in({"logger": {"entity": SECRET[kind]}})
     assert message.startswith("logger.entity: holds what looks like a secret")
     assert SECRET[kind] not in message
 
 
 @pytest.mark.parametrize("kind", HARMLESS)
-def test_it_is_no_secret(kind):
+def test_harmless_value_is_accepted(kind):
     assert secrets_in({"source": {"root": HARMLESS[kind]}, "list": [HARMLESS[kind]]}) == []
 
 
-def test_a_commit_is_none():
+def test_commit_is_no_secret():
     assert secrets_in({"model": {"revision": KEY}}) == []
 
 
-def test_a_value_of_the_environment_is_one_wherever_it_stands(monkeypatch):
+def test_secret_of_the_environment_is_redacted_anywhere(monkeypatch):
     monkeypatch.setenv("MY_DB_PASSWORD", "correct-horse-9")
     monkeypatch.setenv("MY_KEYBOARD", "harmless-value")
-    assert hidden("login correct-horse-9 failed") == "login *** failed"
-    assert hidden("harmless-value") == "harmless-value"
+    assert redact("login correct-horse-9 failed") == "login *** failed"
+    assert redact("harmless-value") == "harmless-value"
     assert len(secrets_in({"list": ["a", "x-correct-horse-9"]})) == 1

@@ -37,27 +37,27 @@ MEANS_OBQA = {
 
 
 @pytest.mark.parametrize("case", MEANS_OBQA)
-def test_what_is_said_of_a_mixture_leaves_the_plain_run(case: str):
+def test_keys_of_a_mixture_leave_the_single_run_unchanged(case: str):
     assert same_run(load_config(["data=single_obqa", *MEANS_OBQA[case]]), load_config(["data=single_obqa"]))
 
 
-def test_the_cap_of_one_task_still_means_something():
+def test_cap_applies_to_a_single_task():
     config = load_config(["data=single_obqa", "data.mixing=cap", "data.cap=5"])
     assert (config.data.mixing, config.data.cap) == ("cap", 5)
 
 
-def test_the_list_of_an_experiment_is_narrowed_too():
+def test_task_list_of_an_experiment_is_narrowed():
     local = ["source=local", "source.root=rows"]
     config = load_config(["experiment=real_four", "data=single_obqa", *local])
     assert (config.data.tasks, config.data.limit) == (["obqa"], 300)
     assert same_run(config, load_config(["experiment=real_four", "data=single_obqa", "data.tasks=[obqa]", *local]))
 
 
-def test_the_experts_of_a_mixture_of_domains_are_those_of_the_one_task():
+def test_mixture_of_domains_has_one_expert_for_a_single_task():
     assert load_config(["method=moa", "data=single_obqa", FOUR]).method.domains == ["obqa"]
 
 
-def test_a_list_without_the_task_is_refused_with_what_to_leave_out():
+def test_list_without_the_task_is_refused():
     (message,) = refusal("data=single_race", FOUR)
     assert message == (
         "data.tasks=[obqa,csqa,arc_e,arc_c]: data=single_race needs race, which is not among them; "
@@ -69,30 +69,30 @@ def test_a_list_without_the_task_is_refused_with_what_to_leave_out():
     ("tasks", "part"),
     [("[obqa,csq]", "'csqa'"), ("[obqa,obqa]", "twice"), ("[]", "no task"), ("[race,nosuch]", "'nos")],
 )
-def test_a_mistake_in_the_list_is_told_as_ever(tasks: str, part: str):
+def test_mistake_in_the_list_is_reported(tasks: str, part: str):
     (message,) = refusal("data=single_obqa", f"data.tasks={tasks}")
     assert part in message
 
 
-def test_a_weight_of_no_task_is_told_as_ever():
+def test_weight_of_an_unknown_task_is_reported():
     (message,) = refusal(
         "data=single_obqa", "data.tasks=[obqa,csqa]", "data.mixing=weights", "data.weights={obqa: 2, csqq: 1}"
     )
-    assert "csqq is no task of this run" in message
+    assert "csqq is not a task of this run" in message
 
 
 def test_one_list_serves_a_sweep_over_mixture_and_single_settings():
     settings = "data=mixture,single_obqa,single_csqa,single_arc_e,single_arc_c"
     jobs = plan_sweep(["experiment=table1", "method=lora,mosld", FOUR, settings]).jobs
-    found = {job.config.data.name: job.config.data.tasks for job in jobs}
+    tasks = {job.config.data.name: job.config.data.tasks for job in jobs}
     assert (len(jobs), len({run_directory(job.config) for job in jobs})) == (10, 10)
-    assert found == {
+    assert tasks == {
         "mixture": ["obqa", "csqa", "arc_e", "arc_c"],
         **{f"single_{task}": [task] for task in ("obqa", "csqa", "arc_e", "arc_c")},
     }
 
 
-def test_a_sweep_over_settings_that_the_list_lacks_names_each_and_its_jobs():
+def test_sweep_over_settings_missing_from_the_list_names_each():
     with pytest.raises(UserError) as caught:
         plan_sweep(["experiment=table1", FOUR])
     assert [message.split("needs ")[1].split(",")[0] for message in caught.value.messages] == ["race", "mctest"]
@@ -100,12 +100,12 @@ def test_a_sweep_over_settings_that_the_list_lacks_names_each_and_its_jobs():
 
 
 @pytest.mark.parametrize(("tasks", "part"), [("[obqa,csqa]", "is obqa alone"), ("[csqa]", "needs obqa")])
-def test_eval_narrows_nothing(tasks: str, part: str):
+def test_eval_does_not_narrow_the_list(tasks: str, part: str):
     with pytest.raises(UserError, match=f"{part}.*take data=mixture with these tasks"):
         rerun_config(RECORDED, [f"data.tasks={tasks}"])
     assert rerun_config(RECORDED, ["data=mixture", f"data.tasks={tasks}"]).data.name == "mixture"
 
 
-def test_a_recorded_config_is_read_as_it_is():
+def test_recorded_task_list_is_kept():
     wrong = {**RECORDED, "data": {"name": "single_obqa", "tasks": ["obqa", "csqa"]}}
     assert rerun_config(wrong, ["prompt=cloze"]).data.tasks == ["obqa", "csqa"]

@@ -75,7 +75,7 @@ def test_more_rows_than_there_are_is_refused():
 
 
 def test_n_openorca_without_openorca_is_refused():
-    with pytest.raises(UserError, match=r"data.n_openorca=10: says nothing without openorca"):
+    with pytest.raises(UserError, match=r"data.n_openorca=10: has no effect without openorca"):
         load_config(["data=mixture", "data.n_openorca=10"])
 
 

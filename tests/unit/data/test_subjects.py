@@ -87,7 +87,7 @@ def test_a_subject_that_is_none_is_a_bad_row(tmp_path):
 
 
 def test_shots_with_other_tasks_are_refused():
-    with pytest.raises(UserError, match=r"evaluation.shots=5: says nothing of obqa"):
+    with pytest.raises(UserError, match=r"evaluation.shots=5: has no effect on obqa"):
         load_config(["data=single_obqa", "evaluation.shots=5"])
 
 

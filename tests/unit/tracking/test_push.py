@@ -1,4 +1,4 @@
-"""Pushing to the hub: off unless asked for, private, refused without a token, and never at the cost of the run."""
+"""Pushing to the hub: private, refused without a token, and a failure does not fail the run."""
 
 import json
 from typing import ClassVar
@@ -30,20 +30,20 @@ class FakeHub:
         self.calls.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
 
 
-def test_without_a_token_it_is_refused_before_anything_is_made(arguments, monkeypatch, capsys, tmp_path):
+def test_push_without_a_token_is_refused_before_the_run_starts(arguments, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     assert train_command.main(arguments) == 2
     assert "hub.push_to=me/mine: needs a hub token" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_the_adapter_with_its_card_goes_to_a_private_repository(arguments, monkeypatch, tmp_path):
+def test_adapter_and_card_are_pushed_to_a_private_repository(arguments, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_planted_secret")
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeHub)
     FakeHub.calls = []
     assert train_command.main(arguments) == 0
-    (made, sent) = FakeHub.calls
-    assert made == ("me/mine", True, True)
+    created, sent = FakeHub.calls
+    assert created == ("me/mine", True, True)
     assert sent[0] == "me/mine"
     assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "config.yaml"} <= set(sent[1])
     assert json.loads((tmp_path / "run" / "results.json").read_text())["pushed_to"] == "https://hub.example/me/mine"
@@ -51,7 +51,7 @@ def test_the_adapter_with_its_card_goes_to_a_private_repository(arguments, monke
         assert not path.is_file() or b"hf_planted_secret" not in path.read_bytes()
 
 
-def test_a_push_that_fails_costs_the_push_and_not_the_run(arguments, monkeypatch, tmp_path, capsys):
+def test_failed_push_does_not_fail_the_run(arguments, monkeypatch, tmp_path, capsys):
     class Down(FakeHub):
         def create_repo(self, *_, **__):
             raise OSError("the hub is down")

@@ -47,31 +47,37 @@ def run(toy_root, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(run):
+def sent(run):
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
     return list(records(file))
 
 
-def kinds(found):
-    return [record.WhichOneof("record_type") for record in found]
+def of_kind(sent, kind):
+    """The records of one kind: history, summary, run, metric, artifact, alert."""
+    return [getattr(record, kind) for record in sent if record.WhichOneof("record_type") == kind]
 
 
-def histories(found):
-    return [items(record.history.item) for record in found if record.WhichOneof("record_type") == "history"]
+def histories(sent):
+    return [items(history.item) for history in of_kind(sent, "history")]
 
 
-def media(found, run, name):
+def summary(sent):
+    return {key: value for update in of_kind(sent, "summary") for key, value in items(update.update).items()}
+
+
+def media(sent, run, name):
     """The file that a line of the history names."""
-    (path,) = [line[f"{name}.path"] for line in histories(found) if f"{name}.path" in line]
-    return list(run.glob(f"wandb/offline-run-*/files/{path}"))
+    (path,) = [line[f"{name}.path"] for line in histories(sent) if f"{name}.path" in line]
+    (file,) = run.glob(f"wandb/offline-run-*/files/{path}")
+    return file
 
 
 def items(entries):
     return {entry.key or ".".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
 
 
-def test_history_holds_every_step_and_validation(found):
-    history = histories(found)
+def test_history_has_every_step_and_validation(sent):
+    history = histories(sent)
     steps = [line["train/step"] for line in history if "train/cross_entropy" in line]
     assert steps == [1, 2, 3]
     assert all({"train/balance_loss", "train/tokens", "train/busiest_expert_share"} <= line.keys()
@@ -80,7 +86,7 @@ def test_history_holds_every_step_and_validation(found):
     assert any(key.startswith("predictions") for line in history for key in line)
 
 
-def test_the_share_that_found_no_room_is_a_number_to_draw():
+def test_dropped_share_is_the_mean_over_modules():
     logged = []
     tracker = WandbTracker.__new__(WandbTracker)
     tracker._run = SimpleNamespace(log=logged.append)
@@ -90,36 +96,30 @@ def test_the_share_that_found_no_room_is_a_number_to_draw():
     assert "train/dropped_share" not in logged[1]
 
 
-def test_summary_holds_the_scores_of_results_json(found, run):
+def test_summary_has_the_scores_of_results_json(sent, run):
     results = json.loads((run / "results.json").read_text())
-    summary = {}
-    for record in found:
-        if record.WhichOneof("record_type") == "summary":
-            summary.update(items(record.summary.update))
-    assert summary["test/arc_e/accuracy"] == results["scores"]["arc_e"]["accuracy"]
-    assert summary["untrained/arc_e/accuracy"] == results["base_scores"]["arc_e"]["accuracy"]
+    numbers = summary(sent)
+    assert numbers["test/arc_e/accuracy"] == results["scores"]["arc_e"]["accuracy"]
+    assert numbers["untrained/arc_e/accuracy"] == results["base_scores"]["arc_e"]["accuracy"]
 
 
-def test_an_evaluation_on_mmlu_sends_its_scores_by_category_and_subject(run):
+def test_evaluation_on_mmlu_sends_scores_by_category_and_subject(run):
     asked = ["data=mmlu", "source=bundled", "evaluation.limit=24", "evaluation.base=true"]
     assert eval_command.main([f"run={run}", *asked]) == 0
     assert not (run / "eval" / "mmlu-letter" / "wandb").exists()  # the run had logger=wandb: nothing is sent unasked
     assert eval_command.main([f"run={run}", *asked, "logger=wandb", "logger.mode=offline"]) == 0
-    place = run / "eval" / "mmlu-letter"
-    (file,) = place.glob("wandb/offline-run-*/*.wandb")
-    sent, results = list(records(file)), json.loads((place / "results.json").read_text())
-    summary = {}
-    for record in sent:
-        if record.WhichOneof("record_type") == "summary":
-            summary.update(items(record.summary.update))
+    directory = run / "eval" / "mmlu-letter"
+    (file,) = directory.glob("wandb/offline-run-*/*.wandb")
+    sent, results = list(records(file)), json.loads((directory / "results.json").read_text())
+    numbers = summary(sent)
     score, before = results["scores"]["mmlu"], results["base_scores"]["mmlu"]
     assert len(score["by_category"]) > 1
     for name, part in score["by_category"].items():
-        assert summary[f"test/mmlu/{name}/accuracy"] == part["accuracy"]
-        assert summary[f"test/mmlu/{name}/stderr"] == part["stderr"]
-        assert summary[f"untrained/mmlu/{name}/accuracy"] == before["by_category"][name]["accuracy"]
-    assert summary["test/mmlu/accuracy"] == score["accuracy"]
-    (table,) = media(sent, place, "scores")
+        assert numbers[f"test/mmlu/{name}/accuracy"] == part["accuracy"]
+        assert numbers[f"test/mmlu/{name}/stderr"] == part["stderr"]
+        assert numbers[f"untrained/mmlu/{name}/accuracy"] == before["by_category"][name]["accuracy"]
+    assert numbers["test/mmlu/accuracy"] == score["accuracy"]
+    table = media(sent, directory, "scores")
     assert json.loads(table.read_text())["data"] == [
         [name, part["n"], part["accuracy"], part["stderr"], first["accuracy"]]
         for name, part, first in [
@@ -128,51 +128,49 @@ def test_an_evaluation_on_mmlu_sends_its_scores_by_category_and_subject(run):
               for kind in ("by_category", "by_subject") for name in score[kind]),
         ]
     ]  # fmt: skip
-    (started,) = [record.run for record in sent if record.WhichOneof("record_type") == "run"]
+    (started,) = of_kind(sent, "run")
     assert (started.job_type, started.display_name) == ("eval", "mosld-mmlu-tiny-r8-d0.1-s0")
 
 
-def test_name_group_job_type_and_config_are_readable(found):
-    (started,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
+def test_run_has_name_group_job_type_and_config(sent):
+    (started,) = of_kind(sent, "run")
     assert started.display_name == "mosld-single_arc_e-tiny-r8-d0.1-s0"
     assert (started.run_group, started.job_type, started.project) == ("my-sweep", "train", "mosld")
     assert items(started.config.update)["method"]["rank"] == 8
 
 
-def test_metrics_are_drawn_over_steps_and_over_tokens(found):
-    metrics = [record.metric for record in found if record.WhichOneof("record_type") == "metric"]
-    drawn = {(metric.glob_name, metric.step_metric) for metric in metrics}
+def test_metrics_have_steps_or_tokens_as_x_axis(sent):
+    drawn = {(metric.glob_name, metric.step_metric) for metric in of_kind(sent, "metric")}
     assert {("train/*", "train/step"), ("validation/*", "train/step"), ("by_tokens/*", "train/tokens")} <= drawn
 
 
-def test_the_loss_over_tokens_is_the_loss_over_steps(found):
-    lines = [line for line in histories(found) if "train/cross_entropy" in line]
+def test_loss_over_tokens_equals_loss_over_steps(sent):
+    lines = [line for line in histories(sent) if "train/cross_entropy" in line]
     assert [line["by_tokens/cross_entropy"] for line in lines] == [line["train/cross_entropy"] for line in lines]
 
 
-def test_the_scores_are_a_table(found, run):
+def test_scores_are_a_table(sent, run):
     results = json.loads((run / "results.json").read_text())
-    (file,) = media(found, run, "scores")
+    file = media(sent, run, "scores")
     assert json.loads(file.read_text())["data"] == [
         ["arc_e", 20, results["scores"]["arc_e"]["accuracy"], results["scores"]["arc_e"]["stderr"],
          results["base_scores"]["arc_e"]["accuracy"]]
     ]  # fmt: skip
 
 
-def test_the_loss_curve_is_an_image(found, run):
-    (file,) = media(found, run, "figures/loss")
+def test_loss_curve_is_an_image(sent, run):
+    file = media(sent, run, "figures/loss")
     assert file.read_bytes()[:4] == b"\x89PNG"
     assert file.stat().st_size > 10_000
 
 
-def test_the_adapter_is_an_artifact_where_asked_for(found, run):
-    logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
-    (adapter,) = [artifact for artifact in logged if artifact.type == "model"]
+def test_adapter_is_an_artifact_if_asked_for(sent, run):
+    (adapter,) = [artifact for artifact in of_kind(sent, "artifact") if artifact.type == "model"]
     entries = {entry.path for entry in adapter.manifest.contents}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= entries
 
 
-def test_no_secret_and_no_question_reaches_a_file(run):
+def test_no_secret_and_no_question_is_written(run):
     files = [path for path in run.rglob("*") if path.is_file()]
     assert len(files) > 10
     content = {path: path.read_bytes() for path in files}

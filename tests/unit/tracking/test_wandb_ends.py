@@ -1,10 +1,10 @@
-"""How offline W&B runs end and begin again: one id, a whole file after an interruption, an alert on divergence."""
+"""Offline W&B runs that end early: one id and all steps after an interruption, an alert on divergence."""
 
 import pytest
 
 from mosld import train as train_command
 from mosld.training.step import Stepper, StepResult
-from tests.unit.tracking.test_wandb import histories, items, records
+from tests.unit.tracking.test_wandb import histories, of_kind, records, summary
 
 
 @pytest.fixture
@@ -20,11 +20,7 @@ def files(tmp_path):
     return sorted(tmp_path.glob("run/wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
 
 
-def started(path):
-    return next(record.run for record in records(path) if record.WhichOneof("record_type") == "run")
-
-
-def test_after_an_interruption_the_newest_file_holds_all_steps_under_the_same_id(arguments, tmp_path, monkeypatch):
+def test_resumed_run_has_all_steps_under_the_same_id(arguments, tmp_path, monkeypatch):
     take = Stepper.step
 
     def stopped(stepper, examples, size, rate, number, stop=lambda: False):
@@ -37,29 +33,24 @@ def test_after_an_interruption_the_newest_file_holds_all_steps_under_the_same_id
         assert train_command.main(arguments) == 75
     assert train_command.main(arguments) == 0
     first, second = files(tmp_path)
-    assert started(first).run_id == started(second).run_id
+    assert len({run.run_id for file in (first, second) for run in of_kind(list(records(file)), "run")}) == 1
     steps = [line["train/step"] for line in histories(list(records(second))) if "train/cross_entropy" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_diverges_sends_an_alert(arguments, tmp_path, monkeypatch):
+def test_diverged_run_sends_an_alert(arguments, tmp_path, monkeypatch):
     lost = StepResult(float("nan"), None, float("nan"), 10, applied=False)
     monkeypatch.setattr(Stepper, "step", lambda *_, **__: lost)
     assert train_command.main(arguments) == 3
     (file,) = files(tmp_path)
-    found = list(records(file))
-    (alert,) = [record.alert for record in found if record.WhichOneof("record_type") == "alert"]
+    sent = list(records(file))
+    (alert,) = of_kind(sent, "alert")
     assert "diverged" in alert.title
     assert "3 steps in a row" in alert.text
-    summary = {}
-    for record in found:
-        if record.WhichOneof("record_type") == "summary":
-            summary.update(items(record.summary.update))
-    assert summary["status"] == "diverged"
+    assert summary(sent)["status"] == "diverged"
 
 
-def test_without_artifact_no_weights_are_sent(arguments, tmp_path):
+def test_no_artifact_without_logger_artifact(arguments, tmp_path):
     assert train_command.main(arguments) == 0
     (file,) = files(tmp_path)
-    sent = [r.artifact.type for r in records(file) if r.WhichOneof("record_type") == "artifact"]
-    assert "model" not in sent
+    assert "model" not in [artifact.type for artifact in of_kind(list(records(file)), "artifact")]
