@@ -87,7 +87,7 @@ def explain_hub_error(repository: str, error: BaseException, otherwise: str) -> 
         advice = f"it is gated: accept its terms at {page}, then give a token of that account (`hf auth login`)"
     elif kinds & {"RepositoryNotFoundError", "RevisionNotFoundError"}:
         advice = (
-            f"it does not exist under this name and revision, or is private and needs a token (`hf auth login`): {page}"
+            f"it is not there under this name and revision, or is private and needs a token (`hf auth login`): {page}"
         )
     else:
         advice = f"{otherwise}; if {page} asks for terms to be accepted, accept them and give a token (`hf auth login`)"

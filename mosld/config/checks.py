@@ -193,7 +193,8 @@ def _check_column(prefix: str, column: str, user_column: object) -> Iterator[str
         yield f"{prefix}{column}: mosld has no such column; {nearest(column, COLUMNS)}"
     elif isinstance(user_column, list):
         if column != "choices" or len(user_column) < 2:
-            yield f"{prefix}{column}={format_value(user_column)}: only choices take a list, of at least two columns."
+            value = format_value(user_column)
+            yield f"{prefix}{column}={value}: a list of at least two columns can hold the choices alone."
     elif not isinstance(user_column, str | int):
         yield f"{prefix}{column}={format_value(user_column)}: must be the name of a column."
 
