@@ -75,7 +75,7 @@ def send_tables(run: Any, results: dict[str, Any], evaluation: Evaluation) -> No
         for name, score in _with_parts(results["scores"])
     ]
     predictions = [
-        [task, p.id, str(p.prediction), p.correct, str(p.as_json().get("scores", ""))]
+        [task, p.id, str(p.prediction), p.correct, str(getattr(p, "scores", ""))]
         for task, found in evaluation.predictions.items()
         for p in found[:TABLE_ROWS]
     ]
