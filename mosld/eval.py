@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from mosld.cli import FINISHED, run_command
+from mosld.cli import run_command
+from mosld.common.errors import ExitCode
 from mosld.common.process import is_main
 from mosld.config.rerun import eval_arguments, rerun_config
 from mosld.data.dataset import load_dataset
@@ -57,7 +58,7 @@ def _evaluate(arguments: list[str]) -> int:
         result = evaluate_run(config, dataset, run, options.overrides, compared)
     if is_main():
         print(result.path)
-    return FINISHED
+    return ExitCode.FINISHED
 
 
 if __name__ == "__main__":

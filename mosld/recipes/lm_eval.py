@@ -30,7 +30,7 @@ def evaluate_by_lm_eval(
     data = dataset.describe() if dataset else {"source": config.source.name, "tasks": list(arguments.tasks)}
     output = EvaluationOutput(config, run, name, arguments.overrides, {**data, "name": "lm_eval"})
     output.results.add(prompt="lm_eval", backend="lm_eval")
-    model, tokenizer = load_trained(config, run, output.console)
+    model, tokenizer = load_trained(config.model, run, output.console)
     manager = task_manager(arguments.tasks)
     tasks = [build_task(task, manager, dataset, config.evaluation) for task in arguments.tasks]
     output.console.say(f"lm-eval scores {', '.join(arguments.tasks)}")

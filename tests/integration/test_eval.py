@@ -217,7 +217,7 @@ def test_items_that_differ_are_listed_with_their_margins(trained, capsys, monkey
     def load_with_other_head(config, run, console):
         """The model, with the opposite logits in bfloat16, so that items do differ."""
         model, tokenizer = load_trained(config, run, console)
-        if config.model.dtype == "bfloat16":
+        if config.dtype == "bfloat16":
             model.get_base_model().lm_head.weight.data.neg_()
         return model, tokenizer
 
