@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from mosld.config.compose import load_config
 from mosld.data.dataset import load_dataset
 from mosld.data.prompts import PromptEncoder
 from mosld.data.splits import sample
-from mosld.evaluation.correctness import share_right
-from mosld.evaluation.lm_eval import evaluate as harness
-from mosld.evaluation.lm_eval.tasks import KNOWN, task_manager, task_on_rows
+from mosld.evaluation.lm_eval.build import task_manager, task_on_rows
+from mosld.evaluation.lm_eval.evaluate import run_lm_eval
+from mosld.evaluation.lm_eval.tasks import TASK_MAPPINGS
 from mosld.evaluation.multiple_choice import score_choices
+from mosld.evaluation.scores import accuracy_score
 from mosld.recipes.load import load_base_model
 
 PART = 50  # items that are compared, and written to the state, at once
@@ -37,11 +39,11 @@ SAME = ("id", "prediction", "correct", "normalised", "normalised_correct")
 
 def compare(name: str, rows: Any, model: Any, tokenizer: Any, batch_tokens: int) -> Iterator[dict[str, Any]]:
     """By item: what the harness says, whether we say the same, the largest difference of a log-likelihood."""
-    index = task_manager([name])
-    verdict = harness.judge(model, tokenizer, [task_on_rows(name, index, {"test": rows})], index, batch_tokens)
+    manager = task_manager([name])
+    result = run_lm_eval(model, tokenizer, [task_on_rows(name, manager, {"test": rows})], manager, batch_tokens)
     encoded = PromptEncoder(tokenizer, "cloze").encode(rows)
-    ours = [found.as_json() for found in score_choices(model, encoded, tokenizer.pad_token_id, batch_tokens)]
-    for mine, theirs in zip(ours, verdict.records[name], strict=True):
+    ours = [asdict(one) for one in score_choices(model, encoded, tokenizer.pad_token_id, batch_tokens)]
+    for mine, theirs in zip(ours, result.records[name], strict=True):
         yield {
             "task": name,
             "id": mine["id"],
@@ -54,7 +56,9 @@ def compare(name: str, rows: Any, model: Any, tokenizer: Any, batch_tokens: int)
 
 def summary(name: str, found: list[dict[str, Any]], total: int) -> dict[str, Any]:
     """The line of the table for one task: how many agree in every field, and what the harness's scores are."""
-    raw, normalised = (share_right([one["harness"][key] for one in found]) for key in ("correct", "normalised_correct"))
+    raw, normalised = (
+        accuracy_score([one["harness"][key] for one in found]) for key in ("correct", "normalised_correct")
+    )
     return {
         "task": name,
         "items": f"{len(found):,}" + (f" of {total:,}" if len(found) < total else ""),
@@ -78,7 +82,7 @@ def main() -> int:
     given = parser.parse_args()
     silence_libraries()
     names = given.tasks.split(",")
-    tasks = f"data.tasks=[{','.join(KNOWN[name].task for name in names)}]"
+    tasks = f"data.tasks=[{','.join(TASK_MAPPINGS[name].task for name in names)}]"
     config = load_config(
         [f"model={given.model}", "model.dtype=float32", "source=local", f"source.root={given.root}", tasks]
     )
@@ -86,7 +90,7 @@ def main() -> int:
     state = given.state.read_text().splitlines() if given.state and given.state.is_file() else []
     found = [json.loads(line) for line in state]
     model, tokenizer = load_base_model(config.model)
-    tests = {name: dataset.tasks[KNOWN[name].task].test for name in names}
+    tests = {name: dataset.tasks[TASK_MAPPINGS[name].task].test for name in names}
     for name, rows in tests.items():
         wanted = min(given.limit or len(rows), len(rows))
         for end in range(PART, wanted + PART, PART):  # samples grow: each holds the one before

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_eval.models.huggingface import HFLM
 from rich import print as show
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,10 +32,9 @@ from mosld.data.rows import AnyRow
 from mosld.data.splits import TaskData, sample
 from mosld.data.subjects import subject_of
 from mosld.evaluation.correctness import likeliest, likeliest_per_character
-from mosld.evaluation.forward import scoring
-from mosld.evaluation.lm_eval.mmlu import on_subjects
-from mosld.evaluation.lm_eval.model import wrapped
-from mosld.evaluation.lm_eval.tasks import KNOWN, own_rows, task_manager, task_on_rows
+from mosld.evaluation.forward import scoring_mode
+from mosld.evaluation.lm_eval.build import group_on_subjects, task_manager, task_on_rows
+from mosld.evaluation.lm_eval.tasks import TASK_MAPPINGS, load_rows
 from mosld.evaluation.multiple_choice import score_choices
 from mosld.recipes.load import load_base_model
 
@@ -56,7 +56,7 @@ class Contest:
         name = KINDS[style][0]
         if style == "shots":
             self.rows: list[Any] = of_some_subjects(data.test, limit)
-            self.tasks = on_subjects(task_manager([name]), self.rows, data.examples, SHOTS).get_all_tasks()
+            self.tasks = group_on_subjects(name, task_manager([name]), self.rows, data.examples, SHOTS).get_all_tasks()
         else:
             self.rows = sample(data.test, limit, "test")
             self.tasks = [task_on_rows(name, task_manager([name]), {"test": self.rows})]
@@ -85,8 +85,8 @@ class Contest:
 
     def harness(self, batch_size: int) -> Chosen:
         """The harness's likelihoods of all options."""
-        lm = wrapped(self.model, self.tokenizer, batch_size)
-        with scoring(self.model):
+        lm = HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=batch_size)
+        with scoring_mode(self.model):
             scores = iter([score for score, _ in lm.loglikelihood(self.requests, disable_tqdm=True)])
         chosen = []
         for row in self.rows:
@@ -165,13 +165,13 @@ def main() -> None:
     config = load_config(
         [f"model={given.model}", f"model.dtype={given.dtype}", "source=local", f"source.root={given.root}"]
     )
-    dataset = own_rows([KINDS[style][0] for style in styles], config.source, SHOTS)
+    dataset = load_rows([KINDS[style][0] for style in styles], config.source, SHOTS)
     assert dataset is not None  # the source is local
     model, tokenizer = load_base_model(config.model)
     sizes = [int(size) for size in given.batch_sizes.split(",")]
     found = []
     for style in styles:
-        data = dataset.tasks[KNOWN[KINDS[style][0]].task]
+        data = dataset.tasks[TASK_MAPPINGS[KINDS[style][0]].task]
         contest = Contest(style, data, given.limit, model, tokenizer, given.batch_tokens)
         found.append(measure(contest, sizes, given.rounds))
     dtype = str(model.dtype).removeprefix("torch.")

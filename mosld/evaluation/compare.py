@@ -1,7 +1,7 @@
-"""Items that two evaluations of the same questions answer otherwise, each with how sure both were.
+"""Compare two evaluations of the same questions: list the items that they answer differently.
 
-In float32 no item differs with batch size, padding or the number of processes; in bfloat16 some do whose best options
-are nearly tied, which their margins show.
+In float32 the batch size, padding and number of processes change no item. In bfloat16 they change items whose best
+options are nearly tied, which their margins show.
 """
 
 from collections.abc import Sequence
@@ -9,20 +9,24 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from mosld.data.prompts import Encoded
 from mosld.data.rows import Row
 from mosld.evaluation.evaluate import Evaluation, Questions
-from mosld.evaluation.multiple_choice import Prediction
+from mosld.evaluation.multiple_choice import ChoicePrediction
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One item that is answered otherwise.
+    """One item with different answers.
 
     Attributes:
-        task, id: which item.
-        prediction, other: the two answers: options by their index, or numbers as text.
-        margin, other_margin: by how much each evaluation puts its own answer above the other's: nats, or nats per
-            character where the options' text is compared so; None where answers were generated.
+        task: the item's task.
+        id: the item's id.
+        prediction: the first answer: the index of an option, or generated text.
+        other: the second answer.
+        margin: how far the first evaluation puts its own answer above the other: nats, or nats per character where
+            the options' text is compared so; None where answers are generated.
+        other_margin: the same for the second evaluation.
     """
 
     task: str
@@ -34,33 +38,38 @@ class Difference:
 
 
 def differences(questions: Questions, first: Evaluation, second: Evaluation) -> list[Difference]:
-    """What differs, task after task, in the comparison that `accuracy` is about."""
-    found = []
+    """The items with different answers, task after task, in the comparison that `accuracy` uses."""
+    letter = questions.style == "letter"
+    listed = []
     for task, asked in questions.by_task.items():
         for question, one, two in zip(asked, first.predictions[task], second.predictions[task], strict=True):
-            if isinstance(question.row, Row) and isinstance(one, Prediction) and isinstance(two, Prediction):
-                letter = questions.style == "letter"
-                a, b = (one.prediction, two.prediction) if letter else (one.normalised, two.normalised)
-                sizes = [1] * len(question.row.choices) if letter else [len(choice) for choice in question.row.choices]
-                margins = _margin(one.scores, sizes, a, b), _margin(two.scores, sizes, b, a)
-                found += [Difference(task, one.id, a, b, *margins)] if a != b else []
-            elif one.prediction != two.prediction:
-                found.append(Difference(task, one.id, one.prediction, two.prediction, None, None))
-    return found
+            if not isinstance(one, ChoicePrediction) or not isinstance(two, ChoicePrediction):
+                if one.prediction != two.prediction:
+                    listed.append(Difference(task, one.id, one.prediction, two.prediction, None, None))
+                continue
+            a, b = (one.prediction, two.prediction) if letter else (one.normalised, two.normalised)
+            if a != b:
+                margin = _margin(question, one.scores, a, b, letter)
+                other_margin = _margin(question, two.scores, b, a, letter)
+                listed.append(Difference(task, one.id, a, b, margin, other_margin))
+    return listed
 
 
-def _margin(scores: Sequence[float], sizes: Sequence[int], chosen: int, other: int) -> float:
-    return scores[chosen] / sizes[chosen] - scores[other] / sizes[other]
+def _margin(question: Encoded, scores: Sequence[float], chosen: int, other: int, letter: bool) -> float:
+    assert isinstance(question.row, Row)
+    choices = question.row.choices
+    lengths = [1] * len(choices) if letter else [len(choice) for choice in choices]
+    return scores[chosen] / lengths[chosen] - scores[other] / lengths[other]
 
 
-def differences_table(questions: Questions, found: Sequence[Difference]) -> Table:
-    """Every item that differs, below how many of how many do."""
+def differences_table(questions: Questions, listed: Sequence[Difference]) -> Table:
+    """All differences, under a title with their number."""
     total = sum(map(len, questions.by_task.values()))
     unit = "nats" if questions.style == "letter" else "nats per character"
-    table = Table(title=f"{len(found)} of {total} items are answered otherwise (margins in {unit})")
+    table = Table(title=f"{len(listed)} of {total} items are answered differently (margins in {unit})")
     for column in ("task", "id", "answer", "margin", "other answer", "its margin"):
         table.add_column(column, justify="left" if column in ("task", "id") else "right", overflow="fold")
-    for one in found:
+    for one in listed:
         margins = ["" if value is None else f"{value:.2g}" for value in (one.margin, one.other_margin)]
         table.add_row(one.task, one.id, str(one.prediction), margins[0], str(one.other), margins[1])
     return table

@@ -1,122 +1,125 @@
-"""One call that scores a model on a split of every task."""
+"""Score a model on a split of every task."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from itertools import islice
+
+from transformers import PreTrainedTokenizerBase
 
 from mosld.config.schema import EvaluationConfig
-from mosld.data.prompts import Encoded, PromptEncoder, Tokenizer
+from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import AnyRow
 from mosld.data.splits import TaskData, sample
 from mosld.data.tasks import Task
 from mosld.distributed.processes import processes
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Progress
+from mosld.evaluation.forward import Model, Progress
 from mosld.evaluation.generation import generate_answers
 from mosld.evaluation.multiple_choice import score_choices
-from mosld.evaluation.scores import Outcome, Score, average, by_subject, task_score
+from mosld.evaluation.scores import Prediction, Score, add_subjects, average, task_score
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Predictions and scores by task."""
 
-    predictions: dict[str, list[Outcome]]
+    predictions: dict[str, list[Prediction]]
     scores: dict[str, Score]
 
-    def records(self) -> dict[str, list[dict[str, Any]]]:
+    def records(self) -> dict[str, list[dict[str, object]]]:
         """The predictions as JSON objects, by task."""
-        return {task: [prediction.as_json() for prediction in found] for task, found in self.predictions.items()}
+        return {task: [asdict(one) for one in predictions] for task, predictions in self.predictions.items()}
 
     @property
     def average(self) -> float | None:
         """Mean accuracy over tasks; None where no task is scored."""
-        return average(self.scores) if self.scores else None
+        return average(self.scores)
 
 
 class Questions:
-    """The questions of a split of every task, tokenised once and scored as often as needed."""
+    """The questions of a split of every task, tokenized once and scored as often as needed.
+
+    Attributes:
+        style: the prompt format.
+        tasks: the tasks that have a test, by name.
+        by_task: the questions as tokens, by task.
+    """
 
     def __init__(self, tasks: Mapping[str, TaskData], split: str, limit: int | None, encoder: PromptEncoder) -> None:
-        """Take `limit` items per task (all where None; the same ones for every run) and tokenise them.
-
-        A task that is trained on alone has none.
-        """
+        """Tokenize `limit` rows of each task, the same ones in every run; all rows where it is None."""
         self.style = encoder.style
         self.tasks: dict[str, Task] = {name: data.task for name, data in tasks.items() if data.task.scored}
         rows: dict[str, Sequence[AnyRow]] = {
             name: sample(getattr(tasks[name], split), limit, split) for name in self.tasks
         }
         self.by_task: dict[str, list[Encoded]] = {
-            # What is to be generated has no options to compare.
-            name: encoder.encode(found, keep=(lambda _: ()) if self.tasks[name].generated else None)
-            for name, found in rows.items()
+            # No options are needed where the answer is generated.
+            name: encoder.encode(task_rows, keep=(lambda _: ()) if self.tasks[name].generated else None)
+            for name, task_rows in rows.items()
         }
-        self._most_shots = max(map(len, encoder.examples.values()), default=0)
+        self._shots = max(map(len, encoder.examples.values()), default=0)
 
     def of_kind(self, generated: bool) -> list[Encoded]:
-        """The questions whose answers are generated, or those whose answers are chosen, task after task."""
-        found = [questions for name, questions in self.by_task.items() if self.tasks[name].generated == generated]
-        return [question for questions in found for question in questions]
-
-    @property
-    def cut(self) -> int:
-        """Questions whose passage was shortened to fit."""
-        return sum(question.cut for questions in self.by_task.values() for question in questions)
-
-    @property
-    def fewer_shots(self) -> int:
-        """Questions before which fewer examples stand than were asked for, as more would not fit."""
-        asked = [found for name, found in self.by_task.items() if self.tasks[name].examples_split]
-        return sum(question.shots < self._most_shots for questions in asked for question in questions)
+        """The questions whose answers are generated, or those with options, task after task."""
+        return [
+            question
+            for name, questions in self.by_task.items()
+            if self.tasks[name].generated == generated
+            for question in questions
+        ]
 
     def shortened(self, split: str) -> Iterator[str]:
-        """What was done to questions that are longer than their task's cutoff, in lines for a person."""
-        if self.cut:
-            yield f"{self.cut} {split} rows had their passage cut to the task's cutoff"
-        if self.fewer_shots:
-            yield f"{self.fewer_shots} {split} questions have fewer examples: more would pass the task's cutoff"
+        """Messages about questions that were shortened to fit their task's cutoff."""
+        for name, questions in self.by_task.items():
+            task = self.tasks[name]
+            if truncated := sum(question.cut for question in questions):
+                yield (
+                    f"{truncated} {split} rows of {name} had their passage truncated to the task's cutoff of "
+                    f"{task.cutoff} tokens"
+                )
+            fewer = sum(question.shots < self._shots for question in questions) if task.examples_split else 0
+            if fewer:
+                yield (
+                    f"{fewer} {split} questions of {name} have fewer than {self._shots} examples: more would exceed "
+                    f"the task's cutoff of {task.cutoff} tokens"
+                )
 
 
 def evaluate(
-    model: Any,
+    model: Model,
     questions: Questions,
-    tokenizer: Tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     config: EvaluationConfig,
     progress: Progress = iter,
-    use: ExpertUse | None = None,
+    expert_use: ExpertUse | None = None,
 ) -> Evaluation:
-    """Score a model on questions; the tasks of a kind share batches, so that few are padded.
+    """Score a model on questions; tasks of one kind share batches, which need less padding then.
 
-    To be called in all processes of a run, with the same questions; they share the work and all know the outcome.
+    All processes of a run call this with the same questions. They share the work, and each gets the whole result.
     """
-    chosen, generated = questions.of_kind(generated=False), questions.of_kind(generated=True)
-    batch_tokens, answers = config.batch_tokens, dict[bool, Iterator[Outcome]]()
-    if chosen:
-        answers[False] = iter(score_choices(model, chosen, tokenizer.pad_token_id, batch_tokens, progress, use))
-    if generated:
-        answers[True] = iter(
-            generate_answers(model, generated, tokenizer, config.max_new_tokens, batch_tokens, progress, use)
+    answers: dict[bool, Iterator[Prediction]] = {}
+    if choices := questions.of_kind(generated=False):
+        answers[False] = iter(
+            score_choices(model, choices, tokenizer.pad_token_id, config.batch_tokens, progress, expert_use)
         )
-    if use is not None:
-        use.add_up(processes())
+    if prompts := questions.of_kind(generated=True):
+        answers[True] = iter(
+            generate_answers(
+                model, prompts, tokenizer, config.max_new_tokens, config.batch_tokens, progress, expert_use
+            )
+        )
     predictions = {
-        name: [next(answers[questions.tasks[name].generated]) for _ in found]
-        for name, found in questions.by_task.items()
+        name: list(islice(answers[questions.tasks[name].generated], len(encoded)))
+        for name, encoded in questions.by_task.items()
     }
-    scores = {
-        name: _score(questions.tasks[name], [question.row for question in found], predictions[name], questions.style)
-        for name, found in questions.by_task.items()
-    }
+    if expert_use is not None:
+        expert_use.all_reduce(processes())
+    scores = {name: _score(questions.tasks[name], predictions[name], questions.style) for name in predictions}
     return Evaluation(predictions, scores)
 
 
-def _score(task: Task, rows: Sequence[AnyRow], outcomes: Sequence[Outcome], style: str) -> Score:
-    """The numbers of one task for results.json, also by subject where the task has subjects."""
-
-    def part(places: Sequence[int]) -> Score:
-        """The numbers of some of its questions."""
-        return task_score([rows[i] for i in places], [outcomes[i] for i in places], style)
-
-    score = part(range(len(rows)))
-    return {**score, **by_subject([row.id for row in rows], part)} if task.subjects else score
+def _score(task: Task, predictions: Sequence[Prediction], style: str) -> Score:
+    score = task_score(predictions, style)
+    if not task.subjects:
+        return score
+    return add_subjects(score, [one.id for one in predictions], predictions, lambda part: task_score(part, style))

@@ -1,27 +1,31 @@
-"""Passes over the questions: in eval mode, in batches that the processes of a run share, with what an adapter needs."""
+"""Forward passes for scoring: eval mode, batches shared among the processes of a run, and an adapter's inputs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from mosld.adapters.config import adapter_config, by_prompt
 from mosld.distributed.fsdp import device_of, rest
 from mosld.distributed.processes import processes
-from mosld.evaluation.packing import Packed, packed_inputs, prompt_mask, spread_inputs
+from mosld.evaluation.packing import Packed, packed_inputs, prompt_mask, unpacked_inputs
 
+Model = PreTrainedModel | PeftModel
+# Wraps the batches of a process, for a progress bar.
+Progress = Callable[[Sequence], Iterable]
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 @contextmanager
-def scoring(model: Any) -> Iterator[None]:
-    """Eval mode without gradients; the model's training mode is restored afterwards."""
+def scoring_mode(model: Model) -> Iterator[None]:
+    """Eval mode without gradients; the training mode is restored at the end."""
     was_training = model.training
     model.eval()
-    # What FSDP puts together in inference mode can never be trained on.
+    # Parameters that FSDP gathers in inference mode can never be trained.
     sharded = processes().sharded
     with torch.no_grad() if sharded else torch.inference_mode():
         yield
@@ -30,33 +34,44 @@ def scoring(model: Any) -> Iterator[None]:
     model.train(was_training)
 
 
-def in_batches(
-    work: Sequence[list[Item]], answer: Callable[[list[Item], bool], Sequence[Answer]], progress: Progress
+def run_batches(
+    batches: Sequence[list[Item]], answer: Callable[[list[Item], bool], Sequence[Answer]], progress: Progress
 ) -> dict[int, Answer]:
-    """What `answer` makes of every item, by the item's id(); the processes of a run share the batches.
+    """Answer all items, with the batches shared among the processes of the run.
 
     Args:
-        work: the batches, the same in every process.
-        answer: gives one answer for each item of a batch, which can be sent to another process; False: the batch is
-            run in step with the others alone, and takes no note of anything.
-        progress: wraps this process's batches, for a progress bar.
+        batches: the same in every process.
+        answer: returns one picklable answer per item of a batch. Its second argument is False for a batch that is
+            run only to keep sharded processes in step and must leave no record.
+        progress: wraps the batches of this process.
+
+    Returns:
+        The answers of all processes by the id() of the item.
     """
     group = processes()
-    own = [answer(batch, counts) for batch, counts in progress(group.shard(list(work)))]
-    found: dict[int, Answer] = {}
-    for rank, theirs in enumerate(group.all_gather(own)):
-        for batch, answers in zip(work[rank :: group.count], theirs, strict=False):  # last may be one run in step
-            found.update(zip(map(id, batch), answers, strict=True))
-    return found
+    answers = [answer(batch, recorded) for batch, recorded in progress(group.shard(list(batches)))]
+    by_item: dict[int, Answer] = {}
+    for rank, gathered in enumerate(group.all_gather(answers)):
+        # The last entry of a process may be of a batch that was run only to keep in step.
+        for batch, batch_answers in zip(batches[rank :: group.count], gathered, strict=False):
+            by_item.update(zip(map(id, batch), batch_answers, strict=True))
+    return by_item
 
 
-def inputs_for(model: Any, batch: Sequence[Packed], pad: int) -> dict[str, torch.Tensor]:
-    """The keyword arguments of the model's forward on packed questions, on its device."""
-    adapter, weight, device = adapter_config(model), next(model.parameters()), device_of(model, processes())
+def inputs_for(model: Model, batch: Sequence[Packed], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Keyword arguments of the model's forward for packed questions, on the model's device."""
+    adapter = adapter_config(model)
     if adapter.is_prompt_learning:
-        inputs = spread_inputs(batch, pad)
+        inputs = unpacked_inputs(batch, pad_token_id)
     else:
-        inputs = packed_inputs(batch, pad, weight.dtype)
+        inputs = packed_inputs(batch, pad_token_id, next(model.parameters()).dtype)
         if by_prompt(adapter):
             inputs["prompt_mask"] = prompt_mask(batch)
-    return {key: value.to(device) for key, value in inputs.items()}
+    device = device_of(model, processes())
+    return {key: tensor.to(device) for key, tensor in inputs.items()}
+
+
+def unwrapped(model: Model) -> Model:
+    """The model inside a wrapper that runs it, such as DeepSpeed's engine."""
+    inner: Model = getattr(model, "module", model)
+    return inner

@@ -1,33 +1,33 @@
-"""Answers by greedy generation with a cache: solutions are right by their final number, replies by their words.
+"""Answers by greedy generation: solutions are compared by their final number, replies by their text.
 
-Shapes: B questions, S longest prompt and what was generated so far.
+Shapes: B questions, S longest prompt and the tokens generated so far.
 """
 
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria
+from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from mosld.data.parsing import final_number
-from mosld.data.prompts import Encoded, Tokenizer
+from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Reply, Solution
 from mosld.distributed.fsdp import device_of
 from mosld.distributed.processes import processes
 from mosld.evaluation.correctness import same_number, same_text
-from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Progress, in_batches, inputs_for, scoring
+from mosld.evaluation.expert_use import ExpertUse, has_experts
+from mosld.evaluation.forward import Model, Progress, inputs_for, run_batches, scoring_mode, unwrapped
 from mosld.evaluation.packing import batches, pack
 
-# A base model goes on with a question of its own: lm-evaluation-harness stops there, too.
-NEXT = re.compile(r"\nQuestion:")
-DONE = re.compile(rf"####[^\n]*\d[^\n]*\n|{NEXT.pattern}")
-TAIL = 32  # tokens in which the end of an answer is looked for: the line of a final number is shorter
-# Greedy whatever the model's own generation config says.
+# A base model continues with a question of its own; lm-evaluation-harness stops there, too.
+NEXT_QUESTION = re.compile(r"\nQuestion:")
+FINAL_NUMBER = re.compile(rf"####[^\n]*\d[^\n]*\n|{NEXT_QUESTION.pattern}")
+# The end of an answer is searched for in this many last tokens; the line of a final number is shorter.
+STOP_WINDOW_TOKENS = 32
+# Greedy, whatever the model's generation config says.
 GREEDY = {
     "do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
     "temperature": None, "top_p": None, "top_k": None,
@@ -35,131 +35,119 @@ GREEDY = {
 
 
 @dataclass(frozen=True, slots=True)
-class NumberPrediction:
-    """The number that the model's solution of one question ends in.
+class GeneratedPrediction:
+    """The model's answer to one question: a line of `predictions/<task>.jsonl`.
 
     Attributes:
         id: the row's id.
-        prediction: the number as the model wrote it; None: its answer holds no number.
-        correct: whether it has the value of the row's own.
+        prediction: of a solution the final number as the model wrote it, None where there is none; of a reply its
+            text, or the first line of it where the expected response has one line.
+        correct: whether the number has the expected value, or the reply equals the expected one (`same_text`).
     """
 
     id: str
     prediction: str | None
     correct: bool
 
-    def as_json(self) -> dict[str, Any]:
-        """The prediction as an object of `predictions/<task>.jsonl`; no text is part of it."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyPrediction:
-    """The model's reply to one question.
-
-    Attributes:
-        id: the row's id.
-        prediction: what the model wrote: its first line, where the response has one line.
-        correct: whether it says what the response says.
-    """
-
-    id: str
-    prediction: str
-    correct: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """The prediction as an object of `predictions/<task>.jsonl`; the question's text is not part of it."""
-        return asdict(self)
-
 
 def generate_answers(
-    model: Any,
+    model: Model,
     questions: Sequence[Encoded],
-    tokenizer: Tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
     batch_tokens: int,
     progress: Progress = iter,
-    use: ExpertUse | None = None,
-) -> list[NumberPrediction | ReplyPrediction]:
-    """Answer every question, in eval mode, in the order given.
+    expert_use: ExpertUse | None = None,
+) -> list[GeneratedPrediction]:
+    """Generate the answers to questions in eval mode.
 
     Args:
-        model: a causal language model, adapted or not; its training mode is restored afterwards.
+        model: a causal language model, with or without an adapter; its training mode is restored at the end.
         questions: prompts as tokens, without options.
-        tokenizer: the model's.
-        max_new_tokens: longest answer; it is cut there.
-        batch_tokens: padded tokens of the prompts of one batch.
+        tokenizer: the model's tokenizer.
+        max_new_tokens: length at which an answer is cut off.
+        batch_tokens: padded tokens of the prompts of a batch.
         progress: wraps the batches, for a progress bar.
-        use: takes note of the experts that this process's tokens take: those of the prompt and of the answer.
+        expert_use: counts the experts that the prompt and answer tokens of this process take.
+
+    Returns:
+        One prediction per question, in their order.
     """
 
-    def answer(batch: list[Encoded], counts: bool) -> list[str | None]:
-        """The answers of a batch: final numbers as text, and replies."""
-        ends = [DONE if isinstance(question.row, Solution) else NEXT for question in batch]
-        answers = generate(model, [question.prompt for question in batch], tokenizer, max_new_tokens, ends)
-        if use is not None and use.watches(model):
-            _watch(model, batch, answers, tokenizer.pad_token_id, batch_tokens, use if counts else ExpertUse())
+    def answer(batch: list[Encoded], recorded: bool) -> list[str | None]:
+        endings = [FINAL_NUMBER if isinstance(question.row, Solution) else NEXT_QUESTION for question in batch]
+        answers = generate(model, [question.prompt for question in batch], tokenizer, max_new_tokens, endings)
+        if expert_use is not None and has_experts(model):
+            # A batch that is run only to keep sharded processes in step is counted where nobody looks.
+            counts = expert_use if recorded else ExpertUse()
+            _record_experts(model, batch, answers, tokenizer.pad_token_id, batch_tokens, counts)
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [_answer(question.row, text) for question, text in zip(batch, texts, strict=True)]
 
-    with scoring(model):
-        # Every new token is a pass of its own: more answers at a time are worth any pads before their prompts.
-        work = list(batches(questions, batch_tokens, most_pads=batch_tokens))
-        found = in_batches(work, answer, progress)
-    return [_judge(question.row, found[id(question)]) for question in questions]
+    with scoring_mode(model):
+        # Each new token costs a forward pass: larger batches are worth any padding of their prompts.
+        work = list(batches(questions, batch_tokens, max_padding=batch_tokens))
+        answers = run_batches(work, answer, progress)
+    return [_prediction(question.row, answers[id(question)]) for question in questions]
 
 
 def generate(
-    model: Any,
+    model: Model,
     prompts: Sequence[list[int]],
-    tokenizer: Tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
     endings: Sequence[re.Pattern[str]] = (),
 ) -> list[list[int]]:
-    """The most likely next tokens of each prompt, up to the end of its answer, which is no part of them.
+    """The greedy continuation of each prompt up to the end of its answer.
 
-    An answer ends with the end of the text, where its own of the `endings` is found (default: with the line that gives
-    the final number, or where the model begins another question), or after `max_new_tokens`.
+    An answer ends before an end-of-text token, after `max_new_tokens`, or with the match of its pattern in `endings`
+    (by default the line with the final number, or the beginning of another question).
     """
-    pad, group = tokenizer.pad_token_id, processes()
+    group = processes()
     device = device_of(model, group)
+    pad_token_id = tokenizer.pad_token_id
     longest = max(map(len, prompts))
-    ids_BS = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask_BS = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    ends = end_tokens(model, tokenizer)
-    made_BS = getattr(model, "module", model).generate(
-        input_ids=ids_BS,
-        attention_mask=mask_BS,
+    padding = [longest - len(prompt) for prompt in prompts]
+    ids = [[pad_token_id] * pads + prompt for pads, prompt in zip(padding, prompts, strict=True)]
+    mask = [[0] * pads + [1] * len(prompt) for pads, prompt in zip(padding, prompts, strict=True)]
+    end_ids = end_tokens(model, tokenizer)
+    # For mypy a PreTrainedModel has no `generate`.
+    generated_BS = unwrapped(model).generate(  # type: ignore[operator]
+        input_ids=torch.tensor(ids, device=device),
+        attention_mask=torch.tensor(mask, device=device),
         max_new_tokens=max_new_tokens,
-        eos_token_id=ends,
-        pad_token_id=pad,
-        stopping_criteria=[Answered(tokenizer, longest, endings or [DONE] * len(prompts))],
+        eos_token_id=end_ids,
+        pad_token_id=pad_token_id,
+        stopping_criteria=[AnswerEnds(tokenizer, longest, endings or [FINAL_NUMBER] * len(prompts))],
         use_cache=True,
-        synced_gpus=group.sharded,  # one that is done goes on with the others, who need its part of the model
+        # Sharded processes need each other's parameters until all of them have finished.
+        synced_gpus=group.sharded,
         **GREEDY,
     )
-    return [_until(made, {*ends, pad}) for made in made_BS[:, longest:].tolist()]
+    return [_until(tokens, {*end_ids, pad_token_id}) for tokens in generated_BS[:, longest:].tolist()]
 
 
-class Answered(StoppingCriteria):
-    """A sequence is done when its answer is: it has given a final number, or begins another question."""
+class AnswerEnds(StoppingCriteria):
+    """Stop each sequence where its own pattern matches the generated text."""
 
-    def __init__(self, tokenizer: Tokenizer, start: int, endings: Sequence[re.Pattern[str]]) -> None:
-        """Look for each sequence's own ending in its tokens from `start` on."""
-        self.tokenizer, self.start, self.endings = tokenizer, start, endings
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, start: int, endings: Sequence[re.Pattern[str]]) -> None:
+        self.tokenizer = tokenizer
+        self.start = start
+        self.endings = endings
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         """Which sequences are done [B]."""
-        tails_BS = input_ids[:, max(self.start, input_ids.shape[1] - TAIL) :]
+        del scores
+        tails_BS = input_ids[:, max(self.start, input_ids.shape[1] - STOP_WINDOW_TOKENS) :]
         texts = self.tokenizer.batch_decode(tails_BS, skip_special_tokens=True)
-        done = [bool(end.search(text)) for end, text in zip(self.endings, texts, strict=True)]
-        return torch.tensor(done, device=input_ids.device)
+        done_B = [bool(ending.search(text)) for ending, text in zip(self.endings, texts, strict=True)]
+        return torch.tensor(done_B, device=input_ids.device)
 
 
-def end_tokens(model: Any, tokenizer: Tokenizer) -> list[int]:
-    """The tokens that end an answer: those of the model, and the one that runs are trained with."""
-    own = getattr(model, "module", model).generation_config.eos_token_id
-    listed = own if isinstance(own, list) else [own]
+def end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer: those of the model's generation config, and the one used in training."""
+    configured = unwrapped(model).generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in (*listed, tokenizer.eos_token_id) if token is not None})
 
 
@@ -167,32 +155,40 @@ def _until(tokens: list[int], ends: set[int]) -> list[int]:
     return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]
 
 
-def _watch(
-    model: Any, batch: Sequence[Encoded], answers: Sequence[list[int]], pad: int, batch_tokens: int, use: ExpertUse
+def _record_experts(
+    model: Model,
+    batch: Sequence[Encoded],
+    answers: Sequence[list[int]],
+    pad_token_id: int,
+    batch_tokens: int,
+    expert_use: ExpertUse,
 ) -> None:
-    """Run prompts and answers once more, whole: a generation's own passes see one token each."""
-    whole = [pack(replace(question, options=[answer])) for question, answer in zip(batch, answers, strict=True)]
-    parts, group = (
-        list(batches([replace(packed, sites=packed.sites[:1]) for packed in whole], batch_tokens)),
-        processes(),
-    )
+    """Count experts by running prompts and answers once more: the passes of a generation see one token each."""
+    sequences = [pack(replace(question, options=[answer])) for question, answer in zip(batch, answers, strict=True)]
+    # One position is enough: no logits are used.
+    sequences = [replace(packed, scored_positions=packed.scored_positions[:1]) for packed in sequences]
+    parts = list(batches(sequences, batch_tokens))
+    group = processes()
+    # Sharded processes must run equally many passes.
     passes = max(group.all_gather(len(parts))) if group.sharded else len(parts)
-    for number in range(passes):  # all make as many where the model is sharded
+    for number in range(passes):
         part = parts[min(number, len(parts) - 1)]
-        with use.watch(model, part) if number < len(parts) else nullcontext():
-            model(**inputs_for(model, part, pad), use_cache=False)
+        with expert_use.record(model, part) if number < len(parts) else nullcontext():
+            model(**inputs_for(model, part, pad_token_id), use_cache=False)
 
 
 def _answer(row: AnyRow, text: str) -> str | None:
-    """What counts of a generated text: its final number, or the reply, of one line where the response has one."""
+    """The part of a generated text that is compared: its final number, or the reply."""
     if isinstance(row, Solution):
         return final_number(text)
-    reply = NEXT.split(text)[0].strip()
+    reply = NEXT_QUESTION.split(text)[0].strip()
     return reply if isinstance(row, Reply) and "\n" in row.response else reply.partition("\n")[0].rstrip()
 
 
-def _judge(row: AnyRow, answer: str | None) -> NumberPrediction | ReplyPrediction:
+def _prediction(row: AnyRow, answer: str | None) -> GeneratedPrediction:
     if isinstance(row, Solution):
-        return NumberPrediction(row.id, answer, same_number(answer, row.final))
-    assert isinstance(row, Reply)  # choices are scored by likelihood
-    return ReplyPrediction(row.id, answer or "", same_text(answer or "", row.response))
+        return GeneratedPrediction(row.id, answer, same_number(answer, row.final))
+    # Choices are scored by likelihood.
+    assert isinstance(row, Reply)
+    reply = answer or ""
+    return GeneratedPrediction(row.id, reply, same_text(reply, row.response))

@@ -1,10 +1,9 @@
-"""Multiple choice by likelihood: the option whose tokens the model finds most likely is its answer."""
+"""Multiple choice by likelihood: the answer is the option whose tokens the model finds likeliest."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate, islice
-from typing import Any
 
 import torch
 
@@ -13,19 +12,19 @@ from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Row
 from mosld.evaluation.correctness import likeliest, likeliest_per_character
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Progress, in_batches, inputs_for, scoring
-from mosld.evaluation.packing import Packed, batches, pack, pack_shared_prefix, spread
+from mosld.evaluation.forward import Model, Progress, inputs_for, run_batches, scoring_mode
+from mosld.evaluation.packing import Packed, batches, pack, pack_shared_prefix, unpack_options
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """The model's answer to one question.
+class ChoicePrediction:
+    """The model's answer to one question: a line of `predictions/<task>.jsonl`.
 
     Attributes:
         id: the row's id.
-        prediction: index of the most likely option.
+        prediction: index of the likeliest option.
         correct: whether that is the right one.
-        normalised: index of the most likely option per character of its text.
+        normalised: index of the likeliest option per character of its text.
         normalised_correct: whether that is the right one.
         scores: log-likelihood of each option, in nats.
     """
@@ -37,70 +36,79 @@ class Prediction:
     normalised_correct: bool
     scores: list[float]
 
-    def as_json(self) -> dict[str, Any]:
-        """The prediction as an object of `predictions/<task>.jsonl`; the question's text is not part of it."""
-        return asdict(self)
-
 
 def score_choices(
-    model: Any,
+    model: Model,
     questions: Sequence[Encoded],
-    pad: int,
+    pad_token_id: int,
     batch_tokens: int,
     progress: Progress = iter,
-    use: ExpertUse | None = None,
-) -> list[Prediction]:
-    """Answer every question, in eval mode, in the order given.
+    expert_use: ExpertUse | None = None,
+) -> list[ChoicePrediction]:
+    """Answer multiple-choice questions in eval mode.
 
     Args:
-        model: a causal language model, adapted or not; its training mode is restored afterwards.
-        questions: rows as tokens.
-        pad: any token id; pads are masked.
+        model: a causal language model, with or without an adapter; its training mode is restored at the end.
+        questions: the questions as tokens.
+        pad_token_id: any token id; padding is masked.
         batch_tokens: padded tokens per forward pass.
         progress: wraps the batches, for a progress bar.
-        use: takes note of the experts that this process's tokens take.
+        expert_use: counts the experts that the tokens of this process take.
+
+    Returns:
+        One prediction per question, in their order.
     """
-    packs = _pack(model, questions, batch_tokens)
+    sequences = _pack(model, questions, batch_tokens)
 
-    def answer(batch: list[Packed], counts: bool) -> list[list[float]]:
-        """The log-likelihoods of each sequence's options, question after question."""
-        with use.watch(model, batch) if use and counts else nullcontext():
-            logits = model(**inputs_for(model, batch, pad), use_cache=False).logits.float()
-        return _scores(batch, logits)
+    def answer(batch: list[Packed], recorded: bool) -> list[list[float]]:
+        with expert_use.record(model, batch) if expert_use is not None and recorded else nullcontext():
+            logits_PV = model(**inputs_for(model, batch, pad_token_id), use_cache=False).logits.float()
+        return _option_scores(batch, logits_PV)
 
-    with scoring(model):
-        found = in_batches(list(batches(packs, batch_tokens)), answer, progress)
+    with scoring_mode(model):
+        scores_by_sequence = run_batches(list(batches(sequences, batch_tokens)), answer, progress)
     scores: dict[int, list[float]] = {id(question): [] for question in questions}
-    for packed in packs:
-        values = iter(found[id(packed)])
+    for packed in sequences:
+        remaining = iter(scores_by_sequence[id(packed)])
         for question in packed.questions:
-            scores[id(question)] += islice(values, len(question.options))
-    return [_answer(question.row, scores[id(question)]) for question in questions]
+            scores[id(question)] += islice(remaining, len(question.options))
+    return [_prediction(question.row, scores[id(question)]) for question in questions]
 
 
-def _pack(model: Any, questions: Sequence[Encoded], most_tokens: int) -> list[Packed]:
-    """As much as the adapter allows in one sequence."""
+def _pack(model: Model, questions: Sequence[Encoded], max_tokens: int) -> list[Packed]:
+    """Pack as much into one sequence as the adapter allows."""
     adapter = adapter_config(model)
-    if adapter.is_prompt_learning:  # cannot see a block mask: one for each option
-        return [packed for question in questions for packed in spread(question)]
-    if by_prompt(adapter):  # one for each question: its prompt chooses the expert of a sequence
+    if adapter.is_prompt_learning:
+        # Prefix tuning does not take a block mask.
+        return [packed for question in questions for packed in unpack_options(question)]
+    if by_prompt(adapter):
+        # The prompt chooses one expert for a whole sequence.
         return [pack(question) for question in questions]
-    return pack_shared_prefix(questions, most_tokens)
+    return pack_shared_prefix(questions, max_tokens)
 
 
-def _scores(batch: Sequence[Packed], logits_PV: torch.Tensor) -> list[list[float]]:
-    """Log-likelihood of each option of each sequence: the sum over its tokens."""
-    starts = accumulate((len(q.sites) for q in batch), initial=0)
-    picks = [
-        (start + site, token) for start, q in zip(starts, batch, strict=False) for o in q.targets for site, token in o
+def _option_scores(batch: Sequence[Packed], logits_PV: torch.Tensor) -> list[list[float]]:
+    """The log-likelihood of each option of each sequence: the sum over its tokens.
+
+    Args:
+        batch: the sequences.
+        logits_PV: logits over the vocabulary V at the scored positions P, sequence after sequence.
+    """
+    starts = accumulate((len(packed.scored_positions) for packed in batch), initial=0)
+    targets = [
+        (start + position, token)
+        for start, packed in zip(starts, batch, strict=False)
+        for option in packed.targets
+        for position, token in option
     ]
-    sites, tokens = torch.tensor(picks, device=logits_PV.device).T
-    log_probs = (logits_PV[sites, tokens] - logits_PV.logsumexp(-1)[sites]).tolist()
-    values = iter(log_probs)
-    return [[sum(next(values) for _ in option) for option in q.targets] for q in batch]
+    positions, tokens = torch.tensor(targets, device=logits_PV.device).T
+    log_probs = iter((logits_PV[positions, tokens] - logits_PV.logsumexp(-1)[positions]).tolist())
+    return [[sum(islice(log_probs, len(option))) for option in packed.targets] for packed in batch]
 
 
-def _answer(row: AnyRow, scores: list[float]) -> Prediction:
-    assert isinstance(row, Row)  # worked solutions are generated
-    best, normalised = likeliest(scores), likeliest_per_character(scores, row.choices)
-    return Prediction(row.id, best, best == row.answer, normalised, normalised == row.answer, scores)
+def _prediction(row: AnyRow, scores: list[float]) -> ChoicePrediction:
+    # Worked solutions and replies are generated.
+    assert isinstance(row, Row)
+    raw = likeliest(scores)
+    normalised = likeliest_per_character(scores, row.choices)
+    return ChoicePrediction(row.id, raw, raw == row.answer, normalised, normalised == row.answer, scores)

@@ -1,52 +1,42 @@
-"""Questions as packed sequences: the prompt once, then its options side by side, each seeing the prompt and itself.
+"""Pack the options of a question, and questions with a common beginning, into one sequence.
 
-Questions that begin alike (with the same solved examples, or about the same passage) share that part, too: it stands
-once, then the questions side by side, each with its options. A block mask and restarted position ids make the packed
-scores those of one sequence per option, at a fraction of the cost. The last token of an option is only predicted, never
-fed; one-token options (letters) add nothing to their prompt.
+The prompt stands once and its options follow side by side; each option attends to the prompt and to itself. Questions
+that begin alike (the same worked examples, or the same passage) share that beginning in the same way. A block mask and
+position ids that restart make the scores those of one sequence per option, at a fraction of the cost. The last token of
+an option is predicted but never an input, so a one-token option (a letter) adds nothing to its prompt.
+
+Shapes: B sequences, S longest packed sequence.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from mosld.data.prompts import Encoded
 
-# PART: Questions as packed sequences: the prompt once, then its options side by side, each seeing the prompt and
-# itself. Questions that begin alike (with the same solved examples, or about the same passage) share that part,
-# too: it stands once, then the questions side by side, each with its options. A block mask and restarted position
-# ids make the packed scores those of one sequence per option, at a fraction of the cost. The last token of an
-# option is only predicted, never fed; one-token options (letters) add nothing to their prompt.
-
-
-class Measured(Protocol):
-    """What has a length in tokens."""
-
-    @property
-    def length(self) -> int:
-        """Tokens."""
-
-
-Long = TypeVar("Long", bound=Measured)
-PADS = 32  # a batch holds at most a 32nd of its budget in pads: past that another forward pass costs less
-TOGETHER = 2048  # most tokens of questions in one sequence: attention grows with its square, and so does the mask
-PADDING = -1  # owner and segment of a pad
+# Padding up to this share of a batch costs less than one more forward pass.
+MAX_PADDING_SHARE = 1 / 32
+# Questions are packed together up to this length: attention and its mask grow with the square of it.
+MAX_SHARED_TOKENS = 2048
+# Owner and segment of a padding token.
+PADDING = -1
 
 
 @dataclass(slots=True)
 class Packed:
-    """Questions in one sequence: one, or several that begin alike.
+    """One question, or several that begin alike, in one sequence.
 
     Attributes:
-        questions: what was packed.
-        tokens, positions: per packed token its id and its place in its own sequence.
-        owners: whose it is: 0 all questions', 1, 2, ... that of one.
-        segments: 0 of a prompt, 1, 2, ... of an option.
-        sites: packed indices whose prediction is wanted, in rising order.
-        targets: for each option, question after question, pairs of (index into `sites`, token to be predicted there).
+        questions: the packed questions.
+        tokens: the token ids.
+        positions: the position id of each token.
+        owners: the question of each token, counted from 1; 0 for tokens that all questions share.
+        segments: the option of each token, counted from 1; 0 for tokens of a prompt.
+        scored_positions: indices into `tokens` whose next token is scored, ascending.
+        targets: for each option, question after question, pairs of (index into `scored_positions`, next token).
     """
 
     questions: tuple[Encoded, ...]
@@ -54,174 +44,179 @@ class Packed:
     positions: list[int]
     owners: list[int]
     segments: list[int]
-    sites: list[int]
+    scored_positions: list[int]
     targets: list[list[tuple[int, int]]]
 
     @property
     def length(self) -> int:
-        """Packed tokens."""
+        """Number of packed tokens."""
         return len(self.tokens)
 
-    def add(self, tokens: list[int], position: int, owner: int, segment: int) -> None:
-        """Lay tokens behind those that are there; the first stands at this place of its own sequence."""
+    @property
+    def task(self) -> str:
+        """The task of the questions, which is the same for all."""
+        return self.questions[0].row.task
+
+    def append(self, tokens: list[int], position: int, owner: int, segment: int) -> None:
+        """Append tokens whose position ids start at `position`."""
         self.tokens.extend(tokens)
         self.positions.extend(range(position, position + len(tokens)))
         self.owners.extend([owner] * len(tokens))
         self.segments.extend([segment] * len(tokens))
 
-    @property
-    def task(self) -> str:
-        """The task of its questions: those of two tasks are never packed together."""
-        return self.questions[0].row.task
+
+Item = TypeVar("Item", Packed, Encoded)
 
 
 def pack(*questions: Encoded) -> Packed:
-    """Lay questions into one sequence: what all their prompts begin with, then the rest of each and its options.
+    """Pack questions: the common beginning of their prompts, then the rest of each prompt and its options.
 
-    An option's last token is left out. Equal options stand once, to score equally.
+    Options of one question with the same tokens are packed once, so that they get the same score.
     """
-    shared = common(questions)
+    shared = shared_prefix_length(questions)
     packed = Packed(questions, [], [], [], [], [], [])
-    packed.add(questions[0].prompt[:shared], 0, 0, 0)
+    packed.append(questions[0].prompt[:shared], 0, 0, 0)
     for owner, question in enumerate(questions, start=1):
-        packed.add(question.prompt[shared:], shared, owner, 0)
-        last, targets = len(packed.sites), list[list[tuple[int, int]]]()
-        packed.sites.append(packed.length - 1)
+        packed.append(question.prompt[shared:], shared, owner, 0)
+        prompt_end = len(packed.scored_positions)
+        packed.scored_positions.append(packed.length - 1)
+        targets: list[list[tuple[int, int]]] = []
         for number, option in enumerate(question.options, start=1):
             first = question.options.index(option)
             if first < number - 1:
                 targets.append(targets[first])
                 continue
-            inner = range(len(packed.sites), len(packed.sites) + len(option) - 1)
-            packed.sites.extend(range(packed.length, packed.length + len(option) - 1))
-            packed.add(option[:-1], len(question.prompt), owner, number)
-            targets.append(list(zip([last, *inner], option, strict=True)))
+            start = len(packed.scored_positions)
+            inputs = option[:-1]
+            packed.scored_positions.extend(range(packed.length, packed.length + len(inputs)))
+            packed.append(inputs, len(question.prompt), owner, number)
+            targets.append(list(zip([prompt_end, *range(start, start + len(inputs))], option, strict=True)))
         packed.targets.extend(targets)
     return packed
 
 
-def common(questions: Sequence[Encoded]) -> int:
-    """How many tokens the prompts of several questions begin with alike, leaving each at least one; 0 of one alone."""
+def shared_prefix_length(questions: Sequence[Encoded]) -> int:
+    """Number of tokens with which all prompts begin, leaving each prompt at least one; 0 for a single question."""
     if len(questions) == 1:
         return 0
     prompts = [question.prompt for question in questions]
-    first, last, shortest = min(prompts), max(prompts), min(map(len, prompts))  # all share what these two share
-    differs = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
-    return min(next(differs, shortest), shortest - 1)
+    shortest = min(map(len, prompts))
+    # In sorted order, what the first and the last prompt share is shared by all between them.
+    pairs = zip(min(prompts), max(prompts), strict=False)
+    first_difference = next((i for i, (a, b) in enumerate(pairs) if a != b), shortest)
+    return min(first_difference, shortest - 1)
 
 
-def pack_shared_prefix(questions: Sequence[Encoded], most_tokens: int) -> list[Packed]:
-    """Pack questions, several together where they begin alike: where that halves the tokens of the one that joins.
+def pack_shared_prefix(questions: Sequence[Encoded], max_tokens: int) -> list[Packed]:
+    """Pack questions, several together where sharing a beginning halves the tokens of the one that joins.
 
     Args:
-        questions: those of two tasks are never packed together.
-        most_tokens: most tokens of several questions that are packed together, if below `TOGETHER`.
+        questions: questions of any tasks; those of different tasks are never packed together.
+        max_tokens: longest sequence of several questions, at most `MAX_SHARED_TOKENS`.
     """
     groups: list[list[Encoded]] = []
-    lengths: list[int] = []  # of the last group's questions, each packed alone
+    # Of the last group: the length of each question packed by itself.
+    lengths: list[int] = []
     for question in sorted(questions, key=lambda q: (q.row.task, q.prompt)):
         length = pack(question).length
         if groups and groups[-1][0].row.task == question.row.task:
             joined = [*groups[-1], question]
-            before = sum(lengths) - common(groups[-1]) * (len(lengths) - 1)
-            after = sum(lengths) + length - common(joined) * len(lengths)
-            if after <= min(most_tokens, TOGETHER) and after - before < length / 2:
-                groups[-1], lengths = joined, [*lengths, length]
+            before = sum(lengths) - shared_prefix_length(groups[-1]) * (len(lengths) - 1)
+            after = sum(lengths) + length - shared_prefix_length(joined) * len(lengths)
+            if after <= min(max_tokens, MAX_SHARED_TOKENS) and after - before < length / 2:
+                groups[-1] = joined
+                lengths.append(length)
                 continue
         groups.append([question])
         lengths = [length]
     return [pack(*group) for group in groups]
 
 
-def spread(question: Encoded) -> list[Packed]:
-    """Every option but its last token as a sequence of its own, for models that cannot see a block mask."""
-    found = []
-    for option in question.options:
-        packed = pack(replace(question, options=[option]))
-        found.append(replace(packed, questions=(question,)))
-    return found
+def unpack_options(question: Encoded) -> list[Packed]:
+    """One sequence per option, for models that do not take a block mask."""
+    packed = [pack(replace(question, options=[option])) for option in question.options]
+    return [replace(one, questions=(question,)) for one in packed]
 
 
-def batches(questions: Sequence[Long], batch_tokens: int, most_pads: int | None = None) -> Iterator[list[Long]]:
-    """Questions of similar length together, the longest first.
+def batches(items: Sequence[Item], batch_tokens: int, max_padding: int | None = None) -> Iterator[list[Item]]:
+    """Batches of items of similar length, longest first.
 
     Args:
-        questions: what has a length.
-        batch_tokens: most padded tokens of a batch, which has one question at least.
-        most_pads: most pads among them (default: a 32nd).
+        items: packed sequences or questions.
+        batch_tokens: most padded tokens of a batch; a batch holds at least one item.
+        max_padding: most padding tokens of a batch; None: `MAX_PADDING_SHARE` of `batch_tokens`.
     """
-    most_pads = batch_tokens // PADS if most_pads is None else most_pads
-    batch: list[Long] = []
+    if max_padding is None:
+        max_padding = int(batch_tokens * MAX_PADDING_SHARE)
+    batch: list[Item] = []
     tokens = 0
-    for question in sorted(questions, key=lambda q: -q.length):
+    for item in sorted(items, key=lambda item: -item.length):
         padded = batch[0].length * (len(batch) + 1) if batch else 0
-        if padded > batch_tokens or padded - tokens - question.length > most_pads:
+        if padded > batch_tokens or padded - tokens - item.length > max_padding:
             yield batch
-            batch, tokens = [], 0
-        batch.append(question)
-        tokens += question.length
+            batch = []
+            tokens = 0
+        batch.append(item)
+        tokens += item.length
     if batch:
         yield batch
 
 
-# PART: Packed sequences as the model's inputs, and masks over them. Shapes: B sequences, S longest packed sequence,
-# P scored positions of the batch, V words of the vocabulary.
-
-
-def spread_inputs(batch: Sequence[Packed], pad: int) -> dict[str, Tensor]:
-    """Keyword arguments of the model's forward on what `spread` made: a 2-D mask, positions are the model's own."""
+def unpacked_inputs(batch: Sequence[Packed], pad_token_id: int) -> dict[str, Tensor]:
+    """Keyword arguments of the model's forward for `unpack_options`: a 2-D mask and the model's own position ids."""
     return {
-        "input_ids": _table([q.tokens for q in batch], pad),
+        "input_ids": _padded([one.tokens for one in batch], pad_token_id),
         "attention_mask": token_mask(batch),
-        "logits_to_keep": site_mask(batch),
+        "logits_to_keep": scored_mask(batch),
     }
 
 
-def packed_inputs(batch: Sequence[Packed], pad: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Keyword arguments of the model's forward: input_ids, position_ids, logits_to_keep [B, S], a 4-D mask."""
-    owners, segments = (_table(rows, PADDING) for rows in ([q.owners for q in batch], [q.segments for q in batch]))
-    seen_BSS = (_sees(owners) & _sees(segments)).tril()
-    mask = torch.zeros(seen_BSS.shape, dtype=dtype).masked_fill(~seen_BSS, torch.finfo(dtype).min)
+def packed_inputs(batch: Sequence[Packed], pad_token_id: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Keyword arguments of the model's forward for `pack`, with a 4-D mask of `dtype`."""
+    owners_BS = _padded([one.owners for one in batch], PADDING)
+    segments_BS = _padded([one.segments for one in batch], PADDING)
+    visible_BSS = (_visible(owners_BS) & _visible(segments_BS)).tril()
+    mask_BSS = torch.zeros(visible_BSS.shape, dtype=dtype).masked_fill(~visible_BSS, torch.finfo(dtype).min)
     return {
-        "input_ids": _table([q.tokens for q in batch], pad),
-        "position_ids": _table([q.positions for q in batch], 0),
-        "attention_mask": mask.unsqueeze(1),
-        "logits_to_keep": site_mask(batch),
+        "input_ids": _padded([one.tokens for one in batch], pad_token_id),
+        "position_ids": _padded([one.positions for one in batch], 0),
+        "attention_mask": mask_BSS.unsqueeze(1),
+        "logits_to_keep": scored_mask(batch),
     }
 
 
-def site_mask(batch: Sequence[Packed]) -> Tensor:
-    """True where a prediction is wanted [B, S]: the model's logits are then [P, V], sequence after sequence."""
-    sites_BS = torch.zeros(len(batch), max(q.length for q in batch), dtype=torch.bool)
-    rows = [row for row, q in enumerate(batch) for _ in q.sites]
-    sites_BS[rows, [site for q in batch for site in q.sites]] = True
-    return sites_BS
+def scored_mask(batch: Sequence[Packed]) -> Tensor:
+    """True where the next token is scored [B, S]; the model returns logits of these positions only."""
+    mask_BS = torch.zeros(len(batch), max(one.length for one in batch), dtype=torch.bool)
+    for i, one in enumerate(batch):
+        mask_BS[i, one.scored_positions] = True
+    return mask_BS
 
 
 def prompt_mask(batch: Sequence[Packed]) -> Tensor:
-    """1 for the tokens of each prompt [B, S], 0 for options and pads."""
-    return (_table([q.segments for q in batch], PADDING) == 0).long()
+    """1 for tokens of a prompt, 0 for options and padding [B, S]."""
+    return (_padded([one.segments for one in batch], PADDING) == 0).long()
 
 
 def token_mask(batch: Sequence[Packed]) -> Tensor:
-    """1 for every token [B, S], 0 for pads."""
-    return (_table([q.segments for q in batch], PADDING) != PADDING).long()
+    """1 for tokens, 0 for padding [B, S]."""
+    return (_padded([one.segments for one in batch], PADDING) != PADDING).long()
 
 
-def questions_served(batch: Sequence[Packed]) -> Tensor:
-    """For how many questions each token stands [B, S]: 1, all of a sequence where they share it, 0 for pads."""
-    owners = _table([q.owners for q in batch], PADDING)
-    counts = torch.tensor([len(q.questions) for q in batch]).unsqueeze(1)
-    return torch.where(owners == 0, counts, (owners != PADDING).long())
+def questions_per_token(batch: Sequence[Packed]) -> Tensor:
+    """How many questions each token belongs to [B, S]: all of its sequence where it is shared, 0 for padding."""
+    owners_BS = _padded([one.owners for one in batch], PADDING)
+    counts_B1 = torch.tensor([len(one.questions) for one in batch]).unsqueeze(1)
+    return torch.where(owners_BS == 0, counts_B1, (owners_BS != PADDING).long())
 
 
-def _sees(labels: Tensor) -> Tensor:
-    """Whether a token may see another by their labels [B, S, S]: those of its own and those of all (0)."""
-    return (labels.unsqueeze(-1) == labels.unsqueeze(-2)) | (labels == 0).unsqueeze(-2)
+def _visible(labels_BS: Tensor) -> Tensor:
+    """Whether a token may attend to another [B, S, S]: to one with its own label, or with label 0."""
+    return (labels_BS.unsqueeze(-1) == labels_BS.unsqueeze(-2)) | (labels_BS == 0).unsqueeze(-2)
 
 
-def _table(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    table = torch.full((len(rows), max(map(len, rows))), fill)
+def _padded(rows: Sequence[Sequence[int]], fill_value: int) -> Tensor:
+    table = torch.full((len(rows), max(map(len, rows))), fill_value)
     for i, row in enumerate(rows):
         table[i, : len(row)] = torch.tensor(row)
     return table

@@ -21,7 +21,6 @@ from mosld.common.process import silence_imports
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "mosld.train", "mosld.eval", "mosld.recipes.train", "mosld.recipes.moa", "mosld.tracking.wandb", "mosld.adapters",
-    "mosld.evaluation.scores",
 )  # fmt: skip
 
 

@@ -24,8 +24,7 @@ COMMANDS = ("chat", "dashboard", "eval", "inspect", "merge", "plan", "report", "
 INTERNALS = {
     "hydra._internal": ("config/sweep.py", "sweeps/sweep.py"),
     "deepspeed": ("distributed/zero.py",),
-    "lm_eval": ("evaluation/lm_eval/evaluate.py", "evaluation/lm_eval/mmlu.py", "evaluation/lm_eval/model.py",
-                "evaluation/lm_eval/tasks.py"),
+    "lm_eval": ("evaluation/lm_eval/build.py", "evaluation/lm_eval/evaluate.py", "evaluation/lm_eval/model.py"),
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES = 400

@@ -1,122 +1,161 @@
-"""lm-evaluation-harness as the judge of a model that is loaded here: base alone or with any adapter."""
+"""Run lm-evaluation-harness on a loaded model, with or without an adapter, and read its results."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mosld.data.prompts import Tokenizer
-from mosld.evaluation.correctness import likeliest, likeliest_per_character
-from mosld.evaluation.forward import Progress, scoring
-from mosld.evaluation.lm_eval.model import bounded
-from mosld.evaluation.scores import Score
+import lm_eval.api.task
+from lm_eval.api.group import Group
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedTokenizerBase
 
-ACCURACIES = ("acc_norm", "acc", "exact_match")  # what `accuracy` is, the first that a task has
+from mosld.data.subjects import subject_of
+from mosld.evaluation.correctness import likeliest, likeliest_per_character
+from mosld.evaluation.forward import Model, Progress, scoring_mode
+from mosld.evaluation.lm_eval.model import bounded_model
+from mosld.evaluation.lm_eval.tasks import TASK_MAPPINGS
+from mosld.evaluation.scores import Score, accuracy_score, add_subjects
+
+# The metric that is `accuracy` in results.json: the first of these that a task has.
+ACCURACIES = ("acc_norm", "acc", "exact_match")
+MMLU = "mmlu"
+Json = dict[str, object]
+# Metrics of a task, and a scored item, as lm-eval returns them.
+Reported = Mapping[str, Any]
+Sample = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class LmEvalResult:
-    """What the harness says of a model.
+    """The results of lm-eval.
 
     Attributes:
-        scores: by task, as in results.json; tasks without any kind of accuracy are not there.
+        scores: by task, as in results.json; without tasks that have none of `ACCURACIES`.
         records: by task, the lines of its predictions file.
-        reported: by task or group, every metric under the harness's own name.
+        reported: by task or group, every metric under lm-eval's own name.
         versions: by task, the version of its task file.
     """
 
     scores: dict[str, Score]
-    records: dict[str, list[dict[str, Any]]]
-    reported: dict[str, dict[str, Any]]
-    versions: dict[str, Any]
+    records: dict[str, list[Json]]
+    reported: dict[str, Json]
+    versions: Json
 
 
-def judge(
-    model: Any,
-    tokenizer: Tokenizer,
-    tasks: Sequence[Any],
-    index: Any,
+def run_lm_eval(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str | ConfigurableTask | Group],
+    manager: TaskManager,
     batch_tokens: int,
     limit: int | None = None,
     progress: Progress = iter,
 ) -> LmEvalResult:
-    """Run the harness's own evaluation.
+    """Run `lm_eval.simple_evaluate`.
 
     Args:
-        model: a causal language model, adapted or not; its training mode is restored afterwards.
-        tokenizer: the model's.
-        tasks: names, or tasks and groups that are made (`harness_tasks.on_rows`, `harness_mmlu.on_subjects`).
-        index: the harness's index of task files.
+        model: a causal language model, with or without an adapter; its training mode is restored at the end.
+        tokenizer: the model's tokenizer.
+        tasks: names, or tasks and groups made by `build`.
+        manager: lm-eval's index of task files.
         batch_tokens: padded tokens per forward pass.
-        limit: the first items of each task; None: all.
+        limit: number of first items of each task; None: all.
         progress: wraps the batches, for a progress bar.
     """
-    from lm_eval import simple_evaluate
-    from lm_eval.api import task as drawing
-
-    with scoring(model), _without_bars(drawing):
-        lm = bounded(model, tokenizer, batch_tokens, progress)  # puts the model into eval mode, too
-        found = simple_evaluate(model=lm, tasks=list(tasks), task_manager=index, limit=limit)
-    assert found is not None  # only of several processes that the harness started itself
-    samples: dict[str, list[dict[str, Any]]] = found["samples"]
-    choices = {task.task_name: task for task in tasks if hasattr(task, "task_name")}
-    scores = {name: score for name in samples if (score := _score(found["results"][name], _items(samples[name])))}
-    records = {name: [_record(sample, choices.get(name)) for sample in _items(samples[name])] for name in samples}
+    with scoring_mode(model), _without_task_bars():
+        wrapper = bounded_model(model, tokenizer, batch_tokens, progress)
+        results = lm_eval.simple_evaluate(model=wrapper, tasks=list(tasks), task_manager=manager, limit=limit)
+    built = {task.task_name: task for task in tasks if isinstance(task, ConfigurableTask)}
+    samples = {name: _one_per_item(listed) for name, listed in results["samples"].items()}
+    scores = {name: _score(results["results"][name], items) for name, items in samples.items()}
     return LmEvalResult(
-        scores, records, {name: _plain(entry) for name, entry in found["results"].items()}, found["versions"]
+        scores={name: score for name, score in scores.items() if score is not None},
+        records={name: [_record(one, built.get(name)) for one in items] for name, items in samples.items()},
+        reported={name: _json_numbers(metrics) for name, metrics in results["results"].items()},
+        versions=results["versions"],
     )
 
 
 @contextmanager
-def _without_bars(module: Any) -> Iterator[None]:
-    """A module of the harness that draws a bar for each task with tqdm, whether anyone can see it or not, does not."""
-    drawn, module.tqdm = module.tqdm, lambda items, **_: items
+def _without_task_bars() -> Iterator[None]:
+    """Keep lm-eval from drawing a bar for each task, which it does even where nobody sees it."""
+    module = lm_eval.api.task
+    tqdm = module.tqdm
+    module.tqdm = lambda items, **_: items
     try:
         yield
     finally:
-        module.tqdm = drawn
+        module.tqdm = tqdm
 
 
-def _items(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry an item: a task with several ways to extract an answer has one for each; its first is taken."""
+def _one_per_item(samples: Sequence[Sample]) -> list[Sample]:
+    """Keep the first way of extracting an answer, where a task has several with a sample each."""
     return [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
 
 
-def _score(reported: dict[str, Any], items: list[dict[str, Any]]) -> Score:
-    filtered = items[0]["filter"]
-    named = next((name for name in ACCURACIES if f"{name},{filtered}" in reported), None)
-    if named is None:
-        return {}
-    score: Score = {**_share(reported, named, filtered), "n": len(items)}
-    if named == "acc_norm" and f"acc,{filtered}" in reported:
-        raw = _share(reported, "acc", filtered)
-        return {**score, "accuracy_raw": raw["accuracy"], "stderr_raw": raw["stderr"]}
+def _score(reported: Reported, items: Sequence[Sample]) -> Score | None:
+    suffix = items[0]["filter"]
+    metric = next((name for name in ACCURACIES if f"{name},{suffix}" in reported), None)
+    if metric is None:
+        return None
+    accuracy, stderr = _accuracy(reported, metric, suffix)
+    score: Score = {"accuracy": accuracy, "stderr": stderr, "n": len(items)}
+    if metric == "acc_norm" and f"acc,{suffix}" in reported:
+        score["accuracy_raw"], score["stderr_raw"] = _accuracy(reported, "acc", suffix)
     return score
 
 
-def _share(reported: dict[str, Any], metric: str, filtered: str) -> Score:
-    error = reported.get(f"{metric}_stderr,{filtered}")
-    return {
-        "accuracy": float(reported[f"{metric},{filtered}"]),
-        "stderr": float(error) if isinstance(error, float) else 0.0,  # "N/A" of a single item
-    }
+def _accuracy(reported: Reported, metric: str, suffix: str) -> tuple[float, float]:
+    """A metric and its standard error, which is "N/A" for a single item."""
+    stderr = reported.get(f"{metric}_stderr,{suffix}")
+    return float(reported[f"{metric},{suffix}"]), float(stderr) if isinstance(stderr, float) else 0.0
 
 
-def _plain(reported: dict[str, Any]) -> dict[str, Any]:
-    """Numbers as JSON has them, not numpy's."""
+def _json_numbers(reported: Reported) -> Json:
+    """Replace numpy's floats by Python's."""
     return {name: float(entry) if isinstance(entry, float) else entry for name, entry in reported.items()}
 
 
-def _record(sample: dict[str, Any], task: Any) -> dict[str, Any]:
-    """One line of predictions/<task>.jsonl: as of own scoring where options were compared; no text is part of it."""
-    named = sample["doc"].get("id", sample["doc_id"])
-    answers = sample["filtered_resps"]
-    if "acc" not in sample or not isinstance(answers[0], list | tuple):
+def _record(sample: Sample, task: ConfigurableTask | None) -> Json:
+    """A line of predictions/<task>.jsonl without any text; for choices the fields of `ChoicePrediction`."""
+    row_id = str(sample["doc"].get("id", sample["doc_id"]))
+    responses = sample["filtered_resps"]
+    if "acc" not in sample or not isinstance(responses[0], list | tuple):
         metrics = {name: float(sample[name]) for name in sample["metrics"] if isinstance(sample[name], int | float)}
-        return {"id": str(named), "correct": bool(sample.get("exact_match", 0)), **metrics}
-    scores = [float(answer[0]) for answer in answers]
-    record = {"id": str(named), "prediction": likeliest(scores), "correct": bool(sample["acc"])}
-    if "acc_norm" in sample and hasattr(task, "doc_to_choice"):
-        best = likeliest_per_character(scores, task.doc_to_choice(sample["doc"]))
-        record |= {"normalised": best, "normalised_correct": bool(sample["acc_norm"])}
+        return {"id": row_id, "correct": bool(sample.get("exact_match", 0)), **metrics}
+    scores = [float(response[0]) for response in responses]
+    record: Json = {"id": row_id, "prediction": likeliest(scores), "correct": bool(sample["acc"])}
+    if "acc_norm" in sample and task is not None:
+        record["normalised"] = likeliest_per_character(scores, task.doc_to_choice(sample["doc"]))
+        record["normalised_correct"] = bool(sample["acc_norm"])
     return {**record, "scores": scores}
+
+
+def merge_subjects(result: LmEvalResult) -> LmEvalResult:
+    """Merge the tasks of mmlu's subjects into one task, scored over all questions, by subject and by category.
+
+    The categories are those of the set's authors. Lm-eval's own (anatomy belongs to STEM there) stay in `reported`.
+    """
+    subjects = {
+        name: mapping.subject for name, mapping in TASK_MAPPINGS.items() if mapping.subject and name in result.records
+    }
+    records = [
+        _with_subject(record, subjects[name])
+        for name in result.records
+        if name in subjects
+        for record in result.records[name]
+    ]
+    ids = [str(record["id"]) for record in records]
+    correct = [bool(record["correct"]) for record in records]
+    scores = {name: score for name, score in result.scores.items() if name not in subjects}
+    scores[MMLU] = add_subjects(accuracy_score(correct), ids, correct, accuracy_score)
+    other_records = {name: lines for name, lines in result.records.items() if name not in subjects}
+    return replace(result, scores=scores, records={**other_records, MMLU: records})
+
+
+def _with_subject(record: Json, subject: str) -> Json:
+    """Put the subject into the id of a row of the published set, which is only a number."""
+    row_id = str(record["id"])
+    return record if subject_of(row_id) == subject else {**record, "id": f"{subject}/test/{row_id}"}

@@ -1,105 +1,111 @@
-"""A model that is loaded here as lm-evaluation-harness's own Hugging Face model."""
+"""A loaded model as the `HFLM` of lm-evaluation-harness."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedTokenizerBase
 
-from mosld.adapters.config import adapter_config
-from mosld.data.prompts import Tokenizer
-from mosld.evaluation.forward import Progress
+from mosld.adapters.config import adapter_config, by_prompt
+from mosld.evaluation.forward import Model, Progress
 
-Length = Callable[[Any], tuple[int, Any]]  # a request's tokens; how requests of that length are ordered
-Run = Callable[[list[Any]], list[Any]]
+# What lm-eval calls a request of likelihood: its texts, and the tokens of prompt and option.
+Tokenized = tuple[tuple[str, str], list[int], list[int]]
+# The log-likelihood of an option, and whether greedy decoding gives it.
+LogLikelihood = tuple[float, bool]
+# The length of a request in tokens, and what orders requests of one length.
+Key = tuple[int, Any]
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 
-def wrapped(model: Any, tokenizer: Tokenizer, batch_size: int) -> Any:
-    """The harness's model as it is, with its batches of `batch_size` sequences; see `_prompted` for domains."""
-    return _kind(model)(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+class PromptedLM(HFLM):
+    """For a mixture of domains, whose expert the prompt chooses: score one option at a time, with its prompt masked.
+
+    HFLM runs prompts and options as one padded batch, so that options and padding would influence the choice.
+    """
+
+    def _loglikelihood_tokens(self, requests: Sequence[Tokenized], **_: Any) -> list[LogLikelihood]:
+        return [self._score_option(prompt, option) for _, prompt, option in requests]
+
+    def _score_option(self, prompt: list[int], option: list[int]) -> LogLikelihood:
+        ids_1S = torch.tensor([[*prompt, *option[:-1]]], device=self.device)
+        prompt_1S = (torch.arange(ids_1S.shape[1], device=self.device) < len(prompt)).long()[None]
+        logits_PV = self.model(input_ids=ids_1S, prompt_mask=prompt_1S).logits[0, len(prompt) - 1 :].float()
+        targets_P1 = torch.tensor(option, device=self.device).unsqueeze(-1)
+        total = logits_PV.log_softmax(-1).gather(-1, targets_P1).sum().item()
+        return total, bool((logits_PV.argmax(-1, keepdim=True) == targets_P1).all())
 
 
-def bounded(model: Any, tokenizer: Tokenizer, batch_tokens: int, progress: Progress) -> Any:
-    """The same, in batches of at most `batch_tokens` padded tokens (or one sequence), with one progress bar.
+class BoundedLM(HFLM):
+    """HFLM in batches of at most `batch_tokens` padded tokens, or one request, with one progress bar.
 
-    Batches of a fixed number of sequences take memory by the longest: the five examples of an MMLU question alone are
+    With a fixed number of sequences the longest decide the memory: the five examples of an MMLU question alone are
     thousands of tokens, times a vocabulary of logits.
     """
-    kind = _bounded(_kind(model), batch_tokens, progress)
-    return kind(pretrained=model, tokenizer=tokenizer, batch_size=1)
+
+    def __init__(self, batch_tokens: int, progress: Progress, **options: object) -> None:
+        super().__init__(batch_size=1, **options)
+        self.batch_tokens = batch_tokens
+        self.progress = progress
+
+    def loglikelihood(self, requests: list[Instance], **_: object) -> list[LogLikelihood]:
+        """The log-likelihoods of texts, without HFLM's own progress bar."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Tokenized], override_bs: int | None = None, **_: object
+    ) -> list[LogLikelihood]:
+        run = super()._loglikelihood_tokens
+        # A long text that is scored in windows is a batch by itself.
+        if override_bs is not None:
+            return run(requests, disable_tqdm=True, override_bs=override_bs)
+        # Sorted by prompt, the options of a question stay together: HFLM runs those of one token as one sequence.
+        keys = [(len(prompt) + len(option), prompt) for _, prompt, option in requests]
+        return self._in_batches(requests, keys, lambda batch: run(batch, disable_tqdm=True))
+
+    def generate_until(self, requests: list[Instance], **_: object) -> list[str]:
+        """The generated texts, where prompt and longest answer count for the length."""
+        run = super().generate_until
+        keys = [(len(self.tok_encode(one.args[0])) + self.max_gen_toks, one.args[0]) for one in requests]
+        return self._in_batches(requests, keys, lambda batch: run(batch, disable_tqdm=True))
+
+    def _in_batches(
+        self,
+        requests: Sequence[Request],
+        keys: Sequence[Key],
+        run: Callable[[list[Request]], list[Response]],
+    ) -> list[Response]:
+        responses: dict[int, Response] = {}
+        for batch in self.progress(batch_indices(keys, self.batch_tokens)):
+            self.batch_size_per_gpu = len(batch)
+            responses.update(zip(batch, run([requests[i] for i in batch]), strict=True))
+        return [responses[i] for i in range(len(requests))]
 
 
-def _kind(model: Any) -> Any:
-    from lm_eval.models.huggingface import HFLM
-
-    return _prompted(HFLM) if getattr(adapter_config(model), "router", None) == "domain" else HFLM
+class BoundedPromptedLM(BoundedLM, PromptedLM):
+    """PromptedLM with one progress bar, and generation in batches of bounded size."""
 
 
-def _bounded(kind: Any, batch_tokens: int, progress: Progress) -> Any:
-    """The harness's model, given its requests in parts that are one batch each."""
+def batch_indices(keys: Sequence[Key], batch_tokens: int) -> list[list[int]]:
+    """The indices of requests in batches, longest first, each within `batch_tokens` padded tokens or of one request.
 
-    class Bounded(kind):
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-            """As the harness's, without its bars: the batches below have one."""
-            return super().loglikelihood(requests, disable_tqdm=True)
-
-        def _loglikelihood_tokens(
-            self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None
-        ) -> list[tuple[float, bool]]:
-            run = super()._loglikelihood_tokens
-            if override_bs is not None:  # of a longer text that is scored in windows, a batch by itself
-                return run(requests, disable_tqdm=True, override_bs=override_bs)
-            # Options of one question lie side by side: of one token each, they are one sequence to the harness.
-            return self._in_parts(
-                requests, lambda one: (len(one[1]) + len(one[2]), one[1]), lambda part: run(part, disable_tqdm=True)
-            )
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
-            """As the harness's, in batches bounded by prompt and longest answer together."""
-            run = super().generate_until
-            return self._in_parts(
-                requests,
-                lambda one: (len(self.tok_encode(one.args[0])) + self.max_gen_toks, one.args[0]),
-                lambda part: run(part, disable_tqdm=True),
-            )
-
-        def _in_parts(self, requests: Sequence[Any], length: Length, run: Run) -> list[Any]:
-            lengths = [length(one) for one in requests]
-            answers: dict[int, Any] = {}
-            for part in progress(_parts(lengths, batch_tokens)):
-                self.batch_size_per_gpu = len(part)
-                answers.update(zip(part, run([requests[i] for i in part]), strict=True))
-            return [answers[i] for i in range(len(requests))]
-
-    return Bounded
-
-
-def _parts(lengths: Sequence[tuple[int, Any]], batch_tokens: int) -> list[list[int]]:
-    """The places of all requests, longest first, cut so that no part times its longest passes `batch_tokens`."""
-    parts: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]][0] <= batch_tokens:
-            parts[-1].append(place)
-        else:
-            parts.append([place])
-    return parts
-
-
-def _prompted(kind: Any) -> Any:
-    """The harness's model for a mixture of domains, whose expert the prompt decides: it is told where that ends.
-
-    The harness hands over prompts and options as one padded sequence, by which the options and pads would decide, too.
+    Args:
+        keys: what the requests are sorted by.
+        batch_tokens: most padded tokens of a batch.
     """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(keys)), key=keys.__getitem__, reverse=True):
+        if batches and (len(batches[-1]) + 1) * keys[batches[-1][0]][0] <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
 
-    class Prompted(kind):
-        def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            return [self._one(context, option) for _, context, option in requests]
 
-        def _one(self, context: list[int], option: list[int]) -> tuple[float, bool]:
-            ids_1S = torch.tensor([[*context, *option[:-1]]], device=self.device)
-            prompt_1S = (torch.arange(ids_1S.shape[1], device=self.device) < len(context)).long()[None]
-            logits_PV = self.model(input_ids=ids_1S, prompt_mask=prompt_1S).logits[0, len(context) - 1 :].float()
-            wanted_P1 = torch.tensor(option, device=self.device).unsqueeze(-1)
-            total = logits_PV.log_softmax(-1).gather(-1, wanted_P1).sum().item()
-            return total, bool((logits_PV.argmax(-1, keepdim=True) == wanted_P1).all())
-
-    return Prompted
+def bounded_model(model: Model, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, progress: Progress) -> BoundedLM:
+    """The model as an HFLM with batches of at most `batch_tokens` padded tokens."""
+    cls = BoundedPromptedLM if by_prompt(adapter_config(model)) else BoundedLM
+    return cls(batch_tokens, progress, pretrained=model, tokenizer=tokenizer)

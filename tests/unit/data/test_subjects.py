@@ -141,4 +141,6 @@ def test_the_log_says_before_how_many_questions_there_are_fewer_examples(tokeniz
         "obqa": TaskData(TASKS["obqa"], [], [], [other]),
     }
     made = Questions(tasks, "test", None, encoder(tokenizer, "letter"))
-    assert list(made.shortened("test")) == ["1 test questions have fewer examples: more would pass the task's cutoff"]
+    assert list(made.shortened("test")) == [
+        "1 test questions of mmlu have fewer than 5 examples: more would exceed the task's cutoff of 2048 tokens"
+    ]
