@@ -1,4 +1,4 @@
-"""The kinds of rows: a choice among options, a solution that ends in a number, and a reply in free words."""
+"""The kinds of rows: a choice among options, a solution that ends in a number, and a reply in free text."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Row:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What makes two rows the same item to a reader: the order of the choices does not."""
+        """The texts that identify the question; the order of the choices does not matter."""
         return self.context, self.question, *sorted(choice.lower() for choice in self.choices)
 
 
@@ -39,7 +39,7 @@ class Solution:
         context: a passage, or "".
         question: the question.
         answer: the worked solution, as published.
-        final: the number that it ends in, as text.
+        final: the number it ends in, as text.
     """
 
     task: str
@@ -51,7 +51,7 @@ class Solution:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What makes two rows the same item to a reader."""
+        """The texts that identify the question."""
         return self.context, self.question
 
 
@@ -64,8 +64,8 @@ class Reply:
         id: unique within its task.
         context: a passage, or "".
         question: the question.
-        response: the answer, as it should be given.
-        system: how to answer, put before all else, or "".
+        response: the answer to learn.
+        system: how to answer, at the start of the prompt, or "".
     """
 
     task: str
@@ -77,7 +77,7 @@ class Reply:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What makes two rows the same item to a reader."""
+        """The texts that identify the question."""
         return self.context, self.question
 
 
