@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,13 +11,15 @@ from mosld.common.errors import UserError, typed
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.local import read_own
 from mosld.data.records import JsonObject
-from mosld.data.rows import AnyRow, Row
+from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.sources import Published, read_splits
 from mosld.data.splits import TaskData, item, items, split_rows
 from mosld.data.subjects import solved_examples
 from mosld.data.tasks import TASKS, Task
 
 SPLITS = ("train", "validation", "test")
+# The fields of each kind of row, in the order of the fingerprint.
+FIELDS = {kind: [field.name for field in fields(kind)] for kind in (Row, Solution, Reply)}
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Dataset:
         by_task: dict[str, str] = {}
         for name, data in self.tasks.items():
             texts = [
-                json.dumps([[getattr(row, part) for part in row.__slots__] for row in rows]).encode()
+                json.dumps([[getattr(row, name) for name in FIELDS[type(row)]] for row in rows]).encode()
                 for rows in (data.train, data.validation, data.test)
             ]
             content = b"".join(texts)

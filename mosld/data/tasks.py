@@ -42,7 +42,8 @@ class Task:
         hub: the published set.
         lm_eval: the name of the task in lm-evaluation-harness.
         train_rows: train rows of the published set, without those held out.
-        row_tokens: mean tokens of such a row with a letter prompt and SmolLM2's tokenizer.
+        row_tokens: mean tokens of such a row with a letter prompt and SmolLM2's tokenizer; the cutoff for sets with
+            passages, which no row exceeds.
     """
 
     name: str
@@ -70,84 +71,45 @@ class Task:
 _ARC = ("allenai/ai2_arc", "210d026faf9955653af8916fad021475a3f00453")
 _TASKS = (
     Task(
-        "obqa",
-        "OpenBookQA",
-        stem=True,
+        "obqa", "OpenBookQA", stem=True, lm_eval="openbookqa", train_rows=4_957, row_tokens=44,
         hub=HubSet("allenai/openbookqa", "388097ea7776314e93a529163e0fea805b8a6454", ("main",)),
-        lm_eval="openbookqa",
-        train_rows=4_957,
-        row_tokens=44,
     ),
     Task(
-        "csqa",
-        "CommonsenseQA",
         # The labels of the official test were never published: the official validation serves as the test.
-        test_split="validation",
-        holdout=0.1,
+        "csqa", "CommonsenseQA", test_split="validation", holdout=0.1,
+        lm_eval="commonsense_qa", train_rows=8_767, row_tokens=46,
         hub=HubSet("tau/commonsense_qa", "94630fe30dad47192a8546eb75f094926d47e155"),
-        lm_eval="commonsense_qa",
-        train_rows=8_767,
-        row_tokens=46,
     ),
     Task(
-        "race",
-        "RACE",
-        cutoff=512,
-        # As many rows as the paper samples; which ones, it does not say.
+        # As many rows as the paper samples; it does not disclose which.
+        "race", "RACE", cutoff=512, train_rows=10_083, row_tokens=512,
         hub=HubSet("ehovy/race", "2fec9fd81f1dc971569a9b729c43f2f0e6436637", ("all",), train_sample=10_083),
-        train_rows=10_083,
-        # With passages, the cutoff: no row exceeds it.
-        row_tokens=512,
     ),
     Task(
-        "mctest",
-        "MCTest",
-        cutoff=512,
+        "mctest", "MCTest", cutoff=512, train_rows=1_480, row_tokens=512,
         hub=HubSet("sagnikrayc/mctest", "0183bcd8760435c2c2655fec82c0bceb15a01c07", ("mc160", "mc500"), parquet=True),
-        train_rows=1_480,
-        row_tokens=512,
     ),
-    Task("arc_e", "ARC-Easy", hub=HubSet(*_ARC, ("ARC-Easy",)), lm_eval="arc_easy", train_rows=2_251, row_tokens=58),
     Task(
-        "arc_c",
-        "ARC-Challenge",
+        "arc_e", "ARC-Easy", lm_eval="arc_easy", train_rows=2_251, row_tokens=58, hub=HubSet(*_ARC, ("ARC-Easy",)),
+    ),
+    Task(
+        "arc_c", "ARC-Challenge", lm_eval="arc_challenge", train_rows=1_119, row_tokens=67,
         hub=HubSet(*_ARC, ("ARC-Challenge",)),
-        lm_eval="arc_challenge",
-        train_rows=1_119,
-        row_tokens=67,
     ),
     Task(
-        "gsm8k",
-        "GSM8K",
-        holdout=0.1,
-        cutoff=512,
-        kind="solution",
+        "gsm8k", "GSM8K", holdout=0.1, cutoff=512, kind="solution",
+        lm_eval="gsm8k", train_rows=6_726, row_tokens=157,
         hub=HubSet("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", ("main",)),
-        lm_eval="gsm8k",
-        train_rows=6_726,
-        row_tokens=157,
     ),
     Task(
-        "openorca",
-        "OpenOrca",
-        cutoff=512,
-        kind="reply",
-        scored=False,
         # The largest sample of the paper's figure 6.
+        "openorca", "OpenOrca", cutoff=512, kind="reply", scored=False, train_rows=22_000, row_tokens=512,
         hub=HubSet("Open-Orca/OpenOrca", "e9c87b4abb2609913751f9b26553fdb9c061796c", train_sample=22_000),
-        train_rows=22_000,
-        row_tokens=512,
     ),
     Task(
-        "mmlu",
-        "MMLU",
         # Five examples of a subject take up to 3,000 tokens; a prompt that exceeds the cutoff has fewer examples.
-        cutoff=2048,
-        trained=False,
-        examples_split="dev",
-        subjects=True,
+        "mmlu", "MMLU", cutoff=2048, trained=False, examples_split="dev", subjects=True, lm_eval="mmlu",
         hub=HubSet("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", ("all",)),
-        lm_eval="mmlu",
     ),
-)
+)  # fmt: skip
 TASKS = {task.name: task for task in _TASKS}

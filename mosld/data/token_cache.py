@@ -5,7 +5,6 @@ tokenizer, cutoffs. It is a safetensors file of integers with a checksum; a dama
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,12 +29,6 @@ if TYPE_CHECKING:
 MAX_FILES = 256
 # Tokenized at once, between two updates of a progress bar.
 CHUNK_ROWS = 1000
-# The fields of a question beside its row and tokens, integers and booleans, with their types.
-FLAGS: dict[str, Callable[[int], int]] = {
-    field.name: type(field.default)  # type: ignore[dict-item]
-    for field in dataclasses.fields(Encoded)
-    if field.name not in ("row", "prompt", "options")
-}
 
 
 class CachedEncoder(PromptEncoder):
@@ -113,10 +106,9 @@ def _read(path: Path, rows: Sequence[AnyRow]) -> list[Encoded] | None:
 
 
 def _numbers(encoded: Iterable[Encoded]) -> Iterator[int]:
-    """Of each question: the number of options, its flags, then the length of prompt and options and their tokens."""
+    """Of each question: the number of options, cut, shots, then the length of prompt and options and their tokens."""
     for question in encoded:
-        yield len(question.options)
-        yield from (int(getattr(question, name)) for name in FLAGS)
+        yield from (len(question.options), question.cut, question.shots)
         for tokens in (question.prompt, *question.options):
             yield len(tokens)
             yield from tokens
@@ -127,10 +119,9 @@ def _questions(numbers: list[int], rows: Sequence[AnyRow]) -> list[Encoded]:
     stream = iter(numbers)
     encoded = []
     for row in rows:
-        options = next(stream)
-        flags = {name: restore(next(stream)) for name, restore in FLAGS.items()}
-        texts = [list(islice(stream, next(stream))) for _ in range(1 + options)]
-        encoded.append(Encoded(row, texts[0], texts[1:], **flags))
+        options, cut, shots = islice(stream, 3)
+        prompt, *texts = [list(islice(stream, next(stream))) for _ in range(1 + options)]
+        encoded.append(Encoded(row, prompt, texts, bool(cut), shots))
     if next(stream, None) is not None:
         raise ValueError(f"{len(numbers)} numbers are more than those of {len(rows)} rows")
     return encoded

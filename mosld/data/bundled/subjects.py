@@ -2,7 +2,7 @@
 
 from random import Random
 
-from mosld.data.bundled.item import JsonObject, load, to_rows
+from mosld.data.bundled.item import Item, JsonObject, load, to_rows
 from mosld.data.bundled.relation import Relation, form_items
 
 # The templates for training serve for dev, so that both the wording and the fact of a test row are new.
@@ -18,7 +18,7 @@ def subject_rows(subject: str) -> dict[str, list[JsonObject]]:
     for split, template_split, count in SPLITS:
         rng = Random(f"mmlu/{subject}/{split}")
         sources = [form_items(relation, form, template_split, 4, rng) for form in ("forward", "inverse")]
-        items = {}
+        items: dict[object, Item] = {}
         while len(items) < count:
             item = next(sources[len(items) % 2])
             items.setdefault(item.key, item)
