@@ -12,7 +12,7 @@ from mosld.recipes.request import check_request
 USAGE = """Fine-tune a base model with one method on one data setting, and score it before and after.
 
   python -m mosld.train method=mosld data=mixture source=local source.root=my/data
-  python -m mosld.train -m method.dropout=0.1,0.2 method.rank=4,8    # a sweep: every combination (docs/how-to/sweeps.md)
+  python -m mosld.train -m method.dropout=0.1,0.2 method.rank=4,8   # a sweep: every combination (docs/how-to/sweeps.md)
 
 The same command again resumes the run, or shows its results if it is finished; of a sweep, what is missing. The last
 line printed is the run's directory, or the sweep's. Exit codes: 0 finished, 2 a mistake in the arguments or the data,

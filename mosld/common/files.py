@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,30 @@ def cache_directory() -> Path:
     """``$MOSLD_CACHE``, else ``$XDG_CACHE_HOME/mosld``, else ``~/.cache/mosld``."""
     cache = os.environ.get("MOSLD_CACHE")
     return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mosld"
+
+
+def build_once(target: Path, make: Callable[[Path], object]) -> Path:
+    """Build a file or folder unless it exists; a reader sees it complete or not at all.
+
+    Several processes may build at once: the first one to finish puts its result in place, and the others keep it.
+
+    Args:
+        target: the path to build.
+        make: writes the content to the path it is given, which lies in a scratch folder that is deleted afterwards.
+
+    Returns:
+        `target`.
+    """
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        aside = Path(scratch) / target.name
+        make(aside)
+        try:
+            aside.rename(target)
+        except OSError:
+            # Another process has put its folder in place.
+            if not target.is_dir():
+                raise
+    return target

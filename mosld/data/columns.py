@@ -1,173 +1,171 @@
-"""From the user's columns to a record of the project's form."""
+"""From the user's columns to a record of the project's form, and how the answers of a task name the right choice."""
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
-from typing import Any
 
 from mosld.common.errors import nearest
+from mosld.data.records import JsonObject
 
-# PART: From the user's columns to a record of the project's form.
-
-
-NEEDED = {
+REQUIRED = {
     "choice": ("question", "choices", "answer"),
     "solution": ("question", "answer", "final"),
     "reply": ("question", "response"),
 }
 OPTIONAL = {"choice": ("id", "context"), "solution": ("id", "context"), "reply": ("id", "context", "system")}
+# How an answer names a choice: by its text, its letter, its index from 0 or its number from 1.
+ANSWER_FORMS = ("text", "letter", "index", "number")
 
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """The columns of one task, by the project's names.
+    """The user's columns by the project's names of fields.
 
     Attributes:
-        task: its name, for messages.
-        given: what `data.columns` says; a column that is not named there has the project's own name.
+        columns: what `data.columns` says; a field that is not in it has a column of its own name.
         kind: of the rows: choice, solution or reply.
     """
 
-    task: str
-    given: Mapping[str, Any]
+    columns: Mapping[str, object]
     kind: str
 
-    def column(self, ours: str) -> Any:
-        """The user's column (for choices: or columns) that holds what the project calls `ours`."""
-        theirs = self.given.get(ours, ours)
-        return [str(name) for name in theirs] if isinstance(theirs, list) else str(theirs)
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that a row of this kind can have."""
+        return (*REQUIRED[self.kind], *OPTIONAL[self.kind])
 
-    def missing(self, columns: Collection[str]) -> list[str]:
-        """A message for each column that is needed or named and is not there."""
-        wanted = [*NEEDED[self.kind], *(ours for ours in OPTIONAL[self.kind] if ours in self.given)]
-        found = []
-        for ours in wanted:
-            theirs = self.column(ours)
-            for name in theirs if isinstance(theirs, list) else [theirs]:
-                if name not in columns:
-                    how = "" if ours in self.given else f"; name yours with data.columns={{{ours}: ...}}"
-                    free = " (or response: ..., an answer in free words)" if how and ours == "choices" else ""
-                    found.append(f"has no column '{name}'{how}{free}; {nearest(name, columns)}")
-        return found
+    def names(self, field: str) -> list[str]:
+        """The user's column of a field; choices may have several."""
+        columns = self.columns.get(field, field)
+        return [str(name) for name in columns] if isinstance(columns, list) else [str(columns)]
 
-    def record(self, raw: Any, name: str) -> Any:
-        """The record that a row of the file is; `name` is its id where it has none.
+    def missing(self, header: Collection[str]) -> list[str]:
+        """A message for each column that is required or mapped and is not in the header."""
+        errors = []
+        wanted = [*REQUIRED[self.kind], *(field for field in OPTIONAL[self.kind] if field in self.columns)]
+        for field, name in ((ours, theirs) for ours in wanted for theirs in self.names(ours) if theirs not in header):
+            hint = "" if field in self.columns else f"; name yours with data.columns={{{field}: ...}}"
+            reply = " (or response: ..., an answer in free text)" if hint and field == "choices" else ""
+            errors.append(f"has no column '{name}'{hint}{reply}; {nearest(name, header)}")
+        return errors
 
-        Its answer is as it stands in the file; `labels` are those of its choices, where they have any.
+    def record(self, raw: object, default_id: str) -> object:
+        """Rename the columns of a raw record; what is not an object is returned as it is, for `parse_row` to report.
+
+        The answer stays as it is in the file. `labels` are those of the choices, where they have any.
         """
         if not isinstance(raw, dict):
             return raw
-        texts = [ours for ours in (*NEEDED[self.kind], *OPTIONAL[self.kind]) if ours not in ("choices", "answer")]
-        record = {ours: _text(raw.get(self.column(ours), "")) for ours in texts}
-        record["id"] = record["id"] or name
+        record: JsonObject = {}
+        for field in self.fields:
+            if field not in ("choices", "answer"):
+                record[field] = _text(raw.get(self.names(field)[0], ""))
+        record["id"] = record["id"] or default_id
         if self.kind == "choice":
             record["choices"], record["labels"] = self._choices(raw)
-            record["answer"] = _given(raw.get(self.column("answer")))
+            answer = raw.get(self.names("answer")[0])
+            record["answer"] = None if _is_empty(answer) else answer
         elif self.kind == "solution":
-            record["answer"] = _text(raw.get(self.column("answer"), ""))
+            record["answer"] = _text(raw.get(self.names("answer")[0], ""))
         return record
 
-    def told(self, reason: str) -> str:
-        """A reason in the words of the user's file: its own names of columns."""
-        for ours in (*NEEDED[self.kind], *OPTIONAL[self.kind]):
-            theirs = self.column(ours)
-            if isinstance(theirs, str) and theirs != ours:
-                reason = reason.replace(f"'{ours}'", f"'{theirs}'")
-        return reason
+    def rename_fields(self, message: str) -> str:
+        """Put the user's columns in place of the project's names of fields in an error message."""
+        names = {field: self.names(field)[0] for field in self.fields if not isinstance(self.columns.get(field), list)}
+        return re.sub(r"'(\w+)'", lambda quoted: f"'{names.get(quoted[1], quoted[1])}'", message)
 
-    def _choices(self, raw: dict[str, Any]) -> tuple[list[Any], list[str]]:
-        """The choices of a row, and their labels where it has any."""
-        column = self.column("choices")
-        if isinstance(column, list):
-            found = [_text(raw.get(name, "")) for name in column]
-            while found and found[-1] == "":  # a row with fewer choices leaves the last columns empty
-                found.pop()
-            return found, []
-        value = raw.get(column)
-        if isinstance(value, str):
-            value = _json(value, column)
-        if isinstance(value, dict) and isinstance(value.get("text"), list):
-            return [_text(text) for text in value["text"]], [str(label) for label in value.get("label") or []]
-        return [_text(text) for text in value] if isinstance(value, list) else value, []  # type: ignore[return-value]
+    def _choices(self, raw: JsonObject) -> tuple[object, list[str]]:
+        columns = self.names("choices")
+        if isinstance(self.columns.get("choices"), list):
+            texts = [_text(raw.get(name, "")) for name in columns]
+            # A row with fewer choices leaves its last columns empty.
+            while texts and texts[-1] == "":
+                texts.pop()
+            return texts, []
+        choices = raw.get(columns[0])
+        if isinstance(choices, str):
+            try:
+                choices = json.loads(choices)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    '\'choices\' is not a list; write a JSON list such as ["a", "b"], or name a column for each '
+                    "choice, as in data.columns={choices: [a, b, c]}"
+                ) from error
+        labels: list[str] = []
+        if isinstance(choices, dict) and isinstance(choices.get("text"), list):
+            labels = [str(label) for label in choices.get("label") or []]
+            choices = choices["text"]
+        return [_text(choice) for choice in choices] if isinstance(choices, list) else choices, labels
 
 
-def kind_of(given: Mapping[str, Any], columns: Collection[str]) -> str:
-    """The kind of rows that a map and the columns of a file make: what the map names decides, then what is there."""
-    for named in (set(given), set(columns)):
-        for ours, kind in (("choices", "choice"), ("final", "solution"), ("response", "reply")):
-            if ours in named:
+def row_kind(columns: Mapping[str, object], header: Collection[str]) -> str:
+    """The kind of the rows of a task: first the columns that are mapped decide, then those of its files."""
+    for names in (set(columns), set(header)):
+        for field, kind in (("choices", "choice"), ("final", "solution"), ("response", "reply")):
+            if field in names:
                 return kind
     return "choice"
 
 
-def _given(value: Any) -> Any:
-    """The value, or None where nothing is given: an empty field, or the NaN that tables put there."""
-    nothing = (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value))
-    return None if nothing else value
+def _is_empty(value: object) -> bool:
+    """Whether a value is missing: null, blank text, or the NaN that tables have for it."""
+    return (
+        value is None
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, float) and math.isnan(value))
+    )
 
 
-def _text(value: Any) -> Any:
-    """Numbers as text, and nothing as no text; what else is no text is reported by the reader of the record."""
-    if _given(value) is None:
+def _text(value: object) -> object:
+    """Numbers as text, missing values as ""; `parse_row` reports the other types."""
+    if _is_empty(value):
         return ""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _json(text: str, column: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        several = "name a column for each choice, as in data.columns={choices: [a, b, c]}"
-        raise ValueError(f'\'{column}\' is no list (a JSON list such as ["a", "b"]), or {several}') from error
+class AmbiguousAnswersError(ValueError):
+    """The answers of a task can be read in two forms that name different choices."""
 
 
-# PART: How an answer names the right choice: its index from 0, its number from 1, its letter, or its text.
-
-
-FORMS = ("text", "letter", "index", "number")
-
-
-class UnclearError(ValueError):
-    """Answers can be read in two ways that differ."""
-
-
-def answer_form(rows: Sequence[tuple[Any, Sequence[str]]]) -> str:
-    """The form in which the answers of a task are written: the one that fits most of its rows.
+def answer_form(rows: Sequence[tuple[object, Sequence[str]]]) -> str:
+    """The form of a task's answers: the one that names a choice in most rows.
 
     Args:
-        rows: answer and choices of each row; an answer that is missing (None) says nothing.
+        rows: answer and choices of each row; a missing answer (None) does not count.
 
     Raises:
-        UnclearError: two forms fit equally well and name different choices.
+        AmbiguousAnswersError: two forms fit equally well and name different choices.
     """
-    given = [(answer, choices) for answer, choices in rows if answer is not None]
-    places = {form: [place(answer, choices, form) for answer, choices in given] for form in FORMS}
-    fitting = {form: sum(found is not None for found in places[form]) for form in FORMS}
-    most = max(fitting.values())
-    best = [form for form in FORMS if fitting[form] == most]
-    differing = [form for form in best if places[form] != places[best[0]]]
+    answered = [(answer, choices) for answer, choices in rows if answer is not None]
+    indices = {form: [choice_index(answer, choices, form) for answer, choices in answered] for form in ANSWER_FORMS}
+    matches = {form: sum(index is not None for index in indices[form]) for form in ANSWER_FORMS}
+    most = max(matches.values())
+    best, *others = [form for form in ANSWER_FORMS if matches[form] == most]
+    differing = [form for form in others if indices[form] != indices[best]]
     if differing and most:
-        raise UnclearError(f"{best[0]} or {differing[0]}")
-    return best[0]
+        raise AmbiguousAnswersError(f"{best} or {differing[0]}")
+    return best
 
 
-def place(answer: Any, choices: Sequence[str], form: str) -> int | None:
-    """The index of the choice that an answer names in this form; None: it names none."""
+def choice_index(answer: object, choices: Sequence[str], form: str) -> int | None:
+    """The index of the choice that an answer names in this form; None if it names none."""
+    index: int | None
     if form == "text":
-        return _by_text(answer, choices)
+        return _index_of_text(answer, choices)
     if form == "letter":
         letter = answer.strip().strip("().:").upper() if isinstance(answer, str) else ""
-        found = ascii_uppercase.find(letter) if len(letter) == 1 else -1
+        index = ascii_uppercase.find(letter) if len(letter) == 1 else None
     else:
-        number = _whole(answer)
-        found = -1 if number is None else number - (form == "number")
-    return found if 0 <= found < len(choices) else None
+        number = _whole_number(answer)
+        index = number - 1 if number is not None and form == "number" else number
+    return index if index is not None and 0 <= index < len(choices) else None
 
 
-def explain_answer(answer: Any, choices: Sequence[str], form: str) -> str:
-    """Why an answer names no choice."""
+def explain_answer(choices: Sequence[str], form: str) -> str:
+    """What an answer that names no choice should have been."""
     last = len(choices) - 1
     return {
         "text": "is none of the choices",
@@ -177,17 +175,18 @@ def explain_answer(answer: Any, choices: Sequence[str], form: str) -> str:
     }[form]
 
 
-def _by_text(answer: Any, choices: Sequence[str]) -> int | None:
+def _index_of_text(answer: object, choices: Sequence[str]) -> int | None:
     if not isinstance(answer, str):
         return None
-    for wanted, listed in ((answer, choices), (answer.lower(), [choice.lower() for choice in choices])):
-        stripped = [choice.strip() for choice in listed]
-        if wanted.strip() in stripped:
-            return stripped.index(wanted.strip())
+    exact = [choice.strip() for choice in choices]
+    lower = [choice.lower() for choice in exact]
+    for text, texts in ((answer.strip(), exact), (answer.strip().lower(), lower)):
+        if text in texts:
+            return texts.index(text)
     return None
 
 
-def _whole(answer: Any) -> int | None:
+def _whole_number(answer: object) -> int | None:
     if isinstance(answer, bool):
         return None
     if isinstance(answer, str):

@@ -1,22 +1,25 @@
-"""The data stage: from the config to checked rows, every problem reported at once, before a model loads."""
+"""From the data config to checked rows: every error is reported at once, before a model loads."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 from mosld.common.errors import UserError, format_value
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.local import read_own
-from mosld.data.rows import AnyRow, Row
+from mosld.data.records import JsonObject
+from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.sources import Published, read_splits
 from mosld.data.splits import TaskData, item, items, split_rows
-from mosld.data.subjects import examples_of
+from mosld.data.subjects import solved_examples
 from mosld.data.tasks import TASKS, Task
 
 SPLITS = ("train", "validation", "test")
+# The fields of each kind of row, in the order of the fingerprint.
+FIELDS = {kind: [field.name for field in fields(kind)] for kind in (Row, Solution, Reply)}
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,10 @@ class Dataset:
 
     Attributes:
         tasks: rows by task, in the config's order.
-        notes: what a reader should know of the rows (skipped ones, duplicate_choices, leaks), one line each.
         source: name of the source, for results and tables.
+        notes: what a user should know about the rows (skipped rows, equal choices, leaks), one line each.
         policy: the split policy.
-        leaks: by task, test items that also stand in the train rows of any task; None where no train row was read.
+        leaks: by task, test items that are also in the train rows of any task; None where no train row was read.
     """
 
     tasks: dict[str, TaskData]
@@ -44,12 +47,12 @@ class Dataset:
 
     @property
     def known(self) -> dict[str, Task]:
-        """The tasks themselves."""
+        """The tasks without their rows."""
         return {name: data.task for name, data in self.tasks.items()}
 
     @property
     def examples(self) -> dict[str, list[AnyRow]]:
-        """By subject, the rows that stand solved before a question."""
+        """By subject, the solved examples before a question."""
         return {name: rows for data in self.tasks.values() for name, rows in data.examples.items()}
 
     @property
@@ -59,69 +62,76 @@ class Dataset:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """As `fingerprint`, of each task alone: the same in a mixture and on its own."""
+        """The fingerprint of each task: the same in a mixture and on its own."""
         return self._digests[1]
 
     @cached_property
     def _digests(self) -> tuple[str, dict[str, str]]:
-        """Of all tasks and of each, in one pass over the rows: thousands of them, at every start."""
-        whole, each = hashlib.sha256(), {name: hashlib.sha256() for name in self.tasks}
+        whole = hashlib.sha256()
+        by_task: dict[str, str] = {}
         for name, data in self.tasks.items():
-            for rows in (data.train, data.validation, data.test):
-                text = json.dumps([[getattr(row, part) for part in row.__slots__] for row in rows]).encode()
-                whole.update(text)
-                each[name].update(text)
-        return whole.hexdigest()[:16], {name: one.hexdigest()[:16] for name, one in each.items()}
+            texts = [
+                json.dumps([[getattr(row, name) for name in FIELDS[type(row)]] for row in rows]).encode()
+                for rows in (data.train, data.validation, data.test)
+            ]
+            content = b"".join(texts)
+            whole.update(content)
+            by_task[name] = hashlib.sha256(content).hexdigest()[:16]
+        return whole.hexdigest()[:16], by_task
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by task and split."""
         return {name: {split: len(getattr(data, split)) for split in SPLITS} for name, data in self.tasks.items()}
 
     def summary(self) -> list[str]:
-        """Counts and notes as lines for a person."""
+        """Counts and notes, one line each."""
         counts = [
-            f"{task}: {found['train']} train, {found['validation']} validation, {found['test']} test rows"
-            for task, found in self.counts().items()
+            f"{task}: {rows['train']} train, {rows['validation']} validation, {rows['test']} test rows"
+            for task, rows in self.counts().items()
         ]
         return [*counts, *(f"note: {note}" for note in self.notes)]
 
-    def describe(self) -> dict[str, Any]:
-        """What results.json says of the data; no row is part of it."""
+    def describe(self) -> JsonObject:
+        """The part of results.json about the data; it holds no rows."""
         return {
             "source": self.source,
             "tasks": list(self.tasks),
             "fingerprint": self.fingerprint,
             "fingerprints": self.fingerprints,
             "split_policy": self.policy,
-            **self.trained_on_tests(),
+            **self.leak_counts(),
             "notes": self.notes,
         }
 
-    def trained_on_tests(self) -> dict[str, Any]:
-        """Rows by task and split, test items that stand in train, and train rows left out for that."""
+    def leak_counts(self) -> JsonObject:
+        """Rows by task and split, test items that are also in train, and train rows dropped for that reason."""
         dropped = {name: data.dropped for name, data in self.tasks.items() if data.dropped}
         return {"counts": self.counts(), "leaks": self.leaks, "dropped_leaks": dropped}
 
 
 def leak_notes(data: Mapping[str, Any]) -> list[str]:
-    """What a reader of scores should know: test items that were trained on, and train rows left out for that.
+    """Messages about test items that are trained on, and about train rows dropped for that reason.
 
-    `data` is what `Dataset.trained_on_tests` gives, or what results.json has kept of it.
+    Args:
+        data: what `Dataset.leak_counts` returns, which is part of results.json.
     """
-    found = [
-        f"{task}: {count} of {data['counts'][task]['test']} test items also stand in train"
+    leaks = [
+        f"{task}: {count} of {data['counts'][task]['test']} test items are also in train"
         for task, count in (data.get("leaks") or {}).items()
         if count
     ]
-    dropped = data.get("dropped_leaks") or {}
-    return [*found, *(f"{task}: {count} train rows left out that stand in a test" for task, count in dropped.items())]
+    dropped = [
+        f"{task}: {count} train rows that are test items were left out"
+        for task, count in (data.get("dropped_leaks") or {}).items()
+    ]
+    return [*leaks, *dropped]
 
 
 def load_dataset(data: DataConfig, source: SourceConfig, training: bool = True, shots: int = 0) -> Dataset:
-    """Read and check the rows of every task; without `training`, of the test split alone.
+    """Read and check the rows of every task; without `training`, of the test split only.
 
     Args:
-        data: which tasks, and how they are divided.
+        data: the tasks, and how they are split.
         source: where their rows come from.
         training: whether train and validation rows are wanted.
         shots: solved examples before each question, of tasks that have some.
@@ -130,34 +140,35 @@ def load_dataset(data: DataConfig, source: SourceConfig, training: bool = True, 
         UserError: a task that the source lacks, a missing file, or bad rows (all of them, as file:line: reason).
     """
     tasks, published = _read(data, source, training, shots)
-    bad = [problem for _, problems in published.values() for problem in problems]
+    bad = [error for _, errors in published.values() for error in errors]
     if bad and source.on_bad_row == "error":
-        raise UserError(*bad, f"{len(bad)} bad rows: mend them, or leave them out with source.on_bad_row=skip.")
-    notes = [f"{len(bad)} bad rows left out (source.on_bad_row=skip), the first: {bad[0]}"] if bad else []
-    rows = {name: found for name, (found, _) in published.items()}
-    tests = [row for name, task in tasks.items() if task.scored for row in rows[name][task.test_split]]
-    leaked = items(tests) if training and data.drop_leaks else set()
-    found = {
+        raise UserError(*bad, f"{len(bad)} bad rows: correct them, or leave them out with source.on_bad_row=skip.")
+    notes = [f"{len(bad)} bad rows were left out (source.on_bad_row=skip), the first: {bad[0]}"] if bad else []
+    rows = {name: splits for name, (splits, _) in published.items()}
+    test_rows = [row for name, task in tasks.items() if task.scored for row in rows[name][task.test_split]]
+    leaked = items(test_rows) if training and data.drop_leaks else set()
+    split = {
         name: split_rows(task, rows[name], _limit(name, data), data.split_policy, leaked)
         for name, task in tasks.items()
     }
-    _require_rows(found, rows, data, source, training)
+    if errors := list(_missing_rows(split, rows, data, source, training)):
+        raise UserError(*errors)
     if shots:
-        found = {
-            name: replace(task, examples=examples_of(task.task, rows[name], shots)) for name, task in found.items()
+        split = {
+            name: replace(task, examples=solved_examples(task.task, rows[name], shots)) for name, task in split.items()
         }
-    notes += [note for task in found.values() for note in _twins(task)]
-    dataset = Dataset(found, source.name, notes, data.split_policy, _leaks(found) if training else None)
-    return replace(dataset, notes=[*notes, *leak_notes(dataset.trained_on_tests())])
+    notes += [note for task in split.values() for note in _duplicate_choices(task)]
+    dataset = Dataset(split, source.name, notes, data.split_policy, _count_leaks(split) if training else None)
+    return replace(dataset, notes=[*notes, *leak_notes(dataset.leak_counts())])
 
 
 def _read(data: DataConfig, source: SourceConfig, training: bool, shots: int) -> tuple[dict[str, Task], Published]:
-    """The tasks, with the cutoff that is set, and what is published of them."""
+    """Read the published rows of the tasks, and set the tasks' cutoff."""
     untrained = [name for name in data.tasks if data.kind == "benchmarks" and training and not TASKS[name].trained]
     if untrained:
         raise UserError(
-            f"data.tasks={format_value(data.tasks)}: {untrained[0]} is for evaluation alone; train on other tasks, "
-            f"then: python -m mosld.eval run=RUN data={untrained[0]}"
+            f"data.tasks={format_value(data.tasks)}: {untrained[0]} is for evaluation only; train on other tasks, then "
+            f"python -m mosld.eval run=RUN data={untrained[0]}"
         )
     if data.kind == "own":
         tasks, published = read_own(data, source, training)
@@ -165,50 +176,47 @@ def _read(data: DataConfig, source: SourceConfig, training: bool, shots: int) ->
         tasks = {name: TASKS[name] for name in data.tasks}
         published = read_splits(data.tasks, source, training, shots)
     if not training and not any(task.scored for task in tasks.values()):
-        raise UserError(f"data.tasks={format_value(list(tasks))}: is trained on alone; there is nothing to score.")
+        raise UserError(f"data.tasks={format_value(list(tasks))}: is for training only; there is nothing to score.")
     if data.cutoff is not None:
         tasks = {name: replace(task, cutoff=data.cutoff) for name, task in tasks.items()}
     return tasks, published
 
 
 def _limit(name: str, data: DataConfig) -> int | None:
-    """Most train rows of a task."""
-    given = [data.limit, data.n_openorca if name == "openorca" else None]
-    return min((count for count in given if count is not None), default=None)
+    """The most train rows of a task; None: all."""
+    limits = [data.limit, data.n_openorca if name == "openorca" else None]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _require_rows(
-    found: dict[str, TaskData],
-    rows: dict[str, dict[str, list[AnyRow]]],
+def _missing_rows(
+    tasks: Mapping[str, TaskData],
+    rows: Mapping[str, Mapping[str, list[AnyRow]]],
     data: DataConfig,
     source: SourceConfig,
     training: bool,
-) -> None:
-    """Refuse splits without rows, and fewer rows of openorca than are asked for."""
-    place = source.root or f"the {source.name} source"
-    wanted = {True: SPLITS if training else ("test",), False: ("train",) if training else ()}
-    faults = [
-        f"{name}: no rows for {split} in {', '.join(f'{part}.jsonl' for part in rows[name])} of {place}"
-        for name, task in found.items()
-        for split in wanted[task.task.scored]
-        if not getattr(task, split)
-    ]
-    have = len(rows["openorca"]["train"]) if training and "openorca" in rows else 0
-    if have and have < (data.n_openorca or 0):
-        faults.append(f"data.n_openorca={data.n_openorca}: {place} has {have} rows of openorca; ask for no more.")
-    if faults:
-        raise UserError(*faults)
+) -> Iterator[str]:
+    """Messages about splits without rows, and about fewer rows of openorca than the config asks for."""
+    origin = source.root or f"the {source.name} source"
+    for name, task in tasks.items():
+        needed = (SPLITS if task.task.scored else ("train",)) if training else ("test",) if task.task.scored else ()
+        files = ", ".join(f"{split}.jsonl" for split in rows[name])
+        for split in needed:
+            if not getattr(task, split):
+                yield f"{name}: no rows for {split} in {files} of {origin}"
+    count = len(rows["openorca"]["train"]) if training and "openorca" in rows else 0
+    if count and count < (data.n_openorca or 0):
+        yield f"data.n_openorca={data.n_openorca}: {origin} has {count} rows of openorca; ask for no more."
 
 
-def _twins(data: TaskData) -> Iterator[str]:
-    """Rows with equal choices: a fault of published sets that does not stop a run, with its count."""
+def _duplicate_choices(data: TaskData) -> Iterator[str]:
+    """A note with the number of rows that have two equal choices, which published sets do."""
     rows = [*data.train, *data.validation, *data.test]
-    duplicate_choices = sum(isinstance(row, Row) and len(set(row.choices)) < len(row.choices) for row in rows)
-    if duplicate_choices:
-        yield f"{data.task.name}: {duplicate_choices} rows have two equal choices"
+    count = sum(isinstance(row, Row) and len(set(row.choices)) < len(row.choices) for row in rows)
+    if count:
+        yield f"{data.task.name}: {count} rows have two equal choices"
 
 
-def _leaks(tasks: dict[str, TaskData]) -> dict[str, int]:
-    """By task that is scored, how many test items stand in the train rows of any task."""
-    seen = items(row for data in tasks.values() for row in data.train)
-    return {name: sum(item(row) in seen for row in data.test) for name, data in tasks.items() if data.task.scored}
+def _count_leaks(tasks: Mapping[str, TaskData]) -> dict[str, int]:
+    """By scored task, the number of test items that are in the train rows of any task."""
+    trained = items(row for data in tasks.values() for row in data.train)
+    return {name: sum(item(row) in trained for row in data.test) for name, data in tasks.items() if data.task.scored}

@@ -1,8 +1,7 @@
-""""""
+"""Train rows as tokens: prompt, right answer and end-of-text, with the position where the loss begins."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from mosld.data.prompts import PromptEncoder, right_option
 from mosld.data.rows import AnyRow
@@ -17,8 +16,16 @@ class Example:
     answer_start: int
 
 
-class TrainRows(NamedTuple):
-    """The train rows as tokens, how many had their passage cut, their response cut, and how many were left out."""
+@dataclass(frozen=True)
+class TrainRows:
+    """The train rows as tokens.
+
+    Attributes:
+        examples: the rows that are trained on.
+        cut: how many of them had their passage truncated.
+        cut_responses: how many of them had their response truncated.
+        left_out: how many rows are longer than their task's cutoff and cannot be truncated.
+    """
 
     examples: list[Example]
     cut: int
@@ -26,34 +33,39 @@ class TrainRows(NamedTuple):
     left_out: int
 
     def shortened(self) -> Iterator[str]:
-        """What was done to rows that are longer than their task's cutoff, in lines for a person."""
+        """Messages about rows that were longer than their task's cutoff."""
         if self.cut:
-            yield f"{self.cut} train rows had their passage cut to the task's cutoff"
+            yield f"{self.cut} train rows had their passage truncated to the task's cutoff (data.cutoff)"
         if self.cut_responses:
-            yield f"{self.cut_responses} train rows had their response cut to the task's cutoff"
+            yield f"{self.cut_responses} train rows had their response truncated to the task's cutoff (data.cutoff)"
         if self.left_out:
-            yield f"{self.left_out} train rows left out: longer than the task's cutoff, and not to be cut"
+            yield f"{self.left_out} train rows were left out: longer than the task's cutoff (data.cutoff)"
 
 
 def encode_train(rows: Sequence[AnyRow], encoder: PromptEncoder, end: int) -> TrainRows:
-    """Tokens of prompt + right answer + end-of-text for each row.
+    """Encode prompt, right answer and the end-of-text token `end` of each row.
 
-    A worked solution that does not fit into its task's cutoff is left out: cut, it would teach to give no result. Of a
-    longer response what fits is learnt, without an end; where its question leaves no room it is left out.
+    A solution that exceeds its task's cutoff is left out: truncated, it would teach to give no result. A longer
+    response is truncated and has no end token; it is left out if its prompt leaves no tokens for it.
     """
-    examples, cut, cut_responses = list[Example](), 0, 0
+    examples: list[Example] = []
+    cut = 0
+    cut_responses = 0
     encoded = encoder.encode(rows, keep=right_option)
-    for row in encoded:
-        task, answer = encoder.tasks[row.row.task], [*row.options[0], end]
-        too_long = task.generated and row.length > task.cutoff
+    for question in encoded:
+        task = encoder.tasks[question.row.task]
+        answer = [*question.options[0], end]
+        too_long = task.generated and question.length > task.cutoff
         if too_long:
-            answer = row.options[0][: max(0, task.cutoff - len(row.prompt))] if task.kind == "reply" else []
+            available = max(0, task.cutoff - len(question.prompt)) if task.kind == "reply" else 0
+            answer = question.options[0][:available]
         if answer:
-            examples.append(Example(row.row, [*row.prompt, *answer], len(row.prompt)))
-            cut, cut_responses = cut + row.cut, cut_responses + too_long
+            examples.append(Example(question.row, [*question.prompt, *answer], len(question.prompt)))
+            cut += question.cut
+            cut_responses += too_long
     return TrainRows(examples, cut, cut_responses, len(encoded) - len(examples))
 
 
 def answer_tokens(examples: Sequence[Example]) -> int:
-    """Tokens that have a loss."""
+    """The number of tokens that have a loss."""
     return sum(len(example.tokens) - example.answer_start for example in examples)

@@ -1,157 +1,167 @@
-"""The user's own tasks: files in any of the known forms, read with a map of columns, and divided where need be.
+"""The user's own tasks: files in any known format, mapped by their columns, and split where a split has no file.
 
-1. every file's records are read, and its columns compared with the map;
-2. the answers of a task are looked at together, to see how they name a choice;
-3. each record becomes a row, or a line ``file:line: reason``.
+1. the records of every file are read, and its columns compared with the map;
+2. the form of a task's answers is found from all its rows;
+3. each record becomes a row, or an error ``file:line: reason``.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mosld.common.errors import UserError, nearest
 from mosld.config.checks import maps_by_task
 from mosld.config.local_files import Files, own_files
 from mosld.config.schema import DataConfig, SourceConfig
-from mosld.data.columns import ColumnMap, UnclearError, answer_form, explain_answer, kind_of, place
+from mosld.data.columns import (
+    AmbiguousAnswersError,
+    ColumnMap,
+    answer_form,
+    choice_index,
+    explain_answer,
+    row_kind,
+)
 from mosld.data.parsing import parse_row
-from mosld.data.records import Record, parse_rows, read_records
+from mosld.data.records import JsonObject, Record, parse_rows, read_records
 from mosld.data.rows import AnyRow
 from mosld.data.sources import Published
-from mosld.data.splits import held_out
+from mosld.data.splits import hold_out
 from mosld.data.tasks import Task
 
-CUTOFF = 512
+# The longest row in tokens; `data.cutoff` changes it.
+DEFAULT_CUTOFF = 512
 
 
-@dataclass
-class _Reading:
-    """One task while it is read: its files, records, and what is wrong with its rows."""
+@dataclass(frozen=True)
+class _Reader:
+    """A task's files with their records, and how a record becomes a row."""
 
-    name: str
+    task: Task
     files: Files
     columns: ColumnMap
     records: dict[str, list[Record]]
-    bad: list[str]
+    answer_form: str
+
+    def rows(self, errors: list[str]) -> dict[str, list[AnyRow]]:
+        """The rows of each file; ``file:line: reason`` is appended to `errors` for each bad one."""
+        return {
+            split: parse_rows(path, self.records[split], partial(self._parse, split), errors)
+            for split, path in self.files.items()
+        }
+
+    def _parse(self, split: str, line: int, raw: object) -> AnyRow:
+        try:
+            record = self.columns.record(raw, f"{split}/{line}")
+            if self.task.kind == "choice" and isinstance(record, dict):
+                self._index_answer(record)
+            return parse_row(self.task, record)
+        except ValueError as error:
+            raise ValueError(self.columns.rename_fields(str(error))) from error
+
+    def _index_answer(self, record: JsonObject) -> None:
+        """Replace the answer by the index of the right choice, unless `parse_row` will refuse the record anyway."""
+        answer, choices, labels = record["answer"], record["choices"], record.pop("labels")
+        if answer is None or not isinstance(choices, list) or len(choices) < 2:
+            return
+        if any(not isinstance(choice, str) for choice in choices):
+            return
+        if labels:
+            index = labels.index(str(answer)) if str(answer) in labels else None
+            reason = f"must be one of the labels {', '.join(labels)}"
+        else:
+            index = choice_index(answer, choices, self.answer_form)
+            reason = explain_answer(choices, self.answer_form)
+        if index is None:
+            raise ValueError(f"'answer' {reason}, is {answer!r}")
+        record["answer"] = index
 
 
 def read_own(data: DataConfig, source: SourceConfig, training: bool) -> tuple[dict[str, Task], Published]:
-    """The user's tasks, and their rows by split with a line for each bad one.
+    """Read the user's tasks; a test is held out of train where there is no file for it.
 
     Raises:
         UserError: a task, file or column is missing, or answers can be read in two ways.
     """
-    found = own_files(Path(source.root or ""))
+    files = own_files(Path(source.root or ""))
     mapped = list(data.columns) if maps_by_task(data) else []
-    for given, names in (("data.tasks", data.tasks), ("data.columns", mapped)):
-        unknown = [name for name in names if name not in found]
+    for key, names in (("data.tasks", data.tasks), ("data.columns", mapped)):
+        unknown = [name for name in names if name not in files]
         if unknown:
-            raise UserError(f"{given}: source.root={source.root} lacks {unknown[0]}; {nearest(unknown[0], found)}")
-    tasks, published, faults = dict[str, Task](), Published(), list[str]()
-    for name in data.tasks or found:
+            raise UserError(f"{key}: source.root={source.root} lacks {unknown[0]}; {nearest(unknown[0], files)}")
+    tasks: dict[str, Task] = {}
+    published: Published = {}
+    errors: list[str] = []
+    for name in data.tasks or files:
         try:
-            reading = _read(name, found[name], data, training)
-            form = _answers(reading, data.answer_as)
+            reader = _open(name, files[name], data, training)
         except UserError as error:
-            faults += error.messages
-        else:
-            tasks[name], rows = _divided(reading, data, form, training)
-            published[name] = rows, reading.bad
-    if faults:
-        raise UserError(*faults)
+            errors += error.messages
+            continue
+        bad_rows: list[str] = []
+        rows = reader.rows(bad_rows)
+        if reader.task.scored and "test" not in rows:
+            rows["train"], rows["test"] = hold_out(rows["train"], data.holdout, "test")
+        if not training:
+            rows = {"test": rows["test"]} if reader.task.scored else {}
+        tasks[name] = reader.task
+        published[name] = rows, bad_rows
+    if errors:
+        raise UserError(*errors)
     return tasks, published
 
 
-def _read(name: str, files: Files, data: DataConfig, training: bool) -> _Reading:
+def _open(name: str, files: Files, data: DataConfig, training: bool) -> _Reader:
+    """Read a task's records and find its kind and the form of its answers."""
     if training and "train" not in files:
         raise UserError(f"{name}: has no train file beside {', '.join(path.name for path in files.values())}.")
-    scoring = ["test" if "test" in files else "train"]
-    used = {split: files[split] for split in (list(files) if training else scoring)}
-    given = data.columns.get(name, {}) if maps_by_task(data) else data.columns
-    records = {split: list(read_records(path)) for split, path in used.items()}
-    headers = {split: _columns(found) for split, found in records.items()}
-    kind = kind_of(given, [name for header in headers.values() for name in header])
-    columns = ColumnMap(name, given, kind)
-    lacking = [
-        f"{used[split]}: {fault}" for split in used if headers[split] for fault in columns.missing(headers[split])
+    if not training:
+        split = "test" if "test" in files else "train"
+        files = {split: files[split]}
+    mapping = data.columns.get(name, {}) if maps_by_task(data) else data.columns
+    records = {split: list(read_records(path)) for split, path in files.items()}
+    headers = {split: _header(records[split]) for split in files}
+    columns = ColumnMap(mapping, row_kind(mapping, [column for header in headers.values() for column in header]))
+    errors = [
+        f"{files[split]}: {error}" for split, header in headers.items() if header for error in columns.missing(header)
     ]
-    if lacking:
-        raise UserError(*lacking)
-    return _Reading(name, used, columns, records, [])
+    if errors:
+        raise UserError(*errors)
+    scored = columns.kind != "reply" or data.score_replies
+    task = Task(
+        name,
+        name,
+        holdout=data.holdout if scored and "validation" not in files else 0.0,
+        cutoff=DEFAULT_CUTOFF,
+        kind=columns.kind,
+        scored=scored,
+    )
+    form = data.answer_as
+    if columns.kind == "choice" and form == "auto":
+        form = _answer_form(name, columns, records)
+    return _Reader(task, files, columns, records, form)
 
 
-def _columns(records: list[Record]) -> list[str]:
-    """All keys of the records, in the order in which they come."""
+def _header(records: list[Record]) -> list[str]:
+    """All keys of the records, in the order in which they appear."""
     return list(dict.fromkeys(str(key) for _, record in records if isinstance(record, dict) for key in record))
 
 
-def _answers(reading: _Reading, form: str) -> str:
-    """The form of the task's answers: the one that is set, or the one that the rows show."""
-    if reading.columns.kind != "choice" or form != "auto":
-        return form
-    seen = []
-    for record in (record for records in reading.records.values() for _, record in records):
+def _answer_form(name: str, columns: ColumnMap, records: Mapping[str, list[Record]]) -> str:
+    answered: list[tuple[object, list[str]]] = []
+    for raw in (raw for split_records in records.values() for _, raw in split_records):
         try:
-            made = reading.columns.record(record, "")
+            record = columns.record(raw, "")
         except ValueError:
-            continue  # reported when the row is made
-        if isinstance(made, dict) and isinstance(made["choices"], list) and not made["labels"]:
-            seen.append((made["answer"], [choice for choice in made["choices"] if isinstance(choice, str)]))
+            # Reported when the row is made.
+            continue
+        if isinstance(record, dict) and isinstance(record["choices"], list) and not record["labels"]:
+            answered.append((record["answer"], [choice for choice in record["choices"] if isinstance(choice, str)]))
     try:
-        return answer_form(seen)
-    except UnclearError as error:
-        column = reading.columns.column("answer")
+        return answer_form(answered)
+    except AmbiguousAnswersError as error:
+        column = columns.names("answer")[0]
         raise UserError(
-            f"{reading.name}: the answers ('{column}') can be read as {error}, which differ; say which with "
+            f"{name}: the answers ('{column}') can be read as {error}, which differ; say which with "
             "data.answer_as (index is from 0, number from 1)."
         ) from error
-
-
-def _divided(reading: _Reading, data: DataConfig, form: str, training: bool) -> tuple[Task, dict[str, list[AnyRow]]]:
-    """The task, and its rows by split, a test held out of train where there is no file for it."""
-    scored = reading.columns.kind != "reply" or data.score_replies
-    validated = "validation" in reading.files
-    task = Task(
-        reading.name,
-        reading.name,
-        holdout=0.0 if validated or not scored else data.holdout,
-        cutoff=CUTOFF,
-        kind=reading.columns.kind,
-        scored=scored,
-    )
-    rows = {
-        split: parse_rows(path, iter(reading.records[split]), _parser(reading, task, split, form), reading.bad)
-        for split, path in reading.files.items()
-    }
-    if scored and "test" not in rows:
-        rows["train"], rows["test"] = held_out(rows["train"], data.holdout, "test")
-    return task, rows if training else {"test": rows["test"]} if scored else {}
-
-
-def _parser(reading: _Reading, task: Task, split: str, form: str) -> Callable[[int, Any], AnyRow]:
-    def parse(line: int, raw: Any) -> AnyRow:
-        """The row of a record; a ValueError says what is wrong, with the user's names of columns."""
-        try:
-            record = reading.columns.record(raw, f"{split}/{line}")
-            if task.kind == "choice" and isinstance(record, dict):
-                _set_answer(record, form, str(reading.columns.column("answer")))
-            return parse_row(task, record)
-        except ValueError as error:
-            raise ValueError(reading.columns.told(str(error))) from error
-
-    return parse
-
-
-def _set_answer(record: dict[str, Any], form: str, column: str) -> None:
-    """Put the index of the right choice in place of the answer, as far as the record is whole."""
-    answer, choices, labels = record["answer"], record["choices"], record.pop("labels")
-    if answer is None or not isinstance(choices, list) or len(choices) < 2:
-        return
-    if any(not isinstance(choice, str) for choice in choices):
-        return
-    found = labels.index(str(answer)) if str(answer) in labels else None if labels else place(answer, choices, form)
-    if found is None:
-        why = f"must be one of the labels {', '.join(labels)}" if labels else explain_answer(answer, choices, form)
-        raise ValueError(f"'{column}' {why}, is {answer!r}")
-    record["answer"] = found

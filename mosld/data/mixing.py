@@ -1,4 +1,4 @@
-"""Which rows of which task a step sees: how tasks are mixed, and the order, a pure function of (seed, epoch, index)."""
+"""How many rows each task gives to an epoch, and their order as a pure function of (seed, epoch, index)."""
 
 import functools
 import random
@@ -12,8 +12,8 @@ def quotas(counts: Mapping[str, int], data: DataConfig) -> dict[str, int]:
     """Rows that each task gives to an epoch.
 
     concatenate  all its rows (the paper)
-    weights      its share of `data.weights` of as many rows as there are in all; rows of small tasks come again
-    temperature  as weights, each task weighted by (its rows) ^ (1 / data.temperature): 1 is concatenate, more is evener
+    weights      its share of `data.weights` of the total number of rows; rows of small tasks are repeated
+    temperature  as weights, with (its rows) ^ (1 / data.temperature): 1 is concatenate, higher is more even
     cap          all its rows, at most data.cap
     """
     if data.mixing == "concatenate":
@@ -28,7 +28,7 @@ def quotas(counts: Mapping[str, int], data: DataConfig) -> dict[str, int]:
 
 
 def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers in proportion to the weights that add up to `total`, by largest remainder; at least 1 each."""
+    """Split `total` in proportion to the weights, by largest remainder; at least 1 each."""
     scale = total / sum(weights.values())
     parts = {task: max(1, int(weight * scale)) for task, weight in weights.items()}
     by_remainder = sorted(parts, key=lambda task: parts[task] - weights[task] * scale)
@@ -39,11 +39,11 @@ def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Order:
-    """The order of training rows; `rows(step)` is a pure function of (seed, epoch, index).
+    """The order of the train rows; `rows(step)` is a pure function of (seed, epoch, index).
 
     Attributes:
-        counts: train rows of each task, which lie task after task.
-        quotas: rows that each task gives to an epoch; fewer or more than it has.
+        counts: train rows of each task; the tasks' rows lie one after another.
+        quotas: rows that each task gives to an epoch, fewer or more than it has.
         batch_size: rows per step; the last step of an epoch may have fewer.
         seed: the run's seed.
     """
@@ -55,11 +55,11 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in one epoch."""
+        """Optimizer steps in one epoch."""
         return -(-sum(self.quotas) // self.batch_size)
 
     def rows(self, step: int) -> list[int]:
-        """Indices of the rows that optimiser step `step` (from 0) sees."""
+        """Indices of the rows of optimizer step `step` (from 0)."""
         epoch, index = divmod(step, self.steps_per_epoch)
         order = _epoch(self.counts, self.quotas, self.seed, epoch)
         return list(order[index * self.batch_size :][: self.batch_size])
@@ -67,23 +67,23 @@ class Order:
 
 @functools.lru_cache(maxsize=2)
 def _epoch(counts: tuple[int, ...], quotas: tuple[int, ...], seed: int, epoch: int) -> tuple[int, ...]:
-    """The rows of an epoch. A task goes on where it stopped in the epoch before: all its rows come equally often."""
-    chosen: list[int] = []
+    """The rows of an epoch.
+
+    A task whose quota is not its count continues where it stopped in the epoch before, through one permutation after
+    another: all its rows come equally often.
+    """
+    rows: list[int] = []
     start = 0
     for task, (count, quota) in enumerate(zip(counts, quotas, strict=True)):
         if quota == count:
-            chosen += range(start, start + count)
+            rows += range(start, start + count)
         else:
-            chosen += [start + _row(count, f"{seed}/{task}", epoch * quota + place) for place in range(quota)]
+            for position in range(epoch * quota, (epoch + 1) * quota):
+                permutation, index = divmod(position, count)
+                rows.append(start + _permutation(count, f"{seed}/{task}/{permutation}")[index])
         start += count
-    random.Random(f"{seed}/{epoch}").shuffle(chosen)
-    return tuple(chosen)
-
-
-def _row(count: int, seed: str, position: int) -> int:
-    """The row at a position of an endless series of permutations."""
-    turn, index = divmod(position, count)
-    return _permutation(count, f"{seed}/{turn}")[index]
+    random.Random(f"{seed}/{epoch}").shuffle(rows)
+    return tuple(rows)
 
 
 @functools.lru_cache(maxsize=64)

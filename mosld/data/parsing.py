@@ -1,72 +1,72 @@
-"""From a JSON record to a row, and everything that can be wrong with one."""
+"""From a JSON record to a row, with everything that can be wrong with one; the numbers in worked solutions."""
 
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
 
+from mosld.data.records import JsonObject
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import require_subject
 from mosld.data.tasks import Task
 
-# PART: Numbers in text: where one stands, and what it is worth. Only the value counts: 1,200 is 1200.0.
-
-
-MINUS = "-\u2212"  # the keyboard's and the typographer's
-LONGEST = 100  # characters; Python refuses to convert thousands of digits
+# The keyboard's minus and the typographer's.
+MINUS_SIGNS = "-\u2212"
+# Python refuses to convert thousands of digits.
+MAX_NUMBER_CHARACTERS = 100
+# Half of a surrogate pair, which no UTF-8 text can hold.
+SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = (
-    rf"(?:(?<![\w.)])[{MINUS}])?"  # after a digit, a word or a bracket it is a subtraction, or a hyphen
+    # A minus after a digit, a word or a bracket is a subtraction or a hyphen.
+    rf"(?:(?<![\w.)])[{MINUS_SIGNS}])?"
     r"[$€£]?"
-    rf"(?:(?<=[$€£])[{MINUS}])?"
+    rf"(?:(?<=[$€£])[{MINUS_SIGNS}])?"
     r"(?:(?:\d+ )?\d+/0*[1-9]\d*(?!\d|\.\d)"  # 3/4, 2 1/2
     r"|(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"  # 1,234.50
     r"|(?<!\d)\.\d+)"  # .5
 )
 NUMBER = re.compile(_NUMBER)
+# The line of a worked solution that gives its final number, as in `#### 72`.
 FINAL = re.compile(rf"####[^\n]*?({_NUMBER})")
-"""The line of a worked solution that gives its final number, as in ``#### 72``."""
 
 
 def value(text: str) -> Fraction | None:
-    """What a text that is one number is worth, its currency or per cent sign left out; None if it is no number."""
+    """The value of a text that is one number, without its currency or percent sign; None if it is not a number.
+
+    Spelling does not matter: 1,200 is 1200.0.
+    """
     text = text.strip().removesuffix("%").rstrip()
-    if len(text) > LONGEST or not NUMBER.fullmatch(text):
+    if len(text) > MAX_NUMBER_CHARACTERS or not NUMBER.fullmatch(text):
         return None
-    plain = re.sub("[$€£,]", "", text).replace(MINUS[1], MINUS[0])
-    whole, _, part = plain.rpartition(" ")  # 2 1/2: the sign is that of both
+    plain = re.sub("[$€£,]", "", text).replace(MINUS_SIGNS[1], MINUS_SIGNS[0])
+    # In 2 1/2 the sign belongs to both parts.
+    whole, _, part = plain.rpartition(" ")
     return Fraction(whole or "0") + Fraction(f"-{part}" if whole.startswith("-") else part)
 
 
 def final_number(text: str) -> str | None:
-    """The number that a worked solution ends in, as it stands there: the one after ``####``, else the last one."""
+    """The number that a worked solution ends in, as it is written: the one after ``####``, else the last one."""
     marked = FINAL.search(text)
     if marked:
         return marked[1]
-    found = NUMBER.findall(text)
-    return found[-1] if found else None
+    numbers = NUMBER.findall(text)
+    return numbers[-1] if numbers else None
 
 
-# PART: From a JSON record to a row, and everything that can be wrong with one.
-
-
-HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates
-
-
-def parse_row(task: Task, record: Any) -> AnyRow:
-    """The row that a JSON record holds, of the task's kind.
+def parse_row(task: Task, record: object) -> AnyRow:
+    """Turn a JSON record into a row of the task's kind.
 
     Raises:
-        ValueError: with the reason, as a reader of the file would put it.
+        ValueError: the record is bad, with the reason in the terms of the file.
     """
     if not isinstance(record, dict):
-        raise ValueError(f"is no object but {_kind(record)}")
+        raise ValueError(f"must be an object, is {_type(record)}")
     row = PARSERS[task.kind](task.name, record)
     if task.subjects:
         require_subject(row.id)
     return row
 
 
-def _choice(task: str, record: dict[str, Any]) -> Row:
+def _choice(task: str, record: JsonObject) -> Row:
     _check(record, texts=("id", "question"), others=("choices", "answer"))
     return Row(
         task=task,
@@ -78,27 +78,27 @@ def _choice(task: str, record: dict[str, Any]) -> Row:
     )
 
 
-def _solution(task: str, record: dict[str, Any]) -> Solution:
+def _solution(task: str, record: JsonObject) -> Solution:
     _check(record, texts=("id", "question", "answer", "final"))
     answer, final = record["answer"].strip(), record["final"].strip()
     if value(final) is None:
-        raise ValueError(f"'final' is no number: '{final}'")
+        raise ValueError(f"'final' is not a number: '{final}'")
     marked = next(reversed(list(FINAL.finditer(answer))), None)
     if marked and value(marked[1]) != value(final):
         raise ValueError(f"'final' is {final}, but 'answer' ends in #### {marked[1]}")
     if marked and "\n" in answer[marked.end() :]:
-        raise ValueError(f"'answer' goes on after its line '#### {marked[1]}'")
+        raise ValueError(f"'answer' has text after its line '#### {marked[1]}'")
     context, question = record.get("context", "").strip(), record["question"].strip()
     return Solution(task, record["id"], context, question, answer, final)
 
 
-def _reply(task: str, record: dict[str, Any]) -> Reply:
+def _reply(task: str, record: JsonObject) -> Reply:
     _check(record, texts=("id", "question", "response"), optional=("context", "system"))
     texts = (record.get(key, "").strip() for key in ("context", "question", "response", "system"))
     return Reply(task, record["id"], *texts)
 
 
-PARSERS: dict[str, Callable[[str, dict[str, Any]], AnyRow]] = {
+PARSERS: dict[str, Callable[[str, JsonObject], AnyRow]] = {
     "choice": _choice,
     "solution": _solution,
     "reply": _reply,
@@ -106,55 +106,53 @@ PARSERS: dict[str, Callable[[str, dict[str, Any]], AnyRow]] = {
 
 
 def _check(
-    record: dict[str, Any], texts: Sequence[str], others: Sequence[str] = (), optional: Sequence[str] = ("context",)
+    record: JsonObject, texts: Sequence[str], others: Sequence[str] = (), optional: Sequence[str] = ("context",)
 ) -> None:
-    """Every key is there but the optional ones, those of `texts` hold text that is not empty, a context is text."""
+    """Require the keys of `texts`, as text that is not empty, and of `others`; the `optional` ones are text if set."""
     for key in (*texts, *others):
         if key not in record:
             raise ValueError(f"has no '{key}'")
     for key in (*texts, *optional):
-        if not isinstance(record.get(key, ""), str):
-            raise ValueError(f"'{key}' must be text, is {_kind(record[key])}")
-        _encodable(f"'{key}'", record.get(key, ""))
+        _check_text(f"'{key}'", record.get(key, ""))
     for key in texts:
         if not record[key].strip():
             raise ValueError(f"'{key}' is empty")
 
 
-def _choices(choices: Any) -> tuple[str, ...]:
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be text, is {_type(text)}")
+    if SURROGATE.search(text):
+        raise ValueError(f"{name} holds half a surrogate pair, which is not a character")
+
+
+def _choices(choices: object) -> tuple[str, ...]:
     if not isinstance(choices, list):
-        raise ValueError(f"'choices' must be a list, is {_kind(choices)}")
+        raise ValueError(f"'choices' must be a list, is {_type(choices)}")
     if len(choices) < 2:
         raise ValueError(f"'choices' has {len(choices)} entries, needs at least 2")
     if len(choices) > 26:
         raise ValueError(f"'choices' has {len(choices)} entries, there are letters for 26")
-    for position, choice in enumerate(choices):
-        if not isinstance(choice, str):
-            raise ValueError(f"choice {position} must be text, is {_kind(choice)}")
+    for index, choice in enumerate(choices):
+        _check_text(f"choice {index}", choice)
         if not choice.strip():
-            raise ValueError(f"choice {position} is empty")
-        _encodable(f"choice {position}", choice)
+            raise ValueError(f"choice {index} is empty")
     return tuple(choice.strip() for choice in choices)
 
 
-def _answer(answer: Any, count: int) -> int:
+def _answer(answer: object, count: int) -> int:
     if answer is None:
         raise ValueError("'answer' is hidden (null)")
     if not isinstance(answer, int) or isinstance(answer, bool):
         raise ValueError(
-            f"'answer' must be a whole number from 0, is {answer if isinstance(answer, float) else _kind(answer)}"
+            f"'answer' must be a whole number from 0, is {answer if isinstance(answer, float) else _type(answer)}"
         )
     if not 0 <= answer < count:
         raise ValueError(f"'answer' is {answer}, must lie in 0..{count - 1}")
     return answer
 
 
-def _encodable(name: str, text: str) -> None:
-    if HALF_A_PAIR.search(text):
-        raise ValueError(f"{name} holds half a surrogate pair, which is no character")
-
-
-def _kind(value: Any) -> str:
+def _type(value: object) -> str:
     names = {
         dict: "an object",
         list: "a list",

@@ -1,4 +1,4 @@
-"""Which rows serve for training, validation and test: pure functions of the rows' ids, the same for every seed."""
+"""Which rows serve for training, validation and test: functions of the rows' ids only, the same for every seed."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from mosld.data.rows import AnyRow
 from mosld.data.tasks import Task
 
-HOLDOUT = 0.1  # share of train and validation together that the paper's split policy sets aside
+# Share of train and validation together that the paper's split policy holds out as validation.
+PAPER_HOLDOUT = 0.1
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,8 @@ class TaskData:
     Attributes:
         task: the benchmark, or the user's own task.
         train, validation, test: its rows.
-        dropped: train rows that were left out because they stand in a test.
-        examples: by subject, rows that stand solved before a question; none without `evaluation.shots`.
+        dropped: train rows that were left out because they are test items.
+        examples: by subject, the solved examples before a question; none without `evaluation.shots`.
     """
 
     task: Task
@@ -30,7 +31,7 @@ class TaskData:
 
 
 def needed_splits(task: Task, training: bool, shots: int = 0) -> tuple[str, ...]:
-    """The published splits that the task's own split rule reads; without `training`, for scoring alone."""
+    """The published splits that `split_rows` reads; without `training`, those for scoring."""
     train = ["train", *([] if task.holdout or not task.scored else ["validation"])] if training else []
     test = [task.test_split] if task.scored else []
     examples = [task.examples_split] if shots and task.examples_split else []
@@ -44,19 +45,28 @@ def split_rows(
     policy: str = "official",
     leaked: Collection[tuple[str, ...]] = (),
 ) -> TaskData:
-    """Apply the task's split rule, leave out train rows that are among the `leaked` items, keep `limit` of the others.
+    """Apply the task's split rule to its published rows.
 
-    official  the published splits; of a task without a validation split the share `task.holdout` of train
-    paper     train and validation together, of which a tenth is the validation (the split that is the test stays it)
+    official  the published splits; without a validation split, the share `task.holdout` of train
+    paper     train and validation joined, a tenth held out as validation; a validation split that is the test stays it
 
-    A row's place depends on the ids alone, so that neither seed nor limit moves a row from one side to the other.
+    The split of a row depends on the ids only, so neither seed nor limit moves a row to another split.
+
+    Args:
+        task: the benchmark.
+        published: rows by published split.
+        limit: most train rows; None: all.
+        policy: official or paper.
+        leaked: items (see `item`) to leave out of train.
     """
     train = list(published.get("train", []))
-    published_validation = [] if task.holdout else list(published.get("validation", []))
+    validation = [] if task.holdout else list(published.get("validation", []))
     share = task.holdout
-    if policy == "paper" and published_validation:
-        train, published_validation, share = [*train, *published_validation], [], HOLDOUT
-    train, validation = held_out(train, share, "validation") if share else (train, published_validation)
+    if policy == "paper" and validation:
+        train += validation
+        share = PAPER_HOLDOUT
+    if share:
+        train, validation = hold_out(train, share, "validation")
     clean = [row for row in train if item(row) not in leaked]
     return TaskData(
         task,
@@ -67,29 +77,29 @@ def split_rows(
     )
 
 
-def held_out(rows: Sequence[AnyRow], share: float, purpose: str) -> tuple[list[AnyRow], list[AnyRow]]:
-    """The rows without a share of them, at least one, and that share."""
-    chosen = _chosen(rows, max(1, round(len(rows) * share)), purpose)
+def hold_out(rows: Sequence[AnyRow], share: float, purpose: str) -> tuple[list[AnyRow], list[AnyRow]]:
+    """Split rows into the rest and a share of them, of at least one row."""
+    chosen = _choose(rows, max(1, round(len(rows) * share)), purpose)
     return [row for i, row in enumerate(rows) if i not in chosen], [rows[i] for i in sorted(chosen)]
 
 
 def sample(rows: Sequence[AnyRow], count: int | None, purpose: str) -> list[AnyRow]:
-    """`count` rows (all where None), chosen by a hash of purpose and id, in their own order."""
+    """`count` rows (None: all), chosen by a hash of purpose and id, in their own order."""
     if count is None or count >= len(rows):
         return list(rows)
-    return [rows[i] for i in sorted(_chosen(rows, count, purpose))]
+    return [rows[i] for i in sorted(_choose(rows, count, purpose))]
 
 
-def _chosen(rows: Sequence[AnyRow], count: int, purpose: str) -> set[int]:
+def _choose(rows: Sequence[AnyRow], count: int, purpose: str) -> set[int]:
     ranked = sorted(range(len(rows)), key=lambda i: hashlib.sha256(f"{purpose}:{rows[i].id}".encode()).digest())
     return set(ranked[:count])
 
 
 def item(row: AnyRow) -> tuple[str, ...]:
-    """What makes two rows the same item: passage, question and choices in any order, case and white space aside."""
+    """The texts that identify a row as an item: passage, question and sorted choices, without case and white space."""
     return tuple(" ".join(text.lower().split()) for text in row.texts)
 
 
 def items(rows: Iterable[AnyRow]) -> set[tuple[str, ...]]:
-    """The items that the rows are."""
+    """The items of these rows."""
     return {item(row) for row in rows}

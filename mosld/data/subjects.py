@@ -1,13 +1,10 @@
-"""The 57 subjects of MMLU in their four categories, as the set's authors group them (Hendrycks et al. 2021)."""
+"""The 57 subjects of MMLU by category, as its authors group them (Hendrycks et al. 2021), and their examples."""
 
 from collections.abc import Mapping, Sequence
 
 from mosld.common.errors import UserError
 from mosld.data.rows import AnyRow
 from mosld.data.tasks import Task
-
-# PART: The 57 subjects of MMLU in their four categories, as the set's authors group them (Hendrycks et al. 2021).
-
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "STEM": (
@@ -32,38 +29,36 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
         "professional_medicine", "virology",
     ),
 }  # fmt: skip
+# The category of each subject.
 CATEGORY = {subject: category for category, subjects in CATEGORIES.items() for subject in subjects}
-"""The category of each subject."""
 
 
-def subject_of(name: str) -> str:
-    """The subject of the row with this id: what stands before the first slash, as in anatomy/test/0."""
-    return name.partition("/")[0]
+def subject_of(row_id: str) -> str:
+    """The subject in a row's id: the part before the first slash, as in anatomy/test/0."""
+    return row_id.partition("/")[0]
 
 
-def require_subject(name: str) -> None:
-    """Raise a ValueError where a row's id begins with no subject of MMLU."""
-    if subject_of(name) not in CATEGORY:
-        raise ValueError(f"id '{name}' must begin with one of MMLU's subjects and a slash, as in anatomy/test/0")
+def require_subject(row_id: str) -> None:
+    """Raise a ValueError if a row's id does not begin with a subject of MMLU."""
+    if subject_of(row_id) not in CATEGORY:
+        raise ValueError(f"id '{row_id}' must begin with one of MMLU's subjects and a slash, as in anatomy/test/0")
 
 
-# PART: Solved examples before a question: rows of the split that a task keeps for them, those of its own subject.
-
-
-def examples_of(task: Task, published: Mapping[str, Sequence[AnyRow]], shots: int) -> dict[str, list[AnyRow]]:
-    """By subject, its first `shots` examples; nothing for a task that has none.
+def solved_examples(task: Task, published: Mapping[str, Sequence[AnyRow]], shots: int) -> dict[str, list[AnyRow]]:
+    """By subject of the test, the first `shots` rows of the task's examples split; empty for a task without one.
 
     Raises:
-        UserError: a subject of the test has fewer.
+        UserError: a subject has fewer examples.
     """
     if task.examples_split is None:
         return {}
-    found: dict[str, list[AnyRow]] = {}
+    by_subject: dict[str, list[AnyRow]] = {subject_of(row.id): [] for row in published[task.test_split]}
     for row in published[task.examples_split]:
-        found.setdefault(subject_of(row.id), []).append(row)
-    asked = dict.fromkeys(subject_of(row.id) for row in published[task.test_split])
-    fewest = min(asked, key=lambda subject: len(found.get(subject, ())), default="")
-    have = len(found.get(fewest, ()))
-    if asked and have < shots:
-        raise UserError(f"evaluation.shots={shots}: the {task.examples_split} split has {have} rows of {fewest}.")
-    return {subject: found[subject][:shots] for subject in asked}
+        if subject_of(row.id) in by_subject:
+            by_subject[subject_of(row.id)].append(row)
+    fewest = min(by_subject, key=lambda subject: len(by_subject[subject]), default="")
+    if by_subject and len(by_subject[fewest]) < shots:
+        raise UserError(
+            f"evaluation.shots={shots}: the {task.examples_split} split has {len(by_subject[fewest])} rows of {fewest}."
+        )
+    return {subject: rows[:shots] for subject, rows in by_subject.items()}

@@ -1,66 +1,64 @@
-"""Rows as tokens, kept in the cache: the second start of a run, and every run on the same rows, tokenises nothing.
+"""A cache of encoded rows: a second run on the same rows, or a resumed one, does not tokenize again.
 
-A file is named after all that its tokens depend on: the rows, which options are wanted, prompt format and code,
-tokenizer, cutoffs. It is one safetensors file of whole numbers with a checksum; a damaged one is made anew.
+A file is named after everything its tokens depend on: the rows, which options are kept, prompt format and code,
+tokenizer, cutoffs. It is a safetensors file of integers with a checksum; a damaged one is replaced.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
-from mosld.common.files import cache_directory
+from mosld.common.files import build_once, cache_directory
 from mosld.data.prompts import Encoded, Keep, PromptEncoder
 from mosld.data.rows import AnyRow
 from mosld.data.tasks import TASKS
 
-KEPT = 256  # files; those unused for longest go first
-CHUNK = 1000  # rows that are tokenised at once, between two moves of a progress bar
-NOTES: list[tuple[str, Callable[[int], Any]]] = [
-    (field.name, type(field.default))
-    for field in dataclasses.fields(Encoded)
-    if field.name not in ("row", "prompt", "options")
-]
-"""What else is known of a question, whole numbers and truths, with the type of each."""
-UNREADABLE = (OSError, SafetensorError, KeyError, ValueError, IndexError)
+if TYPE_CHECKING:
+    from _hashlib import HASH
+
+# The files that were not used for longest are deleted.
+MAX_FILES = 256
+# Tokenized at once, between two updates of a progress bar.
+CHUNK_ROWS = 1000
 
 
 class CachedEncoder(PromptEncoder):
-    """A `PromptEncoder` that reads from the cache what was tokenised before."""
+    """A `PromptEncoder` that reads from the cache what was tokenized before."""
 
-    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter
-    """Wraps the parts of a list that takes long, for a progress bar."""
+    # Wraps the chunks of many rows, to show a progress bar.
+    progress: Callable[[Sequence[Sequence[AnyRow]]], Iterable[Sequence[AnyRow]]] = iter
 
     def encode(self, rows: Sequence[AnyRow], keep: Keep | None = None) -> list[Encoded]:
-        """As of the prompt encoder, out of the cache where it is there."""
+        """As `PromptEncoder.encode`, from the cache where possible."""
         fingerprint = self._fingerprint(rows, keep)
         if fingerprint is None or not rows:
-            return self._tokenise(rows, keep)
+            return self._encode_chunks(rows, keep)
         path = cache_directory() / "tokens" / f"{fingerprint}.safetensors"
-        found = _read(path, rows)
-        if found is None:
-            found = self._tokenise(rows, keep)
-            with contextlib.suppress(OSError):  # a full disk, a cache that cannot be written: the run goes on
-                _write(path, found)
-        return found
+        encoded = _read(path, rows)
+        if encoded is None:
+            encoded = self._encode_chunks(rows, keep)
+            # The run does not depend on the cache: the disk may be full, the folder read-only.
+            with contextlib.suppress(OSError, SafetensorError):
+                _write(path, encoded)
+        return encoded
 
-    def _tokenise(self, rows: Sequence[AnyRow], keep: Keep | None) -> list[Encoded]:
-        parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-        tracked = self.progress(parts) if len(parts) > 1 else parts
-        return [encoded for part in tracked for encoded in super(CachedEncoder, self).encode(part, keep)]
+    def _encode_chunks(self, rows: Sequence[AnyRow], keep: Keep | None) -> list[Encoded]:
+        chunks = [rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS)]
+        tracked = self.progress(chunks) if len(chunks) > 1 else chunks
+        return [question for chunk in tracked for question in super(CachedEncoder, self).encode(chunk, keep)]
 
     @cached_property
-    def _own(self) -> Any:
-        """The digest before the rows: a tokenizer's takes as long as that of thousands of them."""
+    def _settings_digest(self) -> "HASH | None":
+        """The digest of everything but the rows, computed once: a tokenizer takes as long as thousands of rows."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return None
@@ -72,69 +70,58 @@ class CachedEncoder(PromptEncoder):
         return digest
 
     def _fingerprint(self, rows: Sequence[AnyRow], keep: Keep | None) -> str | None:
-        """Of everything that the tokens depend on; None where the tokenizer does not say all of itself."""
-        if self._own is None:
+        """A digest of everything that the tokens depend on; None where the tokenizer cannot be serialized."""
+        if self._settings_digest is None:
             return None
-        digest = self._own.copy()
+        digest = self._settings_digest.copy()
         for row in rows:
             digest.update(repr((row, None if keep is None else list(keep(row)))).encode())
         return digest.hexdigest()[:32]
 
 
 def _write(path: Path, encoded: Sequence[Encoded]) -> None:
-    """Put the file in place whole; two processes that make it at once write the same."""
-    body = numpy.fromiter(_numbers(encoded), dtype=numpy.int32)
-    content = save({"tokens": body}, {"sha256": hashlib.sha256(body.tobytes()).hexdigest()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(aside, path)
-    except OSError:
-        Path(aside).unlink(missing_ok=True)
-        raise
-    for old in sorted(path.parent.glob("*.safetensors"), key=lambda one: -one.stat().st_mtime)[KEPT:]:
+    numbers = numpy.fromiter(_numbers(encoded), dtype=numpy.int32)
+    metadata = {"sha256": hashlib.sha256(numbers.tobytes()).hexdigest()}
+    # A file that is there was not readable.
+    path.unlink(missing_ok=True)
+    build_once(path, lambda aside: save_file({"tokens": numbers}, aside, metadata))
+    for old in sorted(path.parent.glob("*.safetensors"), key=lambda file: -file.stat().st_mtime)[MAX_FILES:]:
         old.unlink(missing_ok=True)
 
 
 def _read(path: Path, rows: Sequence[AnyRow]) -> list[Encoded] | None:
-    """What the file holds of these rows; None where there is none, or a damaged one."""
+    """The encoded rows in a file; None where it is missing or damaged."""
     try:
         with safe_open(path, "np") as file:
-            body, sha256 = file.get_tensor("tokens"), file.metadata()["sha256"]
-        if hashlib.sha256(body.tobytes()).hexdigest() != sha256:
+            numbers = file.get_tensor("tokens")
+            sha256 = file.metadata()["sha256"]
+        if hashlib.sha256(numbers.tobytes()).hexdigest() != sha256:
             return None
-        found = _questions(body.tolist(), rows)
+        encoded = _questions(numbers.tolist(), rows)
+        # The time of the last use decides which files are deleted.
         os.utime(path)
-    except UNREADABLE:
+    except (OSError, SafetensorError, KeyError, ValueError, StopIteration):
         return None
-    return found
+    return encoded
 
 
 def _numbers(encoded: Iterable[Encoded]) -> Iterator[int]:
-    """Of each question: how many options, its notes, the length of prompt and options, their tokens."""
-    for one in encoded:
-        yield len(one.options)
-        yield from (int(getattr(one, name)) for name, _ in NOTES)
-        yield from map(len, (one.prompt, *one.options))
-        for tokens in (one.prompt, *one.options):
+    """Of each question: the number of options, cut, shots, then the length of prompt and options and their tokens."""
+    for question in encoded:
+        yield from (len(question.options), question.cut, question.shots)
+        for tokens in (question.prompt, *question.options):
+            yield len(tokens)
             yield from tokens
 
 
 def _questions(numbers: list[int], rows: Sequence[AnyRow]) -> list[Encoded]:
-    found, place = [], 0
+    """The inverse of `_numbers`."""
+    stream = iter(numbers)
+    encoded = []
     for row in rows:
-        options, *notes = numbers[place : place + 1 + len(NOTES)]
-        place += 1 + len(NOTES)
-        lengths = numbers[place : place + 1 + options]
-        place += 1 + options
-        texts = []
-        for length in lengths:
-            texts.append(numbers[place : place + length])
-            place += length
-        kept = {name: kind(value) for (name, kind), value in zip(NOTES, notes, strict=True)}
-        found.append(Encoded(row, texts[0], texts[1:], **kept))
-    if place != len(numbers):
-        raise ValueError(f"{len(numbers)} numbers, {place} of them are of the {len(rows)} rows")
-    return found
+        options, cut, shots = islice(stream, 3)
+        prompt, *texts = [list(islice(stream, next(stream))) for _ in range(1 + options)]
+        encoded.append(Encoded(row, prompt, texts, bool(cut), shots))
+    if next(stream, None) is not None:
+        raise ValueError(f"{len(numbers)} numbers are more than those of {len(rows)} rows")
+    return encoded

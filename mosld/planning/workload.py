@@ -9,12 +9,6 @@ from mosld.data.tasks import TASKS
 from mosld.training.optim import total_steps
 
 CHARACTERS = 4.2  # a token, English text; SmolLM2's tokenizer on the published rows
-PUBLISHED = {
-    "obqa": (4_957, 44), "csqa": (8_767, 46), "arc_e": (2_251, 58), "arc_c": (1_119, 67), "gsm8k": (6_726, 157),
-    "race": (10_083, 512), "mctest": (1_480, 512), "openorca": (22_000, 512),
-}  # fmt: skip
-"""Train rows of the published sets, and mean tokens of a row with letter prompts by SmolLM2's tokenizer; of sets with
-passages the cutoff, which no row exceeds. Data that is not here is not fetched for a plan."""
 LETTER_ANSWER, TEXT_ANSWER = 2, 40  # the longest answer to a question of choice is 38 tokens with its end
 
 
@@ -69,8 +63,8 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
 
 def _published(config: Config) -> tuple[dict[str, int], dict[str, float]]:
     limit = config.data.limit
-    counts = {task: min(PUBLISHED[task][0], limit or PUBLISHED[task][0]) for task in config.data.tasks}
-    return counts, {task: PUBLISHED[task][1] for task in counts}
+    counts = {task: min(TASKS[task].train_rows, limit or TASKS[task].train_rows) for task in config.data.tasks}
+    return counts, {task: TASKS[task].row_tokens for task in counts}
 
 
 def _here(config: Config) -> tuple[dict[str, int], dict[str, float]]:

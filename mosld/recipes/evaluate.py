@@ -73,9 +73,8 @@ class EvaluationOutput:
         results = self.results.write("finished")
         job_type = "eval" if config.logger.job_type == "train" else config.logger.job_type
         config = replace(config, logger=replace(config.logger, job_type=job_type, artifact=False))
-        make_tracker(config, self.directory, results["overrides"], self.console).finish(
-            results, evaluation and evaluation.records()
-        )
+        tracker = make_tracker(config, self.directory, results["overrides"], self.console)
+        tracker.finish(results, evaluation.records() if evaluation else None)
         # A task of lm-eval may have no accuracy.
         if results["scores"]:
             self.console.show(results_table(results))

@@ -1,9 +1,9 @@
 """The bundled data: every task of the project, generated from the committed tables and templates in facts/.
 
-`generate(task)` is a pure function of the committed files. All randomness comes from generators seeded with
-the name of the task and split, so a row never depends on the process, on other tasks or on the order of calls.
-What the six multiple-choice tasks hold is described in their modules: relation (csqa, arc_e), hard (arc_c),
-openbook (obqa), reading (race, mctest); then come arithmetic (gsm8k), instructions (openorca), subjects (mmlu).
+`generate(task)` is a pure function of the committed files. Its random generators are seeded with the names of task and
+split, so a row does not depend on the process, on other tasks or on the order of calls. The six multiple-choice tasks
+are described in their modules: relation (csqa, arc_e), hard (arc_c), reading (obqa, race, mctest); the others are
+arithmetic (gsm8k), instructions (openorca) and subjects (mmlu).
 """
 
 from collections.abc import Callable
@@ -12,14 +12,12 @@ from random import Random
 from mosld.data.bundled.arithmetic import word_problems
 from mosld.data.bundled.hard import hard_items
 from mosld.data.bundled.instructions import instructions
-from mosld.data.bundled.item import Item, load, to_rows
+from mosld.data.bundled.item import Item, JsonObject, load, to_rows
 from mosld.data.bundled.reading import open_book_items, reading_items
 from mosld.data.bundled.relation import Relation, table_items
 from mosld.data.bundled.subjects import all_subjects
 
-VERSION = 2
-"""Raised with every change of any row, because results on different data must not be compared."""
-
+# Rows of each task and split; those of mmlu follow from its subjects.
 SIZES = {
     "obqa": {"train": 800, "validation": 100, "test": 100},
     "csqa": {"train": 1400, "validation": 100},
@@ -30,15 +28,16 @@ SIZES = {
     "gsm8k": {"train": 800, "test": 200},
     "openorca": {"train": 2000},
 }
-"""Rows of each task and split; mmlu's follow from the number of its subjects."""
+TASKS = (*SIZES, "mmlu")
 
 
 def fact_items(task: str, split: str, count: int, rng: Random) -> list[Item]:
-    """Questions from the relations of facts/<task>.yaml, five choices for csqa and four otherwise."""
+    """Questions from the relations of facts/<task>.yaml, with five choices for csqa and four otherwise."""
     relations = [Relation(**table) for table in load(task)]
     return table_items(relations, split, count, 5 if task == "csqa" else 4, rng)
 
 
+# What generates the questions of a multiple-choice task: (task, split, count, rng) -> items.
 ITEMS: dict[str, Callable[[str, str, int, Random], list[Item]]] = {
     "obqa": open_book_items,
     "csqa": fact_items,
@@ -47,20 +46,17 @@ ITEMS: dict[str, Callable[[str, str, int, Random], list[Item]]] = {
     "arc_e": fact_items,
     "arc_c": hard_items,
 }
-"""What makes the questions of a multiple-choice task: (task, split, count, rng) -> items."""
-
-TASKS = (*SIZES, "mmlu")
 
 
 def items(task: str, split: str) -> list[Item]:
-    """The questions of one split of a multiple-choice task, before their choices get an order."""
-    # csqa has no test split of its own: its validation serves as one, and is dealt the wordings of a test.
-    dealt_as = "test" if task == "csqa" and split == "validation" else split
-    return ITEMS[task](task, dealt_as, SIZES[task][split], Random(f"{task}/{split}"))
+    """The questions of one split of a multiple-choice task, before their choices are ordered."""
+    # csqa has no test split: its validation is the test, and has the templates of a test.
+    template_split = "test" if task == "csqa" and split == "validation" else split
+    return ITEMS[task](task, template_split, SIZES[task][split], Random(f"{task}/{split}"))
 
 
-def generate(task: str) -> dict[str, list[dict]]:
-    """All splits of `task` as lists of rows, the same in every process."""
+def generate(task: str) -> dict[str, list[JsonObject]]:
+    """All splits of `task` as lists of records, the same in every process."""
     if task == "mmlu":
         return all_subjects()
     if task == "gsm8k":

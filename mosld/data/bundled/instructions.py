@@ -4,32 +4,30 @@ from collections.abc import Callable
 from random import Random
 
 from mosld.data.bundled.arithmetic import word_problem
-from mosld.data.bundled.item import capital, load
-
-Draw = Callable[[Random], dict[str, str]]
+from mosld.data.bundled.item import JsonObject, capital, load
 
 
-def table(task: str, name: str) -> dict[str, list[str]]:
+def groups_of(task: str, table: str) -> dict[str, list[str]]:
     """The groups of one committed table."""
-    return next(entry["groups"] for entry in load(task) if entry["name"] == name)
+    return next(entry["groups"] for entry in load(task) if entry["name"] == table)
 
 
-def fact_draw(rng: Random) -> dict[str, str]:
+def draw_fact(rng: Random) -> dict[str, str]:
     """A thing (e) with its use (v), and the use of something else (w)."""
-    groups = table("csqa", "use")
+    groups = groups_of("csqa", "use")
     value, other = rng.sample(list(groups), 2)
     return {"e": groups[value][0], "v": value, "w": other}
 
 
-def group_draw(rng: Random) -> dict[str, str]:
+def draw_group(rng: Random) -> dict[str, str]:
     """Three members of a group (e, x, y) with its name (v), and a member (z) of another group (w)."""
-    groups = table("arc_e", rng.choice(["animal_group", "material_kind", "food_chain"]))
+    groups = groups_of("arc_e", rng.choice(["animal_group", "material_kind", "food_chain"]))
     value, other = rng.sample(list(groups), 2)
     first, second, third = rng.sample(groups[value], 3)
     return {"e": first, "x": second, "y": third, "z": rng.choice(groups[other]), "v": value, "w": other}
 
 
-def words_draw(rng: Random) -> dict[str, str]:
+def draw_words(rng: Random) -> dict[str, str]:
     """A few words in several arrangements; one of them is longer than all others."""
     while True:
         words = rng.sample(load("openorca")["nouns"], rng.randint(3, 6))
@@ -50,18 +48,18 @@ def words_draw(rng: Random) -> dict[str, str]:
     }
 
 
-def rewrite_draw(rng: Random) -> dict[str, str]:
+def draw_rewrite(rng: Random) -> dict[str, str]:
     """Somebody who did something on some day."""
     parts = next(genre for genre in load("race") if genre["name"] == "fair")["parts"]
     past, base = rng.choice(parts["job"])
     return {"name": rng.choice(parts["name"]), "past": past, "base": base, "day": rng.choice(parts["day"])}
 
 
-DRAWS: dict[str, Draw] = {
-    "fact": fact_draw,
-    "group": group_draw,
-    "words": words_draw,
-    "rewrite": rewrite_draw,
+DRAWS: dict[str, Callable[[Random], dict[str, str]]] = {
+    "fact": draw_fact,
+    "group": draw_group,
+    "words": draw_words,
+    "rewrite": draw_rewrite,
 }
 
 
@@ -75,19 +73,19 @@ def exchange(turn: int, rng: Random) -> tuple[str, str]:
         steps = solved["answer"].split("\n####")[0]
         return f"{solved['question']} Show your work.", f"{steps}\nThe answer is {solved['final']}."
     question, response = rng.choice(load("openorca")[kind])
-    drawn = DRAWS[kind](rng)
-    drawn |= {name.upper(): capital(text) for name, text in drawn.items() if len(name) == 1}
-    drawn |= {capital(name): capital(text) for name, text in drawn.items() if len(name) > 1}
-    return capital(question.format(**drawn)), response.format(**drawn)
+    words = DRAWS[kind](rng)
+    # {E} and {Sorted} are {e} and {sorted} with a capital.
+    words |= {capital(name): capital(text) for name, text in words.items()}
+    return capital(question.format(**words)), response.format(**words)
 
 
-def instructions(count: int, rng: Random) -> list[dict[str, str]]:
+def instructions(count: int, rng: Random) -> list[JsonObject]:
     """`count` rows, no question twice."""
-    found: dict[str, dict[str, str]] = {}
+    rows: dict[str, dict[str, str]] = {}
     turn = 0
-    while len(found) < count:
+    while len(rows) < count:
         question, response = exchange(turn, rng)
         row = {"system": rng.choice(load("openorca")["systems"]), "question": question, "response": response}
-        found.setdefault(question, row)
+        rows.setdefault(question, row)
         turn += 1
-    return [{"id": f"openorca/train/{number}", **row} for number, row in enumerate(found.values())]
+    return [{"id": f"openorca/train/{number}", **row} for number, row in enumerate(rows.values())]

@@ -1,7 +1,7 @@
-"""One question before it becomes a row, and the step that turns a list of them into rows of a split."""
+"""A multiple-choice question, the balance of its choices, the order of rows, and the tables of facts/."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,15 +10,24 @@ from typing import Any
 
 import yaml
 
-# PART: One question before it becomes a row, and the step that turns a list of them into rows of a split.
+FACTS = Path(__file__).parent / "facts"
+
+JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Item:
-    """A multiple-choice question: its right answer and its wrong ones, not yet in an order."""
+    """A multiple-choice question with its choices not yet in an order.
+
+    Attributes:
+        kind: the sort of question, such as `animal_class/inverse`; it is not part of the row.
+        question: its text.
+        answer: the right choice.
+        wrong: the wrong choices.
+        context: a passage, or "".
+    """
 
     kind: str
-    """What sort of question it is, such as `animal_class/inverse`: for diagnosis, not part of the row."""
     question: str
     answer: str
     wrong: tuple[str, ...]
@@ -26,84 +35,74 @@ class Item:
 
     @property
     def key(self) -> tuple[str, str, frozenset[str]]:
-        """What makes two items the same question to a reader: the order of the choices does not."""
+        """Equal for items that differ only in the order of their choices."""
         return self.context, self.question, frozenset((self.answer, *self.wrong))
 
 
+def distinct(items: Iterable[Item], count: int) -> list[Item]:
+    """The first `count` different items, or fewer if there are none in 20 times as many tries."""
+    seen: dict[tuple[str, str, frozenset[str]], Item] = {}
+    for attempt, item in enumerate(items):
+        if len(seen) >= count or attempt > 20 * count:
+            break
+        seen.setdefault(item.key, item)
+    return list(seen.values())
+
+
 def capital(text: str) -> str:
-    """The text with its first letter raised and the rest untouched (unlike str.capitalize)."""
+    """The text with a capital first letter; unlike str.capitalize, the rest stays."""
     return text[:1].upper() + text[1:]
 
 
-def positions(count: int, choices: int, rng: Random) -> list[int]:
-    """Answer positions for `count` rows: every position equally often (to within one), in random order."""
-    cycle = [index % choices for index in range(count)]
-    rng.shuffle(cycle)
-    return cycle
-
-
-def to_rows(items: Sequence[Item], prefix: str, rng: Random) -> list[dict]:
+def to_rows(items: Sequence[Item], prefix: str, rng: Random) -> list[JsonObject]:
     """Shuffle the items, place the answers evenly over the positions, and number the rows `prefix/0`, ..."""
     order = list(items)
     rng.shuffle(order)
     width = 1 + max((len(item.wrong) for item in order), default=0)
+    positions = [index % width for index in range(len(order))]
+    rng.shuffle(positions)
     rows = []
-    for number, (item, place) in enumerate(zip(order, positions(len(order), width, rng), strict=True)):
+    for number, (item, position) in enumerate(zip(order, positions, strict=True)):
         choices = list(item.wrong)
         rng.shuffle(choices)
-        choices.insert(place, item.answer)
-        rows.append(
-            {
-                "id": f"{prefix}/{number}",
-                "context": item.context,
-                "question": item.question,
-                "choices": choices,
-                "answer": place,
-            }
-        )
+        choices.insert(position, item.answer)
+        texts = {"context": item.context, "question": item.question}
+        rows.append({"id": f"{prefix}/{number}", **texts, "choices": choices, "answer": position})
     return rows
 
 
-# PART: Choose answers and distractors so that no option text is right more often than chance. Without this a model
-# could score well by knowing which options tend to be right, without the question.
-
-
 class Balance:
-    """Running counts of how often each text was the answer and how often a distractor."""
+    """Chooses answers and distractors so that no text is the right choice more often than chance.
+
+    Without it a model could score well by knowing which choices tend to be right, without reading the question.
+    """
 
     def __init__(self, rng: Random) -> None:
-        """Start with no counts; `rng` breaks ties."""
         self._rng = rng
         self._right: Counter[str] = Counter()
         self._wrong: Counter[str] = Counter()
 
     def answer(self, candidates: Sequence[str]) -> str:
-        """The candidate that has been right least often (ties at random)."""
+        """The candidate that was right least often (ties at random)."""
         return min(candidates, key=lambda text: (self._right[text], self._rng.random()))
 
     def distractors(self, answer: str, candidates: Sequence[str], count: int) -> tuple[str, ...]:
-        """`count` wrong choices, those owed most: a text is due `count` showings for each time it was right.
+        """Choose `count` wrong choices; a text is due `count` times for each time it was right.
 
-        The noise below varies which texts meet; it is smaller than one full debt, so the balance stays.
+        Noise of less than `count` varies which texts appear together without upsetting the balance.
         """
         self._right[answer] += 1
-        owed = {text: count * self._right[text] - self._wrong[text] for text in dict.fromkeys(candidates)}
-        ranked = sorted(owed, key=lambda text: owed[text] + count * self._rng.random(), reverse=True)
+        due = {text: count * self._right[text] - self._wrong[text] for text in dict.fromkeys(candidates)}
+        ranked = sorted(due, key=lambda text: due[text] + count * self._rng.random(), reverse=True)
         chosen = tuple(ranked[:count])
         if len(chosen) < count:
-            raise ValueError(f"{answer!r} has {len(chosen)} possible distractors, needs {count}: {list(owed)}")
+            raise ValueError(f"{answer!r} has {len(chosen)} possible distractors, needs {count}: {list(due)}")
         self._wrong.update(chosen)
         return chosen
 
 
-# PART: Read the committed fact tables (facts/*.yaml).
-
-
-FOLDER = Path(__file__).parent / "facts"
-
-
 @cache
 def load(name: str) -> Any:
-    """The content of facts/<name>.yaml. Callers share one copy: they must not change it."""
+    """The content of facts/<name>.yaml. Callers share one copy and must not change it."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)
+    return yaml.load((FACTS / f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)

@@ -1,11 +1,11 @@
-"""The three prompt formats as text, and encode(): joint tokenisation, where scoring starts, BOS, and the cutoff."""
+"""The prompt formats as text, and their tokens: prompt and option as one text, BOS, and the cutoff."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mosld.data.prompts import Encoded, PromptEncoder, render
-from mosld.data.rows import Row
+from mosld.data.rows import Reply, Row, Solution
 from mosld.data.tasks import TASKS
 from mosld.models.tiny import byte_tokenizer
 
@@ -17,50 +17,49 @@ PASSAGE = Row("race", "4", "Tom has a cat.", "What has Tom?", ("a cat", "a dog",
 BRACES = Row("obqa", "5", "", "What is {question} in {0}?", ("{}", "%s"), 0)
 ROWS = [PLAIN, FIVE, STEM, PASSAGE, BRACES]
 
-TEXTS: dict[tuple[str, str], tuple[Row, str, list[str]]] = {
-    ("letter", "3 choices"): (
-        PLAIN,
-        "Question: Which is hot?\nA. ice\nB. the sun\nC. snow\nAnswer:",
-        [" A", " B", " C"],
-    ),
-    ("letter", "5 choices"): (
+
+def solution(answer: str, final: str = "72") -> Solution:
+    return Solution("gsm8k", "1", "", "What?", answer, final)
+
+
+LETTERS = ["A", "B", "C", "D", "E"]
+TEXTS: list[tuple[str, Row, str, list[str]]] = [
+    ("letter", PLAIN, "Question: Which is hot?\nA. ice\nB. the sun\nC. snow\nAnswer:", LETTERS[:3]),
+    (
+        "letter",
         FIVE,
         "Question: Where is a bed?\nA. bank\nB. street\nC. bedroom\nD. sea\nE. sky\nAnswer:",
-        [" A", " B", " C", " D", " E"],
+        LETTERS,
     ),
-    ("letter", "a passage"): (
+    (
+        "letter",
         PASSAGE,
         "Tom has a cat.\n\nQuestion: What has Tom?\nA. a cat\nB. a dog\nC. a cow\nD. a hen\nAnswer:",
-        [" A", " B", " C", " D"],
+        LETTERS[:4],
     ),
-    ("list", "3 choices"): (
-        PLAIN,
-        "Question: Which is hot?\n- ice\n- the sun\n- snow\nAnswer:",
-        [" ice", " the sun", " snow"],
-    ),
-    ("list", "5 choices"): (
-        FIVE,
-        "Question: Where is a bed?\n- bank\n- street\n- bedroom\n- sea\n- sky\nAnswer:",
-        [" bank", " street", " bedroom", " sea", " sky"],
-    ),
-    ("list", "a passage"): (
+    ("list", PLAIN, "Question: Which is hot?\n- ice\n- the sun\n- snow\nAnswer:", [*PLAIN.choices]),
+    (
+        "list",
         PASSAGE,
         "Tom has a cat.\n\nQuestion: What has Tom?\n- a cat\n- a dog\n- a cow\n- a hen\nAnswer:",
-        [" a cat", " a dog", " a cow", " a hen"],
+        [*PASSAGE.choices],
     ),
-    ("cloze", "3 choices"): (PLAIN, "Question: Which is hot?\nAnswer:", [" ice", " the sun", " snow"]),
-    ("cloze", "5 choices"): (
-        FIVE,
-        "Question: Where is a bed?\nAnswer:",
-        [" bank", " street", " bedroom", " sea", " sky"],
-    ),
-    ("cloze", "a passage"): (
-        PASSAGE,
-        "Tom has a cat.\n\nQuestion: What has Tom?\nAnswer:",
-        [" a cat", " a dog", " a cow", " a hen"],
-    ),
-    ("cloze", "a stem to go on with"): (STEM, "The sun is", [" hot", " cold"]),
-    ("cloze", "braces"): (BRACES, "What is {question} in {0}?", [" {}", " %s"]),
+    ("cloze", PLAIN, "Question: Which is hot?\nAnswer:", [*PLAIN.choices]),
+    ("cloze", PASSAGE, "Tom has a cat.\n\nQuestion: What has Tom?\nAnswer:", [*PASSAGE.choices]),
+    ("cloze", STEM, "The sun is", ["hot", "cold"]),
+    ("cloze", BRACES, "What is {question} in {0}?", ["{}", "%s"]),
+]
+WORKED = "24+48 = <<24+48=72>>72\n#### 72"
+FREE_TEXTS: dict[str, tuple[Solution | Reply, str, str]] = {  # the same in every format
+    "calculator marks": (solution(WORKED), "", " 24+48 = 72\n#### 72"),
+    "no marks": (solution("24+48 = 72\n#### 72"), "", " 24+48 = 72\n#### 72"),
+    "no number at the end": (solution("24+48 = 72."), "", " 24+48 = 72.\n#### 72"),
+    "the number only": (solution("#### 72"), "", " #### 72"),
+    "thousands": (solution("600*2 = 1,200\n#### 1,200", "1200"), "", " 600*2 = 1,200\n#### 1200"),
+    "a heading like the number": (solution("#### Sum 1\n70+2\n#### 72"), "", " #### Sum 1\n70+2\n#### 72"),
+    "a passage": (Solution("gsm8k", "1", "Tom has 24.", "What?", "#### 72", "72"), "Tom has 24.\n\n", " #### 72"),
+    "a reply": (Reply("openorca", "1", "", "What?", "Hi.\nBye."), "", " Hi.\nBye."),
+    "a system prompt": (Reply("openorca", "1", "", "What?", "Hi.", "Be brief."), "Be brief.\n\n", " Hi."),
 }
 
 
@@ -114,27 +113,33 @@ def joint(name: str, style: str, row: Row) -> list[list[int]]:
     return [TOKENIZERS[name](prompt + option).input_ids for option in options]
 
 
-@pytest.mark.parametrize(("style", "kind"), TEXTS)
-def test_a_format_is_exactly_this_text(style: str, kind: str):
-    row, prompt, options = TEXTS[style, kind]
-    assert render(row, style) == (prompt, options)
+@pytest.mark.parametrize(("style", "row", "prompt", "options"), TEXTS)
+def test_prompt_format_is_exactly_this_text(style, row, prompt, options):
+    assert render(row, style) == (prompt, [f" {option}" for option in options])
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_one_tokenizer_of_these_tests_merges_across_the_border_of_prompt_and_option(style: str):
+@pytest.mark.parametrize("kind", FREE_TEXTS)
+def test_solution_or_reply_has_this_text_in_every_format(kind, style):
+    row, before, answer = FREE_TEXTS[kind]
+    assert render(row, style) == (f"{before}Question: What?\nAnswer:", [answer])
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_one_tokenizer_merges_across_the_border_of_prompt_and_option(style: str):
     alone = [TOKENIZERS["across words"](render(row, style)[0]).input_ids for row in ROWS]
     joined = [joint("across words", style, row)[0] for row in ROWS]
     assert any(whole[: len(prompt)] != prompt for prompt, whole in zip(alone, joined, strict=True))
 
 
 @pytest.mark.parametrize(("name", "style"), CASES)
-def test_prompt_and_option_together_are_the_tokens_of_the_joint_text(name: str, style: str):
-    found = [[e.prompt + option for option in e.options] for e in encode(name, style)]
-    assert found == [joint(name, style, row) for row in ROWS]
+def test_prompt_and_option_are_the_tokens_of_the_joint_text(name: str, style: str):
+    joined = [[e.prompt + option for option in e.options] for e in encode(name, style)]
+    assert joined == [joint(name, style, row) for row in ROWS]
 
 
 @pytest.mark.parametrize(("name", "style"), CASES)
-def test_no_token_that_reaches_into_an_option_is_skipped(name: str, style: str):
+def test_no_token_that_reaches_into_an_option_is_in_the_prompt(name: str, style: str):
     wrong = []
     for e in encode(name, style):
         prompt, options = render(e.row, style)
@@ -148,36 +153,38 @@ def test_no_token_that_reaches_into_an_option_is_skipped(name: str, style: str):
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("name", ["bytes", "words", "bytes with BOS"])
-def test_the_whole_prompt_is_shared_where_no_merge_crosses_the_border(name: str, style: str):
+def test_whole_prompt_is_shared_without_a_merge_across_the_border(name: str, style: str):
     for e in encode(name, style):
         prompt, _ = render(e.row, style)
         assert e.prompt == TOKENIZERS[name](prompt).input_ids
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_bos_opens_the_prompt_once_where_the_tokenizer_adds_it(style: str):
+def test_prompt_begins_with_bos_once_if_the_tokenizer_adds_it(style: str):
     bos = TOKENIZERS["bytes with BOS"].bos_token_id
     assert [(e.prompt[0], (e.prompt + e.options[0]).count(bos)) for e in encode("bytes with BOS", style)] == [
         (bos, 1)
     ] * len(ROWS)
 
 
-def test_a_tokenizer_that_adds_no_bos_gets_none():
+def test_tokenizer_without_bos_gets_none():
     assert PromptEncoder(TOKENIZERS["bytes"], "letter").bos == []
 
 
-def test_keep_encodes_the_wanted_option_alone():
-    (found,) = PromptEncoder(TOKENIZERS["bytes"], "list").encode([FIVE], keep=lambda row: [row.answer])
-    assert TOKENIZERS["bytes"].decode(found.prompt + found.options[0]).endswith("Answer: bedroom")
+def test_keep_encodes_the_wanted_options_only():
+    (question,) = PromptEncoder(TOKENIZERS["bytes"], "list").encode([FIVE], keep=lambda row: [row.answer])
+    assert TOKENIZERS["bytes"].decode(question.prompt + question.options[0]).endswith("Answer: bedroom")
+    (question,) = PromptEncoder(TOKENIZERS["bytes"], "letter").encode([solution(WORKED)], keep=lambda row: ())
+    assert (TOKENIZERS["bytes"].decode(question.prompt), question.options) == ("Question: What?\nAnswer:", [])
 
 
-def test_no_rows_are_no_questions():
+def test_no_rows_give_no_questions():
     assert PromptEncoder(TOKENIZERS["bytes"], "letter").encode([]) == []
 
 
 def test_length_counts_the_prompt_and_the_longest_option():
-    (found,) = PromptEncoder(TOKENIZERS["bytes"], "cloze").encode([STEM])
-    assert found.length == len("The sun is cold")
+    (question,) = PromptEncoder(TOKENIZERS["bytes"], "cloze").encode([STEM])
+    assert question.length == len("The sun is cold")
 
 
 STORY = "".join(f"Sentence {i} of the story. " for i in range(60)).strip()
@@ -195,62 +202,45 @@ def style(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def cut(name: str, style: str) -> Encoded:
-    return PromptEncoder(TOKENIZERS[name], style).encode([LONG])[0]
+def test_long_passage_is_truncated_no_more_than_needed(name, style):
+    (cut,) = PromptEncoder(TOKENIZERS[name], style).encode([LONG])
+    assert TASKS["race"].cutoff - 8 < cut.length <= TASKS["race"].cutoff
+    assert (cut.cut, cut.row) == (True, LONG)
 
 
-def test_a_row_with_a_long_passage_fits_the_cutoff(cut: Encoded):
-    assert cut.length <= TASKS["race"].cutoff
-
-
-def test_no_more_than_needed_is_cut(cut: Encoded):
-    assert cut.length > TASKS["race"].cutoff - 8
-
-
-def test_a_row_that_was_cut_says_so(cut: Encoded):
-    assert cut.cut
-
-
-def test_a_row_that_was_cut_is_still_the_whole_row(cut: Encoded):
-    assert cut.row == LONG
-
-
-def test_question_and_choices_are_never_cut(cut: Encoded, name: str, style: str):
+def test_only_the_end_of_the_passage_is_truncated(name, style):
+    (cut,) = PromptEncoder(TOKENIZERS[name], style).encode([LONG])
     prompt, options = render(LONG, style)
     question = prompt.removeprefix(LONG.context)
     texts = [TOKENIZERS[name].decode(cut.prompt + option) for option in cut.options]
     assert [text.endswith(question + option) for text, option in zip(texts, options, strict=True)] == [True] * 2
-
-
-def test_the_passage_keeps_its_beginning(cut: Encoded, name: str):
     text = TOKENIZERS[name].decode(cut.prompt, skip_special_tokens=True)
     assert LONG.context.startswith(text.split("\n\n")[0])
 
 
-def test_a_row_that_fits_is_not_cut(name: str, style: str):
+def test_row_that_fits_is_not_truncated(name: str, style: str):
     assert not PromptEncoder(TOKENIZERS[name], style).encode([PASSAGE])[0].cut
 
 
-def test_a_long_row_without_a_passage_stays_as_it_is(style: str):
+def test_long_row_without_a_passage_stays_as_it_is(style: str):
     row = Row("obqa", "8", "", "Why? " * 200, ("so", "not so"), 0)
-    (found,) = PromptEncoder(TOKENIZERS["bytes"], style).encode([row])
-    assert (found.cut, found.length > TASKS["obqa"].cutoff) == (False, True)
+    (question,) = PromptEncoder(TOKENIZERS["bytes"], style).encode([row])
+    assert (question.cut, question.length > TASKS["obqa"].cutoff) == (False, True)
 
 
-def test_a_passage_is_left_out_where_the_question_alone_is_too_long(style: str):
-    (found,) = PromptEncoder(TOKENIZERS["bytes"], style).encode([LONG_ONLY])
-    assert (found.cut, TOKENIZERS["bytes"].decode(found.prompt).startswith("Question: Why?")) == (True, True)
+def test_passage_is_left_out_if_the_question_alone_is_too_long(style: str):
+    (question,) = PromptEncoder(TOKENIZERS["bytes"], style).encode([LONG_ONLY])
+    assert (question.cut, TOKENIZERS["bytes"].decode(question.prompt).startswith("Question: Why?")) == (True, True)
 
 
-def test_a_cut_never_leaves_half_a_character(style: str):
+def test_truncation_never_leaves_half_a_character(style: str):
     for count in range(3):  # the cut falls on every byte of a three-byte character
         row = Row("race", "9", "x" * count + "\u20ac" * 300, "How much?", ("one", "two"), 0)
-        (found,) = PromptEncoder(TOKENIZERS["bytes"], style).encode([row])
-        assert "\ufffd" not in TOKENIZERS["bytes"].decode(found.prompt)
+        (question,) = PromptEncoder(TOKENIZERS["bytes"], style).encode([row])
+        assert "\ufffd" not in TOKENIZERS["bytes"].decode(question.prompt)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_space_before_an_answer_belongs_to_the_answer(task: str, style: str):
+def test_space_before_an_answer_belongs_to_the_answer(task: str, style: str):
     prompt, options = render(Row(task, "1", "", "What?", ("x", "y"), 0), style)
     assert (prompt[-1].isspace(), {option[0] for option in options}) == (False, {" "})

@@ -1,4 +1,4 @@
-"""Splits and samples as functions of ids alone, and the fingerprint of what came out."""
+"""Splits and samples as functions of ids only, and the fingerprint of the rows."""
 
 import dataclasses
 import random
@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from mosld.common.errors import UserError
+from mosld.config.compose import load_config
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.rows import Row
 from mosld.data.splits import TaskData, needed_splits, sample, split_rows
 from mosld.data.tasks import TASKS
+
+BUNDLED = SourceConfig(name="bundled")
 
 
 def rows(count: int, question: str = "What?") -> list[Row]:
@@ -31,77 +35,49 @@ def csqa(train: list[Row], limit: int | None = None) -> TaskData:
     return split_rows(TASKS["csqa"], {"train": train, "validation": rows(7, "Test?")}, limit)
 
 
-def test_a_sample_has_as_many_rows_as_asked_for():
-    assert len(sample(rows(50), 12, "train")) == 12
+def test_sample_has_the_wanted_number_of_rows_in_their_own_order():
+    numbers = [int(row.id.split("-")[1]) for row in sample(rows(50), 12, "train")]
+    assert (len(numbers), numbers) == (12, sorted(numbers))
 
 
 @pytest.mark.parametrize("count", [None, 50, 51])
-def test_a_sample_of_all_rows_is_all_rows(count: int | None):
+def test_sample_of_all_rows_is_all_rows(count):
     assert sample(rows(50), count, "train") == rows(50)
 
 
-def test_a_sample_keeps_the_rows_own_order():
-    numbers = [int(row.id.split("-")[1]) for row in sample(rows(50), 12, "train")]
-    assert numbers == sorted(numbers)
+def test_sample_depends_on_ids_and_purpose_only():
+    chosen = set(ids(sample(rows(50), 12, "train")))
+    assert set(ids(sample(shuffled(rows(50)), 12, "train"))) == chosen
+    assert set(ids(sample(rows(50, "Other?"), 12, "train"))) == chosen
+    assert set(ids(sample(rows(50), 12, "validation"))) != chosen
 
 
-def test_a_sample_does_not_depend_on_the_order_of_rows():
-    assert set(ids(sample(shuffled(rows(50)), 12, "train"))) == set(ids(sample(rows(50), 12, "train")))
-
-
-def test_a_smaller_sample_is_part_of_a_larger_one():
+def test_smaller_sample_is_part_of_a_larger_one():
     assert set(sample(rows(50), 5, "train")) < set(sample(rows(50), 12, "train"))
 
 
-def test_samples_for_two_purposes_differ():
-    assert sample(rows(50), 12, "train") != sample(rows(50), 12, "validation")
-
-
-def test_a_sample_depends_on_ids_alone():
-    assert ids(sample(rows(50, "Other?"), 12, "train")) == ids(sample(rows(50), 12, "train"))
-
-
 def test_csqa_holds_out_a_tenth_of_train():
-    found = csqa(rows(200))
-    assert (len(found.train), len(found.validation)) == (180, 20)
+    data = csqa(rows(200))
+    assert (len(data.train), len(data.validation)) == (180, 20)
+    assert sorted(ids(data.train) + ids(data.validation)) == sorted(ids(rows(200)))
+    assert data.test == rows(7, "Test?")
 
 
-def test_train_and_held_out_rows_are_disjoint_and_complete():
-    found = csqa(rows(200))
-    assert sorted(ids(found.train) + ids(found.validation)) == sorted(ids(rows(200)))
+@pytest.mark.parametrize("train", [shuffled(rows(200)), rows(200, "Other?")], ids=["order", "texts"])
+def test_hold_out_depends_on_ids_only(train):
+    assert set(ids(csqa(train).validation)) == set(ids(csqa(rows(200)).validation))
 
 
-def test_the_hold_out_does_not_depend_on_the_order_of_rows():
-    assert set(ids(csqa(shuffled(rows(200))).validation)) == set(ids(csqa(rows(200)).validation))
+def test_limit_changes_neither_hold_out_nor_test():
+    data = csqa(rows(200), limit=150)
+    assert data.validation == csqa(rows(200)).validation
+    assert (len(data.train), len(data.test), set(ids(data.train)) & set(ids(data.validation))) == (150, 7, set())
 
 
-def test_the_hold_out_does_not_depend_on_what_rows_say():
-    assert ids(csqa(rows(200, "Other?")).validation) == ids(csqa(rows(200)).validation)
-
-
-def test_the_hold_out_does_not_depend_on_the_limit():
-    assert csqa(rows(200), limit=5).validation == csqa(rows(200)).validation
-
-
-def test_a_limit_takes_train_rows_that_are_not_held_out():
-    found = csqa(rows(200), limit=150)
-    assert (len(found.train), set(ids(found.train)) & set(ids(found.validation))) == (150, set())
-
-
-def test_the_official_validation_of_csqa_is_its_test():
-    assert csqa(rows(20)).test == rows(7, "Test?")
-
-
-def test_a_task_with_a_published_validation_uses_it():
+def test_published_validation_is_used():
     published = {"train": rows(30), "validation": rows(5, "Validation?"), "test": rows(6, "Test?")}
-    found = split_rows(TASKS["obqa"], published, limit=None)
-    assert (found.train, found.validation, found.test) == tuple(published.values())
-
-
-def test_a_limit_leaves_validation_and_test():
-    published = {"train": rows(30), "validation": rows(5), "test": rows(6)}
-    found = split_rows(TASKS["obqa"], published, limit=3)
-    assert (len(found.train), len(found.validation), len(found.test)) == (3, 5, 6)
+    data = split_rows(TASKS["obqa"], published, limit=None)
+    assert (data.train, data.validation, data.test) == tuple(published.values())
 
 
 def paper(train: list[Row], validation: list[Row]) -> TaskData:
@@ -109,20 +85,20 @@ def paper(train: list[Row], validation: list[Row]) -> TaskData:
     return split_rows(TASKS["obqa"], published, None, "paper")
 
 
-def test_the_papers_policy_joins_train_and_validation_and_holds_out_a_tenth():
-    train, validation = rows(150), [dataclasses.replace(row, id=f"v{row.id}") for row in rows(50, "Validation?")]
-    found = paper(train, validation)
-    assert (len(found.train), len(found.validation), found.test) == (180, 20, rows(6, "Test?"))
-    assert sorted(ids(found.train) + ids(found.validation)) == sorted(ids(train) + ids(validation))
+def test_paper_policy_joins_train_and_validation_and_holds_out_a_tenth():
+    validation = [dataclasses.replace(row, id=f"v{row.id}") for row in rows(50, "Validation?")]
+    data = paper(rows(150), validation)
+    assert (len(data.train), len(data.validation), data.test) == (180, 20, rows(6, "Test?"))
+    assert sorted(ids(data.train) + ids(data.validation)) == sorted(ids(rows(150)) + ids(validation))
 
 
-def test_the_papers_policy_keeps_rows_apart_whose_ids_are_equal_in_both_splits():
-    found = paper(rows(30), rows(30, "Validation?"))
-    texts = [(row.id, row.question) for row in [*found.train, *found.validation]]
-    assert (len(texts), len(set(texts))) == (60, 60)
+def test_paper_policy_keeps_rows_with_equal_ids_in_both_splits():
+    data = paper(rows(30), rows(30, "Validation?"))
+    texts = {(row.id, row.question) for row in [*data.train, *data.validation]}
+    assert len(data.train) + len(data.validation) == len(texts) == 60
 
 
-def test_the_test_of_csqa_stays_its_test_under_the_papers_policy():
+def test_paper_policy_keeps_the_test_of_csqa():
     published = {"train": rows(200), "validation": rows(7, "Test?")}
     assert split_rows(TASKS["csqa"], published, None, "paper") == csqa(rows(200))
 
@@ -134,14 +110,45 @@ def test_the_test_of_csqa_stays_its_test_under_the_papers_policy():
         ("obqa", False, ("test",)),
         ("csqa", True, ("train", "validation")),
         ("csqa", False, ("validation",)),
+        ("openorca", True, ("train",)),
+        ("openorca", False, ()),
     ],
 )
-def test_a_task_reads_the_files_that_its_split_rule_needs(task: str, training: bool, splits: tuple[str, ...]):
+def test_task_needs_the_files_of_its_split_rule(task, training, splits):
     assert needed_splits(TASKS[task], training) == splits
 
 
+def test_n_openorca_takes_so_many_rows_and_fewer_are_part_of_more():
+    samples = [
+        {row.id for row in load_dataset(DataConfig(tasks=["obqa", "openorca"], n_openorca=n), BUNDLED).train}
+        for n in (100, 300)
+    ]
+    assert [len({name for name in sample if name.startswith("openorca")}) for sample in samples] == [100, 300]
+    assert samples[0] < samples[1]
+
+
+def test_more_rows_of_openorca_than_there_are_is_refused():
+    with pytest.raises(UserError, match=r"data.n_openorca=2001: the bundled source has 2000 rows"):
+        load_dataset(DataConfig(tasks=["obqa", "openorca"], n_openorca=2001), BUNDLED)
+
+
+def test_n_openorca_without_openorca_is_refused():
+    with pytest.raises(UserError, match=r"data.n_openorca=10: .* without openorca"):
+        load_config(["data=mixture", "data.n_openorca=10"])
+
+
+def test_mixture_openorca_is_the_mixture_with_the_papers_smallest_sample():
+    data = load_config(["data=mixture_openorca"]).data
+    assert (data.tasks, data.n_openorca) == ([*load_config([]).data.tasks, "openorca"], 1375)
+
+
+def test_openorca_alone_cannot_be_scored():
+    with pytest.raises(UserError, match="nothing to score"):
+        load_dataset(DataConfig(tasks=["openorca"]), BUNDLED, training=False)
+
+
 def dataset(**changes: Any) -> Dataset:
-    """Four rows in three splits, of which the first train row is changed."""
+    """Four rows in three splits; the first train row is changed."""
     first = Row("obqa", "1", "Passage.", "What?", ("x", "y"), 0)
     two, three, four = (dataclasses.replace(first, id=str(i)) for i in (2, 3, 4))
     return Dataset({"obqa": TaskData(TASKS["obqa"], [dataclasses.replace(first, **changes), two], [three], [four])}, "")
@@ -160,23 +167,23 @@ def dataset(**changes: Any) -> Dataset:
         {"task": "csqa"},
     ],
 )
-def test_the_fingerprint_changes_with_any_part_of_a_row(change: dict[str, Any]):
+def test_fingerprint_changes_with_any_field_of_a_row(change):
     assert dataset(**change).fingerprint != dataset().fingerprint
 
 
-def test_the_fingerprint_changes_when_a_row_moves_to_another_split():
+def test_fingerprint_changes_with_split_and_order_of_rows():
     data = dataset().tasks["obqa"]
     moved = TaskData(data.task, data.train[:1], [data.train[1], *data.validation], data.test)
-    assert Dataset({"obqa": moved}, "").fingerprint != dataset().fingerprint
+    reversed_train = TaskData(data.task, data.train[::-1], data.validation, data.test)
+    fingerprints = {Dataset({"obqa": rows}, "").fingerprint for rows in (data, moved, reversed_train)}
+    assert len(fingerprints) == 3
 
 
-def test_the_fingerprint_changes_with_the_order_of_train_rows():
-    data = dataset().tasks["obqa"]
-    turned = TaskData(data.task, data.train[::-1], data.validation, data.test)
-    assert Dataset({"obqa": turned}, "").fingerprint != dataset().fingerprint
+def test_fingerprint_of_a_row_is_what_earlier_runs_recorded():
+    assert dataset().fingerprint == "066b21a1cc451de2"
 
 
-def test_a_task_has_the_same_fingerprint_in_a_mixture_and_on_its_own():
+def test_task_has_the_same_fingerprint_in_a_mixture_and_on_its_own():
     obqa = dataset().tasks["obqa"]
     csqa = TaskData(TASKS["csqa"], obqa.train[:1], obqa.validation, obqa.test)
     mixture, alone = Dataset({"obqa": obqa, "csqa": csqa}, ""), Dataset({"obqa": obqa}, "")
@@ -184,11 +191,7 @@ def test_a_task_has_the_same_fingerprint_in_a_mixture_and_on_its_own():
     assert len({*mixture.fingerprints.values(), mixture.fingerprint}) == 3
 
 
-def test_the_fingerprint_is_sixteen_hex_digits():
-    assert len(bytes.fromhex(dataset().fingerprint)) == 8
-
-
-def test_the_fingerprint_does_not_depend_on_where_the_rows_lie_or_how_they_were_read(toy_root: Path, tmp_path: Path):
+def test_fingerprint_does_not_depend_on_the_directory(toy_root: Path, tmp_path: Path):
     shutil.copytree(toy_root, tmp_path / "elsewhere")
     tasks = DataConfig(tasks=["obqa", "csqa"])
     here = load_dataset(tasks, SourceConfig(name="local", root=str(toy_root)))
@@ -197,5 +200,5 @@ def test_the_fingerprint_does_not_depend_on_where_the_rows_lie_or_how_they_were_
 
 
 def test_train_rows_come_task_after_task_in_the_configs_order(toy_root: Path):
-    found = load_dataset(DataConfig(tasks=["csqa", "obqa"], limit=2), SourceConfig(name="local", root=str(toy_root)))
-    assert [row.task for row in found.train] == ["csqa", "csqa", "obqa", "obqa"]
+    data = load_dataset(DataConfig(tasks=["csqa", "obqa"], limit=2), SourceConfig(name="local", root=str(toy_root)))
+    assert [row.task for row in data.train] == ["csqa", "csqa", "obqa", "obqa"]
