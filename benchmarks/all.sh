@@ -25,6 +25,7 @@ measure compiled step_time --methods lora,lora+compile,mosld,mosld+compile --rou
 measure memory memory
 measure saving saving --rounds 3
 measure startup startup --rounds 3
+measure shared_cores shared_cores --rounds 3
 measure crossover crossover --choices 2 --rounds 5
 measure memory_model memory_model
 "$python" benchmarks/tables.py "$out" docs/explanation/performance.md docs/reference/scaling.md

@@ -15,6 +15,7 @@ from typing import NoReturn, TypeVar
 
 from mosld.common.errors import ExitCode, UserError, nearest
 from mosld.common.process import run_to_exit_code, silence_imports
+from mosld.common.threads import limit_spinning
 from mosld.config.fields import field_types
 from mosld.config.groups import group_options
 from mosld.config.schema import Config
@@ -28,6 +29,7 @@ def run_command(command: Callable[[list[str]], int], usage: str, argv: Sequence[
     if "-h" in arguments or "--help" in arguments:
         print(f"{usage}\n\n{describe_keys()}")
         return ExitCode.FINISHED
+    limit_spinning()
     silence_imports()
     return run_to_exit_code(lambda: command(arguments))
 
@@ -93,6 +95,7 @@ def run_flags(
     if "-h" in arguments or "--help" in arguments:
         print(parser.format_help())
         return ExitCode.FINISHED
+    limit_spinning()
     silence_imports()
     try:
         return run_to_exit_code(lambda: command(parser.read(arguments)))

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the hub fails at once
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: threads would wait for each other
+# The models are tiny: threads would wait for each other. A process that a test starts with more must not spin, since
+# several tests run at a time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def toy_row(task: str, split: str, number: int) -> dict:

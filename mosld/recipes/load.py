@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from peft import PeftModel
 
 from mosld.adapters.load import load_adapter
+from mosld.common.threads import watch_cores
 from mosld.config.schema import ModelConfig
 from mosld.distributed.fsdp import place
 from mosld.distributed.processes import processes
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Model = PreTrainedModel | PeftModel
+
+# torch splits an elementwise operator into pieces of this size (at::internal::GRAIN_SIZE).
+ELEMENTS_PER_THREAD = 32768
 
 
 def load_base_model(
@@ -32,8 +37,15 @@ def load_base_model(
     console = console or Console()
     with console.fetching(config.hub):
         have_weights(config)
+    group = processes()
+    if group.device.type == "cpu":
+        watch_cores(_run_on_all_threads, torch.get_num_threads())
     with console.working(f"loading {config.name}"):
-        return load_placed(config, processes())
+        return load_placed(config, group)
+
+
+def _run_on_all_threads() -> None:
+    torch.zeros(ELEMENTS_PER_THREAD * torch.get_num_threads()).add_(1)
 
 
 def load_trained(

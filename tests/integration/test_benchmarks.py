@@ -20,6 +20,7 @@ CASES = {
     "before_after": ["--model", "tiny"],
     "saving": ["--model", "tiny", "--wide", "tiny", "--rank", "4"],
     "crossover": ["--widths", "16", "--tokens", "8", "--choices", "2"],
+    "shared_cores": ["--model", "tiny", "--ways", "mosld", "--steps", "4", "--options", "data.limit=40"],
     "startup": ["--model", "tiny", "--runs", "3", "--options", "data=single_arc_e", "data.limit=20"],
 }
 FIGURES = {
@@ -31,6 +32,7 @@ FIGURES = {
     "before_after": {"way", "seconds", "ratio", "least", "most", "memory", "bytes"},
     "saving": {"model", "method", "parameters", "seconds", "bytes beyond 4 a parameter"},
     "crossover": {"width", "experts", "rank", "k", "columns", "dense, ms", "sparse to dense"},
+    "shared_cores": {"spinning", "one, tokens/s", "ratio", "together, tokens/s", "ratio together"},
     "startup": {"what", "seconds", "over the bare import"},
 }
 
