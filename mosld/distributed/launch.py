@@ -1,7 +1,7 @@
-"""What the launcher was asked for, read from the environment that torchrun and `accelerate launch` hand down.
+"""What the launcher asked for, read from the environment that torchrun and `accelerate launch` set.
 
-mosld does the work of an accelerate file itself: data parallel, FSDP2, or DeepSpeed's ZeRO. Whatever such a file asks
-for beyond that is refused here, before anything heavy is imported: a run never silently does something else.
+mosld implements data parallel, FSDP2 and DeepSpeed's ZeRO itself. Anything else in an accelerate file is refused here,
+before anything heavy is imported: a run never silently does something else.
 """
 
 import os
@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from mosld.common.errors import UserError
-from mosld.config.schema import Config, ModelConfig
+from mosld.config.schema import Config, ModelConfig, TrainingConfig
 
-ON = ("1", "true", "yes")
-# What an accelerate file can ask of DeepSpeed and mosld does by keys of its own: the harmless value, and what to use.
-OURS = {
+TRUE_WORDS = ("1", "true", "yes")
+# Options of DeepSpeed in an accelerate file that mosld does by its own keys: the harmless value, and what to use.
+DEEPSPEED_OPTIONS = {
     "gradient_accumulation_steps": ("1", "training.batch_size and training.micro_batch_size"),
     "gradient_clipping": ("none", "training.max_grad_norm"),
     "deepspeed_offload_optimizer_device": ("none", "conf/accelerate/fsdp_offload.yaml"),
     "deepspeed_offload_param_device": ("none", "conf/accelerate/fsdp_offload.yaml"),
     "deepspeed_config_file": ("none", "the keys of conf/accelerate/deepspeed_zero3.yaml"),
 }
-EACH = {
-    "fsdp": "a part of the base (FSDP2)",
-    "zero2": "the whole model and a part of the optimiser (DeepSpeed ZeRO-2)",
-    "zero3": "a part of the base (DeepSpeed ZeRO-3)",
+ENGINE_DESCRIPTIONS = {
+    "single": "the whole model (data parallel)",
+    "ddp": "the whole model (data parallel)",
+    "fsdp": "a shard of the base (FSDP2)",
+    "zero2": "the whole model and a shard of the optimizer (DeepSpeed ZeRO-2)",
+    "zero3": "a shard of the base (DeepSpeed ZeRO-3)",
 }
 
 
@@ -32,11 +34,11 @@ class Launch:
     """How the processes of a run share the work.
 
     Attributes:
-        count: how many there are.
-        engine: "single"; "ddp": each holds the whole model; "fsdp": each holds a part of the base; DeepSpeed's "zero2":
-            each updates a part of what trains; "zero3": each holds a part of the base, too.
-        offload: the parts stay in the processor's memory between passes; where they train, they are updated there.
-        reshard: a layer is taken apart again after its forward pass, and put together once more for backward.
+        count: number of processes.
+        engine: "single"; "ddp": each holds the whole model; "fsdp": each holds a shard of the base; DeepSpeed's
+            "zero2": each updates a shard of the trained weights; "zero3": each also holds a shard of the base.
+        offload: shards stay in CPU memory between passes, and trained shards are updated there.
+        reshard: a layer is freed after its forward pass and gathered again for backward.
     """
 
     count: int = 1
@@ -51,7 +53,7 @@ class Launch:
 
     @property
     def sharded_base(self) -> bool:
-        """Whether each process holds a part of the base alone."""
+        """Whether each process holds only a shard of the base."""
         return self.engine in ("fsdp", "zero3")
 
     @property
@@ -60,123 +62,129 @@ class Launch:
         return self.sharded_base or self.zero
 
     def describe(self) -> str:
-        """One line for a person."""
-        each = EACH.get(self.engine, "the whole model (data parallel)")
-        return f"{self.count} processes, each with {each}{', offloaded between passes' if self.offload else ''}"
+        """One line for the user."""
+        offloaded = ", offloaded between passes" if self.offload else ""
+        return f"{self.count} processes, each with {ENGINE_DESCRIPTIONS[self.engine]}{offloaded}"
 
 
 def launch() -> Launch:
-    """What the environment says; `require_launch` has checked it."""
+    """The launch that the environment describes; `require_launch` checks it."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    if _on("ACCELERATE_USE_DEEPSPEED"):
-        return Launch(count, f"zero{_stage()}")
-    if not _on("ACCELERATE_USE_FSDP"):
+    if _is_on("ACCELERATE_USE_DEEPSPEED"):
+        return Launch(count, f"zero{_zero_stage()}")
+    if not _is_on("ACCELERATE_USE_FSDP"):
         return Launch(count, "ddp" if count > 1 else "single")
-    return Launch(count, "fsdp", _on("FSDP_OFFLOAD_PARAMS"), _on("FSDP_RESHARD_AFTER_FORWARD", "true"))
+    return Launch(count, "fsdp", _is_on("FSDP_OFFLOAD_PARAMS"), _is_on("FSDP_RESHARD_AFTER_FORWARD", "true"))
 
 
 def require_launch(config: Config) -> None:
-    """Check that what the launcher and the config ask for can be done here, together.
+    """Check that the launcher's requests and the config work together.
 
     Raises:
-        UserError: with one message for each thing that cannot.
+        UserError: with one message for each that does not.
     """
-    wrong = [*_started(), *_unsupported_launch(), *_unsupported_keys(config), *missing_packages(config.model)]
-    if wrong:
-        raise UserError(*wrong)
+    errors = [
+        *_missing_processes(),
+        *_unsupported_launch(),
+        *_unsupported_keys(config.model, config.training),
+        *missing_packages(config.model),
+    ]
+    if errors:
+        raise UserError(*errors)
 
 
 def missing_packages(model: ModelConfig) -> list[str]:
-    """What a model's config needs and is not installed."""
+    """A message for each package that the model's config needs and that is not installed."""
     if model.quantize and not find_spec("bitsandbytes"):
         return [f"model.quantize={model.quantize}: needs bitsandbytes; pip install 'mosld[quant]'."]
     return []
 
 
-def _started() -> list[str]:
-    """Whether as many processes were started as were asked for."""
+def _missing_processes() -> list[str]:
     environment = os.environ
-    # accelerate's launcher of one process names an address for the others that it was asked for, and starts none.
+    # accelerate's launcher of one process sets an address for the others that it was asked for, and starts none.
     if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= environment.keys() and "WORLD_SIZE" not in environment:
         return [
             "accelerate launch: several processes were asked for and one was started (--cpu does this); name a file, "
             "as in --config_file conf/accelerate/ddp.yaml, or use torchrun."
         ]
-    alone = environment.get("WORLD_SIZE", "1") == "1" and not (_on("FSDP_OFFLOAD_PARAMS") and "RANK" in environment)
-    if _on("ACCELERATE_USE_FSDP") and alone:  # with offloading there is something to share with: the processor
-        return ["FSDP: shares a model among processes, and there is one; set num_processes, or leave FSDP out."]
-    if _on("ACCELERATE_USE_DEEPSPEED") and int(environment.get("WORLD_SIZE", "1")) == 1:
-        return ["DeepSpeed: shares a model among processes, and there is one; set num_processes, or use single.yaml."]
+    single = environment.get("WORLD_SIZE", "1") == "1"
+    # One process can offload its shards to CPU memory.
+    offloaded = _is_on("FSDP_OFFLOAD_PARAMS") and "RANK" in environment
+    if _is_on("ACCELERATE_USE_FSDP") and single and not offloaded:
+        return ["FSDP: shards a model over processes, and there is one; set num_processes, or leave FSDP out."]
+    if _is_on("ACCELERATE_USE_DEEPSPEED") and single:
+        return ["DeepSpeed: shards a model over processes, and there is one; set num_processes, or use single.yaml."]
     return []
 
 
 def _unsupported_launch() -> list[str]:
-    """What an accelerate file can ask for and mosld does not do, or does by a key of its own."""
-    found = []
-    if _on("ACCELERATE_USE_MEGATRON_LM") or _on("ACCELERATE_USE_PARALLELISM_CONFIG"):
-        found.append("accelerate: Megatron-LM and parallelism_config are not followed; use conf/accelerate/fsdp.yaml.")
+    """Requests of an accelerate file that mosld does not follow, or has a key of its own for."""
+    errors = []
+    if _is_on("ACCELERATE_USE_MEGATRON_LM") or _is_on("ACCELERATE_USE_PARALLELISM_CONFIG"):
+        errors.append("accelerate: Megatron-LM and parallelism_config are not followed; use conf/accelerate/fsdp.yaml.")
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no":
-        found.append(f"mixed_precision={precision}: is not followed; set it to no, and choose model.dtype.")
+        errors.append(f"mixed_precision={precision}: is not followed; set it to no, and choose model.dtype.")
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
-        found.append("dynamo_backend: is not followed; set it to no, and use training.compile.")
-    if _on("ACCELERATE_USE_FSDP"):
-        found += _fsdp()
-    if _on("ACCELERATE_USE_DEEPSPEED"):
-        found += _deepspeed()
-    return found
+        errors.append("dynamo_backend: is not followed; set it to no, and use training.compile.")
+    if _is_on("ACCELERATE_USE_FSDP"):
+        errors += _unsupported_fsdp()
+    if _is_on("ACCELERATE_USE_DEEPSPEED"):
+        errors += _unsupported_deepspeed()
+    return errors
 
 
-def _fsdp() -> list[str]:
-    found = []
+def _unsupported_fsdp() -> list[str]:
+    errors = []
     if os.environ.get("FSDP_VERSION", "1") != "2":
-        found.append("fsdp_version=1: is not followed; set fsdp_version: 2.")
-    if _on("FSDP_ACTIVATION_CHECKPOINTING") or _on("FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD"):
-        found.append("fsdp_activation_checkpointing: is not followed; use training.gradient_checkpointing=true.")
+        errors.append("fsdp_version=1: is not followed; set fsdp_version: 2.")
+    if _is_on("FSDP_ACTIVATION_CHECKPOINTING") or _is_on("FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD"):
+        errors.append("fsdp_activation_checkpointing: is not followed; use training.gradient_checkpointing=true.")
     policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
     if policy != "TRANSFORMER_BASED_WRAP":
-        found.append(f"fsdp_auto_wrap_policy={policy}: is not followed; the layers are shared, TRANSFORMER_BASED_WRAP.")
-    return found
+        errors.append(f"fsdp_auto_wrap_policy={policy}: is not followed; layers are sharded by TRANSFORMER_BASED_WRAP.")
+    return errors
 
 
-def _deepspeed() -> list[str]:
-    found = []
+def _unsupported_deepspeed() -> list[str]:
+    errors = []
     if not find_spec("deepspeed"):
-        found.append("DeepSpeed: is not installed; pip install 'mosld[deepspeed]', or use conf/accelerate/fsdp.yaml.")
-    if _stage() not in ("2", "3"):
-        found.append(f"zero_stage={_stage()}: is not followed; set 2 or 3, or use conf/accelerate/ddp.yaml.")
-    for name, (usual, instead) in OURS.items():
-        asked = os.environ.get(f"ACCELERATE_{name.upper()}", usual)
-        if asked.lower() not in (usual, "none", "auto"):
+        errors.append("DeepSpeed: is not installed; pip install 'mosld[deepspeed]', or use conf/accelerate/fsdp.yaml.")
+    if _zero_stage() not in ("2", "3"):
+        errors.append(f"zero_stage={_zero_stage()}: is not followed; set 2 or 3, or use conf/accelerate/ddp.yaml.")
+    for name, (harmless, instead) in DEEPSPEED_OPTIONS.items():
+        asked = os.environ.get(f"ACCELERATE_{name.upper()}", harmless)
+        if asked.lower() not in (harmless, "none", "auto"):
             key = name.removeprefix("deepspeed_")
-            found.append(f"{key}={asked}: is not followed; leave it out, and use {instead}.")
-    return found
+            errors.append(f"{key}={asked}: is not followed; leave it out, and use {instead}.")
+    return errors
 
 
-def _stage() -> str:
+def _zero_stage() -> str:
     return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
 
 
-def _unsupported_keys(config: Config) -> list[str]:
-    """Keys that cannot work with a model shared among the processes."""
-    found, asked = [], launch()
-    if not asked.sharded:
+def _unsupported_keys(model: ModelConfig, training: TrainingConfig) -> list[str]:
+    """Keys that do not work with a sharded model."""
+    if not launch().sharded:
         return []
-    engine = "DeepSpeed" if asked.zero else "FSDP"
-    if config.model.quantize:
-        found.append(
-            f"model.quantize={config.model.quantize}: packed weights cannot be shared by {engine}; use ddp.yaml, or "
+    engine = "DeepSpeed" if launch().zero else "FSDP"
+    errors = []
+    if model.quantize:
+        errors.append(
+            f"model.quantize={model.quantize}: packed weights cannot be sharded by {engine}; use ddp.yaml, or "
             "leave one of the two out."
         )
-    if config.training.micro_batch_size == "auto":
-        found.append(
+    if training.micro_batch_size == "auto":
+        errors.append(
             "training.micro_batch_size=auto: a process that runs out of memory leaves the others waiting with "
             f"{engine}; give a number."
         )
-    if config.training.compile:
-        found.append(f"training.compile=true: is not done with {engine}; use ddp.yaml, or leave one of the two out.")
-    return found
+    if training.compile:
+        errors.append(f"training.compile=true: does not work with {engine}; use ddp.yaml, or leave one of the two out.")
+    return errors
 
 
-def _on(name: str, default: str = "false") -> bool:
-    return os.environ.get(name, default).lower() in ON
+def _is_on(name: str, default: str = "false") -> bool:
+    return os.environ.get(name, default).lower() in TRUE_WORDS

@@ -1,11 +1,15 @@
-"""What several processes of one run exchange, and how they part. Alone, a process exchanges nothing."""
+"""The process group of a run: collectives, failure reports, and leaving without disturbing the others.
+
+A single process exchanges nothing: every method then returns its argument.
+"""
 
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -16,19 +20,26 @@ from mosld.common.errors import UserError
 from mosld.common.process import on_command_end
 from mosld.distributed.launch import launch
 
-FAILED, LEAVING, GONE = "mosld/failed", "mosld/leaving", "mosld/gone"
-CLOSING = 10.0  # seconds in which a group is taken apart; one whose exchange hangs never is
+# Keys of the store that the processes share.
+FAILED_KEY = "mosld/failed"
+LEAVING_KEY = "mosld/leaving"
+GONE_KEY = "mosld/gone"
+# A process group whose collective hangs is never destroyed.
+CLOSE_WAIT_SECONDS = 10.0
+POLL_SECONDS = 0.02
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run.
+    """The process group of a run.
 
     Attributes:
-        rank: number of this one, from 0.
-        count: how many there are.
-        device: where this one's model lies.
-        sharded: whether each holds a part of the model alone, so that all must run it at the same time.
+        rank: number of this process, from 0.
+        count: number of processes.
+        device: device of this process's model.
+        sharded: whether each process holds only a shard of the model, so that all must run it at the same time.
     """
 
     rank: int
@@ -41,15 +52,15 @@ class Processes:
         """Whether this process prints and writes files."""
         return self.rank == 0
 
-    def shard(self, items: list[Any]) -> list[tuple[Any, bool]]:
-        """This process's part of a list that all have: every count-th item, each with True.
+    def shard(self, items: Sequence[T]) -> list[tuple[T, bool]]:
+        """This process's share of a list that all processes have: every count-th item, each with True.
 
-        Where the model is sharded all get as many. What is short is made up by the first item of the list with False:
-        to be run with the others, its outcome thrown away. The main process never gets one.
+        With a sharded model all processes get equally many items. A short share is filled up with the first item and
+        False: it is run along with the others, and its result is dropped. The main process never gets one.
         """
-        own = [(item, True) for item in items[self.rank :: self.count]]
-        short = -(-len(items) // self.count) - len(own)
-        return own + [(items[0], False)] * (short if self.sharded else 0)
+        share = [(item, True) for item in items[self.rank :: self.count]]
+        missing = -(-len(items) // self.count) - len(share)
+        return share + [(items[0], False)] * (missing if self.sharded else 0)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
@@ -57,57 +68,58 @@ class Processes:
             distributed.all_reduce(tensor)
         return tensor
 
-    def all_gather(self, value: Any) -> list[Any]:
-        """The value of every process, in the order of their ranks, in every process."""
+    def all_gather(self, value: T) -> list[T]:
+        """The value of every process, in the order of ranks."""
         if self.count == 1:
             return [value]
-        found: list[Any] = [None] * self.count
-        distributed.all_gather_object(found, value)
-        return found
+        values: list[T | None] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return cast("list[T]", values)
 
-    def broadcast(self, value: Any) -> Any:
-        """The main process's value, in every process."""
-        if self.count == 1:
-            return value
-        box = [value]
-        distributed.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
+    def broadcast(self, value: T | None) -> T:
+        """The main process's value; the argument of the other processes is ignored."""
+        values = [value]
+        if self.count > 1:
+            distributed.broadcast_object_list(values, src=0, device=self.device)
+        return cast("T", values[0])
 
     def barrier(self) -> None:
         """Wait until every process is here."""
-        self.broadcast(None)
+        self.broadcast("barrier")
 
     def report_failure(self) -> None:
-        """Let the others know that this process ends by an error, so that none takes its end for a wish to stop."""
+        """Tell the others that this process ends with an error, so that none takes its end for a request to stop."""
         if self.count > 1:
-            with suppress(RuntimeError):  # the process that keeps the store may be gone
-                _store().compare_set(FAILED, "", str(self.rank))  # the first one stays: the others fail because of it
+            # The process that keeps the store may be gone.
+            with suppress(RuntimeError):
+                # The first report stays: the others fail because of it.
+                _store().compare_set(FAILED_KEY, "", str(self.rank))
 
     def failed_because_of_another(self) -> bool:
-        """Whether another process told of a failure before this one did."""
+        """Whether another process reported a failure before this one did."""
         if self.count > 1:
             with suppress(RuntimeError):
-                return _store().check([FAILED]) and int(_store().get(FAILED)) != self.rank
+                return _store().check([FAILED_KEY]) and int(_store().get(FAILED_KEY)) != self.rank
         return False
 
     def another_failed(self) -> bool:
-        """Whether any process has ended by an error."""
+        """Whether any process has ended with an error."""
         if self.count > 1:
             with suppress(RuntimeError):
-                return _store().check([FAILED])
+                return _store().check([FAILED_KEY])
         return False
 
 
-def _store() -> Any:
-    """The small table that all processes share besides their collectives."""
+def _store() -> distributed.Store:
+    """The key-value store that the processes share besides their collectives."""
     return distributed.distributed_c10d._get_default_store()
 
 
 def processes() -> Processes:
-    """The processes of this run, joined on the first call where a launcher started several.
+    """The process group of this run; the first call joins it where a launcher started several processes.
 
     Raises:
-        UserError: the launcher announced other processes than have joined.
+        UserError: another number of processes joined than the launcher announced.
     """
     state = PartialState(cpu=not torch.accelerator.is_available())
     announced = int(os.environ.get("WORLD_SIZE", "1"))
@@ -116,37 +128,40 @@ def processes() -> Processes:
     return Processes(state.process_index, state.num_processes, state.device, launch().sharded)
 
 
-def leave(patience: float) -> None:
-    """Take this process out of the group, so that its end disturbs none of the others. It never hangs.
+def leave_group(wait_seconds: float) -> None:
+    """Destroy the process group without disturbing the other processes. It never hangs.
 
-    The threads of an exchange that is still open when the interpreter ends abort the process, and the one that leaves
-    first closes what another may still be reading from. So all say that they are done, and only then take the group
-    apart; the main one, which may keep the table they say it in, goes last.
+    Threads of a collective that is still open when the interpreter exits abort the process, and the first process to
+    leave closes connections that others may still read from. So all processes first announce that they are done, and
+    only then destroy the group. The main process may keep the store of these announcements, so it leaves last.
 
     Args:
-        patience: seconds to wait for the others; 0 where this process ends by an error, which they do not wait for.
+        wait_seconds: how long to wait for the others; 0 after an error, which the others do not wait for.
     """
     if not distributed.is_initialized():
         return
-    store, group = _store(), processes()
-    if patience:
-        _meet(store, LEAVING, group.count, patience)
+    store = _store()
+    group = processes()
+    if wait_seconds:
+        _wait_for_all(store, LEAVING_KEY, group.count, wait_seconds)
     closing = threading.Thread(target=distributed.destroy_process_group, daemon=True)
     closing.start()
-    closing.join(CLOSING)
-    AcceleratorState._reset_state(reset_partial_state=True)  # it would still speak of the group
-    if patience:
-        _meet(store, GONE, group.count, CLOSING if group.main else 0)
+    closing.join(CLOSE_WAIT_SECONDS)
+    # accelerate would still refer to the destroyed group.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if wait_seconds:
+        _wait_for_all(store, GONE_KEY, group.count, CLOSE_WAIT_SECONDS if group.main else 0)
 
 
-def _meet(store: Any, place: str, count: int, patience: float) -> None:
-    """Say that this process is there, and wait until all are, one has failed, or patience ends."""
-    ends = time.monotonic() + patience
-    with suppress(RuntimeError):  # the process that keeps the store is gone
-        there = store.add(place, 1)
-        while there < count and time.monotonic() < ends and not store.check([FAILED]):
-            time.sleep(0.02)
-            there = store.add(place, 0)
+def _wait_for_all(store: distributed.Store, key: str, count: int, wait_seconds: float) -> None:
+    """Count this process under `key`, and wait until all are counted, one has failed, or the time is up."""
+    deadline = time.monotonic() + wait_seconds
+    # The process that keeps the store may be gone.
+    with suppress(RuntimeError):
+        arrived = store.add(key, 1)
+        while arrived < count and time.monotonic() < deadline and not store.check([FAILED_KEY]):
+            time.sleep(POLL_SECONDS)
+            arrived = store.add(key, 0)
 
 
-on_command_end(leave)
+on_command_end(leave_group)

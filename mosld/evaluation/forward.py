@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from mosld.adapters.config import adapter_config, by_prompt
-from mosld.distributed.fsdp import device_of, rest
+from mosld.distributed.fsdp import input_device, reshard
 from mosld.distributed.processes import processes
 from mosld.evaluation.packing import Packed, packed_inputs, prompt_mask, unpacked_inputs
 
@@ -30,7 +30,7 @@ def scoring_mode(model: Model) -> Iterator[None]:
     with torch.no_grad() if sharded else torch.inference_mode():
         yield
     if sharded:
-        rest(model)
+        reshard(model)
     model.train(was_training)
 
 
@@ -67,7 +67,7 @@ def inputs_for(model: Model, batch: Sequence[Packed], pad_token_id: int) -> dict
         inputs = packed_inputs(batch, pad_token_id, next(model.parameters()).dtype)
         if by_prompt(adapter):
             inputs["prompt_mask"] = prompt_mask(batch)
-    device = device_of(model, processes())
+    device = input_device(model, processes())
     return {key: tensor.to(device) for key, tensor in inputs.items()}
 
 

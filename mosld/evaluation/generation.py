@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria
 from mosld.data.parsing import final_number
 from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Reply, Solution
-from mosld.distributed.fsdp import device_of
+from mosld.distributed.fsdp import input_device
 from mosld.distributed.processes import processes
 from mosld.evaluation.correctness import same_number, same_text
 from mosld.evaluation.expert_use import ExpertUse, has_experts
@@ -104,7 +104,7 @@ def generate(
     (by default the line with the final number, or the beginning of another question).
     """
     group = processes()
-    device = device_of(model, group)
+    device = input_device(model, group)
     pad_token_id = tokenizer.pad_token_id
     longest = max(map(len, prompts))
     padding = [longest - len(prompt) for prompt in prompts]

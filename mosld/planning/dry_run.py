@@ -96,7 +96,7 @@ class DeviceMode(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _accelerators_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+def _accelerators_dropout(x: Tensor, p: float = 0.5, training: bool = True, _: bool = False) -> Tensor:
     """Keeps a byte an element for backward; the processor's keeps the mask in the type of x."""
     return torch.native_dropout(x, p, True)[0] if training and p else x
 

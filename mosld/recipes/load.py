@@ -11,7 +11,7 @@ from peft import PeftModel
 from mosld.adapters.load import load_adapter
 from mosld.common.threads import watch_cores
 from mosld.config.schema import ModelConfig
-from mosld.distributed.fsdp import place
+from mosld.distributed.fsdp import move_to_device
 from mosld.distributed.processes import processes
 from mosld.models.load import have_weights, load_placed
 from mosld.runs.console import Console
@@ -65,7 +65,7 @@ def load_trained(
         model, tokenizer = load_base_model(replace(config, path=str(run.weights.resolve())), console)
         return model.eval(), tokenizer
     base, tokenizer = load_base_model(config, console)
-    return place(load_adapter(base, run.weights), processes()).eval(), tokenizer
+    return move_to_device(load_adapter(base, run.weights), processes()).eval(), tokenizer
 
 
 @contextmanager

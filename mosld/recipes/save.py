@@ -9,7 +9,7 @@ from peft import PeftModel
 from mosld.common.files import write_folder
 from mosld.config.schema import Config
 from mosld.distributed.processes import processes
-from mosld.distributed.tensors import whole_state
+from mosld.distributed.tensors import gather_state_dict
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.runs.model_card import write_model_card
@@ -35,7 +35,7 @@ def save_trained(
         if isinstance(model, PeftModel):
             model.save_pretrained(str(folder))
         else:
-            model.save_pretrained(folder, state_dict=whole_state(model, processes()))
+            model.save_pretrained(folder, state_dict=gather_state_dict(model, processes()))
             tokenizer.save_pretrained(folder)
         shutil.copy(run.config, folder / "config.yaml")
         write_model_card(folder, config, results.tree)
@@ -43,7 +43,7 @@ def save_trained(
     def send_shards() -> None:
         """The other processes take part in gathering a sharded model; adapters are whole in every process."""
         if not isinstance(model, PeftModel):
-            whole_state(model, processes())
+            gather_state_dict(model, processes())
 
     with console.working(f"saving {target.name}/"):
         write_folder(target, write, prose=("README.md",), meanwhile=send_shards)

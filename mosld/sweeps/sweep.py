@@ -137,7 +137,7 @@ def _stop_on_signal(stop: StopFlag) -> Iterator[None]:
     """Turn signals into the stop file that every job reads; a second Ctrl-C raises at once."""
     pressed = 0
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, _: FrameType | None) -> None:
         nonlocal pressed
         pressed += number == signal.SIGINT
         stop.request()

@@ -17,7 +17,7 @@ from multiprocessing.context import ForkContext, SpawnContext
 from pathlib import Path
 
 from mosld.common.errors import UserError
-from mosld.common.process import run_to_exit_code, silence_imports
+from mosld.common.process import is_main, run_to_exit_code, silence_imports
 from mosld.common.secrets import redact
 from mosld.recipes.request import check_request
 
@@ -149,7 +149,10 @@ def _train(overrides: list[str], environment: dict[str, str], log: Path | None, 
             request = check_request(overrides)
             from mosld.recipes.train import train_run
 
-            return train_run(request, wait=True).exit_code
+            result = train_run(request, wait=True)
+            if is_main() and result.status != "checked":
+                print(result.path)
+            return result.exit_code
         except Exception as error:
             sender.send(_describe(error))
             raise

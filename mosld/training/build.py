@@ -10,7 +10,7 @@ from mosld.adapters.tuner import MosldModel
 from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example
 from mosld.data.mixing import Order
-from mosld.distributed.fsdp import place
+from mosld.distributed.fsdp import move_to_device
 from mosld.distributed.processes import processes
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
@@ -44,7 +44,7 @@ def build_stepper(
         base_dtype: type that the base model was loaded in.
     """
     group = processes()
-    place(adapted, group)
+    move_to_device(adapted, group)
     adapter = adapted.active_peft_config if isinstance(adapted, PeftModel) else None
     return Stepper(
         adapted,

@@ -1,4 +1,9 @@
-"""The checkpoints of a run. Resuming takes the newest one that is whole, and names what it passed over."""
+"""The checkpoints of a run: everything that resuming needs, as safetensors and JSON.
+
+Rows and dropout of a step are pure functions of the run's seed and the step, in every process, so no state of random
+number generators is saved. Only the main process reads and writes; where the others hold shards of what is saved, all
+take part. Resuming takes the newest whole checkpoint and names those it skips.
+"""
 
 import dataclasses
 import json
@@ -11,89 +16,12 @@ from mosld.adapters.load import trained_parameters
 from mosld.common.errors import UserError
 from mosld.common.files import damage, write_folder
 from mosld.common.process import is_main
-from mosld.distributed.tensors import shape
+from mosld.distributed.tensors import full_shape
 from mosld.training.engine import Engine
 from mosld.training.tensor_files import SavedTensors, write_tensors
 
-# PART: The checkpoints of a run. Resuming takes the newest one that is whole, and names what it passed over.
-
-
-Write = Callable[[Path | None], None]
-"""Fills the folder of a checkpoint; without one, in the other processes, it only sends parts of what is written."""
-
-
-class Checkpoints:
-    """`step-000120` and so on, and `best-000080`, the weights of the best validation."""
-
-    def __init__(self, folder: Path, keep_last: int) -> None:
-        """Name the folder; what a killed process left half written is removed."""
-        self.folder, self.keep_last = folder, keep_last
-        if not is_main():  # reads alone
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(".tmp-*"):
-            shutil.rmtree(stale)
-
-    def best(self, step: int) -> Path:
-        """The weights of the validation at `step`."""
-        return self.folder / f"best-{step:06d}"
-
-    def save_best(self, step: int, write: Write) -> None:
-        """Save the weights of the best validation so far; former ones stay while a checkpoint names them."""
-        write_folder(self.best(step), write, meanwhile=lambda: write(None))
-
-    def save_step(self, step: int, write: Write) -> Path:
-        """Save the checkpoint of a step, then delete what is no longer needed; returns its folder.
-
-        Kept are the last `keep_last` up to this step (later ones are left over from before a fall-back) and the best
-        weights that each of them names.
-        """
-        folder = self.folder / f"step-{step:06d}"
-        write_folder(folder, write, meanwhile=lambda: write(None))
-        if is_main():
-            self._delete_old(folder)
-        return folder
-
-    def _delete_old(self, newest: Path) -> None:
-        names = [folder.name for folder in self._steps()]
-        now = names.index(newest.name) + 1
-        kept = names[:now][-self.keep_last :]
-        for name in names:
-            if name not in kept:
-                shutil.rmtree(self.folder / name)
-        named = {self.best(_best_step(self.folder / name)) for name in kept}
-        for old in self.folder.glob("best-*"):
-            if old not in named:
-                shutil.rmtree(old)
-
-    def newest(self, report: Callable[[str], None]) -> Path | None:
-        """The newest whole checkpoint; `report` is told of each damaged one that is passed over."""
-        for folder in reversed(self._steps()):
-            faults = list(damage(folder))
-            if not faults:
-                return folder
-            report(f"checkpoint {folder.name} is damaged and passed over: {faults[0]}")
-        if self._steps():
-            report("no checkpoint is whole: training starts at step 0 again")
-        return None
-
-    def _steps(self) -> list[Path]:
-        """The checkpoints in the order of their steps; a folder of another name is none."""
-        found = [folder for folder in self.folder.glob("step-*") if folder.name.removeprefix("step-").isdecimal()]
-        return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
-
-
-def _best_step(folder: Path) -> int:
-    try:
-        return json.loads((folder / "progress.json").read_text())["best_step"]
-    except (OSError, ValueError, KeyError):  # damaged: it names nothing
-        return 0
-
-
-# PART: What a run must remember to go on as if it had never stopped: weights, optimiser, position. The rows of a
-# step and its dropout are pure functions of the run's seed and the step, in every process, so there is no state of
-# random numbers to be saved. The main process alone reads and writes; where the others hold parts of what is saved,
-# all take part.
+# Fills the folder of a checkpoint; with None, in the other processes, it only sends shards of what is written.
+WriteCheckpoint = Callable[[Path | None], None]
 
 
 @dataclass
@@ -121,27 +49,96 @@ class Progress:
     micro_batch_size: int = 0
 
 
+class Checkpoints:
+    """`step-000120` and so on, and `best-000080`, the weights of the best validation."""
+
+    def __init__(self, folder: Path, keep_last: int) -> None:
+        """Remove what a killed process left half written."""
+        self.folder = folder
+        self.keep_last = keep_last
+        if not is_main():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".tmp-*"):
+            shutil.rmtree(stale)
+
+    def best(self, step: int) -> Path:
+        """The weights of the validation at `step`."""
+        return self.folder / f"best-{step:06d}"
+
+    def save_best(self, step: int, write: WriteCheckpoint) -> None:
+        """Save the weights of the best validation so far; former ones stay while a checkpoint names them."""
+        write_folder(self.best(step), write, meanwhile=lambda: write(None))
+
+    def save_step(self, step: int, write: WriteCheckpoint) -> Path:
+        """Save the checkpoint of a step, then delete what is no longer needed; returns its folder.
+
+        Kept are the last `keep_last` up to this step (later ones are left over from before a fall-back) and the best
+        weights that each of them names.
+        """
+        folder = self.folder / f"step-{step:06d}"
+        write_folder(folder, write, meanwhile=lambda: write(None))
+        if is_main():
+            self._delete_old(folder)
+        return folder
+
+    def _delete_old(self, newest: Path) -> None:
+        names = [folder.name for folder in self._steps()]
+        now = names.index(newest.name) + 1
+        kept = names[:now][-self.keep_last :]
+        for name in names:
+            if name not in kept:
+                shutil.rmtree(self.folder / name)
+        named = {self.best(_best_step(self.folder / name)) for name in kept}
+        for old in self.folder.glob("best-*"):
+            if old not in named:
+                shutil.rmtree(old)
+
+    def newest(self, report: Callable[[str], None]) -> Path | None:
+        """The newest whole checkpoint; `report` gets a message for each damaged one that is skipped."""
+        for folder in reversed(self._steps()):
+            faults = list(damage(folder))
+            if not faults:
+                return folder
+            report(f"checkpoint {folder.name} is damaged and skipped: {faults[0]}")
+        if self._steps():
+            report("no checkpoint is whole: training starts at step 0 again")
+        return None
+
+    def _steps(self) -> list[Path]:
+        """The checkpoints in the order of their steps."""
+        folders = [folder for folder in self.folder.glob("step-*") if folder.name.removeprefix("step-").isdecimal()]
+        return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def _best_step(folder: Path) -> int:
+    try:
+        return json.loads((folder / "progress.json").read_text())["best_step"]
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
 def save_weights(engine: Engine, folder: Path | None) -> None:
-    """The trained weights as weights.safetensors; no folder: this process only sends its parts of them."""
+    """Write the trained weights as weights.safetensors; without a folder this process only sends its shards."""
     write_tensors(engine.weights(), folder, "weights")
 
 
 def load_weights(engine: Engine, folder: Path) -> None:
-    """Put saved weights back, name by name.
+    """Load saved weights by name.
 
     Raises:
-        UserError: they are not those of the model, or no safetensors.
+        UserError: they are weights of another model, or no safetensors.
     """
     group = engine.processes
     saved = SavedTensors(folder, "weights") if group.main else None
-    shapes = {name: shape(p) for name, p in trained_parameters(engine.model).items()}
-    if not group.broadcast(saved and saved.shapes() == shapes):
+    shapes = {name: full_shape(p) for name, p in trained_parameters(engine.model).items()}
+    if not group.broadcast(saved is not None and saved.shapes() == shapes):
         raise UserError(f"{folder}: holds the weights of another model or method; training.resume=never starts anew.")
     engine.load_weights(saved)
 
 
 def save_state(engine: Engine, progress: Progress, folder: Path | None) -> None:
-    """Everything that resuming needs, as safetensors and JSON; without a folder as `save_weights`."""
+    """Write everything that resuming needs; without a folder as `save_weights`."""
     save_weights(engine, folder)
     write_tensors(engine.optimizer_state(), folder, "optimizer")
     if folder is not None:
@@ -149,7 +146,7 @@ def save_state(engine: Engine, progress: Progress, folder: Path | None) -> None:
 
 
 def load_state(engine: Engine, folder: Path) -> Progress:
-    """Put back what `save_state` saved, and return where the run was."""
+    """Load what `save_state` wrote; returns where the run was."""
     group = engine.processes
     load_weights(engine, folder)
     engine.load_optimizer_state(SavedTensors(folder, "optimizer") if group.main else None)

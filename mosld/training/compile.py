@@ -15,7 +15,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mosld.common.errors import UserError
 
-MOST_SHAPES = 256  # of layers: by their numbers of experts, and for micro-batches of one row and of several
+# Of layers: by their numbers of experts, and for micro-batches of one row and of several.
+MAX_GRAPHS = 256
 
 
 def compile_layers(model: nn.Module, say: Callable[[str], None] = lambda _: None) -> None:
@@ -30,7 +31,7 @@ def compile_layers(model: nn.Module, say: Callable[[str], None] = lambda _: None
     if not layers:
         raise UserError("training.compile=true: the model has no decoder layers to compile; set it to false.")
     for layer in layers:
-        layer.compile(dynamic=True, recompile_limit=MOST_SHAPES, options={"fallback_random": True})
+        layer.compile(dynamic=True, recompile_limit=MAX_GRAPHS, options={"fallback_random": True})
     say(f"{len(layers)} layers are compiled in the first steps, which take long")
 
 

@@ -14,7 +14,7 @@ from torch.optim import AdamW
 
 from mosld.adapters.load import base_model_of, trained_parameters
 from mosld.config.schema import TrainingConfig
-from mosld.distributed.tensors import in_type
+from mosld.distributed.tensors import cast_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +53,7 @@ def ready_to_train(
     if not isinstance(adapted, PeftModel):
         # An update of 1e-5 is lost in a bfloat16 weight.
         autocast_dtype = adapted.dtype if adapted.dtype != torch.float32 else None
-        adapted = in_type(adapted, torch.float32, autocast_dtype)
+        adapted = cast_weights(adapted, torch.float32, autocast_dtype)
         adapted.requires_grad_(True)
     if checkpointing:
         base = base_model_of(adapted)

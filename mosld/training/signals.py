@@ -1,49 +1,48 @@
-"""Signals: between two steps nothing is lost, so a run that is asked to stop finishes its step, saves and ends."""
+"""Signals that ask a run to stop: it finishes its step, saves a checkpoint and exits."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignals:
-    """While open, takes the signals that ask a run to stop.
+    """Handles the signals that ask a run to stop, as a context manager.
 
-    During training they wait for the end of the step; elsewhere they end the run at once as KeyboardInterrupt: there is
-    nothing to save but what the last checkpoint has. A launcher may repeat a signal (a scheduler signals every process,
-    and torchrun passes its own on): only a second Ctrl-C, which a person types, ends the run without waiting.
+    In the training loop a signal waits for the end of the step; elsewhere it raises KeyboardInterrupt at once, since
+    the last checkpoint has everything there is to save. A launcher may repeat a signal (a scheduler signals every
+    process, and torchrun forwards its own): only a second Ctrl-C, which a user types, ends the run without waiting.
 
     Attributes:
         requested: name of the signal that waits; None if there is none.
     """
 
     def __init__(self) -> None:
-        """Start closed."""
         self.requested: str | None = None
         self.waiting_allowed = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous_handlers: dict[signal.Signals, Callable | int | None] = {}
 
-    def __enter__(self) -> "StopSignals":
-        """Install the handlers; Python allows it in the main thread alone, elsewhere nothing changes."""
+    def __enter__(self) -> Self:
+        # Python installs handlers in the main thread only; elsewhere nothing changes.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            self._previous_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the former handlers back."""
-        for number, handler in self._before.items():
-            if handler is not None:  # else it was not installed from Python, and Python cannot put it back
+        for number, handler in self._previous_handlers.items():
+            # One that was not installed from Python is None, and Python cannot restore it.
+            if handler is not None:
                 signal.signal(number, handler)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Let signals wait, for the loop that looks at `requested` after each step; one that came too late ends it."""
+        """Let signals wait for the loop, which reads `requested` after each step; one after the last step raises."""
         self.waiting_allowed = True
         try:
             yield
@@ -53,7 +52,7 @@ class StopSignals:
             raise KeyboardInterrupt(self.requested)
 
     def end(self) -> None:
-        """From here on only Ctrl-C is heard: how the run ended is being written, which takes a moment."""
+        """Ignore all but Ctrl-C from here on: the results are being written, which takes a moment."""
         self.requested = self.requested or "the end"
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

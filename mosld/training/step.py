@@ -11,7 +11,7 @@ from peft import PeftModel
 
 from mosld.data.encoding import Example, answer_tokens
 from mosld.distributed.processes import Processes
-from mosld.distributed.tensors import in_type
+from mosld.distributed.tensors import cast_weights
 from mosld.training.batching import BatchBuilder
 from mosld.training.zero_engine import make_engine
 
@@ -139,7 +139,7 @@ class Stepper:
     def finalize(self, dtype: torch.dtype) -> "PreTrainedModel | PeftModel":
         """End training: the model as it is scored and saved, after full fine-tuning in the type it was loaded in."""
         self.engine.close()
-        return self.model if isinstance(self.model, PeftModel) else in_type(self.model, dtype)
+        return self.model if isinstance(self.model, PeftModel) else cast_weights(self.model, dtype)
 
     def _forward(self, batch: Sequence[Example], total: int) -> Any:
         items = torch.tensor(total, device=self.processes.device)

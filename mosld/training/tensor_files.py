@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,28 +10,36 @@ from torch import Tensor
 
 from mosld.common.errors import UserError
 
-MOST = 4 * 2**30  # bytes of one file, and so what is held in memory before it is written
+# Of one file, and so what is held in memory before it is written.
+MAX_FILE_BYTES = 4 * 2**30
 
 
-def write_tensors(found: Iterable[tuple[str, Tensor | None]], folder: Path | None, stem: str, most: int = MOST) -> None:
+def write_tensors(
+    tensors: Iterable[tuple[str, Tensor | None]], folder: Path | None, stem: str, max_bytes: int = MAX_FILE_BYTES
+) -> None:
     """Write the tensors to <stem>.safetensors, <stem>-2.safetensors and so on.
 
     Args:
-        found: tensors on the processor; None in a process that only sends its parts of them.
-        folder: where to; None: nowhere, the tensors are passed over.
+        tensors: names with tensors in CPU memory; with None in a process that only sends its shards.
+        folder: None: the tensors are only gathered, not written.
         stem: of the files' names.
-        most: bytes of one file, unless a single tensor is larger.
+        max_bytes: of one file, unless a single tensor is larger.
     """
-    held, size, number = dict[str, Tensor](), 0, 1
-    for name, tensor in found:
+    pending: dict[str, Tensor] = {}
+    size = 0
+    number = 1
+    for name, tensor in tensors:
         if tensor is None or folder is None:
             continue
-        if held and size + tensor.nbytes > most:
-            save_file(held, folder / _name(stem, number))
-            held, size, number = {}, 0, number + 1
-        held[name], size = tensor, size + tensor.nbytes
+        if pending and size + tensor.nbytes > max_bytes:
+            save_file(pending, folder / _name(stem, number))
+            pending = {}
+            size = 0
+            number += 1
+        pending[name] = tensor
+        size += tensor.nbytes
     if folder is not None:
-        save_file(held, folder / _name(stem, number))
+        save_file(pending, folder / _name(stem, number))
 
 
 class SavedTensors:
@@ -44,11 +51,12 @@ class SavedTensors:
         Raises:
             UserError: one is no safetensors file.
         """
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, safe_open] = {}
         for path in sorted(folder.glob(f"{stem}*.safetensors")):
             try:
                 file = safe_open(path, framework="pt")
-            except SafetensorError as error:  # its checksum is right, so it was written thus: a pickle, say
+            except SafetensorError as error:
+                # Its checksum is right, so it was written like this: a pickle, say.
                 raise UserError(f"{path}: is no safetensors file ({error}); nothing else is read.") from error
             self._files.update(dict.fromkeys(file.keys(), file))
 
@@ -56,12 +64,12 @@ class SavedTensors:
         """The shape of each tensor by its name."""
         return {name: torch.Size(file.get_slice(name).get_shape()) for name, file in self._files.items()}
 
-    def listed(self) -> list[tuple[str, bool]]:
-        """The names, each with whether it is a single number, in the order of the files."""
+    def entries(self) -> list[tuple[str, bool]]:
+        """The names, each with whether its tensor is a scalar, in the order of the files."""
         return [(name, not shape) for name, shape in self.shapes().items()]
 
     def read(self, name: str) -> Tensor:
-        """One tensor."""
+        """Read one tensor."""
         return self._files[name].get_tensor(name)
 
 

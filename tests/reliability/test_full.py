@@ -136,7 +136,7 @@ def prove() -> int:
     from mosld.config.schema import TrainingConfig
     from mosld.distributed.processes import processes
     from mosld.models.load import load_base, load_placed
-    from mosld.training.engine import SharedEngine
+    from mosld.training.engine import ShardedEngine
     from mosld.training.optim import make_optimizer, ready_to_train
     from mosld.training.step import Stepper
     from tests.helpers.toy_runs import small_examples
@@ -149,8 +149,8 @@ def prove() -> int:
         Stepper(model, make_optimizer(model, config), processes=who, pad_token_id=259, max_norm=0.5)
         for model, who in ((shared, group), (alone, type(group)(0, 1, group.device)))
     ]
-    assert isinstance(steppers[0].engine, SharedEngine)
-    assert not isinstance(steppers[1].engine, SharedEngine)
+    assert isinstance(steppers[0].engine, ShardedEngine)
+    assert not isinstance(steppers[1].engine, ShardedEngine)
     for number in range(3):
         ours, theirs = (stepper.step(rows[:6], 2, 1e-2, number) for stepper in steppers)
         assert abs(ours.grad_norm - theirs.grad_norm) < 1e-5 * theirs.grad_norm

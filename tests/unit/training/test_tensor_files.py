@@ -12,13 +12,13 @@ TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3.5), "c": torch
 
 
 def test_tensors_come_back_from_as_many_files_as_they_need(tmp_path: Path):
-    write_tensors(TENSORS.items(), tmp_path, "weights", most=40)
+    write_tensors(TENSORS.items(), tmp_path, "weights", max_bytes=40)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "weights-2.safetensors", "weights-3.safetensors", "weights.safetensors",
     ]  # fmt: skip
     saved = SavedTensors(tmp_path, "weights")
     assert saved.shapes() == {name: tensor.shape for name, tensor in TENSORS.items()}
-    assert dict(saved.listed()) == {name: name == "b" for name in TENSORS}
+    assert dict(saved.entries()) == {name: name == "b" for name in TENSORS}
     assert all(torch.equal(saved.read(name), tensor) for name, tensor in TENSORS.items())
 
 
