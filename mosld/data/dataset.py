@@ -112,16 +112,18 @@ class Dataset:
 def leak_notes(data: Mapping[str, Any]) -> list[str]:
     """Messages about test items that are trained on, and about train rows dropped for that reason.
 
+    Recorded results hold these texts, and a report lists them once for all runs: they must stay.
+
     Args:
         data: what `Dataset.leak_counts` returns, which is part of results.json.
     """
     leaks = [
-        f"{task}: {count} of {data['counts'][task]['test']} test items are also in train"
+        f"{task}: {count} of {data['counts'][task]['test']} test items also stand in train"
         for task, count in (data.get("leaks") or {}).items()
         if count
     ]
     dropped = [
-        f"{task}: {count} train rows that are test items were left out"
+        f"{task}: {count} train rows left out that stand in a test"
         for task, count in (data.get("dropped_leaks") or {}).items()
     ]
     return [*leaks, *dropped]

@@ -148,12 +148,6 @@ def test_worked_steps_are_right_and_end_in_the_final_number() -> None:
         assert steps[-1][3] == row["final"], row
 
 
-def test_instruction_rows_have_the_documented_form() -> None:
-    for row in generate("openorca")["train"]:
-        assert list(row) == ["id", "system", "question", "response"], row
-        assert all((row["question"], row["response"])), row
-
-
 def test_templates_are_divided_without_rest_or_sharing() -> None:
     templates = list(range(9))
     shares = [split_templates(templates, "key", split) for split in ("train", "validation", "test")]

@@ -39,7 +39,7 @@ def load(root: Path, **keys) -> Dataset:
 def test_leaks_count_the_train_rows_of_all_tasks(leaky):
     assert load(leaky).leaks == {"obqa": 2, "arc_e": 1}
     alone = load(leaky, tasks=["obqa"])
-    assert (alone.leaks, alone.notes) == ({"obqa": 1}, ["obqa: 1 of 3 test items are also in train"])
+    assert (alone.leaks, alone.notes) == ({"obqa": 1}, ["obqa: 1 of 3 test items also stand in train"])
 
 
 def test_order_and_case_of_choices_do_not_hide_a_leak_but_another_passage_is_another_item(leaky):
@@ -82,13 +82,13 @@ def shown(leaky: Path, capsys, **keys) -> str:
 
 def test_results_table_has_a_note_on_leaks(leaky, capsys):
     foot = shown(leaky, capsys)
-    assert "obqa: 2 of 3 test items are also in train; arc_e: 1 of 2" in foot
+    assert "obqa: 2 of 3 test items also stand in train; arc_e: 1 of 2" in foot
     assert "data.drop_leaks=true" in foot
 
 
 def test_results_table_has_a_note_on_dropped_rows(leaky, capsys):
     foot = shown(leaky, capsys, drop_leaks=True)
-    assert "obqa: 1 train rows that are test items were left out" in foot
+    assert "obqa: 1 train rows left out that stand in a test" in foot
     assert "data.drop_leaks" not in foot
 
 
