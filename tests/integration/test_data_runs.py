@@ -78,7 +78,7 @@ def test_example_of_the_docs_runs_as_typed(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def own_files(tmp_path) -> Path:
+def root(tmp_path) -> Path:
     """Multiple choice in one file, replies in another."""
     root = tmp_path / "mine"
     root.mkdir()
@@ -92,9 +92,9 @@ def own_files(tmp_path) -> Path:
 MAPS = "data.columns={law: {question: q, choices: options, answer: label}, chat: {question: q, response: a}}"
 
 
-def test_own_tasks_of_two_kinds_are_trained_and_evaluated_again(own_files, tmp_path):
+def test_own_tasks_of_two_kinds_are_trained_and_evaluated_again(root, tmp_path):
     run = tmp_path / "run"
-    command = ["method=mosld", "data=local", "source=local", f"source.root={own_files}", MAPS, *FAST, f"output_dir={run}"]
+    command = ["method=mosld", "data=local", "source=local", f"source.root={root}", MAPS, *FAST, f"output_dir={run}"]
     assert train_command.main(command) == 0
     results = read(run / "results.json")
     assert list(results["scores"]) == ["chat", "law"]
@@ -104,10 +104,10 @@ def test_own_tasks_of_two_kinds_are_trained_and_evaluated_again(own_files, tmp_p
     assert read(run / "eval" / "local-letter" / "results.json")["scores"] == results["scores"]
 
 
-def test_run_without_scored_tasks_saves_its_last_weights_and_says_so(own_files, tmp_path, capsys):
+def test_run_without_scored_tasks_saves_its_last_weights_and_says_so(root, tmp_path, capsys):
     run = tmp_path / "run"
     keys = ["data.tasks=[chat]", MAPS, "data.score_replies=false", "training.validate_every=1"]
-    command = ["method=lora", "data=local", "source=local", f"source.root={own_files}", *keys, *FAST, f"output_dir={run}"]
+    command = ["method=lora", "data=local", "source=local", f"source.root={root}", *keys, *FAST, f"output_dir={run}"]
     assert train_command.main(command) == 0
     results = read(run / "results.json")
     assert (results["status"], results["scores"], results["average"], results["best_step"]) == ("finished", {}, None, 2)
