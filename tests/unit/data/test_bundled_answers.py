@@ -14,7 +14,7 @@ import pytest
 from mosld.data.bundled import SIZES, generate, items
 from mosld.data.bundled.item import Item, load
 from mosld.data.bundled.reading import write_passage
-from mosld.data.bundled.relation import Relation, divide, split_templates
+from mosld.data.bundled.relation import Relation, split_templates
 
 RELATIONAL = ("csqa", "arc_e", "obqa", "arc_c")
 OPERATORS = {"+": add, "-": sub, "*": mul, "/": floordiv}
@@ -157,10 +157,6 @@ def test_templates_are_divided_without_rest_or_sharing() -> None:
 def test_too_few_templates_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot be divided"):
         split_templates(["a", "b"], "key", "train")
-
-
-def test_division_by_weights_keeps_the_sum() -> None:
-    assert sum(divide(100, [1.0, 2.0, 4.0])) == 100
 
 
 def test_context_of_a_case_has_its_rule_and_two_others() -> None:
