@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from mosld.common.errors import nearest
-from mosld.data.records import JsonObject
+from mosld.common.files import JsonObject
 
 REQUIRED = {
     "choice": ("question", "choices", "answer"),

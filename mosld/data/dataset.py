@@ -5,12 +5,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
 
 from mosld.common.errors import UserError, format_value
+from mosld.common.files import JsonObject
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.local import read_own
-from mosld.data.records import JsonObject
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.sources import Published, read_splits
 from mosld.data.splits import TaskData, item, items, split_rows
@@ -109,19 +108,21 @@ class Dataset:
         return {"counts": self.counts(), "leaks": self.leaks, "dropped_leaks": dropped}
 
 
-def leak_notes(data: Mapping[str, Any]) -> list[str]:
+def leak_notes(data: JsonObject) -> list[str]:
     """Messages about test items that are trained on, and about train rows dropped for that reason.
+
+    Recorded results hold these texts, and a report lists them once for all runs: they must stay.
 
     Args:
         data: what `Dataset.leak_counts` returns, which is part of results.json.
     """
     leaks = [
-        f"{task}: {count} of {data['counts'][task]['test']} test items are also in train"
+        f"{task}: {count} of {data['counts'][task]['test']} test items also stand in train"
         for task, count in (data.get("leaks") or {}).items()
         if count
     ]
     dropped = [
-        f"{task}: {count} train rows that are test items were left out"
+        f"{task}: {count} train rows left out that stand in a test"
         for task, count in (data.get("dropped_leaks") or {}).items()
     ]
     return [*leaks, *dropped]

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mosld.common.errors import UserError, explain_hub_error
-from mosld.common.files import build_once, cache_directory
+from mosld.common.files import JsonObject, build_once, cache_directory
 from mosld.data.records import write_records
 from mosld.data.splits import needed_splits
 from mosld.data.tasks import TASKS, HubSet, Task
@@ -22,11 +22,8 @@ from mosld.data.tasks import TASKS, HubSet, Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# A row as it is published, and the record made of it.
-Columns = dict[str, Any]
 
-
-def _choice(row_id: str, context: str, question: str, choices: Sequence[str], answer: int | None) -> Columns:
+def _choice(row_id: str, context: str, question: str, choices: Sequence[str], answer: int | None) -> JsonObject:
     texts = [_clean(choice) for choice in choices]
     return {"id": row_id, "context": _clean(context), "question": _clean(question), "choices": texts, "answer": answer}
 
@@ -40,13 +37,13 @@ def _answer_index(label: str, labels: Sequence[str]) -> int | None:
     return list(labels).index(label) if label in list(labels) else None
 
 
-def _labelled(columns: Columns, _: str, question: str = "question") -> Columns:
+def _labelled(columns: JsonObject, _: str, question: str = "question") -> JsonObject:
     choices = columns["choices"]
     answer = _answer_index(columns["answerKey"], choices["label"])
     return _choice(columns["id"], "", columns[question], choices["text"], answer)
 
 
-def _race(columns: Columns, row_id: str) -> Columns:
+def _race(columns: JsonObject, row_id: str) -> JsonObject:
     # The questions on one passage share its id: the row's number makes them differ.
     number = row_id.rpartition("/")[2]
     answer = _answer_index(columns["answer"], "ABCD")
@@ -55,30 +52,30 @@ def _race(columns: Columns, row_id: str) -> Columns:
     )
 
 
-def _mctest(columns: Columns, row_id: str) -> Columns:
+def _mctest(columns: JsonObject, row_id: str) -> JsonObject:
     story = re.sub(r"(\\newline)+", "\n", columns["story"])
     letters = sorted(columns["answer_options"])
     choices = [columns["answer_options"][letter] for letter in letters]
     return _choice(row_id, story, columns["question"], choices, _answer_index(columns["answer"], letters))
 
 
-def _gsm8k(columns: Columns, row_id: str) -> Columns:
+def _gsm8k(columns: JsonObject, row_id: str) -> JsonObject:
     final = columns["answer"].rpartition("####")[2].strip().replace(",", "")
     return {"id": row_id, "question": _clean(columns["question"]), "answer": columns["answer"].strip(), "final": final}
 
 
-def _openorca(columns: Columns, _: str) -> Columns:
+def _openorca(columns: JsonObject, _: str) -> JsonObject:
     texts = {key: _clean(columns[key]) for key in ("question", "response")}
     return {"id": columns["id"], "system": _clean(columns["system_prompt"]), **texts}
 
 
-def _mmlu(columns: Columns, row_id: str) -> Columns:
+def _mmlu(columns: JsonObject, row_id: str) -> JsonObject:
     subject_id = f"{columns['subject']}/{row_id.partition('/')[2]}"
     return _choice(subject_id, "", columns["question"], columns["choices"], columns["answer"])
 
 
 # By task, what makes a record of a published row and its id "<config>/<split>/<number>".
-CONVERTERS: dict[str, Callable[[Columns, str], Columns]] = {
+CONVERTERS: dict[str, Callable[[JsonObject, str], JsonObject]] = {
     "obqa": partial(_labelled, question="question_stem"),
     "csqa": _labelled,
     "race": _race,
@@ -145,7 +142,7 @@ def fetch(source: HubSet, config: str, split: str) -> "Dataset":
         raise UserError(f"source=hub: {source.repository} (revision {source.revision}) {reason}") from error
 
 
-def _sampled(rows: "Dataset", count: int | None) -> Iterable[tuple[int, Columns]]:
+def _sampled(rows: "Dataset", count: int | None) -> Iterable[tuple[int, JsonObject]]:
     """The rows with their numbers: all, or `count` of them without reading the others."""
     if count is None or len(rows) <= count:
         return enumerate(rows)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mosld.common.errors import UserError, nearest
+from mosld.common.files import JsonObject
 from mosld.config.checks import maps_by_task
 from mosld.config.local_files import Files, own_files
 from mosld.config.schema import DataConfig, SourceConfig
@@ -23,7 +24,7 @@ from mosld.data.columns import (
     row_kind,
 )
 from mosld.data.parsing import parse_row
-from mosld.data.records import JsonObject, Record, parse_rows, read_records
+from mosld.data.records import Record, parse_rows, read_records
 from mosld.data.rows import AnyRow
 from mosld.data.sources import Published
 from mosld.data.splits import hold_out

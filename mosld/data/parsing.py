@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from mosld.data.records import JsonObject
+from mosld.common.files import JsonObject
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import require_subject
 from mosld.data.tasks import Task

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mosld.data.parsing import FINAL
 from mosld.data.rows import AnyRow, Reply, Row, Solution
@@ -22,7 +22,6 @@ from mosld.data.tasks import TASKS, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Tokenizer = Any
 # The indices of the options of a row to encode.
 Keep = Callable[[AnyRow], Sequence[int]]
 # `<<48/2=24>>` in a published solution, for a calculator that fills in the result.

@@ -12,9 +12,10 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mosld.common.errors import UserError
+from mosld.common.files import JsonObject
 from mosld.data.rows import AnyRow
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
     from pyarrow import RecordBatch, Table
 
-# A JSON object as it is read from a file.
-JsonObject = dict[str, Any]
 # The line, and the value there; a ValueError where it cannot be read.
 Record = tuple[int, object]
 # What `surrogateescape` makes of bytes that are not UTF-8.

@@ -40,7 +40,7 @@ class Task:
         examples_split: the published split with the solved examples for a prompt.
         subjects: a row's id begins with its subject, and scores are reported by subject.
         hub: the published set.
-        lm_eval: the name of the task in lm-evaluation-harness.
+        lm_eval: the name of the task in lm-evaluation-harness, or "".
         train_rows: train rows of the published set, without those held out.
         row_tokens: mean tokens of such a row with a letter prompt and SmolLM2's tokenizer; the cutoff for sets with
             passages, which no row exceeds.
@@ -58,7 +58,7 @@ class Task:
     examples_split: str | None = None
     subjects: bool = False
     hub: HubSet | None = None
-    lm_eval: str | None = None
+    lm_eval: str = ""
     train_rows: int = 0
     row_tokens: int = 0
 

@@ -34,19 +34,19 @@ def test_openorca_is_trained_on_and_not_scored(instructed):
     assert sorted(path.name for path in (instructed / "predictions").glob("*.jsonl")) == ["arc_e.jsonl"]
 
 
-def test_the_split_policy_and_the_leaks_stand_in_results_json(instructed):
+def test_results_record_split_policy_and_leaks(instructed):
     data = read(instructed / "results.json")["data"]
     assert (data["split_policy"], data["leaks"]) == ("official", {"arc_e": 0})
 
 
 @pytest.mark.parametrize(("prompt", "shots"), [("letter", 0), ("list", 1), ("cloze", 5)])
-def test_a_run_is_scored_on_mmlu_by_subject_and_category(prompt, shots, instructed, capsys):
+def test_mmlu_is_scored_by_subject_and_category(prompt, shots, instructed, capsys):
     command = [f"run={instructed}", "data=mmlu", f"prompt={prompt}", f"evaluation.shots={shots}", "evaluation.limit=30"]
     assert eval_command.main([*command, "evaluation.base=true"]) == 0
     suffix = f"-{shots}shot" if shots else ""
-    place = instructed / "eval" / f"mmlu-{prompt}{suffix}"
-    shown = capsys.readouterr().out
-    results = read(place / "results.json")
+    directory = instructed / "eval" / f"mmlu-{prompt}{suffix}"
+    output = capsys.readouterr().out
+    results = read(directory / "results.json")
     score = results["scores"]["mmlu"]
     assert (results["shots"], score["n"], list(results["base_scores"])) == (shots, 30, ["mmlu"])
     for parts in (score["by_subject"], score["by_category"]):
@@ -55,15 +55,15 @@ def test_a_run_is_scored_on_mmlu_by_subject_and_category(prompt, shots, instruct
         assert right == pytest.approx(30 * score["accuracy"])
         assert all({"accuracy", "stderr", "n"} <= part.keys() for part in parts.values())
     assert set(score["by_category"]) <= {"STEM", "humanities", "social sciences", "other"}
-    assert all(name in shown for name in [*score["by_category"], *score["by_subject"]])
+    assert all(name in output for name in [*score["by_category"], *score["by_subject"]])
 
 
-def test_training_on_mmlu_ends_with_one_message(capsys):
+def test_training_on_mmlu_is_refused_with_one_message(capsys):
     assert train_command.main(["data=mmlu", *FAST]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_example_of_the_docs_runs_as_it_can_be_typed(tmp_path, monkeypatch):
+def test_example_of_the_docs_runs_as_typed(tmp_path, monkeypatch):
     block = re.search(r"```bash\n(mkdir .*?)```", DOCS.read_text(), flags=re.S)
     assert block
     text = re.search(r"cat > (\S+) <<'END'\n(.*?)END\npython -m mosld.train (.*)\n", block[1], flags=re.S)
@@ -78,7 +78,7 @@ def test_the_example_of_the_docs_runs_as_it_can_be_typed(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mine(tmp_path) -> Path:
+def root(tmp_path) -> Path:
     """Multiple choice in one file, replies in another."""
     root = tmp_path / "mine"
     root.mkdir()
@@ -92,9 +92,9 @@ def mine(tmp_path) -> Path:
 MAPS = "data.columns={law: {question: q, choices: options, answer: label}, chat: {question: q, response: a}}"
 
 
-def test_several_tasks_of_two_kinds_are_trained_scored_and_scored_again(mine, tmp_path):
+def test_own_tasks_of_two_kinds_are_trained_and_evaluated_again(root, tmp_path):
     run = tmp_path / "run"
-    command = ["method=mosld", "data=local", "source=local", f"source.root={mine}", MAPS, *FAST, f"output_dir={run}"]
+    command = ["method=mosld", "data=local", "source=local", f"source.root={root}", MAPS, *FAST, f"output_dir={run}"]
     assert train_command.main(command) == 0
     results = read(run / "results.json")
     assert list(results["scores"]) == ["chat", "law"]
@@ -104,10 +104,10 @@ def test_several_tasks_of_two_kinds_are_trained_scored_and_scored_again(mine, tm
     assert read(run / "eval" / "local-letter" / "results.json")["scores"] == results["scores"]
 
 
-def test_a_run_that_scores_nothing_keeps_its_last_weights_and_says_so(mine, tmp_path, capsys):
+def test_run_without_scored_tasks_saves_its_last_weights_and_says_so(root, tmp_path, capsys):
     run = tmp_path / "run"
     keys = ["data.tasks=[chat]", MAPS, "data.score_replies=false", "training.validate_every=1"]
-    command = ["method=lora", "data=local", "source=local", f"source.root={mine}", *keys, *FAST, f"output_dir={run}"]
+    command = ["method=lora", "data=local", "source=local", f"source.root={root}", *keys, *FAST, f"output_dir={run}"]
     assert train_command.main(command) == 0
     results = read(run / "results.json")
     assert (results["status"], results["scores"], results["average"], results["best_step"]) == ("finished", {}, None, 2)

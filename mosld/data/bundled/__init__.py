@@ -9,10 +9,11 @@ arithmetic (gsm8k), instructions (openorca) and subjects (mmlu).
 from collections.abc import Callable
 from random import Random
 
+from mosld.common.files import JsonObject
 from mosld.data.bundled.arithmetic import word_problems
 from mosld.data.bundled.hard import hard_items
 from mosld.data.bundled.instructions import instructions
-from mosld.data.bundled.item import Item, JsonObject, load, to_rows
+from mosld.data.bundled.item import Item, load, to_rows
 from mosld.data.bundled.reading import open_book_items, reading_items
 from mosld.data.bundled.relation import Relation, table_items
 from mosld.data.bundled.subjects import all_subjects

@@ -4,7 +4,8 @@ import re
 from operator import add, mul, sub, truediv
 from random import Random
 
-from mosld.data.bundled.item import JsonObject, load
+from mosld.common.files import JsonObject
+from mosld.data.bundled.item import load
 
 OPERATORS = {"+": add, "-": sub, "*": mul, "/": truediv}
 MAX_DRAWS = 200

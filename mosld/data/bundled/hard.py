@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from itertools import product
 from random import Random
 
-from mosld.data.bundled.item import Balance, Item, JsonObject, capital, distinct, load
+from mosld.common.files import JsonObject
+from mosld.data.bundled.item import Balance, Item, capital, distinct, load
 from mosld.data.bundled.relation import Relation, divide, split_templates, table_items
 
 CHOICES = 4

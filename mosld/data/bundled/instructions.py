@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from random import Random
 
+from mosld.common.files import JsonObject
 from mosld.data.bundled.arithmetic import word_problem
-from mosld.data.bundled.item import JsonObject, capital, load
+from mosld.data.bundled.item import capital, load
 
 
 def groups_of(task: str, table: str) -> dict[str, list[str]]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-FACTS = Path(__file__).parent / "facts"
+from mosld.common.files import JsonObject
 
-JsonObject = dict[str, Any]
+FACTS = Path(__file__).parent / "facts"
 
 
 @dataclass(frozen=True)

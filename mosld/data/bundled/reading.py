@@ -12,7 +12,8 @@ from functools import partial
 from itertools import cycle
 from random import Random
 
-from mosld.data.bundled.item import Item, JsonObject, capital, load
+from mosld.common.files import JsonObject
+from mosld.data.bundled.item import Item, capital, load
 from mosld.data.bundled.relation import Relation, table_items
 
 ORDER_WORDS = ("First", "Next", "After that", "Then", "Last of all")

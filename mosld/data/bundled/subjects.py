@@ -2,7 +2,8 @@
 
 from random import Random
 
-from mosld.data.bundled.item import Item, JsonObject, load, to_rows
+from mosld.common.files import JsonObject
+from mosld.data.bundled.item import Item, load, to_rows
 from mosld.data.bundled.relation import Relation, form_items
 
 # The templates for training serve for dev, so that both the wording and the fact of a test row are new.

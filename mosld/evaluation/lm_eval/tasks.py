@@ -10,6 +10,7 @@ from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.rows import AnyRow, Row, Solution
 from mosld.data.subjects import CATEGORIES, CATEGORY, subject_of
+from mosld.data.tasks import TASKS
 
 INSTALL = "backend=lm_eval: lm-evaluation-harness is not installed; pip install 'mosld[lm-eval]'."
 
@@ -59,14 +60,17 @@ class TaskMapping:
     group: bool = False
 
 
+_BENCHMARKS = (
+    TaskMapping("arc_e", "arc", _choices),
+    TaskMapping("arc_c", "arc", _choices),
+    TaskMapping("obqa", "openbookqa", _stem),
+    TaskMapping("csqa", "commonsense_qa", _choices, choices=5),
+    TaskMapping("gsm8k", "gsm8k", _solution, trained=True),
+    TaskMapping("mmlu", "mmlu/default", _subject_question, choices=4, group=True),
+)
 # By lm-eval's name.
 TASK_MAPPINGS = {
-    "arc_easy": TaskMapping("arc_e", "arc", _choices),
-    "arc_challenge": TaskMapping("arc_c", "arc", _choices),
-    "openbookqa": TaskMapping("obqa", "openbookqa", _stem),
-    "commonsense_qa": TaskMapping("csqa", "commonsense_qa", _choices, choices=5),
-    "gsm8k": TaskMapping("gsm8k", "gsm8k", _solution, trained=True),
-    "mmlu": TaskMapping("mmlu", "mmlu/default", _subject_question, choices=4, group=True),
+    **{TASKS[mapping.task].lm_eval: mapping for mapping in _BENCHMARKS},
     **{
         f"mmlu_{subject}": TaskMapping("mmlu", "mmlu/default", _subject_question, choices=4, subject=subject)
         for subject in CATEGORY
@@ -117,9 +121,8 @@ def _repeated(names: Sequence[str]) -> Iterator[str]:
 
 
 def _suggestion(name: str, valid: Iterable[str]) -> str:
-    lm_eval_name = next((key for key, mapping in TASK_MAPPINGS.items() if mapping.task == name), None)
-    if lm_eval_name:
-        return f"did you mean '{lm_eval_name}'? "
+    if name in TASKS and TASKS[name].lm_eval:
+        return f"did you mean '{TASKS[name].lm_eval}'? "
     listed = [key for key, mapping in TASK_MAPPINGS.items() if not mapping.subject]
     return nearest(name, valid, [*listed, "mmlu_<subject>", "..."])
 

@@ -13,8 +13,8 @@ import pytest
 
 from mosld.data.bundled import SIZES, generate, items
 from mosld.data.bundled.item import Item, load
-from mosld.data.bundled.reading import write
-from mosld.data.bundled.relation import Relation, dealt, divide
+from mosld.data.bundled.reading import write_passage
+from mosld.data.bundled.relation import Relation, split_templates
 
 RELATIONAL = ("csqa", "arc_e", "obqa", "arc_c")
 OPERATORS = {"+": add, "-": sub, "*": mul, "/": floordiv}
@@ -45,7 +45,7 @@ def relation_choices_that_fit(relation: Relation, form: str, item: Item) -> list
 
 
 @pytest.mark.parametrize("task", RELATIONAL)
-def test_the_table_makes_exactly_one_choice_right(task: str) -> None:
+def test_table_makes_exactly_one_choice_right(task: str) -> None:
     known, checked = relations(task), 0
     for item in (item for split in SIZES[task] for item in items(task, split)):
         name, _, form = item.kind.partition("/")
@@ -56,15 +56,15 @@ def test_the_table_makes_exactly_one_choice_right(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", RELATIONAL)
-def test_no_thing_has_two_values_in_a_table(task: str) -> None:
+def test_no_entity_has_two_values_in_a_table(task: str) -> None:
     for relation in relations(task).values():
         things = [thing for group in relation.groups.values() for thing in group]
         assert len(things) == len(set(things)), relation.name
 
 
-def test_one_choice_alone_is_on_the_asked_side_of_an_order() -> None:
+def test_only_one_choice_is_on_the_asked_side_of_an_order() -> None:
     for table in load("arc_c")["orders"]:
-        rank = {name: place for place, name in enumerate(table["items"])}
+        rank = {name: index for index, name in enumerate(table["items"])}
         for item in (item for split in SIZES["arc_c"] for item in items("arc_c", split)):
             if item.kind != f"{table['name']}/order":
                 continue
@@ -73,14 +73,14 @@ def test_one_choice_alone_is_on_the_asked_side_of_an_order() -> None:
             assert sides.count(sides[0]) == 1, item
 
 
-def numbers_after(place: int, push: float) -> list[float]:
-    """The three numbers of a food chain after member `place` was pushed: growth follows food and hunters."""
+def numbers_after(member: int, push: float) -> list[float]:
+    """The three numbers of a food chain after it was pushed: growth follows food and hunters."""
     state = [1.0, 1.0, 1.0]
-    state[place] += push
+    state[member] += push
     for _ in range(3):
         growth = [1 - state[1], state[0] - state[2], state[1] - 1]
         state = [
-            now + (0.01 * rate if who != place else 0)
+            now + (0.01 * rate if who != member else 0)
             for who, (now, rate) in enumerate(zip(state, growth, strict=True))
         ]
     return state
@@ -105,7 +105,7 @@ def test_food_chain_effects_agree_with_a_simulation() -> None:
         assert [claims[choice] for choice in (item.answer, *item.wrong)] == [True, False, False, False], item
 
 
-def test_the_parts_of_a_study_are_told_apart_by_the_question() -> None:
+def test_question_names_the_part_of_a_study() -> None:
     book = load("arc_c")
     for item in (item for split in SIZES["arc_c"] for item in items("arc_c", split) if "study/" in item.kind):
         study = next(study for study in book["studies"] if study["aim"] in item.question)
@@ -115,10 +115,10 @@ def test_the_parts_of_a_study_are_told_apart_by_the_question() -> None:
 
 
 @pytest.mark.parametrize("task", ["race", "mctest"])
-def test_all_that_belongs_together_stands_together_in_a_passage(task: str) -> None:
+def test_entries_of_a_part_are_together_in_the_passage(task: str) -> None:
     for genre in load(task):
         for seed in range(20):
-            passage = write(genre, Random(seed))
+            passage = write_passage(genre, Random(seed))
             for part in passage.parts:
                 said = [
                     value if isinstance(value, str) else value[0]
@@ -132,7 +132,7 @@ def test_all_that_belongs_together_stands_together_in_a_passage(task: str) -> No
 
 
 @pytest.mark.parametrize("task", ["race", "mctest"])
-def test_a_reading_answer_comes_from_the_part_that_the_question_names(task: str) -> None:
+def test_reading_answer_is_not_in_the_question(task: str) -> None:
     for item in items(task, "test"):
         assert item.answer not in item.wrong, item
         assert item.answer.lower() not in item.question.lower(), item
@@ -148,28 +148,18 @@ def test_worked_steps_are_right_and_end_in_the_final_number() -> None:
         assert steps[-1][3] == row["final"], row
 
 
-def test_instruction_rows_have_the_documented_form() -> None:
-    for row in generate("openorca")["train"]:
-        assert list(row) == ["id", "system", "question", "response"], row
-        assert all((row["question"], row["response"])), row
+def test_templates_are_divided_without_rest_or_sharing() -> None:
+    templates = list(range(9))
+    shares = [split_templates(templates, "key", split) for split in ("train", "validation", "test")]
+    assert sorted(chain.from_iterable(shares)) == templates
 
 
-def test_wordings_are_dealt_out_without_a_rest_and_without_sharing() -> None:
-    wordings = list(range(9))
-    shares = [dealt(wordings, "key", split) for split in ("train", "validation", "test")]
-    assert sorted(chain.from_iterable(shares)) == wordings
+def test_too_few_templates_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be divided"):
+        split_templates(["a", "b"], "key", "train")
 
 
-def test_too_few_wordings_are_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be dealt"):
-        dealt(["a", "b"], "key", "train")
-
-
-def test_division_by_weights_keeps_the_sum() -> None:
-    assert sum(divide(100, [1.0, 2.0, 4.0])) == 100
-
-
-def test_the_book_of_a_new_case_has_its_rule_and_two_others() -> None:
+def test_context_of_a_case_has_its_rule_and_two_others() -> None:
     rules = {value: texts for table in load("obqa") for value, texts in table["rules"].items()}
     for item in (item for split in SIZES["obqa"] for item in items("obqa", split)):
         stated = {value for value, texts in rules.items() if any(text in item.context for text in texts)}

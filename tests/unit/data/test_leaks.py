@@ -1,4 +1,4 @@
-"""Test items that stand in train: counted for each task over all train rows, and left out where asked for."""
+"""Test items that are in train: counted by task over all train rows, and dropped with data.drop_leaks."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def question(name: str, text: str) -> dict:
 
 @pytest.fixture
 def leaky(tmp_path: Path) -> Path:
-    """Two tasks; a test item of each stands in arc_e's train, one of obqa's in its own."""
+    """Two tasks; a test item of each is in arc_e's train, one of obqa's in its own, but for case and spaces."""
     texts = {
         "obqa": {"train": ["One?", "Two?", "Three?"], "validation": ["Four?"], "test": ["one?", "Five?", "Six?"]},
         "arc_e": {"train": [" FIVE? ", "Seven?", "Eight?"], "validation": ["Nine?"], "test": ["seven?", "Ten?"]},
@@ -36,35 +36,36 @@ def load(root: Path, **keys) -> Dataset:
     return load_dataset(DataConfig(**{"tasks": ["obqa", "arc_e"], **keys}), SourceConfig(name="local", root=str(root)))
 
 
-def test_leaks_are_counted_over_the_train_rows_of_all_tasks(leaky):
+def test_leaks_count_the_train_rows_of_all_tasks(leaky):
     assert load(leaky).leaks == {"obqa": 2, "arc_e": 1}
+    alone = load(leaky, tasks=["obqa"])
+    assert (alone.leaks, alone.notes) == ({"obqa": 1}, ["obqa: 1 of 3 test items also stand in train"])
+
+
+def test_order_and_case_of_choices_do_not_hide_a_leak_but_another_passage_is_another_item(leaky):
+    rows = [
+        {**question("t1", "Two?"), "choices": ["Y", "x"]},
+        {**question("t2", "Three?"), "context": "Another passage."},
+    ]
+    (leaky / "obqa" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert load(leaky, tasks=["obqa"]).leaks == {"obqa": 1}
 
 
-def test_dropping_leaves_no_leak_and_says_how_many_rows_went(leaky):
-    found = load(leaky, drop_leaks=True)
-    assert found.leaks == {"obqa": 0, "arc_e": 0}
-    assert {name: data.dropped for name, data in found.tasks.items()} == {"obqa": 1, "arc_e": 2}
-    assert {name: count["train"] for name, count in found.counts().items()} == {"obqa": 2, "arc_e": 1}
-
-
-def test_a_limit_counts_the_rows_that_are_left(leaky):
-    assert [len(data.train) for data in load(leaky, drop_leaks=True, limit=2).tasks.values()] == [2, 1]
-
-
-def test_tests_and_validation_stay_as_they_are(leaky):
+def test_dropping_leaves_no_leak_and_reports_the_rows(leaky):
     before, after = load(leaky), load(leaky, drop_leaks=True)
+    described = after.describe()
+    assert (described["leaks"], described["dropped_leaks"]) == ({"obqa": 0, "arc_e": 0}, {"obqa": 1, "arc_e": 2})
+    assert {name: count["train"] for name, count in after.counts().items()} == {"obqa": 2, "arc_e": 1}
     for task in ("obqa", "arc_e"):
         assert before.tasks[task].test == after.tasks[task].test
         assert before.tasks[task].validation == after.tasks[task].validation
 
 
-def test_results_json_describes_them(leaky):
-    described = load(leaky, drop_leaks=True).describe()
-    assert (described["leaks"], described["dropped_leaks"]) == ({"obqa": 0, "arc_e": 0}, {"obqa": 1, "arc_e": 2})
+def test_limit_counts_the_rows_that_are_left(leaky):
+    assert [len(data.train) for data in load(leaky, drop_leaks=True, limit=2).tasks.values()] == [2, 1]
 
 
-def test_scoring_alone_reads_no_train_rows_and_counts_nothing(leaky):
+def test_scoring_reads_no_train_rows_and_counts_no_leaks(leaky):
     data = DataConfig(tasks=["obqa"])
     assert load_dataset(data, SourceConfig(name="local", root=str(leaky)), training=False).leaks is None
 
@@ -79,19 +80,19 @@ def shown(leaky: Path, capsys, **keys) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_the_foot_of_the_table_names_them(leaky, capsys):
+def test_results_table_has_a_note_on_leaks(leaky, capsys):
     foot = shown(leaky, capsys)
     assert "obqa: 2 of 3 test items also stand in train; arc_e: 1 of 2" in foot
     assert "data.drop_leaks=true" in foot
 
 
-def test_the_foot_of_the_table_names_dropped_rows(leaky, capsys):
+def test_results_table_has_a_note_on_dropped_rows(leaky, capsys):
     foot = shown(leaky, capsys, drop_leaks=True)
     assert "obqa: 1 train rows left out that stand in a test" in foot
     assert "data.drop_leaks" not in foot
 
 
-def test_results_of_before_have_no_foot():
+def test_results_without_leaks_have_no_notes():
     assert leak_notes({"source": "bundled", "counts": {}}) == []
 
 
@@ -102,9 +103,9 @@ def test_results_of_before_have_no_foot():
         ("paper", {"obqa": (4911, 546), "arc_e": (2539, 282), "arc_c": (1276, 142), "csqa": (8767, 974)}, (13, 3)),
     ],
 )
-def test_rows_and_leaks_of_the_published_sets(policy, counts, leaks):
+def test_published_sets_have_these_rows_and_leaks(policy, counts, leaks):
     if not REAL.is_dir():
         pytest.skip(f"needs {REAL}, real copies of the published sets")
-    found = load(REAL, tasks=["obqa", "arc_e", "arc_c", "csqa"], split_policy=policy)
-    assert {name: (len(data.train), len(data.validation)) for name, data in found.tasks.items()} == counts
-    assert found.leaks == {"obqa": leaks[0], "arc_e": leaks[1], "arc_c": 0, "csqa": 0}
+    dataset = load(REAL, tasks=["obqa", "arc_e", "arc_c", "csqa"], split_policy=policy)
+    assert {name: (len(data.train), len(data.validation)) for name, data in dataset.tasks.items()} == counts
+    assert dataset.leaks == {"obqa": leaks[0], "arc_e": leaks[1], "arc_c": 0, "csqa": 0}

@@ -1,4 +1,4 @@
-"""Every task from the bundled source, and from real copies of the published sets where they lie beside the project."""
+"""Every task from the bundled source, and from copies of the published sets if they are beside the project."""
 
 from pathlib import Path
 
@@ -25,27 +25,27 @@ def load(task: str, source: SourceConfig, **keys) -> Dataset:
 
 @pytest.mark.parametrize("policy", ["official", "paper"])
 @pytest.mark.parametrize("task", TASKS)
-def test_the_bundled_source_has_every_task_without_a_fault(task, policy):
-    found = load(task, SourceConfig(), split_policy=policy)
-    data = found.tasks[task]
+def test_bundled_source_has_good_rows_of_every_task(task, policy):
+    dataset = load(task, SourceConfig(), split_policy=policy)
+    data = dataset.tasks[task]
     assert {type(row) for row in [*data.train, *data.test]} == {KINDS[TASKS[task].kind]}
     assert (bool(data.train), bool(data.test)) == (TASKS[task].trained, TASKS[task].scored)
-    assert found.notes == []
-    assert found.describe()["split_policy"] == policy
+    assert dataset.notes == []
+    assert dataset.describe()["split_policy"] == policy
 
 
 @pytest.mark.parametrize("task", PUBLISHED)
-def test_the_published_sets_are_read_without_a_bad_row(task):
+def test_published_sets_have_no_bad_row(task):
     if not REAL.is_dir():
         pytest.skip(f"needs {REAL}, real copies of the published sets")
     assert tuple(load(task, SourceConfig(name="local", root=str(REAL))).counts()[task].values()) == PUBLISHED[task]
 
 
-def test_a_cutoff_that_is_set_holds_for_every_task():
+def test_data_cutoff_applies_to_the_tasks():
     assert load("gsm8k", SourceConfig(), cutoff=99).known["gsm8k"].cutoff == 99
 
 
-def test_labels_that_were_never_published_are_reported_and_not_read(tmp_path):
+def test_rows_without_published_labels_are_reported(tmp_path):
     hidden = REAL / "csqa" / "test_unlabelled.jsonl"
     if not hidden.is_file():
         pytest.skip(f"needs {hidden}, a real copy")

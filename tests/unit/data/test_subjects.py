@@ -1,4 +1,4 @@
-"""mmlu: its subjects and categories, the examples before a question, and that it is for evaluation alone."""
+"""mmlu: its subjects and categories, the examples before a question, and that it is for evaluation only."""
 
 import json
 from pathlib import Path
@@ -46,29 +46,29 @@ def test_there_are_57_subjects_each_in_one_category():
     assert len(CATEGORY) == 57
 
 
-def test_the_bundled_subjects_are_among_them():
+def test_bundled_subjects_are_among_them():
     assert {subject_of(row["id"]) for row in generate("mmlu")["test"]} < set(CATEGORY)
 
 
-def test_real_mmlu_has_all_of_them():
-    place = Path(__file__).parents[4] / "shared" / "data" / "mmlu" / "test.jsonl"
-    if not place.is_file():
-        pytest.skip(f"needs {place.parent}, real copies of the published sets")
-    assert {subject_of(json.loads(line)["id"]) for line in place.open()} == set(CATEGORY)
+def test_published_mmlu_has_all_subjects():
+    path = Path(__file__).parents[4] / "shared" / "data" / "mmlu" / "test.jsonl"
+    if not path.is_file():
+        pytest.skip(f"needs {path.parent}, real copies of the published sets")
+    assert {subject_of(json.loads(line)["id"]) for line in path.open()} == set(CATEGORY)
 
 
-def test_training_on_it_is_refused_before_anything_is_read():
-    with pytest.raises(UserError, match=r"mmlu is for evaluation alone.*mosld.eval run=RUN data=mmlu"):
+def test_training_on_mmlu_is_refused_before_anything_is_read():
+    with pytest.raises(UserError, match=r"mmlu is for evaluation only.*mosld.eval run=RUN data=mmlu"):
         load_dataset(MMLU, SourceConfig(name="local", root="/nowhere"))
 
 
-def test_the_examples_of_a_subject_are_its_first_dev_rows(tmp_path):
-    found = load_dataset(MMLU, root(tmp_path), training=False, shots=3)
-    assert [row.id for row in found.examples["anatomy"]] == [f"anatomy/dev/{i}" for i in range(3)]
-    assert len(found.tasks["mmlu"].test) == 4
+def test_examples_of_a_subject_are_its_first_dev_rows(tmp_path):
+    dataset = load_dataset(MMLU, root(tmp_path), training=False, shots=3)
+    assert [row.id for row in dataset.examples["anatomy"]] == [f"anatomy/dev/{i}" for i in range(3)]
+    assert len(dataset.tasks["mmlu"].test) == 4
 
 
-def test_without_shots_the_dev_file_is_not_needed(tmp_path):
+def test_dev_file_is_needed_for_shots_only(tmp_path):
     source = root(tmp_path)
     (tmp_path / "mmlu" / "dev.jsonl").unlink()
     assert load_dataset(MMLU, source, training=False).examples == {}
@@ -76,12 +76,12 @@ def test_without_shots_the_dev_file_is_not_needed(tmp_path):
         load_dataset(MMLU, source, training=False, shots=5)
 
 
-def test_more_shots_than_there_are_examples_are_refused(tmp_path):
+def test_more_shots_than_examples_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"evaluation.shots=5: the dev split has 2 rows of anatomy"):
         load_dataset(MMLU, root(tmp_path, dev=2), training=False, shots=5)
 
 
-def test_a_subject_that_is_none_is_a_bad_row(tmp_path):
+def test_unknown_subject_is_a_bad_row(tmp_path):
     with pytest.raises(UserError, match=r"test.jsonl:1: id 'astrology/test/0' must begin with one of MMLU's subjects"):
         load_dataset(MMLU, root(tmp_path, subject="astrology"), training=False)
 
@@ -91,7 +91,7 @@ def test_shots_with_other_tasks_are_refused():
         load_config(["data=single_obqa", "evaluation.shots=5"])
 
 
-def test_eval_takes_data_and_shots():
+def test_rerun_config_has_data_and_shots():
     config = rerun_config(
         {"model": {"name": "tiny", "kind": "random"}, "method": {"name": "m"}}, ["data=mmlu", "evaluation.shots=5"]
     )
@@ -108,29 +108,29 @@ SOLVED = {
 @pytest.mark.parametrize("style", SOLVED)
 def test_solved_examples_stand_before_the_question_in_its_own_format(style, tokenizer):
     (plain,) = PromptEncoder(tokenizer, style).encode([QUESTION])
-    (found,) = encoder(tokenizer, style, 2).encode([QUESTION])
-    assert tokenizer.decode(found.prompt) == SOLVED[style] + tokenizer.decode(plain.prompt)
-    assert (found.options, found.shots) == (plain.options, 2)
+    (question,) = encoder(tokenizer, style, 2).encode([QUESTION])
+    assert tokenizer.decode(question.prompt) == SOLVED[style] + tokenizer.decode(plain.prompt)
+    assert (question.options, question.shots) == (plain.options, 2)
 
 
-def test_a_question_of_another_subject_has_none(tokenizer):
+def test_question_of_another_subject_has_no_examples(tokenizer):
     row = Row("mmlu", "virology/test/0", "", "Which?", ("w", "x"), 1)
     assert encoder(tokenizer, "letter").encode([row])[0].shots == 0
 
 
-def test_where_the_cutoff_is_passed_the_last_examples_go(tokenizer):
+def test_last_examples_are_dropped_to_fit_the_cutoff(tokenizer):
     long = Row("mmlu", "anatomy/test/1", "", "W" * 1900, ("w", "x"), 1)
-    (found,) = encoder(tokenizer, "letter").encode([long])
-    assert 0 < found.shots < 5
-    assert found.length <= 2048
-    assert "Example 0" in tokenizer.decode(found.prompt)
-    assert f"Example {found.shots}" not in tokenizer.decode(found.prompt)
+    (question,) = encoder(tokenizer, "letter").encode([long])
+    assert 0 < question.shots < 5
+    assert question.length <= 2048
+    assert "Example 0" in tokenizer.decode(question.prompt)
+    assert f"Example {question.shots}" not in tokenizer.decode(question.prompt)
 
 
-def test_a_question_longer_than_the_cutoff_is_kept_whole_without_examples(tokenizer):
+def test_question_longer_than_the_cutoff_is_kept_whole_without_examples(tokenizer):
     long = Row("mmlu", "anatomy/test/1", "", "W" * 3000, ("w", "x"), 1)
-    (found,) = encoder(tokenizer, "letter").encode([long])
-    assert found == PromptEncoder(tokenizer, "letter").encode([long])[0]
+    (question,) = encoder(tokenizer, "letter").encode([long])
+    assert question == PromptEncoder(tokenizer, "letter").encode([long])[0]
 
 
 def test_the_log_says_before_how_many_questions_there_are_fewer_examples(tokenizer):

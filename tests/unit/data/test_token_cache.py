@@ -1,4 +1,4 @@
-"""The cache of tokens: equal to tokenising, made anew where anything differs or is damaged, never in the way."""
+"""The token cache: equal to tokenizing, which is repeated if anything differs or is damaged."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def folder(tmp_path, monkeypatch):
 
 
 class Counting:
-    """A tokenizer that counts the texts of rows that it is given."""
+    """A tokenizer that counts the texts of rows that it is data."""
 
     def __init__(self):
         self.inner, self.texts = byte_tokenizer(), 0
@@ -39,19 +39,19 @@ def rows(count=5):
     return [*choices, Solution("gsm8k", "s", "", "How many?", "Two.\n#### 2", "2")]
 
 
-WANTED = {"all": None, "the answer": right_option, "none": lambda _: ()}
+KEEP = {"all": None, "the answer": right_option, "none": lambda _: ()}
 
 
 @pytest.mark.parametrize("style", ["letter", "list", "cloze"])
-@pytest.mark.parametrize("keep", WANTED)
-def test_what_is_read_is_what_was_tokenised(style, keep):
+@pytest.mark.parametrize("keep", KEEP)
+def test_cached_tokens_are_those_of_the_encoder(style, keep):
     counting = Counting()
-    wanted = PromptEncoder(byte_tokenizer(), style).encode(rows(), WANTED[keep])
-    first = CachedEncoder(counting, style).encode(rows(), WANTED[keep])
+    expected = PromptEncoder(byte_tokenizer(), style).encode(rows(), KEEP[keep])
+    first = CachedEncoder(counting, style).encode(rows(), KEEP[keep])
     after_first = counting.texts
-    assert CachedEncoder(counting, style).encode(rows(), WANTED[keep]) == first == wanted
+    assert CachedEncoder(counting, style).encode(rows(), KEEP[keep]) == first == expected
     assert counting.texts == after_first > 0
-    assert any(encoded.cut for encoded in wanted)  # also what else is known of a row
+    assert any(encoded.cut for encoded in expected)  # also what else is known of a row
 
 
 def changed_row(number=2):
@@ -61,15 +61,15 @@ def changed_row(number=2):
 @pytest.mark.parametrize(
     "differs", ["a row", "an option's place", "fewer rows", "prompt", "options", "tokenizer", "code"]
 )
-def test_anything_else_is_tokenised_anew(differs, monkeypatch, tmp_path):
+def test_any_change_is_tokenized_again(differs, monkeypatch, tmp_path):
     CachedEncoder(byte_tokenizer(), "cloze").encode(rows())
-    counting, style, given, keep = Counting(), "cloze", rows(), None
+    counting, style, data, keep = Counting(), "cloze", rows(), None
     if differs == "a row":
-        given = changed_row()
+        data = changed_row()
     elif differs == "an option's place":
-        given[0] = dataclasses.replace(given[0], choices=given[0].choices[::-1])
+        data[0] = dataclasses.replace(data[0], choices=data[0].choices[::-1])
     elif differs == "fewer rows":
-        given = given[:-1]
+        data = data[:-1]
     elif differs == "prompt":
         style = "letter"
     elif differs == "options":
@@ -80,57 +80,56 @@ def test_anything_else_is_tokenised_anew(differs, monkeypatch, tmp_path):
         (tmp_path / "code").mkdir()
         (tmp_path / "code" / "prompts.py").write_text("# another prompt\n")
         monkeypatch.setattr(token_cache, "__file__", str(tmp_path / "code" / "token_cache.py"))
-    found = CachedEncoder(counting, style).encode(given, keep)
+    encoded = CachedEncoder(counting, style).encode(data, keep)
     assert counting.texts > 0
-    assert found == PromptEncoder(counting.inner, style).encode(given, keep)
+    assert encoded == PromptEncoder(counting.inner, style).encode(data, keep)
 
 
-def test_a_cutoff_that_changed_is_tokenised_anew(monkeypatch):
+def test_changed_cutoff_is_tokenized_again(monkeypatch):
     before = CachedEncoder(byte_tokenizer(), "cloze").encode(rows())
     monkeypatch.setitem(TASKS, "arc_e", dataclasses.replace(TASKS["arc_e"], cutoff=64))
     assert CachedEncoder(byte_tokenizer(), "cloze").encode(rows()) != before
 
 
-@pytest.mark.parametrize("place", [0, 9, 40, -9, -1])
-def test_a_bit_that_flipped_is_noticed_and_mended(place, folder):
-    wanted = CachedEncoder(byte_tokenizer(), "cloze").encode(rows())
+@pytest.mark.parametrize("byte", [0, 9, 40, -9, -1])
+def test_flipped_bit_is_noticed_and_repaired(byte, folder):
+    check_repair(folder, lambda content: content.__setitem__(byte, content[byte] ^ 1))
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, 300])
+def test_truncated_file_is_noticed_and_repaired(length, folder):
+    check_repair(folder, lambda content: content.__delitem__(slice(length, None)))
+
+
+def check_repair(folder, damage):
+    expected = CachedEncoder(byte_tokenizer(), "cloze").encode(rows())
     (path,) = folder.iterdir()
-    whole = path.read_bytes()
-    damaged = bytearray(whole)
-    damaged[place] ^= 1
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    damage(damaged)
     path.write_bytes(damaged)
-    assert CachedEncoder(byte_tokenizer(), "cloze").encode(rows()) == wanted
-    assert path.read_bytes() == whole
+    assert CachedEncoder(byte_tokenizer(), "cloze").encode(rows()) == expected
+    assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("left", [0, 7, 100, 300])
-def test_half_a_file_is_noticed_and_mended(left, folder):
-    wanted = CachedEncoder(byte_tokenizer(), "cloze").encode(rows())
-    (path,) = folder.iterdir()
-    whole = path.read_bytes()
-    path.write_bytes(whole[:left])
-    assert CachedEncoder(byte_tokenizer(), "cloze").encode(rows()) == wanted
-    assert path.read_bytes() == whole
-
-
-def test_a_cache_that_cannot_be_written_stops_nothing(folder):
+def test_unwritable_cache_is_ignored(folder):
     folder.write_text("a file where the folder should be")
     assert CachedEncoder(byte_tokenizer(), "cloze").encode(rows()) == PromptEncoder(byte_tokenizer(), "cloze").encode(
         rows()
     )
 
 
-def test_a_disk_that_is_full_leaves_no_half_file(folder, monkeypatch):
+def test_full_disk_leaves_no_partial_file(folder, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(token_cache.os, "replace", full)
+    monkeypatch.setattr(token_cache, "save_file", full)
     CachedEncoder(byte_tokenizer(), "cloze").encode(rows())
     assert list(folder.iterdir()) == []
 
 
-def test_the_files_that_are_unused_for_longest_go_first(folder, monkeypatch):
-    monkeypatch.setattr(token_cache, "KEPT", 2)
+def test_least_recently_used_files_are_deleted(folder, monkeypatch):
+    monkeypatch.setattr(token_cache, "MAX_FILES", 2)
     for number in range(4):
         CachedEncoder(byte_tokenizer(), "cloze").encode(changed_row(number))
     assert len(list(folder.iterdir())) == 2
@@ -139,14 +138,14 @@ def test_the_files_that_are_unused_for_longest_go_first(folder, monkeypatch):
     assert counting.texts == 0
 
 
-def test_many_rows_are_tokenised_in_parts_that_a_bar_can_show(monkeypatch):
-    monkeypatch.setattr(token_cache, "CHUNK", 2)
+def test_many_rows_are_tokenized_in_chunks_for_a_progress_bar(monkeypatch):
+    monkeypatch.setattr(token_cache, "CHUNK_ROWS", 2)
     encoder, parts = CachedEncoder(byte_tokenizer(), "cloze"), []
     encoder.progress = lambda items: (parts.append(part) or part for part in items)
     assert encoder.encode(rows()) == PromptEncoder(byte_tokenizer(), "cloze").encode(rows())
     assert [len(part) for part in parts] == [2, 2, 2]
 
 
-def test_no_rows_are_no_file(folder):
+def test_no_rows_write_no_file(folder):
     assert CachedEncoder(byte_tokenizer(), "cloze").encode([]) == []
     assert not folder.exists()
