@@ -173,7 +173,7 @@ def _unsupported_keys(model: ModelConfig, training: TrainingConfig) -> list[str]
     errors = []
     if model.quantize:
         errors.append(
-            f"model.quantize={model.quantize}: packed weights cannot be sharded by {engine}; use ddp.yaml, or "
+            f"model.quantize={model.quantize}: quantized weights cannot be sharded by {engine}; use ddp.yaml, or "
             "leave one of the two out."
         )
     if training.micro_batch_size == "auto":

@@ -76,11 +76,11 @@ def test_the_environment_says_how_processes_share_the_work(
         ({**DEEPSPEED, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, [], r"_steps=4: .*training\.micro_batch_size"),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, [], r"_device=cpu: .*fsdp_off"),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, [], r"config_file=ds\.json: is not followed"),
-        (DEEPSPEED, ["model.quantize=int8"], "packed weights cannot be shared by DeepSpeed"),
+        (DEEPSPEED, ["model.quantize=int8"], "quantized weights cannot be sharded by DeepSpeed"),
         (DEEPSPEED, ["training.micro_batch_size=auto"], "waiting with DeepSpeed; give a number"),
-        (DEEPSPEED, ["training.compile=true"], r"training\.compile=true: is not done with DeepSpeed"),
+        (DEEPSPEED, ["training.compile=true"], r"training\.compile=true: does not work with DeepSpeed"),
         ({**TWO, "ACCELERATE_USE_MEGATRON_LM": "true"}, [], "Megatron-LM"),
-        (FSDP, ["model.quantize=int8"], "packed weights cannot be shared"),
+        (FSDP, ["model.quantize=int8"], "quantized weights cannot be sharded"),
         (FSDP, ["training.micro_batch_size=auto"], "give a number"),
         (FSDP, ["training.compile=true"], r"training\.compile=true.*ddp\.yaml"),
     ],
@@ -119,7 +119,7 @@ def test_a_missing_deepspeed_is_named_before_a_model_loads(monkeypatch: pytest.M
 
 
 def test_full_fine_tuning_of_packed_weights_is_refused():
-    with pytest.raises(UserError, match=r"model\.quantize=nf4: packed weights cannot be trained"):
+    with pytest.raises(UserError, match=r"model\.quantize=nf4: quantized weights cannot be trained"):
         load_config(["model=tiny", "method=full", "model.quantize=nf4"])
 
 
