@@ -96,9 +96,9 @@ def resident(field: str) -> int:
 def predict(config: Config, length: int) -> int:
     """The plan's peak of the same step."""
     from mosld.planning.layouts import peak
-    from mosld.planning.measure import needs
+    from mosld.planning.measure import measure_step
 
-    found = needs(config, length, ANSWER, gpus=0)
+    found = measure_step(config, length, ANSWER, gpus=0)
     cost = found.saving if config.training.gradient_checkpointing else found.plain
     assert cost is not None
     return peak(found.sizes, cost)

@@ -37,13 +37,12 @@ def chat(flags: argparse.Namespace) -> int:
     config = run.config(**({"path": flags.model_path} if flags.model_path else {}))
     with ending_on_ctrl_c():
         # torch, transformers and peft: only now is everything checked.
-        from mosld.recipes.chat import ChatOptions
-        from mosld.recipes.chat import chat as run_chat
+        from mosld.recipes.chat import ChatOptions, answer_questions
 
     options = ChatOptions(
         flags.prompt, flags.format, flags.experts, flags.max_new_tokens, flags.temperature, flags.seed
     )
-    return ExitCode.FINISHED if run_chat(config, run, options) else ExitCode.USER_ERROR
+    return ExitCode.FINISHED if answer_questions(config, run, options) else ExitCode.USER_ERROR
 
 
 def _parser() -> FlagParser:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mosld.cli import FlagParser, add_run, ending_on_ctrl_c, run_flags
 from mosld.common.errors import ExitCode, UserError
-from mosld.config.schema import Config
+from mosld.config.schema import MethodConfig
 from mosld.runs.saved import SavedRun, saved_run
 
 USAGE = """Write base + LoRA as one stand-alone transformers model: safetensors, tokenizer, config.yaml, model card.
@@ -42,7 +42,7 @@ def merge(flags: argparse.Namespace) -> int:
     replaced = {"path": flags.model_path, "dtype": flags.dtype}
     config = run.config(**{key: value for key, value in replaced.items() if value})
     output = Path(flags.output)
-    mistakes = [*_not_mergeable(run, config), *_not_free(output)]
+    mistakes = [*_not_mergeable(run, config.method, config.model.quantize), *_not_free(output)]
     if mistakes:
         raise UserError(*mistakes)
     with ending_on_ctrl_c():
@@ -54,14 +54,14 @@ def merge(flags: argparse.Namespace) -> int:
     return ExitCode.FINISHED
 
 
-def _not_mergeable(run: SavedRun, config: Config) -> list[str]:
+def _not_mergeable(run: SavedRun, method: MethodConfig, quantize: str | None) -> list[str]:
     if run.whole:
         return [REFUSED["full"].format(weights=run.weights)]
-    kind = config.method.kind
-    if kind not in REFUSED and config.model.quantize:
+    kind = method.kind
+    if kind not in REFUSED and quantize:
         kind = "quantize"
-    given = {"name": config.method.name, "weights": run.weights, "quantize": config.model.quantize}
-    return [REFUSED[kind].format(**given)] if kind in REFUSED else []
+    facts = {"name": method.name, "weights": run.weights, "quantize": quantize}
+    return [REFUSED[kind].format(**facts)] if kind in REFUSED else []
 
 
 def _not_free(output: Path) -> list[str]:

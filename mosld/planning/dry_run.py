@@ -1,13 +1,13 @@
 """A training step on the meta device: the memory and the multiplications of the real one, with nothing computed.
 
-The whole model runs forward, backward and through the optimiser in shapes alone, so that every method, allocation and
-recomputation counts itself; no formula of ours stands for any of them.
+The whole model runs forward, backward and through the optimiser in shapes only, so that every method, allocation and
+recomputation counts itself and no formula of ours has to.
 """
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,9 @@ from mosld.models.attention import register
 from mosld.training.batching import BatchBuilder
 from mosld.training.optim import make_optimizer
 
-# PART: Counts what a computation on the meta device would hold in memory and multiply: from shapes, nothing is
-# computed.
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class MemoryLedger(TorchDispatchMode):
@@ -77,37 +78,36 @@ class MemoryLedger(TorchDispatchMode):
 
 
 class DeviceMode(TorchFunctionMode):
-    """Lets the meta device save what a real one would: an accelerator's own dropout, and products under autocast."""
+    """Lets the meta device save for backward what the real device would: its dropout, its products under autocast."""
 
     PRODUCTS = (F.linear, torch.matmul, torch.bmm, Tensor.matmul, Tensor.__matmul__)
 
-    def __init__(self, accelerator: bool, low_precision: torch.dtype | None) -> None:
-        """Of an accelerator, or of a processor; with `low_precision` products are computed in that type."""
-        super().__init__()
-        self.accelerator, self.low_precision = accelerator, low_precision
+    def __init__(self, accelerator: bool, autocast_dtype: torch.dtype | None) -> None:
+        """Choose the device.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run a function as the device would."""
+        Args:
+            accelerator: a GPU; False: the CPU.
+            autocast_dtype: type in which products are computed; None: that of their arguments.
+        """
+        super().__init__()
+        self.accelerator = accelerator
+        self.autocast_dtype = autocast_dtype
+
+    def __torch_function__(self, func: Any, _: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func is F.dropout and self.accelerator:
-            return _accelerators_dropout(*args, **kwargs)
-        if self.low_precision is not None and func in self.PRODUCTS:
-            args = tuple(_cast(value, self.low_precision) for value in args)
+            return _gpu_dropout(*args, **kwargs)
+        if self.autocast_dtype is not None and func in self.PRODUCTS:
+            args = tuple(
+                value.to(self.autocast_dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+                for value in args
+            )
         return func(*args, **kwargs)
 
 
-def _accelerators_dropout(x: Tensor, p: float = 0.5, training: bool = True, _: bool = False) -> Tensor:
-    """Keeps a byte an element for backward; the processor's keeps the mask in the type of x."""
+def _gpu_dropout(x: Tensor, p: float = 0.5, training: bool = True, _: bool = False) -> Tensor:
+    """Dropout that saves one byte per element for backward; on CPU the mask has the type of x."""
     return torch.native_dropout(x, p, True)[0] if training and p else x
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-# PART: A training step on the meta device: the memory and the multiplications of the real one, with nothing
-# computed. The whole model runs forward, backward and through the optimiser in shapes alone, so that every method,
-# allocation and recomputation counts itself; no formula of ours stands for any of them.
 
 
 @dataclass(frozen=True)
@@ -131,28 +131,38 @@ class StepCost:
     forward_flops: int
 
 
+@dataclass(frozen=True)
+class BatchShape:
+    """The shape of a micro-batch.
+
+    Attributes:
+        rows: number of rows.
+        length: tokens of each row, its answer included.
+        answer: tokens of each row that have a loss.
+        accumulating: whether gradients of an earlier micro-batch exist.
+    """
+
+    rows: int
+    length: int
+    answer: int
+    accumulating: bool = False
+
+
 def dry_step(
-    model: Any,
-    *,
-    rows: int,
-    length: int,
-    answer: int,
+    model: "PreTrainedModel | PeftModel",
+    batch: BatchShape,
     training: TrainingConfig,
+    device_mode: DeviceMode,
     domains: Sequence[str] = (),
-    habits: DeviceMode,
-    accumulating: bool = False,
 ) -> StepCost:
-    """Take one step.
+    """Take one step in shapes.
 
     Args:
         model: adapted, ready to train, on the meta device.
-        rows: of the micro-batch.
-        length: tokens of each row, its answer included.
-        answer: tokens of each row that have a loss.
+        batch: the micro-batch.
         training: the training group.
-        domains: tasks that have an expert of their own.
-        habits: those of the device that is meant; where layers are recomputed, they must be so in these habits, too.
-        accumulating: whether there are gradients of an earlier micro-batch.
+        device_mode: of the device that is meant; with gradient checkpointing the recomputation must run in it, too.
+        domains: tasks that have an expert of their own (MoA).
     """
     model.train()
     trained = trained_parameters(model)
@@ -160,59 +170,63 @@ def dry_step(
     ledger = MemoryLedger()
     ledger.note([*model.parameters(), *model.buffers()])
     start = ledger.live
-    with ledger, habits, torch.device("meta"):
-        if accumulating:
-            _give_gradients(trained)
+    with ledger, device_mode, torch.device("meta"):
+        if batch.accumulating:
+            for parameter in trained.values():
+                parameter.grad = torch.empty_like(parameter)
         saved_before = ledger.live
-        loss = model(**_batch(model, rows, length, answer, domains), use_cache=False).loss
-        saved, forward_flops = ledger.live - saved_before, ledger.flops
+        loss = model(**_inputs(model, batch, domains), use_cache=False).loss
+        saved = ledger.live - saved_before
+        forward_flops = ledger.flops
         loss.backward()
         del loss
     peak = ledger.peak
-    update = _update(model, ledger, training, habits.accelerator)
+    update = _update_peak(model, ledger, training, device_mode.accelerator)
     return StepCost(saved, peak - start, gradients, update - start, ledger.flops, forward_flops)
 
 
-def _batch(model: Any, rows: int, length: int, answer: int, domains: Sequence[str]) -> dict[str, Any]:
-    """The arguments of the forward pass for equally long rows, as `Layout` makes them."""
+def _inputs(model: "PreTrainedModel | PeftModel", batch: BatchShape, domains: Sequence[str]) -> dict[str, Any]:
+    """The arguments of the forward pass for rows of equal length, as `BatchBuilder` makes them, on the meta device."""
     row = Row(domains[0] if domains else "", "", "", "", (), 0)
-    examples = [Example(row, [0] * length, length - min(answer, length - 1))] * rows
+    answer_start = batch.length - min(batch.answer, batch.length - 1)
+    examples = [Example(row, [0] * batch.length, answer_start)] * batch.rows
     with torch.device("cpu"):
-        made = BatchBuilder(model, 0, domains, torch.device("cpu")).inputs(examples)
-    meta: dict[str, Any] = tree_map_only(Tensor, lambda real: torch.empty_like(real, device="meta"), made)
+        inputs = BatchBuilder(model, 0, domains, torch.device("cpu")).inputs(examples)
+    meta: dict[str, Any] = tree_map_only(Tensor, lambda real: torch.empty_like(real, device="meta"), inputs)
     return {**meta, "num_items_in_batch": torch.tensor(0)}
 
 
-def _give_gradients(trained: dict[str, nn.Parameter]) -> None:
-    for parameter in trained.values():
-        parameter.grad = torch.empty_like(parameter)
-
-
-def _update(model: nn.Module, ledger: MemoryLedger, training: TrainingConfig, accelerator: bool) -> int:
+def _update_peak(model: nn.Module, ledger: MemoryLedger, training: TrainingConfig, accelerator: bool) -> int:
     """Most bytes at once in an optimiser step, its state not counted."""
     optimizer = make_optimizer(model, training)
     for group in optimizer.param_groups:
-        group["foreach"] = accelerator  # what AdamW chooses by itself on either device
-    state = 8 * sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+        # What AdamW chooses by itself on either device.
+        group["foreach"] = accelerator
+    state = 8 * sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
     ledger.peak = ledger.live
     with ledger:
         optimizer.step()
-    found = max(ledger.peak - state, ledger.live - state)
+    peak = max(ledger.peak - state, ledger.live - state)
     optimizer.zero_grad()
-    return found
+    return peak
 
 
-def _fused(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **_: Any) -> tuple[Tensor, None]:
-    """Attention by an accelerator's memory-efficient kernel: what it saves, in transformers' shapes."""
-    keys, values = repeat_kv(k, module.num_key_value_groups), repeat_kv(v, module.num_key_value_groups)
+def _fused_attention(
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **_: object
+) -> tuple[Tensor, None]:
+    """Attention by the GPU's memory-efficient kernel, for what it saves; shapes as in transformers."""
+    groups: int = module.num_key_value_groups  # type: ignore[assignment]
     bias = None if mask is None else torch.zeros_like(mask, dtype=q.dtype).expand(-1, q.shape[1], -1, -1)
-    found = torch.ops.aten._scaled_dot_product_efficient_attention(q, keys, values, bias, True)[0]
-    return found.transpose(1, 2).contiguous(), None
+    y = torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, repeat_kv(k, groups), repeat_kv(v, groups), bias, True
+    )[0]
+    return y.transpose(1, 2).contiguous(), None
 
 
-def _whole_mask(*args: Any, **kwargs: Any) -> Any:
-    """The mask without a look at its values, which a meta tensor has not."""
+def _whole_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """The mask without a look at its values, which a meta tensor does not have."""
     return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
 
 
-FUSED = register("mosld_fused_without_weights", _fused, _fused, _whole_mask)  # torch's own choice looks at the device
+# torch's own choice of a kernel depends on the device, which is meta here.
+FUSED = register("mosld_fused_without_weights", _fused_attention, _fused_attention, _whole_mask)

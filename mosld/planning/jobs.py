@@ -5,17 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 from mosld.common.errors import UserError
+from mosld.common.files import JsonObject
 from mosld.config.identity import run_directory
 from mosld.config.schema import Config
 from mosld.config.sweep import Sweep, varying
 from mosld.planning.arguments import PlanKeys
 from mosld.planning.estimate import estimate
-from mosld.planning.measure import StepNeeds, needs
+from mosld.planning.measure import StepNeeds, measure_step
 
 
-def estimate_jobs(
-    sweep: Sweep, keys: PlanKeys, measure: Callable[..., StepNeeds] | None = None
-) -> list[dict[str, Any]]:
+def estimate_jobs(sweep: Sweep, keys: PlanKeys, measure: Callable[..., StepNeeds] | None = None) -> list[JsonObject]:
     """The plan of each run that the sweep makes, with its `overrides`: those that not all jobs share.
 
     Jobs that are the same run stand there once, as they are made once.
@@ -33,7 +32,7 @@ def estimate_jobs(
             f"{sweep.name.rpartition('-')[0]}: its sweeper chooses the jobs as it goes; plan one of them, as in "
             "method.rank=8, and multiply."
         )
-    measure, found = measure or remembering(), dict[str, dict[str, Any]]()
+    measure, found = measure or remembering(), dict[str, JsonObject]()
     everything = [job.overrides for job in sweep.jobs]
     for job in sweep.jobs:
         run = str(run_directory(job.config))
@@ -42,7 +41,7 @@ def estimate_jobs(
     return list(found.values())
 
 
-def remembering(measure: Callable[..., StepNeeds] = needs) -> Callable[..., StepNeeds]:
+def remembering(measure: Callable[..., StepNeeds] = measure_step) -> Callable[..., StepNeeds]:
     """`needs` that takes a step once for all runs whose shapes are the same: seeds, learning rates, dropout ratios."""
     known: dict[str, StepNeeds] = {}
 
@@ -63,7 +62,7 @@ def _shaping(config: Config) -> Sequence[Any]:
     return (config.model, method, config.allocation, training.batch_size, training.micro_batch_size)
 
 
-def summed(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summed(plans: Sequence[JsonObject]) -> JsonObject:
     """Hours of all runs one after another on the whole machine, and how many runs fit on no layout."""
     hours = sum(hours_of(plan) for plan in plans)
     return {
@@ -74,7 +73,7 @@ def summed(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def hours_of(plan: dict[str, Any]) -> float:
+def hours_of(plan: JsonObject) -> float:
     """Hours of a run in the form in which it fits: recomputing where it must."""
     machines = plan["machines"]
     found: float = machines["hours_checkpointing"] if plan.get("needs_checkpointing") else machines["hours"]

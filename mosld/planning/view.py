@@ -1,24 +1,21 @@
-"""A plan as a person reads it, or as one JSON object."""
+"""A plan as text for the user, or as one JSON object."""
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
+from mosld.common.files import JsonObject
 from mosld.planning.jobs import hours_of, summed
 from mosld.planning.layouts import NODE
-
-# PART: A plan as a person reads it, or as one JSON object.
-
 
 GIB = 2**30
 
 
-def show(plan: dict[str, Any], as_json: bool) -> None:
+def show(plan: JsonObject, as_json: bool) -> None:
     """Print the plan."""
     print(json.dumps(plan) if as_json else "\n".join(lines(plan)))
 
 
-def lines(plan: dict[str, Any]) -> list[str]:
+def lines(plan: JsonObject) -> list[str]:
     """The plan, a line for each figure."""
     return [
         f"{plan['method']} on {plan['model']}",
@@ -30,7 +27,7 @@ def lines(plan: dict[str, Any]) -> list[str]:
     ]
 
 
-def _parameters(plan: dict[str, Any]) -> list[str]:
+def _parameters(plan: JsonObject) -> list[str]:
     count, matrices = plan["parameters"], plan["parameters"]["lora_matrices"]
     found = []
     if plan["experts"] is not None:
@@ -45,7 +42,7 @@ def _parameters(plan: dict[str, Any]) -> list[str]:
     return found
 
 
-def _memory(plan: dict[str, Any]) -> list[str]:
+def _memory(plan: JsonObject) -> list[str]:
     memory, data = plan["memory"], plan["data"]
     rows = f"{plan['micro_batch']} rows of {data['length']} tokens, {data['answer']} of them with a loss"
     saving = "with training.gradient_checkpointing=true"
@@ -68,7 +65,7 @@ def _memory(plan: dict[str, Any]) -> list[str]:
     return found
 
 
-def _time(plan: dict[str, Any]) -> list[str]:
+def _time(plan: JsonObject) -> list[str]:
     data, flops = plan["data"], plan["flops_per_token"]
     return [
         f"  data        {data['rows']:,} rows of {data['row_tokens']} tokens on average ({data['source']}), "
@@ -77,7 +74,7 @@ def _time(plan: dict[str, Any]) -> list[str]:
     ]
 
 
-def speed(plan: dict[str, Any]) -> str:
+def speed(plan: JsonObject) -> str:
     """On what machines, and what is assumed of them."""
     machines = plan["machines"]
     count = f"{machines['gpus']} GPU{'s' * (machines['gpus'] > 1)}" if machines["gpus"] else "a processor"
@@ -87,7 +84,7 @@ def speed(plan: dict[str, Any]) -> str:
     )
 
 
-def _machines(plan: dict[str, Any]) -> list[str]:
+def _machines(plan: JsonObject) -> list[str]:
     if "machines" not in plan:
         return []
     machines = plan["machines"]
@@ -97,7 +94,7 @@ def _machines(plan: dict[str, Any]) -> list[str]:
     return [*found, *_layouts(plan)] if "layouts" in plan else found
 
 
-def _layouts(plan: dict[str, Any]) -> list[str]:
+def _layouts(plan: JsonObject) -> list[str]:
     machines, saving = plan["machines"], plan["layouts"]["checkpointing"]
     count = f"{machines['gpus']} GPU{'s' * (machines['gpus'] > 1)}"
     found = [f"  memory      GiB on each of {count} of {machines['gpu_memory']}, by file of conf/accelerate"]
@@ -107,7 +104,7 @@ def _layouts(plan: dict[str, Any]) -> list[str]:
     return [*found, f"  fits        {_verdict(plan)}"]
 
 
-def _verdict(plan: dict[str, Any]) -> str:
+def _verdict(plan: JsonObject) -> str:
     """The launcher's file and its options, or what to change."""
     name, machines = plan["accelerate"], plan["machines"]
     if name is None:
@@ -122,15 +119,12 @@ def _verdict(plan: dict[str, Any]) -> str:
     return f"conf/accelerate/{name}.yaml{options}{saving}"
 
 
-# PART: The plans of many runs as a person reads them, one a line, or as one JSON list.
-
-
-def show_jobs(plans: Sequence[dict[str, Any]], count: int, as_json: bool) -> None:
+def show_jobs(plans: Sequence[JsonObject], count: int, as_json: bool) -> None:
     """Print the plans of a sweep of `count` jobs."""
     print(json.dumps(plans) if as_json else "\n".join(job_lines(plans, count)))
 
 
-def job_lines(plans: Sequence[dict[str, Any]], count: int) -> list[str]:
+def job_lines(plans: Sequence[JsonObject], count: int) -> list[str]:
     """A line a run, and what all of them cost together."""
     first = plans[0]
     double = f", {count - len(plans)} of them the same run as another, made once" if count > len(plans) else ""
@@ -140,7 +134,7 @@ def job_lines(plans: Sequence[dict[str, Any]], count: int) -> list[str]:
     return [f"{title}{hours}{memory}", *(_shared(plans) if "layouts" in first else _alone(plans)), *_sum(plans)]
 
 
-def layout_of(plan: dict[str, Any]) -> tuple[str, float]:
+def layout_of(plan: JsonObject) -> tuple[str, float]:
     """The file of conf/accelerate that fits and the GiB on each GPU with it; the smallest there is where none does."""
     recomputing = plan["checkpointing"] or plan["needs_checkpointing"]
     sizes = plan["layouts"]["checkpointing" if recomputing else "plain"]
@@ -151,7 +145,7 @@ def layout_of(plan: dict[str, Any]) -> tuple[str, float]:
     return name + (", recomputing" if recomputing else ""), sizes[name] / GIB
 
 
-def _shared(plans: Sequence[dict[str, Any]]) -> list[str]:
+def _shared(plans: Sequence[JsonObject]) -> list[str]:
     found = [f"  {'hours':>8} {'GPU-hours':>10} {'GiB':>7} {'trainable':>14}  {'conf/accelerate':26} run"]
     for plan in plans:
         name, size = layout_of(plan)
@@ -162,7 +156,7 @@ def _shared(plans: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _alone(plans: Sequence[dict[str, Any]]) -> list[str]:
+def _alone(plans: Sequence[JsonObject]) -> list[str]:
     """On a processor, whose speed need not be known."""
     found = [f"  {'hours':>8} {'tokens':>12} {'TFLOPs':>12} {'GiB':>7} {'trainable':>14}  run"]
     for plan in plans:
@@ -174,7 +168,7 @@ def _alone(plans: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _sum(plans: Sequence[dict[str, Any]]) -> list[str]:
+def _sum(plans: Sequence[JsonObject]) -> list[str]:
     if "machines" not in plans[0]:
         return []
     total = summed(plans)
@@ -185,5 +179,5 @@ def _sum(plans: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _named(plan: dict[str, Any]) -> str:
+def _named(plan: JsonObject) -> str:
     return " ".join(plan["overrides"]) or plan["run"]

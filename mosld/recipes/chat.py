@@ -51,7 +51,7 @@ class ChatOptions:
     seed: int = 0
 
 
-def chat(config: Config, run: SavedRun, options: ChatOptions) -> bool:
+def answer_questions(config: Config, run: SavedRun, options: ChatOptions) -> bool:
     """Load what the run trained and answer what is asked; returns whether every question could be answered."""
     silence_libraries()
     interactive = options.prompt is None and sys.stdin.isatty()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from peft import PeftModel
 
 from mosld.common.files import write_folder
-from mosld.config.schema import Config
+from mosld.config.schema import Config, HubConfig
 from mosld.distributed.processes import processes
 from mosld.distributed.tensors import gather_state_dict
 from mosld.runs.console import Console
@@ -50,12 +50,12 @@ def save_trained(
     return target
 
 
-def push_to_hub(folder: Path, config: Config, console: Console) -> str | None:
+def push_to_hub(folder: Path, hub: HubConfig, method: str, console: Console) -> str | None:
     """Push what was saved to `hub.push_to`; a failure costs the push and not the run. Returns the address."""
-    repository = config.hub.push_to
+    repository = hub.push_to
     try:
         with console.working(f"pushing to {repository}"):
-            address = push(folder, config.hub, f"{config.method.name} trained by mosld")
+            address = push(folder, hub, f"{method} trained by mosld")
     except Exception as error:  # whatever the hub or the network says: the files are on this disk
         console.say(f"not pushed to {repository}: {str(error).splitlines()[0]}")
         return None

@@ -179,7 +179,7 @@ def _train_and_score(
     run.write_predictions(evaluation.records())
     saved = save_trained(trained, tokenizer, config, run, results, console)
     if config.hub.push_to:
-        results.add(pushed_to=push_to_hub(saved, config, console) if is_main() else None)
+        results.add(pushed_to=push_to_hub(saved, config.hub, config.method.name, console) if is_main() else None)
     return evaluation
 
 

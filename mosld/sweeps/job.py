@@ -172,13 +172,13 @@ def _visible_devices() -> list[str]:
     return [str(device) for device in range(torch.cuda.device_count())]
 
 
-def describe_rows(config: Config) -> dict[str, object]:
+def describe_rows(data: DataConfig, source: SourceConfig) -> dict[str, object]:
     """What identifies the rows of a job; read once in a process for all jobs with the same data.
 
     Raises:
         UserError: as `load_dataset`.
     """
-    return _describe_rows(json.dumps(dataclasses.asdict(config.data)), json.dumps(dataclasses.asdict(config.source)))
+    return _describe_rows(json.dumps(dataclasses.asdict(data)), json.dumps(dataclasses.asdict(source)))
 
 
 @functools.cache
@@ -197,7 +197,7 @@ def _is_finished(run: RunDirectory, config: Config) -> bool:
     if config.check or config.training.resume != "auto" or not run.finished():
         return False
     try:
-        return not run.differences(config, describe_rows(config))
+        return not run.differences(config, describe_rows(config.data, config.source))
     except UserError:
         # The run itself reports it.
         return False

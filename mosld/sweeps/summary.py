@@ -2,20 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from mosld.common.files import write_json
+from mosld.common.files import JsonObject, write_json
 from mosld.config.sweep import Sweep, varying
 
 SCHEMA_VERSION = 1
 GOOD = {"finished", "passed the check"}
 
 
-def summarise(plan: Sweep, seconds: float, error: str, stopped: bool) -> dict[str, Any]:
+def summarise(plan: Sweep, seconds: float, error: str, stopped: bool) -> JsonObject:
     """What the records of the jobs say, and summary.json with the same.
 
     Args:
@@ -47,7 +46,7 @@ def summarise(plan: Sweep, seconds: float, error: str, stopped: bool) -> dict[st
     return summary
 
 
-def summary_table(summary: dict[str, Any]) -> RenderableType:
+def summary_table(summary: JsonObject) -> RenderableType:
     """A line for every job, the best validation accuracy marked, and below it why jobs did not finish."""
     jobs = summary["jobs"]
     table = Table("job", Column("what differs", overflow="fold"), "status")
@@ -71,7 +70,7 @@ def _status(statuses: set[str], error: str, stopped: bool, complete: bool) -> st
     return "interrupted" if stopped or "interrupted" in statuses else "failed"
 
 
-def _trouble(job: dict[str, Any]) -> str:
+def _trouble(job: JsonObject) -> str:
     if not job["error"]:
         return ""
     log = Path(job["run"]) / "train.log" if job["run"] else None
@@ -79,7 +78,7 @@ def _trouble(job: dict[str, Any]) -> str:
     return f"job {job['job']} {job['status']}: {job['error']}{where}"
 
 
-def _planned(number: int, overrides: list[str]) -> dict[str, Any]:
+def _planned(number: int, overrides: list[str]) -> JsonObject:
     """A job that has left no record."""
     empty = dict.fromkeys(("run", "average", "validation_average", "seconds", "error"))
     return {"job": number, "overrides": overrides, "status": "not started", **empty}

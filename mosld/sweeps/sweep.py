@@ -75,7 +75,7 @@ def check_jobs(plan: Sweep) -> None:
         run = RunDirectory(run_directory(job.config))
         try:
             require_token(job.config.hub)
-            rows = describe_rows(job.config)
+            rows = describe_rows(job.config.data, job.config.source)
             if run.finished() and job.config.training.resume == "auto":
                 differences = run.differences(job.config, rows)
                 mistakes.update(dict.fromkeys(f"{run.path} holds another run: {line}" for line in differences))

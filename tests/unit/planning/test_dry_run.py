@@ -11,7 +11,7 @@ from mosld.config.compose import load_config
 from mosld.data.encoding import Example
 from mosld.data.rows import Row
 from mosld.models.load import load_model
-from mosld.planning.measure import _cost, _cost_of, needs
+from mosld.planning.measure import _cost, _cost_of, measure_step
 from mosld.training.batching import BatchBuilder
 from mosld.training.optim import ready_to_train
 
@@ -54,7 +54,7 @@ def saved_in_a_real_step(config):
 def test_what_is_held_for_backward_is_what_autograd_saves(method):
     config = config_of(method)
     real, gradients = saved_in_a_real_step(config)
-    cost = needs(config, LENGTH, ANSWER, gpus=0).plain
+    cost = measure_step(config, LENGTH, ANSWER, gpus=0).plain
     assert cost.gradients == gradients
     assert cost.saved == pytest.approx(real, rel=0.02)
 
@@ -70,7 +70,7 @@ def test_a_deep_model_costs_what_two_shallow_ones_foretell(method, checkpointing
 
 
 def test_recomputing_holds_less_and_multiplies_more():
-    found = needs(config_of("mosld"), LENGTH, ANSWER, gpus=0)
+    found = measure_step(config_of("mosld"), LENGTH, ANSWER, gpus=0)
     assert found.saving.saved < found.plain.saved / 3
     assert found.saving.flops > 1.2 * found.plain.flops
     assert found.saving.forward_flops == found.plain.forward_flops
@@ -78,7 +78,7 @@ def test_recomputing_holds_less_and_multiplies_more():
 
 def test_flops_of_a_frozen_base_are_those_of_its_products():
     """Two a weight and token forward; twice that with the gradient of the input, which the first layer needs not."""
-    found = needs(config_of("lora"), LENGTH, 1, gpus=0)
+    found = measure_step(config_of("lora"), LENGTH, 1, gpus=0)
     tokens, depth, hidden, inner, heads = ROWS * LENGTH, 4, 32, 48, 4
     weights = depth * (hidden * hidden * 2 + hidden * hidden // 2 * 2 + 3 * hidden * inner)
     lora = depth * 8 * (hidden + hidden + hidden + hidden // 2)
@@ -88,18 +88,18 @@ def test_flops_of_a_frozen_base_are_those_of_its_products():
 
 
 def test_full_fine_tuning_multiplies_three_times_its_forward():
-    cost = needs(config_of("full"), LENGTH, ANSWER, gpus=0).plain
+    cost = measure_step(config_of("full"), LENGTH, ANSWER, gpus=0).plain
     assert cost.flops == pytest.approx(3 * cost.forward_flops, rel=0.02)
 
 
 @pytest.mark.parametrize(("asked", "rows", "peak_has_gradients"), [(3, 3, False), (1, 1, True)])
 def test_gradients_of_an_earlier_micro_batch_count(asked, rows, peak_has_gradients):
-    found = needs(config_of("full", more=[f"training.micro_batch_size={asked}"]), LENGTH, ANSWER, gpus=0)
+    found = measure_step(config_of("full", more=[f"training.micro_batch_size={asked}"]), LENGTH, ANSWER, gpus=0)
     assert found.rows == rows
     cost = found.plain
     assert (cost.peak >= cost.saved + cost.gradients) is peak_has_gradients
 
 
 def test_an_accelerator_keeps_less_of_attention_and_dropout():
-    on_cpu, on_gpu = (needs(config_of("lora"), 128, ANSWER, gpus=gpus).plain for gpus in (0, 1))
+    on_cpu, on_gpu = (measure_step(config_of("lora"), 128, ANSWER, gpus=gpus).plain for gpus in (0, 1))
     assert on_gpu.saved < on_cpu.saved
