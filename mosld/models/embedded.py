@@ -13,6 +13,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
 from mosld.common.errors import UserError
 from mosld.common.files import build_once, cache_directory
 
@@ -61,8 +64,6 @@ def _fetch(folder: Path) -> Path:
 
 
 def _dequantize(gguf: Path, target: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     print("dequantizing it once (some seconds)", file=sys.stderr)
     model = AutoModelForCausalLM.from_pretrained(

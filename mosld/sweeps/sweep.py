@@ -21,6 +21,7 @@ from mosld.config.sweep import Sweep, plan_sweep
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.sweeps.job import JobFailedError, StartJob, SweepJob, clear_records, describe_rows
+from mosld.sweeps.ranks import Ranks
 from mosld.sweeps.summary import summarise, summary_table
 from mosld.sweeps.worker import StopFlag, run_in_worker
 from mosld.tracking.hub import require_token
@@ -52,8 +53,6 @@ def run_sweep(arguments: list[str]) -> SweepResult:
         check_jobs(plan)
     if not is_distributed():
         return SweepResult(run_jobs(plan, run_in_worker), plan.directory)
-    from mosld.sweeps.ranks import Ranks
-
     ranks = Ranks()
     if is_main():
         status = run_jobs(plan, ranks.run_job)

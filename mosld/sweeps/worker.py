@@ -150,12 +150,12 @@ def _train(overrides: list[str], environment: dict[str, str], log: Path | None, 
             from mosld.recipes.train import train_run
 
             result = train_run(request, wait=True)
-            if is_main() and result.status != "checked":
-                print(result.path)
-            return result.exit_code
         except Exception as error:
             sender.send(_describe(error))
             raise
+        if is_main() and result.status != "checked":
+            print(result.path)
+        return result.exit_code
 
     sys.exit(run_to_exit_code(work))
 

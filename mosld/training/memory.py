@@ -12,8 +12,8 @@ from mosld.training.step import Stepper
 # Shown while the trial runs.
 TRYING = "trying the longest micro-batch"
 ADVICE = (
-    "Lower training.micro_batch_size (now {requested}; auto finds it), set training.gradient_checkpointing=true, or take "
-    "a smaller model, model.dtype=bfloat16 or model.quantize=nf4."
+    "Lower training.micro_batch_size (now {requested}; auto finds it), set training.gradient_checkpointing=true, or "
+    "take a smaller model, model.dtype=bfloat16 or model.quantize=nf4."
 )
 
 
