@@ -47,7 +47,7 @@ class Nursery:
         request = {"call": call, "arguments": arguments, "log": str(log), "faults": list(faults), "env": environment}
         return self._ask(request)
 
-    def wait(self, child: int, seconds: float = 120) -> int | None:
+    def wait(self, child: int, seconds: float = 300) -> int | None:
         """Its exit code, or minus the signal that ended it; None if it still runs."""
         return self._ask({"wait": child, "seconds": seconds})
 

@@ -45,7 +45,7 @@ def trained(toy_root, tmp_path_factory):
 
 def loaded(run: Path):
     found = saved_run(str(run))
-    return load_trained(rerun_config(found.recorded, []), found)
+    return load_trained(rerun_config(found.recorded, []).model, found)
 
 
 def plain_generate(model, tokenizer, prompt: str, **options) -> str:

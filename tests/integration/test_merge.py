@@ -62,7 +62,7 @@ def test_the_directory_is_whole_and_says_what_it_is(merged, lora):
 
 def test_plain_transformers_loads_it_and_its_logits_are_those_of_base_and_adapter(merged, lora):
     found = saved_run(str(lora))
-    adapted, _ = load_trained(rerun_config(found.recorded, []), found)
+    adapted, _ = load_trained(rerun_config(found.recorded, []).model, found)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
     ids = tokenizer("Question: Why?\nAnswer:", return_tensors="pt").input_ids
     with torch.inference_mode():
@@ -103,9 +103,9 @@ def test_another_type_is_rounded_once_and_recorded(lora, tmp_path, capsys):
     assert "written in bfloat16" in captured.err
     assert yaml.safe_load((empty / "config.yaml").read_text())["model"]["dtype"] == "bfloat16"
     found = saved_run(str(empty))
-    model, _ = load_trained(rerun_config(found.recorded, []), found)
+    model, _ = load_trained(rerun_config(found.recorded, []).model, found)
     assert model.dtype == torch.bfloat16
-    exact = load_trained(rerun_config(saved_run(str(lora)).recorded, []), saved_run(str(lora)))[0].merge_and_unload()
+    exact = load_trained(rerun_config(saved_run(str(lora)).recorded, []).model, saved_run(str(lora)))[0].merge_and_unload()
     for name, weight in exact.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight.bfloat16())
 

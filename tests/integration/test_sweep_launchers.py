@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mosld.sweeps.job import own_device
+from mosld.sweeps.job import reserved_device
 from mosld.sweeps.worker import StopFlag
 from mosld.train import main
 
@@ -138,15 +138,15 @@ def test_a_sweep_in_several_processes_makes_only_what_is_missing(tmp_path, argum
 
 def test_jobs_at_the_same_time_have_devices_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    with own_device(tmp_path) as first, own_device(tmp_path) as second, own_device(tmp_path) as third:
+    with reserved_device(tmp_path) as first, reserved_device(tmp_path) as second, reserved_device(tmp_path) as third:
         assert [place["CUDA_VISIBLE_DEVICES"] for place in (first, second, third)] == ["3", "5", "3"]
-    with own_device(tmp_path) as free:
+    with reserved_device(tmp_path) as free:
         assert free == {"CUDA_VISIBLE_DEVICES": "3"}
 
 
 def test_a_machine_without_devices_has_no_places_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with own_device(tmp_path) as place:
+    with reserved_device(tmp_path) as place:
         assert place == {}
 
 
