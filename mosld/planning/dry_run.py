@@ -105,7 +105,7 @@ class DeviceMode(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _gpu_dropout(x: Tensor, p: float = 0.5, training: bool = True, _: bool = False) -> Tensor:
+def _gpu_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: ARG001
     """Dropout that saves one byte per element for backward; on CPU the mask has the type of x."""
     return torch.native_dropout(x, p, True)[0] if training and p else x
 

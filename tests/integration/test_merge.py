@@ -105,7 +105,8 @@ def test_another_type_is_rounded_once_and_recorded(lora, tmp_path, capsys):
     found = saved_run(str(empty))
     model, _ = load_trained(rerun_config(found.recorded, []).model, found)
     assert model.dtype == torch.bfloat16
-    exact = load_trained(rerun_config(saved_run(str(lora)).recorded, []).model, saved_run(str(lora)))[0].merge_and_unload()
+    run = saved_run(str(lora))
+    exact = load_trained(run.config().model, run)[0].merge_and_unload()
     for name, weight in exact.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight.bfloat16())
 

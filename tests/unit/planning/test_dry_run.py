@@ -63,8 +63,8 @@ def test_what_is_held_for_backward_is_what_autograd_saves(method):
 @pytest.mark.parametrize("method", ["mosld", "full"])
 def test_a_deep_model_costs_what_two_shallow_ones_foretell(method, checkpointing):
     config = config_of(method, more=["model.shape.num_hidden_layers=20"])
-    batch = {"rows": ROWS, "length": LENGTH, "answer": ANSWER, "accumulating": False}
-    foretold, found = (cost(config, True, checkpointing, **batch) for cost in (_cost, _cost_of))
+    batch = BatchShape(ROWS, LENGTH, ANSWER)
+    foretold, found = (cost(config, True, checkpointing, batch) for cost in (_cost, _cost_of))
     assert dataclasses.replace(foretold, peak=found.peak) == found
     assert foretold.peak == pytest.approx(found.peak, rel=0.002)
 
