@@ -11,6 +11,7 @@ from mosld.config.compose import load_config
 from mosld.data.encoding import Example
 from mosld.data.rows import Row
 from mosld.models.load import load_model
+from mosld.planning.dry_run import BatchShape
 from mosld.planning.measure import _cost, _cost_of, measure_step
 from mosld.training.batching import BatchBuilder
 from mosld.training.optim import ready_to_train
