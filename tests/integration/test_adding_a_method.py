@@ -11,6 +11,8 @@ import mosld
 from mosld import eval, train
 from mosld.config import compose, groups
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "how-to" / "adding_a_method.md").read_text()
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {
     "step_time": ["--model", "tiny", "--methods", "lora,mosld", "--batch-size", "2", "--rounds", "1"],

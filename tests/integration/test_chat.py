@@ -17,6 +17,8 @@ from mosld.recipes.load import load_trained
 from mosld.runs.saved import saved_run
 from mosld.runs.tables import experts_tables
 
+pytestmark = pytest.mark.slow
+
 METHODS = (
     "full", "prefix", "lora", "molora", "sira", "mola", "mixlora", "mosl", "mosld", "mosld_b", "moa", "hydralora",
 )  # fmt: skip

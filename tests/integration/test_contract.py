@@ -28,6 +28,8 @@ from tests.fixtures.contract.make import (
     set_base_weights,
 )
 
+pytestmark = pytest.mark.slow
+
 # Everything is computed in float64, whose rounding (1e-16) grows with the length of sums (below 100) and the number of
 # layers (4): at most 1e-13 of the largest logit, whatever the order in which a CPU adds. With SSE, AVX2 and AVX-512 it
 # is 2e-15. An error in a formula is far above the bound.

@@ -17,6 +17,8 @@ from mosld.config.sweep import is_sweep, plan_sweep
 from mosld.planning.arguments import split_keys
 from tests.helpers.documents import MARK, PAGES, ROOT, Block, blocks, commands
 
+pytestmark = pytest.mark.slow
+
 MARKED = [page for page in PAGES if MARK in page.read_text()]
 OWN_TEST = "method=mosld_ffn"  # made by docs/how-to/adding_a_method.md, tested by test_adding_a_method.py
 

@@ -13,6 +13,8 @@ from mosld import train as train_command
 from mosld.evaluation.lm_eval import tasks as lm_eval_tasks
 from mosld.recipes import evaluate as recipe
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("mosld", "full", "prefix", "moa")
 TASKS = {"arc_easy": "arc_e", "openbookqa": "obqa"}
 BOTH = ["evaluation.base=false", "evaluation.limit=null"]

@@ -18,6 +18,8 @@ from mosld.data.splits import TaskData
 from mosld.data.tasks import TASKS
 from mosld.evaluation.evaluate import Questions, evaluate
 
+pytestmark = pytest.mark.distributed
+
 WORKER = """
 import json
 from tests.integration.test_eval_processes import evaluate_all

@@ -11,6 +11,8 @@ from mosld import plan as plan_command
 from mosld import train as train_command
 from mosld.config.groups import group_options
 
+pytestmark = pytest.mark.slow
+
 METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
 ROUTED = [name for name in METHODS if name not in ("full", "lora", "prefix")]
 

@@ -11,6 +11,8 @@ from mosld.config.identity import run_directory
 from mosld.config.sweep import Job, is_sweep, plan_sweep
 from mosld.train import main
 
+pytestmark = pytest.mark.slow
+
 JOBS = {
     "table1": 77, "table2": 3, "table3": 5, "table4": 9, "table5": 4, "table6": 5, "table7": 18,
     "fig1": 14, "fig4": 8, "fig5": 6, "fig6": 5, "fig7": 5,

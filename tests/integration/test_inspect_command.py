@@ -15,6 +15,8 @@ from mosld import inspect as inspect_command
 from mosld import train as train_command
 from mosld.config.compose import load_config
 
+pytestmark = pytest.mark.slow
+
 SHARED, FIRST, SECOND = "mosld-mixture", "lora-single_obqa", "lora-single_csqa"
 
 

@@ -12,6 +12,8 @@ from mosld import eval as eval_command
 from mosld import train as train_command
 from mosld.training.loop import Loop
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "adapter_model.safetensors"
 LAYER = "base_model.model.model.layers.1.self_attn.v_proj"
 RANK = 8

@@ -12,6 +12,8 @@ from mosld.sweeps.job import reserved_device
 from mosld.sweeps.worker import StopFlag
 from mosld.train import main
 
+pytestmark = pytest.mark.distributed
+
 ROOT = Path(__file__).resolve().parents[2]
 FAULTY = ROOT / "tests" / "reliability" / "faulty_train.py"
 BUG = {"at": "mosld.recipes.train:make_loop", "call": 1, "only": "Config(seed=1,", "do": "error"}

@@ -10,6 +10,8 @@ import pytest
 from tests.helpers import bad_rows
 from tests.helpers.cases import Case, Outcome, check_case, toy_data
 
+pytestmark = pytest.mark.slow
+
 # The command itself; whether it came as far as loading what a model needs.
 TRAIN = "import sys; from mosld.train import main; code = main(sys.argv[1:]); print('torch' in sys.modules); exit(code)"
 

@@ -9,6 +9,8 @@ import pytest
 from tests.helpers.cases import Case, check_case, command, status
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 KEYS = {
     "method.rank=4": "method.rank: was 8, is 4",
     "training.learning_rate=1e-4": "training.learning_rate: was 0.003, is 0.0001",

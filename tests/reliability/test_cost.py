@@ -10,6 +10,8 @@ import pytest
 from tests.helpers.cases import Case, Outcome, check_case, command, metrics
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 SHARE = 0.01
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.helpers.cases import Case, Outcome, check_case, command, weights
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 
 def cases(full: bool) -> list[Case]:
     """Damages to a real checkpoint, and whole commands that go on from the one before."""

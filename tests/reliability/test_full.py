@@ -12,6 +12,8 @@ from tests.helpers.cases import Case, Outcome, check_case, command, losses
 from tests.helpers.fork_server import nursery
 from tests.reliability.test_sharded import CLOSE, EVEN, FSDP, MIXED, STEP, UNEVEN
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 WHOLE = "model/model.safetensors"
 NAN = {"at": "mosld.training.step:Stepper._forward", "call": 4, "when": "after", "do": "nan"}
 

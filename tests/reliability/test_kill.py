@@ -8,6 +8,8 @@ import pytest
 from tests.helpers.cases import Case, Outcome, check_case, command, newest_step, status, weights
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 STEP = {"inside": "mosld.training.checkpoint:Checkpoints.save_step", "call": 2}  # of steps 2, 4, 6: the second
 ADAPTER = {"inside": "mosld.recipes.train:save_trained", "call": 1}
 SAVES = {"checkpoint": STEP, "adapter": ADAPTER}

@@ -9,6 +9,8 @@ import pytest
 from tests.helpers.cases import Case, check_case, command, losses, status
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 TRIAL = "mosld.training.step:Stepper.try_longest"
 KNOBS = ("training.micro_batch_size", "training.gradient_checkpointing=true", "model.dtype=bfloat16")
 

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from tests.helpers.cases import Case, check_case, command, metrics, newest_step, status
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 # Called once by the trial of the longest micro-batch, then once for each micro-batch.
 FORWARD = "mosld.training.step:Stepper._forward"
 

@@ -17,6 +17,8 @@ import pytest
 from tests.helpers.cases import Case, Outcome, check_case, command, newest_step, status, weights
 from tests.helpers.fork_server import ROOT, nursery
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 STEP = "mosld.training.step:Stepper.step"
 # A process that waits in a collective for a dead one waits for gloo's 30 minutes; the longest wait of ours is twice 30
 # seconds. Between the two, so that a busy machine changes nothing.

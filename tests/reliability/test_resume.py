@@ -17,6 +17,8 @@ import pytest
 from tests.helpers.cases import Case, Outcome, check_case, command, weights
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 METHODS = (
     "full", "hydralora", "lora", "mixlora", "moa", "mola", "molora", "mosl", "mosld", "mosld_b", "prefix", "sira"
 )  # fmt: skip

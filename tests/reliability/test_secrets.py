@@ -8,6 +8,8 @@ import pytest
 from tests.helpers.cases import Case, check_case, command
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 KEY = "f00dfeedf00dfeedf00dfeedf00dfeedf00dfeed"
 TOKEN = "hf_plantedplantedplantedplanted"
 PASSWORD = "correct-horse-9"

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from tests.helpers.cases import Case, Outcome, check_case, command, losses, weights
 from tests.helpers.fork_server import nursery
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 STEP = "mosld.training.step:Stepper.step"
 CLOSE = 1e-6

@@ -15,6 +15,8 @@ import pytest
 from tests.helpers.cases import Case, Outcome, check_case, command, losses, newest_step, status, weights
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 STEP = "mosld.training.step:Stepper.step"
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT")
 STAGES = {  # where a signal comes in, and after which step the run is saved (None: as it was before)

@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.cases import Case, Outcome, check_case, command, status, weights
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 JOBS = 12
 FAIL = {2: "error", 5: "SIGKILL", 8: "memory"}  # by seed: a bug, a death, too little memory
 KILLED_IN = 6

@@ -8,6 +8,8 @@ import pytest
 from tests.helpers.cases import Case, Outcome, check_case, command, losses, weights
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("lora", "hydralora", "mixlora", "moa", "mola", "molora", "mosl", "mosld", "mosld_b", "prefix", "sira")
 CLOSE = 1e-6
 

@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.cases import Case, check_case, command, toy_data
 from tests.helpers.fork_server import nursery
 
+pytestmark = pytest.mark.slow
+
 
 class Bomb:
     """What a pickle can do: it runs a command while it is loaded."""

@@ -14,6 +14,8 @@ from tests.helpers.fork_server import nursery
 from tests.reliability.test_full import killed_and_resumed
 from tests.reliability.test_sharded import CLOSE, EVEN, MIXED, UNEVEN
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 ZERO3 = {**ZERO2, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 NAN = {"at": "mosld.training.step:Stepper._forward", "call": 4, "when": "after", "do": "nan"}

@@ -11,6 +11,8 @@ import pytest
 
 from tests.helpers.methods import ROWS, over
 
+pytestmark = pytest.mark.distributed
+
 WORKER = """
 import json, sys, torch
 import torch.distributed as dist

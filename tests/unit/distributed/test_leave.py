@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.distributed
+
 ROOT = Path(__file__).resolve().parents[3]
 WORKER = """
 import json, sys, time, torch

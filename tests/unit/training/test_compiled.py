@@ -18,6 +18,8 @@ from mosld.training.compile import compile_layers, uncompiled
 from mosld.training.optim import make_optimizer
 from mosld.training.step import Stepper
 
+pytestmark = pytest.mark.slow
+
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler on a processor")
 
 OPTIONS: dict[str, dict[str, Any]] = {
