@@ -72,16 +72,14 @@ class Questions:
         """Messages about questions that were shortened to fit their task's cutoff."""
         for name, questions in self.by_task.items():
             task = self.tasks[name]
+            cutoff = f"{task.cutoff} tokens (data.cutoff)"
             if truncated := sum(question.cut for question in questions):
-                yield (
-                    f"{truncated} {split} rows of {name} had their passage truncated to the task's cutoff of "
-                    f"{task.cutoff} tokens"
-                )
+                yield f"{truncated} {split} rows of {name} had their passage truncated to {cutoff}"
             fewer = sum(question.shots < self._shots for question in questions) if task.examples_split else 0
             if fewer:
                 yield (
                     f"{fewer} {split} questions of {name} have fewer than {self._shots} examples: more would exceed "
-                    f"the task's cutoff of {task.cutoff} tokens"
+                    f"{cutoff}"
                 )
 
 

@@ -142,5 +142,5 @@ def test_the_log_says_before_how_many_questions_there_are_fewer_examples(tokeniz
     }
     made = Questions(tasks, "test", None, encoder(tokenizer, "letter"))
     assert list(made.shortened("test")) == [
-        "1 test questions of mmlu have fewer than 5 examples: more would exceed the task's cutoff of 2048 tokens"
+        "1 test questions of mmlu have fewer than 5 examples: more would exceed 2048 tokens (data.cutoff)"
     ]

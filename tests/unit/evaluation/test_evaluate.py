@@ -74,7 +74,7 @@ def test_tasks_of_both_kinds_are_scored_in_one_call_each_in_its_own_way(tokenize
 def test_truncated_passages_are_reported_with_their_number_and_cutoff(tokenizer):
     questions = both_kinds(tokenizer, choice_context="A long story. " * 50)
     assert list(questions.shortened("test")) == [
-        "3 test rows of obqa had their passage truncated to the task's cutoff of 256 tokens"
+        "3 test rows of obqa had their passage truncated to 256 tokens (data.cutoff)"
     ]
 
 
