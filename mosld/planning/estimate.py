@@ -9,7 +9,7 @@ from mosld.config.identity import identity, run_directory
 from mosld.config.method_checks import experts_of
 from mosld.config.schema import Config
 from mosld.planning.arguments import PlanKeys
-from mosld.planning.layouts import RESERVED, first_fitting, layouts, peak
+from mosld.planning.layouts import RESERVED_BYTES, first_fitting, layouts, peak
 from mosld.planning.measure import StepNeeds, measure_step
 from mosld.planning.workload import workload
 
@@ -38,7 +38,7 @@ def estimate(config: Config, keys: PlanKeys, measure: Callable[..., StepNeeds] =
         "parameters": needs.parameters,
         "data": asdict(work),
         "micro_batch": needs.rows,
-        "memory": _memory(needs, RESERVED if keys.gpus else 0),
+        "memory": _memory(needs, RESERVED_BYTES if keys.gpus else 0),
         "flops_per_token": flops,
         **({"machines": _hours(flops, work.tokens, keys)} if keys.tflops else {}),
         **(_layouts(needs, checkpointing, keys) if keys.gpus else {}),

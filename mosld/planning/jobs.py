@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
@@ -17,7 +16,7 @@ from mosld.planning.measure import StepNeeds, measure_step
 def estimate_jobs(sweep: Sweep, keys: PlanKeys, measure: Callable[..., StepNeeds] | None = None) -> list[JsonObject]:
     """The plan of each run that the sweep makes, with its `overrides`: those that not all jobs share.
 
-    Jobs that are the same run stand there once, as they are made once.
+    Jobs that are the same run are listed once, as they are trained once.
 
     Args:
         sweep: its jobs, checked.
@@ -32,21 +31,21 @@ def estimate_jobs(sweep: Sweep, keys: PlanKeys, measure: Callable[..., StepNeeds
             f"{sweep.name.rpartition('-')[0]}: its sweeper chooses the jobs as it goes; plan one of them, as in "
             "method.rank=8, and multiply."
         )
-    measure, found = measure or remembering(), dict[str, JsonObject]()
+    measure = measure or remembering()
+    plans: dict[str, JsonObject] = {}
     everything = [job.overrides for job in sweep.jobs]
     for job in sweep.jobs:
         run = str(run_directory(job.config))
-        if run not in found:
-            found[run] = {"overrides": varying(job.overrides, everything), **estimate(job.config, keys, measure)}
-    return list(found.values())
+        if run not in plans:
+            plans[run] = {"overrides": varying(job.overrides, everything), **estimate(job.config, keys, measure)}
+    return list(plans.values())
 
 
 def remembering(measure: Callable[..., StepNeeds] = measure_step) -> Callable[..., StepNeeds]:
-    """`needs` that takes a step once for all runs whose shapes are the same: seeds, learning rates, dropout ratios."""
+    """`measure` with a memory: runs that differ only in seed, learning rate or dropout ratio share one measurement."""
     known: dict[str, StepNeeds] = {}
 
     def remembered(config: Config, length: int, answer: int, gpus: int) -> StepNeeds:
-        """What a run needs, measured or known."""
         key = repr((_shaping(config), length, answer, gpus))
         if key not in known:
             known[key] = measure(config, length, answer, gpus)
@@ -55,8 +54,8 @@ def remembering(measure: Callable[..., StepNeeds] = measure_step) -> Callable[..
     return remembered
 
 
-def _shaping(config: Config) -> Sequence[Any]:
-    """What of a config the step in shapes depends on. Of dropout it matters alone whether there is any."""
+def _shaping(config: Config) -> tuple[object, ...]:
+    """The parts of a config that a measured step depends on. Of dropout it matters only whether there is any."""
     training = config.training
     method = replace(config.method, dropout=0.5 if config.method.dropout else 0.0, own_learning_rate=None)
     return (config.model, method, config.allocation, training.batch_size, training.micro_batch_size)
@@ -76,5 +75,4 @@ def summed(plans: Sequence[JsonObject]) -> JsonObject:
 def hours_of(plan: JsonObject) -> float:
     """Hours of a run in the form in which it fits: recomputing where it must."""
     machines = plan["machines"]
-    found: float = machines["hours_checkpointing"] if plan.get("needs_checkpointing") else machines["hours"]
-    return found
+    return machines["hours_checkpointing" if plan.get("needs_checkpointing") else "hours"]

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from mosld.planning.dry_run import StepCost
 
-RESERVED = int(1.5 * 2**30)
-"""CUDA context, cuBLAS workspace and what the allocator cannot use: an allowance, not measured by us."""
-NODE = 8  # GPUs of one machine
+# CUDA context, cuBLAS workspace and what the allocator cannot use: an allowance, not measured by us.
+RESERVED_BYTES = int(1.5 * 2**30)
+GPUS_PER_NODE = 8
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class ModelBytes:
         optimiser: AdamW's two moments.
         layer: of `weights`, those of the largest decoder layer.
         rest: of `weights`, those outside the decoder layers: embeddings, head.
-        shareable: whether FSDP can cut the base: it is not packed in 4 or 8 bits.
+        shardable: whether FSDP can shard the base: it is not packed in 4 or 8 bits.
         whole: whether `weights` are what trains, in float32.
     """
 
@@ -28,59 +28,63 @@ class ModelBytes:
     optimiser: int
     layer: int
     rest: int
-    shareable: bool = True
+    shardable: bool = True
     whole: bool = False
 
 
 def layouts(sizes: ModelBytes, cost: StepCost, gpus: int) -> dict[str, int]:
-    """Bytes on each GPU by file of conf/accelerate, the fastest first; files that mosld refuses are not there.
+    """Bytes on each GPU by file of conf/accelerate, the fastest first, without files that mosld refuses.
 
-    Everything on every GPU (single; ddp, which over several machines is multi_node); the base cut among them, one layer
-    gathered while another is fetched (fsdp); its parts on the host (fsdp_offload). An adapter, its gradients and its
-    optimiser are whole everywhere; where the whole model trains, gradients and optimiser are cut with the weights.
-    DeepSpeed's files share no more than fsdp does, so they are never the ones that fit.
+    single, ddp and multi_node (ddp on several machines) hold everything on every GPU. fsdp shards the base, with one
+    layer gathered while the next is fetched; fsdp_offload keeps the shards on the host. An adapter, its gradients and
+    its optimiser state are whole everywhere; in full fine-tuning gradients and optimiser state are sharded too.
+    DeepSpeed's files shard no more than fsdp does, so they are never the first that fit.
     """
     if gpus == 1:
-        found = {"single": peak(sizes, cost) + RESERVED}
+        memory = {"single": peak(sizes, cost) + RESERVED_BYTES}
     else:
-        found = {"ddp" if gpus <= NODE else "multi_node": sizes.weights + _own(sizes) + _moving(cost)}
-    if sizes.shareable:
-        in_parts, offloaded = (_trained_in_parts if sizes.whole else _base_in_parts)(sizes, cost, gpus)
-        found |= {"fsdp": in_parts} if gpus > 1 else {}
-        found["fsdp_offload"] = offloaded
-    return found
+        memory = {"ddp" if gpus <= GPUS_PER_NODE else "multi_node": sizes.weights + _unsharded(sizes) + _moving(cost)}
+    if sizes.shardable:
+        on_gpus, offloaded = (_sharded_training if sizes.whole else _sharded_base)(sizes, cost, gpus)
+        if gpus > 1:
+            memory["fsdp"] = on_gpus
+        memory["fsdp_offload"] = offloaded
+    return memory
 
 
-def _base_in_parts(sizes: ModelBytes, cost: StepCost, gpus: int) -> tuple[int, int]:
-    """Bytes on a GPU with the parts of a frozen base there, and with them on the host."""
-    gathered = sizes.rest + 2 * sizes.layer + _own(sizes) + _moving(cost)
+def _sharded_base(sizes: ModelBytes, cost: StepCost, gpus: int) -> tuple[int, int]:
+    """Bytes on a GPU with the shards of a frozen base there, and with them on the host."""
+    gathered = sizes.rest + 2 * sizes.layer + _unsharded(sizes) + _moving(cost)
     return sizes.weights // gpus + gathered, gathered
 
 
-def _trained_in_parts(sizes: ModelBytes, cost: StepCost, gpus: int) -> tuple[int, int]:
-    """The same where the whole model trains: a part is weights, moments and gradients."""
-    # A layer's gradients, and those of the rest, are whole until they are added up. Gradients come as activations go,
-    # so the peak is no sum of both: without whole gradients a pass holds most where backward begins, or where it ends.
+def _sharded_training(sizes: ModelBytes, cost: StepCost, gpus: int) -> tuple[int, int]:
+    """The same for full fine-tuning: a shard is weights, optimiser state and gradients."""
+    # A layer's gradients, and those outside the layers, are whole until they are reduced. Gradients grow while
+    # activations are freed, so the peak is not their sum: without whole gradients a pass holds most where backward
+    # begins, or where it ends.
     gathered = 2 * sizes.rest + 3 * sizes.layer + max(cost.saved, cost.peak - cost.gradients)
-    kept = sizes.weights + sizes.optimiser
-    return max((kept + cost.gradients) // gpus + gathered, (kept + cost.update) // gpus) + RESERVED, gathered + RESERVED
+    trained = sizes.weights + sizes.optimiser
+    in_backward = (trained + cost.gradients) // gpus + gathered
+    in_update = (trained + cost.update) // gpus
+    return max(in_backward, in_update) + RESERVED_BYTES, gathered + RESERVED_BYTES
 
 
 def _moving(cost: StepCost) -> int:
-    """What comes and goes: for the exchange all gradients lie in one tensor once more."""
+    """Activations, gradients and temporaries; the all-reduce copies all gradients into one tensor."""
     return max(cost.peak, cost.update, 2 * cost.gradients)
 
 
-def _own(sizes: ModelBytes) -> int:
-    """What every GPU has for itself beside the base."""
-    return sizes.adapter + sizes.optimiser + RESERVED
+def _unsharded(sizes: ModelBytes) -> int:
+    """What every GPU holds whole, besides the base."""
+    return sizes.adapter + sizes.optimiser + RESERVED_BYTES
 
 
 def peak(sizes: ModelBytes, cost: StepCost) -> int:
-    """Most bytes at once where all weights lie on one device: in backward, or in the optimiser's step."""
+    """Most bytes at once with all weights on one device: in backward, or in the optimiser's step."""
     return sizes.weights + sizes.adapter + sizes.optimiser + max(cost.peak, cost.update)
 
 
-def first_fitting(found: dict[str, int], memory: int) -> str | None:
-    """The fastest layout whose GPUs have room; None where there is none."""
-    return next((name for name, size in found.items() if size <= memory), None)
+def first_fitting(sizes: dict[str, int], memory: int) -> str | None:
+    """The fastest layout that fits in the memory of each GPU; None if there is none."""
+    return next((name for name, size in sizes.items() if size <= memory), None)

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 from mosld.common.files import JsonObject
 from mosld.planning.jobs import hours_of, summed
-from mosld.planning.layouts import NODE
+from mosld.planning.layouts import GPUS_PER_NODE
 
 GIB = 2**30
 
 
 def show(plan: JsonObject, as_json: bool) -> None:
     """Print the plan."""
-    print(json.dumps(plan) if as_json else "\n".join(lines(plan)))
+    print(json.dumps(plan) if as_json else "\n".join(plan_lines(plan)))
 
 
-def lines(plan: JsonObject) -> list[str]:
+def plan_lines(plan: JsonObject) -> list[str]:
     """The plan, a line for each figure."""
     return [
         f"{plan['method']} on {plan['model']}",
@@ -29,17 +29,17 @@ def lines(plan: JsonObject) -> list[str]:
 
 def _parameters(plan: JsonObject) -> list[str]:
     count, matrices = plan["parameters"], plan["parameters"]["lora_matrices"]
-    found = []
+    lines = []
     if plan["experts"] is not None:
-        found.append(f"  experts     {plan['experts']} (per module; a list is stretched over the depth)")
-    found += [
+        lines.append(f"  experts     {plan['experts']} (per module; a list is stretched over the depth)")
+    lines += [
         f"  base        {count['base']:>15,} parameters",
         f"  trainable   {count['trainable']:>15,} ({100 * count['trainable'] / count['base']:.3f} % of the base)",
         f"  total       {count['total']:>15,}",
     ]
     if matrices["A"]:
-        found.append(f"  matrices    {matrices['A']:,} A and {matrices['B']:,} B")
-    return found
+        lines.append(f"  matrices    {matrices['A']:,} A and {matrices['B']:,} B")
+    return lines
 
 
 def _memory(plan: JsonObject) -> list[str]:
@@ -57,12 +57,12 @@ def _memory(plan: JsonObject) -> list[str]:
         ("peak", "peak", "gradients come as activations go: at most the sum, and what is short-lived"),
         ("", "peak_checkpointing", saving),
     ]
-    found = [f"  memory in GiB, a micro-batch of {rows}"]
+    lines = [f"  memory in GiB, a micro-batch of {rows}"]
     for title, key, note in parts:
         if memory[key] != 0:
             size = "-" if memory[key] is None else f"{memory[key] / GIB:.3f}"
-            found.append(f"    {title:13}{size:>9}  {note}".rstrip())
-    return found
+            lines.append(f"    {title:13}{size:>9}  {note}".rstrip())
+    return lines
 
 
 def _time(plan: JsonObject) -> list[str]:
@@ -77,7 +77,7 @@ def _time(plan: JsonObject) -> list[str]:
 def speed(plan: JsonObject) -> str:
     """On what machines, and what is assumed of them."""
     machines = plan["machines"]
-    count = f"{machines['gpus']} GPU{'s' * (machines['gpus'] > 1)}" if machines["gpus"] else "a processor"
+    count = f"{machines['gpus']} GPU{'s' * (machines['gpus'] > 1)}" if machines["gpus"] else "CPU"
     return (
         f"on {count} at {machines['gpu_tflops']:g} TFLOP/s and {100 * machines['utilisation']:g} % utilisation "
         "(assumed: gpu_tflops=, utilisation=)"
@@ -90,18 +90,18 @@ def _machines(plan: JsonObject) -> list[str]:
     machines = plan["machines"]
     again = machines["hours_checkpointing"]
     longer = "" if again in (None, machines["hours"]) else f" ({again:.2f} with checkpointing)"
-    found = [f"  time        {machines['hours']:.2f} hours{longer} {speed(plan)}"]
-    return [*found, *_layouts(plan)] if "layouts" in plan else found
+    lines = [f"  time        {machines['hours']:.2f} hours{longer} {speed(plan)}"]
+    return [*lines, *_layouts(plan)] if "layouts" in plan else lines
 
 
 def _layouts(plan: JsonObject) -> list[str]:
     machines, saving = plan["machines"], plan["layouts"]["checkpointing"]
     count = f"{machines['gpus']} GPU{'s' * (machines['gpus'] > 1)}"
-    found = [f"  memory      GiB on each of {count} of {machines['gpu_memory']}, by file of conf/accelerate"]
+    lines = [f"  memory      GiB on each of {count} of {machines['gpu_memory']}, by file of conf/accelerate"]
     for name, size in plan["layouts"]["plain"].items():
         other = f"{saving[name] / GIB:8.1f} with checkpointing" if saving else ""
-        found.append(f"    {name:17}{size / GIB:7.1f}{other}")
-    return [*found, f"  fits        {_verdict(plan)}"]
+        lines.append(f"    {name:17}{size / GIB:7.1f}{other}")
+    return [*lines, f"  fits        {_verdict(plan)}"]
 
 
 def _verdict(plan: JsonObject) -> str:
@@ -113,8 +113,8 @@ def _verdict(plan: JsonObject) -> str:
         )  # fmt: skip
         return f"none: lower training.micro_batch_size, or take more or larger GPUs{whole}"
     options = "" if machines["gpus"] == 1 else f" --num_processes {machines['gpus']}"
-    if machines["gpus"] > NODE:
-        options = f" --num_machines {-(-machines['gpus'] // NODE)}{options}"
+    if machines["gpus"] > GPUS_PER_NODE:
+        options = f" --num_machines {-(-machines['gpus'] // GPUS_PER_NODE)}{options}"
     saving = " with training.gradient_checkpointing=true" if plan["needs_checkpointing"] else ""
     return f"conf/accelerate/{name}.yaml{options}{saving}"
 
@@ -146,26 +146,26 @@ def layout_of(plan: JsonObject) -> tuple[str, float]:
 
 
 def _shared(plans: Sequence[JsonObject]) -> list[str]:
-    found = [f"  {'hours':>8} {'GPU-hours':>10} {'GiB':>7} {'trainable':>14}  {'conf/accelerate':26} run"]
+    lines = [f"  {'hours':>8} {'GPU-hours':>10} {'GiB':>7} {'trainable':>14}  {'conf/accelerate':26} run"]
     for plan in plans:
         name, size = layout_of(plan)
         hours = hours_of(plan)
         trained = plan["parameters"]["trainable"]
         cost = f"{hours:8.2f} {hours * plan['machines']['gpus']:10.1f} {size:7.1f} {trained:14,}"
-        found.append(f"  {cost}  {name:26} {_named(plan)}")
-    return found
+        lines.append(f"  {cost}  {name:26} {_named(plan)}")
+    return lines
 
 
 def _alone(plans: Sequence[JsonObject]) -> list[str]:
-    """On a processor, whose speed need not be known."""
-    found = [f"  {'hours':>8} {'tokens':>12} {'TFLOPs':>12} {'GiB':>7} {'trainable':>14}  run"]
+    """Lines for the CPU, whose speed may be unknown."""
+    lines = [f"  {'hours':>8} {'tokens':>12} {'TFLOPs':>12} {'GiB':>7} {'trainable':>14}  run"]
     for plan in plans:
         tokens = plan["data"]["tokens"]
         hours = f"{hours_of(plan):.2f}" if "machines" in plan else "-"
         flops = tokens * plan["flops_per_token"]["training"] / 1e12
         size, trained = plan["memory"]["peak"] / GIB, plan["parameters"]["trainable"]
-        found.append(f"  {hours:>8} {tokens:12,} {flops:12,.0f} {size:7.2f} {trained:14,}  {_named(plan)}")
-    return found
+        lines.append(f"  {hours:>8} {tokens:12,} {flops:12,.0f} {size:7.2f} {trained:14,}  {_named(plan)}")
+    return lines
 
 
 def _sum(plans: Sequence[JsonObject]) -> list[str]:
@@ -173,10 +173,10 @@ def _sum(plans: Sequence[JsonObject]) -> list[str]:
         return []
     total = summed(plans)
     shared = f" {total['gpu_hours']:10.1f}" if "layouts" in plans[0] else ""
-    found = [f"  {total['hours']:8.2f}{shared}  all {total['runs']} runs, one after another; scoring is not counted"]
+    lines = [f"  {total['hours']:8.2f}{shared}  all {total['runs']} runs, one after another; scoring is not counted"]
     if total["not_fitting"]:
-        found.append(f"  {total['not_fitting']} of them fit on no layout; their GiB are of the smallest one")
-    return found
+        lines.append(f"  {total['not_fitting']} of them fit on no layout; their GiB are of the smallest one")
+    return lines
 
 
 def _named(plan: JsonObject) -> str:

@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from mosld.adapters.config import MosldConfig
 from mosld.common.errors import UserError, nearest
 from mosld.common.process import silence_libraries
 from mosld.config.schema import Config
@@ -141,12 +142,14 @@ class Session:
             return
         if self.last is None:
             raise UserError("/experts: nothing was asked yet.")
-        names = model.active_peft_config.domains
+        config = model.active_peft_config
+        assert isinstance(config, MosldConfig)
+        names = config.domains
         if not self.last.tokens and not names:
             self.say("the last answer is empty: no token took an expert")
             return
         experts = token_experts(model, self.last.prompt, self.last.tokens)
-        texts = [self.answerer.tokenizer.decode([token]) for token in self.last.tokens]
+        texts = self.answerer.tokenizer.batch_decode([[token] for token in self.last.tokens])
         tables = experts_tables(experts, texts, names, wanted, self.out.width)
         self._print_tables(tables, f"{self.method}; {WHOLE if names else LEGEND}")
 

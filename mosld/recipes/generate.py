@@ -4,7 +4,7 @@ Shapes: B is 1, S tokens.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import TextStreamer
@@ -13,6 +13,10 @@ from mosld.common.errors import UserError
 from mosld.data.prompts import PromptEncoder, render
 from mosld.data.rows import Row
 from mosld.evaluation.generation import end_tokens
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # The prompt formats that show the options.
 PROMPTS_WITH_OPTIONS = ("letter", "list")
@@ -40,7 +44,7 @@ class Streamer(TextStreamer):
     Spaces before the first word are left out, and characters that would steer a terminal are replaced.
     """
 
-    def __init__(self, tokenizer: Any, verbatim: bool, controls: bool) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", verbatim: bool, controls: bool) -> None:
         """`verbatim` keeps the first spaces, `controls` the control characters."""
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.tokens: list[int] = []
@@ -72,8 +76,8 @@ class Answerer:
         temperature: of sampling; 0: none.
     """
 
-    model: Any
-    tokenizer: Any
+    model: "PreTrainedModel | PeftModel"
+    tokenizer: "PreTrainedTokenizerBase"
     style: str
     form: str = "question"
     max_new_tokens: int = 128

@@ -1,9 +1,9 @@
-"""The stages of `mosld.merge`: load, add up, write."""
+"""Merge a plain LoRA into its base: load, add, write."""
 
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import yaml
@@ -20,7 +20,7 @@ from mosld.runs.model_card import write_merged_card
 from mosld.runs.saved import SavedRun
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROBE = "Question: What do plants need to grow?\nAnswer:"
 
@@ -61,7 +61,7 @@ def merge_adapter(config: Config, run: SavedRun, output: Path) -> None:
 
 
 @torch.inference_mode()
-def _probe(model: "PreTrainedModel | PeftModel", tokenizer: Any) -> torch.Tensor:
+def _probe(model: "PreTrainedModel | PeftModel", tokenizer: "PreTrainedTokenizerBase") -> torch.Tensor:
     """The logits of a short text, to see that the merged model computes the same."""
     ids_BS = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
     return model(input_ids=ids_BS).logits.float()

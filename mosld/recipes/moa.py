@@ -3,9 +3,11 @@
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import yaml
-from peft import PeftModel
+from peft import LoraModel, PeftModel
+from transformers import PreTrainedModel
 
 from mosld.adapters.moa import extend_from, freeze_experts, load_experts
 from mosld.common.files import damage, write_folder
@@ -51,15 +53,18 @@ def _train_expert(context: RunContext, model: Model, run: RunDirectory, stop: St
     run.path.mkdir(parents=True, exist_ok=True)
     make_loop(context, stepper, examples, run, stop).run()
     stepper.engine.close()
+    adapted = stepper.model
+    assert isinstance(adapted, PeftModel)
+    assert isinstance(adapted.base_model, LoraModel)
 
     def write(folder: Path) -> None:
-        """A LoRA like any other: eval, chat and merge accept it."""
-        stepper.model.save_pretrained(folder)
+        # The same files as those of a LoRA run: eval, chat and merge accept them.
+        adapted.save_pretrained(str(folder))
         (folder / "config.yaml").write_text(yaml.safe_dump(asdict(context.config), sort_keys=False))
 
     write_folder(run.adapter, write)
     processes().barrier()
-    return stepper.model.unload()
+    return cast("PreTrainedModel", adapted.base_model.unload())
 
 
 def expert_config(config: Config, task: str, count: int) -> Config:

@@ -10,13 +10,24 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from mosld.common.errors import ExitCode
 from mosld.sweeps.worker import POLL_SECONDS, StopFlag, Worker, WorkerExit
 
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
 # What the other ranks get to exit by themselves after one failed, and again after being asked to.
 EXIT_WAIT_SECONDS = 30.0
+
+
+class JobOrder(TypedDict):
+    """What the first rank tells the others about a job."""
+
+    overrides: list[str]
+    directory: str
+    port: int
 
 
 class Ranks:
@@ -27,14 +38,14 @@ class Ranks:
 
         self._rank = int(os.environ["RANK"])
         self._count = int(os.environ["WORLD_SIZE"])
-        self._store: Any = next(rendezvous("env://"))[0]
+        self._store: Store = next(rendezvous("env://"))[0]
         self._jobs = 0
 
     def run_job(
         self, overrides: list[str], stop: StopFlag, environment: Mapping[str, str], log: Path | None
     ) -> WorkerExit:
         """Start a job on all ranks, as `run_in_worker` does on one; returns how the first failure ended it."""
-        order = {"overrides": overrides, "directory": str(stop.directory), "port": _free_port()}
+        order: JobOrder = {"overrides": overrides, "directory": str(stop.directory), "port": _free_port()}
         self._store.set(f"mosld/job{self._jobs}", json.dumps(order))
         return self._take_part(order)
 
@@ -55,7 +66,7 @@ class Ranks:
         while not self._all("bye", range(1, self._count)) and time.monotonic() < limit:
             time.sleep(POLL_SECONDS)
 
-    def _take_part(self, order: dict[str, Any]) -> WorkerExit:
+    def _take_part(self, order: JobOrder) -> WorkerExit:
         """This rank's part of a job; returns when all ranks have ended theirs."""
         job = self._jobs
         self._jobs += 1
@@ -74,8 +85,9 @@ class Ranks:
         if ended.code not in (ExitCode.FINISHED, ExitCode.INTERRUPTED):
             report = json.dumps([ended.code, ended.message])
             self._store.compare_set(f"mosld/failed{job}", "", report)
-            if ended.message:  # one that failed because of another says nothing
-                self._store.compare_set(f"mosld/cause{job}", "", report)  # the first one stays
+            # A rank that failed because of another has no message; the first cause stays.
+            if ended.message:
+                self._store.compare_set(f"mosld/cause{job}", "", report)
         self._store.set(f"mosld/ended{job}-{self._rank}", "")
         while not self._all(f"ended{job}-", range(self._count)):
             time.sleep(POLL_SECONDS)

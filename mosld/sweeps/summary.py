@@ -27,20 +27,20 @@ def summarise(plan: Sweep, seconds: float, error: str, stopped: bool) -> JsonObj
     for path in plan.directory.glob("jobs/*.json"):
         record = json.loads(path.read_text())
         jobs[record["job"]] = record
-    found = [jobs[number] for number in sorted(jobs)]
-    scored = [job for job in found if job["validation_average"] is not None]
+    records = [jobs[number] for number in sorted(jobs)]
+    scored = [job for job in records if job["validation_average"] is not None]
     best = max(scored, key=lambda job: job["validation_average"], default=None)
     summary = {
         "schema_version": SCHEMA_VERSION,
         "name": plan.name,
-        "status": _status({job["status"] for job in found}, error, stopped, complete=bool(plan.jobs)),
+        "status": _status({job["status"] for job in records}, error, stopped, complete=bool(plan.jobs)),
         "directory": str(plan.directory),
         "launcher": plan.launcher,
-        "finished": sum(job["status"] == "finished" for job in found),
+        "finished": sum(job["status"] == "finished" for job in records),
         "seconds": seconds,
         "error": error or None,
         "best": best and best["job"],
-        "jobs": found,
+        "jobs": records,
     }
     write_json(plan.directory / "summary.json", summary)
     return summary

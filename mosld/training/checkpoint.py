@@ -84,15 +84,14 @@ class Checkpoints:
 
     def _delete_old(self, newest: Path) -> None:
         names = [folder.name for folder in self._steps()]
-        now = names.index(newest.name) + 1
-        kept = names[:now][-self.keep_last :]
+        last = names[: names.index(newest.name) + 1][-self.keep_last :]
         for name in names:
-            if name not in kept:
+            if name not in last:
                 shutil.rmtree(self.folder / name)
-        named = {self.best(_best_step(self.folder / name)) for name in kept}
-        for old in self.folder.glob("best-*"):
-            if old not in named:
-                shutil.rmtree(old)
+        best = {self.best(_best_step(self.folder / name)) for name in last}
+        for weights in self.folder.glob("best-*"):
+            if weights not in best:
+                shutil.rmtree(weights)
 
     def newest(self, report: Callable[[str], None]) -> Path | None:
         """The newest whole checkpoint; `report` gets a message for each damaged one that is skipped."""

@@ -1,13 +1,12 @@
 """torch.compile for training steps, one decoder layer at a time.
 
-Layers of one shape share their compiled code, so compiling takes as long for thirty layers as for one. The modules
-stay what they are, under the names that they have: checkpoints and saved adapters know nothing of it. Scoring runs
-without it (`uncompiled`), so that a score never depends on it.
+Layers of one shape share compiled code, so compiling thirty layers takes as long as compiling one. Modules and their
+names do not change, and neither do checkpoints and saved adapters. Scoring runs eagerly (`uncompiled`), so that scores
+do not depend on compiling.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -15,17 +14,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mosld.common.errors import UserError
 
-# Of layers: by their numbers of experts, and for micro-batches of one row and of several.
+# Graphs of a layer: by number of experts, and for micro-batches of one row and of several.
 MAX_GRAPHS = 256
 
 
 def compile_layers(model: nn.Module, say: Callable[[str], None] = lambda _: None) -> None:
-    """Let every decoder layer be compiled when it first runs, and say so.
+    """Compile every decoder layer when it first runs.
 
-    Dropout draws the numbers that it draws without compiling: results are equal to rounding.
+    Dropout draws the same random numbers as without compiling, so results are equal up to rounding.
+
+    Args:
+        model: its layers are compiled in place.
+        say: gets a message for the user.
 
     Raises:
-        UserError: the model has no layers that transformers marks as such.
+        UserError: the model has no decoder layers that transformers marks as such.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
@@ -36,10 +39,10 @@ def compile_layers(model: nn.Module, say: Callable[[str], None] = lambda _: None
 
 
 def has_compiled(model: nn.Module) -> bool:
-    """Whether layers of a model are compiled."""
+    """Whether any layer of a model is compiled."""
     return any(module._compiled_call_impl is not None for module in model.modules())
 
 
-def uncompiled(compiled: bool) -> Any:
-    """A context in which layers that were `compiled` run as they were written."""
+def uncompiled(compiled: bool) -> AbstractContextManager[object]:
+    """A context in which `compiled` layers run eagerly."""
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

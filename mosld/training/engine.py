@@ -7,7 +7,7 @@ load them back.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,15 @@ from mosld.training.tensor_files import SavedTensors
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-    from transformers.utils import ModelOutput
 
 # Tensors by name, one after the other: whole in the main process, None in the others.
 NamedTensors = Iterator[tuple[str, Tensor | None]]
+
+
+class TrainingOutput(Protocol):
+    """Output of a model that gets labels; adapters with a router add `aux_loss`."""
+
+    loss: Tensor
 
 
 class Engine:
@@ -47,7 +52,7 @@ class Engine:
         """The trained parameters."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def forward(self, **inputs: Any) -> "ModelOutput":
+    def forward(self, **inputs: object) -> TrainingOutput:
         """Run the model to be trained."""
         return self.model(**inputs)
 

@@ -5,7 +5,7 @@ under any engine: gradients are summed and not averaged, their norm is clipped h
 by name, so that a run can resume under any launcher. DeepSpeed's own checkpoints are pickles and are not used.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,14 +14,13 @@ from mosld.adapters.load import trained_parameters
 from mosld.distributed import zero
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import Processes
-from mosld.distributed.tensors import is_sharded, scatter
-from mosld.training.engine import Engine, NamedTensors, ShardedEngine
+from mosld.distributed.tensors import full_shape, is_sharded, scatter
+from mosld.training.engine import Engine, NamedTensors, ShardedEngine, TrainingOutput
 from mosld.training.tensor_files import SavedTensors
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-    from transformers.utils import ModelOutput
 
 
 class ZeroEngine(ShardedEngine):
@@ -55,7 +54,7 @@ class ZeroEngine(ShardedEngine):
         self._zero_optimizer = self._engine.optimizer
         self._pending = False
 
-    def forward(self, **inputs: Any) -> "ModelOutput":
+    def forward(self, **inputs: object) -> TrainingOutput:
         """Run the model to be trained."""
         return self._engine(**inputs)
 
@@ -152,16 +151,15 @@ class ZeroEngine(ShardedEngine):
 
     def _receive(self, weight: Tensor, value: Tensor | None) -> Tensor:
         """A whole tensor in the shape of a weight, from the main process."""
-        shape = getattr(weight, "ds_shape", weight.shape)
-        whole = torch.empty(shape, dtype=weight.dtype, device=self.processes.device)
+        whole = torch.empty(full_shape(weight), dtype=weight.dtype, device=self.processes.device)
         scatter(whole, value, self.processes)
         return whole
 
-    def _write_shard(self, weight: Any, whole: Tensor, key: str | None = None) -> None:
+    def _write_shard(self, weight: Tensor, whole: Tensor, key: str | None = None) -> None:
         """Overwrite DeepSpeed's copy of a weight, or the optimiser's `key` of it, with this process's shard."""
         utils = zero.deepspeed_library().utils
         if self._weights_sharded:
-            size = weight.ds_tensor.numel()
+            size = weight.ds_tensor.numel()  # type: ignore[attr-defined]
             padded = torch.nn.functional.pad(whole.flatten(), (0, size * self.processes.count - whole.numel()))
             shard = padded[size * self.processes.rank :][:size]
             if key is None:

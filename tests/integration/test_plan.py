@@ -12,7 +12,7 @@ from mosld.common.errors import UserError
 from mosld.config.groups import group_options
 from mosld.planning.arguments import split_keys
 from mosld.planning.dry_run import StepCost
-from mosld.planning.layouts import RESERVED, ModelBytes, first_fitting, layouts
+from mosld.planning.layouts import RESERVED_BYTES, ModelBytes, first_fitting, layouts
 
 SCALING = Path(__file__).parents[2] / "docs" / "reference" / "scaling.md"
 CONF = Path(__file__).parents[2] / "conf" / "accelerate"
@@ -96,14 +96,14 @@ STEP = StepCost(saved=20 * GIB, peak=21 * GIB, gradients=GIB // 16, update=GIB /
 
 def test_one_gpu_holds_all():
     found = layouts(SEVEN, STEP, 1)
-    assert found["single"] == 13 * GIB + GIB // 16 + GIB // 8 + 21 * GIB + RESERVED
+    assert found["single"] == 13 * GIB + GIB // 16 + GIB // 8 + 21 * GIB + RESERVED_BYTES
     assert list(found) == ["single", "fsdp_offload"]  # there is nobody to share with
 
 
 def test_cutting_the_base_leaves_activations_adapter_and_optimiser():
     found = layouts(SEVEN, STEP, 8)
     assert found["ddp"] == layouts(SEVEN, STEP, 1)["single"]
-    gathered, own = 3 * GIB // 2, GIB // 16 + GIB // 8 + RESERVED
+    gathered, own = 3 * GIB // 2, GIB // 16 + GIB // 8 + RESERVED_BYTES
     assert found["fsdp"] == 13 * GIB // 8 + gathered + own + 21 * GIB
     assert found["fsdp_offload"] == gathered + own + 21 * GIB
 
@@ -112,7 +112,7 @@ def test_where_all_trains_moments_and_gradients_are_cut_with_the_weights():
     full = dataclasses.replace(SEVEN, weights=26 * GIB, adapter=0, optimiser=52 * GIB, whole=True)
     step = dataclasses.replace(STEP, gradients=26 * GIB, peak=46 * GIB, update=30 * GIB)  # 20 of activations
     found = layouts(full, step, 8)
-    gathered = 2 * full.rest + 3 * full.layer + 20 * GIB + RESERVED
+    gathered = 2 * full.rest + 3 * full.layer + 20 * GIB + RESERVED_BYTES
     assert found["fsdp"] == (26 + 52 + 26) * GIB // 8 + gathered
     assert found["fsdp_offload"] == gathered
 
