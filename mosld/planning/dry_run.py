@@ -45,13 +45,11 @@ class MemoryLedger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        """Start with nothing."""
         super().__init__()
         self.live = self.peak = self.flops = 0
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation; note what it made and what it multiplied."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self.note([out] if isinstance(out, Tensor) else tree_leaves(out))
@@ -60,13 +58,14 @@ class MemoryLedger(TorchDispatchMode):
             self.flops += count(*args, **kwargs, out_val=out)
         return out
 
-    def note(self, found: Iterable[Any]) -> None:
-        """Count the storages of the tensors in `found` that are not counted yet."""
-        for tensor in found:
+    def note(self, values: Iterable[object]) -> None:
+        """Count the storages of the tensors among `values` that are not counted yet."""
+        for tensor in values:
             if not isinstance(tensor, Tensor):
                 continue
             storage = tensor.untyped_storage()
-            key = id(storage)  # PyTorch keeps one Python object a storage
+            # PyTorch keeps one Python object per storage.
+            key = id(storage)
             if key not in self._sizes:
                 self._sizes[key] = storage.nbytes()
                 self.live += self._sizes[key]
@@ -105,7 +104,7 @@ class DeviceMode(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _gpu_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: ARG001
+def _gpu_dropout(x: Tensor, p: float = 0.5, training: bool = True, **_: object) -> Tensor:
     """Dropout that saves one byte per element for backward; on CPU the mask has the type of x."""
     return torch.native_dropout(x, p, True)[0] if training and p else x
 
@@ -185,14 +184,14 @@ def dry_step(
     return StepCost(saved, peak - start, gradients, update - start, ledger.flops, forward_flops)
 
 
-def _inputs(model: "PreTrainedModel | PeftModel", batch: BatchShape, domains: Sequence[str]) -> dict[str, Any]:
+def _inputs(model: "PreTrainedModel | PeftModel", batch: BatchShape, domains: Sequence[str]) -> dict[str, object]:
     """The arguments of the forward pass for rows of equal length, as `BatchBuilder` makes them, on the meta device."""
     row = Row(domains[0] if domains else "", "", "", "", (), 0)
     answer_start = batch.length - min(batch.answer, batch.length - 1)
     examples = [Example(row, [0] * batch.length, answer_start)] * batch.rows
     with torch.device("cpu"):
         inputs = BatchBuilder(model, 0, domains, torch.device("cpu")).inputs(examples)
-    meta: dict[str, Any] = tree_map_only(Tensor, lambda real: torch.empty_like(real, device="meta"), inputs)
+    meta: dict[str, object] = tree_map_only(Tensor, lambda real: torch.empty_like(real, device="meta"), inputs)
     return {**meta, "num_items_in_batch": torch.tensor(0)}
 
 

@@ -4,7 +4,7 @@ Shapes: B is 1, S tokens.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from transformers import TextStreamer
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The prompt formats that show the options.
 PROMPTS_WITH_OPTIONS = ("letter", "list")
-CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+CONTROL_CHARACTERS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Streamer(TextStreamer):
         """Print what can no longer change."""
         text = text if self.started else text.lstrip()
         self.started = self.started or bool(text)
-        super().on_finalized_text(text if self.controls else text.translate(CONTROLS), stream_end)
+        super().on_finalized_text(text if self.controls else text.translate(CONTROL_CHARACTERS), stream_end)
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,16 @@ class Answerer:
         if self.form == "chat" and not self.tokenizer.chat_template:
             raise UserError("--format chat: the tokenizer of this model has no chat template.")
 
+    @property
+    def _context_length(self) -> int | None:
+        return getattr(self.model.config, "max_position_embeddings", None)
+
     def encode(self, text: str) -> list[int]:
         """The tokens of the prompt that puts `text` to the model."""
-        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
-        written = self._written(text)
-        opening = [] if self.form == "chat" else PromptEncoder(self.tokenizer, self.style).bos
-        return opening + self.tokenizer(written, add_special_tokens=False).input_ids
+        # Half a surrogate pair is not a character.
+        text = text.encode("utf-8", "replace").decode()
+        bos = [] if self.form == "chat" else PromptEncoder(self.tokenizer, self.style).bos
+        return bos + self.tokenizer(self._format(text), add_special_tokens=False).input_ids
 
     def answer(self, text: str, controls: bool = True) -> Answer:
         """Print the answer token by token; `controls` as in `Streamer`.
@@ -102,7 +106,7 @@ class Answerer:
             UserError: the prompt is longer than the model can read.
         """
         prompt = self.encode(text)
-        context_length = getattr(self.model.config, "max_position_embeddings", None)
+        context_length = self._context_length
         if context_length is not None and len(prompt) >= context_length:
             raise UserError(f"the prompt has {len(prompt)} tokens, this model reads {context_length - 1} at most.")
         streamer = Streamer(self.tokenizer, self.form == "plain", controls)
@@ -118,27 +122,26 @@ class Answerer:
     @torch.inference_mode()
     def _generate(self, prompt: list[int], streamer: Streamer) -> None:
         ids_BS = torch.tensor([prompt], device=self.model.device)
-        context_length = getattr(self.model.config, "max_position_embeddings", None)
-        longest = self.max_new_tokens
-        if context_length:
-            longest = min(longest, context_length - len(prompt))
+        max_new_tokens = self.max_new_tokens
+        if self._context_length:
+            max_new_tokens = min(max_new_tokens, self._context_length - len(prompt))
         sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
-        self.model.generate(
+        self.model.generate(  # type: ignore[operator]
             input_ids=ids_BS,
             attention_mask=torch.ones_like(ids_BS),
-            max_new_tokens=longest,
+            max_new_tokens=max_new_tokens,
             eos_token_id=end_tokens(self.model, self.tokenizer),
             pad_token_id=self.tokenizer.pad_token_id,
             streamer=streamer,
             **sampling,
         )
 
-    def _written(self, text: str) -> str:
+    def _format(self, text: str) -> str:
         if self.form == "plain":
             return text
         if self.form == "chat":
             turn = [{"role": "user", "content": text.strip()}]
-            return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            return cast("str", self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
         question, *choices = [part.strip() for part in text.strip().split(" | ")]
         if self.style in PROMPTS_WITH_OPTIONS and len(choices) >= 2:
             return render(Row("chat", "chat", "", question, tuple(choices), 0), self.style)[0]
