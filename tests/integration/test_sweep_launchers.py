@@ -15,7 +15,7 @@ from mosld.train import main
 pytestmark = pytest.mark.distributed
 
 ROOT = Path(__file__).resolve().parents[2]
-FAULTY = ROOT / "tests" / "reliability" / "faulty_train.py"
+FAULTY = ROOT / "tests" / "helpers" / "faulty_train.py"
 BUG = {"at": "mosld.recipes.train:make_loop", "call": 1, "only": "Config(seed=1,", "do": "error"}
 
 
@@ -156,5 +156,5 @@ def test_a_stop_file_can_be_made_seen_and_removed(tmp_path: Path):
     stop = StopFlag(tmp_path / "sweep")
     stop.request()
     assert stop.requested()
-    stop.withdraw()
+    stop.clear()
     assert not stop.requested()

@@ -62,7 +62,7 @@ def _run(name: str, folder: Path) -> None:
     path.write_bytes(content)
     assert nursery().train(command(folder), folder / "log-again") == 0
     said = (folder / "log-again").read_text()
-    assert "checkpoint step-000004 is damaged and passed over" in said
+    assert "checkpoint step-000004 is damaged and skipped" in said
     assert "resuming from step-000002" in said
     assert weights(folder / "run") == weights(folder / "one")
 

@@ -152,7 +152,7 @@ def _prove(method: str, options: dict) -> int:
         if not number:
             _same_step(ours.engine, theirs.engine, group.main)
     total = sum(weight.numel() for weight in theirs.engine.parameters)
-    for moments in ours.engine._shared.optimizer.state.values():
+    for moments in ours.engine._zero_optimizer.optimizer.state.values():
         assert moments["exp_avg"].numel() <= total // 2 + 64
     if method == "full":
         assert all(not own.numel() and own.ds_tensor.numel() <= own.ds_numel // 2 for own in _large(shared))
