@@ -50,7 +50,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
         (ONE, Launch(1, "fsdp", offload=True)),
     ],
 )
-def test_the_environment_says_how_processes_share_the_work(
+def test_launch_is_read_from_the_environment(
     variables: dict, expected: Launch, environment: Any, monkeypatch: pytest.MonkeyPatch
 ):
     environment(variables)
@@ -85,52 +85,52 @@ def test_the_environment_says_how_processes_share_the_work(
         (FSDP, ["training.compile=true"], r"training\.compile=true.*ddp\.yaml"),
     ],
 )  # fmt: skip
-def test_what_is_not_done_is_refused(variables: dict, overrides: list[str], message: str, environment: Any):
+def test_unsupported_request_is_rejected(variables: dict, overrides: list[str], message: str, environment: Any):
     environment(variables)
     with pytest.raises(UserError, match=message):
         require_launch(load_config(["model=tiny", *overrides]))
 
 
-def test_all_that_is_wrong_is_said_at_once(environment: Any):
+def test_all_errors_are_reported_at_once(environment: Any):
     environment({**FSDP, "FSDP_VERSION": "1", "ACCELERATE_MIXED_PRECISION": "fp16"})
     with pytest.raises(UserError) as caught:
         require_launch(load_config(["model=tiny", "training.micro_batch_size=auto"]))
     assert len(caught.value.messages) == 3
 
 
-def test_a_missing_bitsandbytes_is_named_before_a_model_loads(monkeypatch: pytest.MonkeyPatch, environment: Any):
+def test_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch, environment: Any):
     monkeypatch.setattr(launching, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"model.quantize=nf4: needs bitsandbytes; pip install 'mosld\[quant\]'"):
         require_launch(load_config(["model=tiny", "model.quantize=nf4"]))
 
 
 @pytest.mark.parametrize("variables", [FSDP, {**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}])
-def test_full_fine_tuning_may_lie_in_parts(variables: dict, environment: Any):
+def test_full_fine_tuning_may_be_sharded(variables: dict, environment: Any):
     environment(variables)
     require_launch(load_config(["model=tiny", "method=full"]))
     assert launching.launch().engine == "fsdp"
 
 
-def test_a_missing_deepspeed_is_named_before_a_model_loads(monkeypatch: pytest.MonkeyPatch, environment: Any):
+def test_missing_deepspeed_is_named(monkeypatch: pytest.MonkeyPatch, environment: Any):
     monkeypatch.setattr(launching, "find_spec", lambda name: None)
     environment(DEEPSPEED)
     with pytest.raises(UserError, match=r"DeepSpeed: is not installed; pip install 'mosld\[deepspeed\]'"):
         require_launch(load_config(["model=tiny"]))
 
 
-def test_full_fine_tuning_of_packed_weights_is_refused():
+def test_full_fine_tuning_of_quantized_weights_is_rejected():
     with pytest.raises(UserError, match=r"model\.quantize=nf4: quantized weights cannot be trained"):
         load_config(["model=tiny", "method=full", "model.quantize=nf4"])
 
 
-def test_there_is_a_file_for_every_way():
+def test_every_launch_has_an_accelerate_file():
     named = {path.stem for path in FILES}
     wanted = {"single", "ddp", "fsdp", "fsdp_offload", "deepspeed_zero2", "deepspeed_zero3", "multi_node"}
     assert named == wanted
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_accelerate_reads_the_file_and_its_command_names_it(path: Path):
+def test_accelerate_file_is_valid_and_shows_its_command(path: Path):
     found = load_config_from_file(str(path))
     tree = yaml.safe_load(path.read_text())
     assert str(found.distributed_type).endswith(tree["distributed_type"])
@@ -139,7 +139,7 @@ def test_accelerate_reads_the_file_and_its_command_names_it(path: Path):
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if "fsdp" in p.stem], ids=lambda path: path.stem)
-def test_an_fsdp_file_asks_for_what_is_followed(path: Path, environment: Any):
+def test_fsdp_file_is_accepted(path: Path, environment: Any):
     asked = yaml.safe_load(path.read_text())["fsdp_config"]
     assert json.dumps(asked["fsdp_version"]) == "2"
     variables = {name.upper(): str(value) for name, value in asked.items()}
@@ -149,7 +149,7 @@ def test_an_fsdp_file_asks_for_what_is_followed(path: Path, environment: Any):
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if "deepspeed" in p.stem], ids=lambda path: path.stem)
-def test_a_deepspeed_file_asks_for_what_is_followed(path: Path, environment: Any, monkeypatch: pytest.MonkeyPatch):
+def test_deepspeed_file_is_accepted(path: Path, environment: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(launching, "find_spec", lambda name: name)
     asked = yaml.safe_load(path.read_text())["deepspeed_config"]
     environment({**DEEPSPEED, **{f"ACCELERATE_DEEPSPEED_{name.upper()}": str(value) for name, value in asked.items()}})

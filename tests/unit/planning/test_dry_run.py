@@ -52,7 +52,7 @@ def saved_in_a_real_step(config):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_held_for_backward_is_what_autograd_saves(method):
+def test_saved_bytes_equal_those_that_autograd_saves(method):
     config = config_of(method)
     real, gradients = saved_in_a_real_step(config)
     cost = measure_step(config, LENGTH, ANSWER, gpus=0).plain
@@ -62,7 +62,7 @@ def test_what_is_held_for_backward_is_what_autograd_saves(method):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", ["mosld", "full"])
-def test_a_deep_model_costs_what_two_shallow_ones_foretell(method, checkpointing):
+def test_cost_of_a_deep_model_is_extrapolated_from_two_shallow_ones(method, checkpointing):
     config = config_of(method, more=["model.shape.num_hidden_layers=20"])
     batch = BatchShape(ROWS, LENGTH, ANSWER)
     foretold, found = (cost(config, True, checkpointing, batch) for cost in (_cost, _cost_of))
@@ -70,14 +70,14 @@ def test_a_deep_model_costs_what_two_shallow_ones_foretell(method, checkpointing
     assert foretold.peak == pytest.approx(found.peak, rel=0.002)
 
 
-def test_recomputing_holds_less_and_multiplies_more():
+def test_checkpointing_saves_less_and_multiplies_more():
     found = measure_step(config_of("mosld"), LENGTH, ANSWER, gpus=0)
     assert found.saving.saved < found.plain.saved / 3
     assert found.saving.flops > 1.2 * found.plain.flops
     assert found.saving.forward_flops == found.plain.forward_flops
 
 
-def test_flops_of_a_frozen_base_are_those_of_its_products():
+def test_forward_flops_of_a_frozen_base_are_two_per_weight_and_token():
     """Two a weight and token forward; twice that with the gradient of the input, which the first layer needs not."""
     found = measure_step(config_of("lora"), LENGTH, 1, gpus=0)
     tokens, depth, hidden, inner, heads = ROWS * LENGTH, 4, 32, 48, 4
@@ -88,19 +88,19 @@ def test_flops_of_a_frozen_base_are_those_of_its_products():
     assert found.plain.forward_flops / tokens == pytest.approx(2 * (weights + lora + attention + head), rel=0.01)
 
 
-def test_full_fine_tuning_multiplies_three_times_its_forward():
+def test_full_fine_tuning_takes_three_times_its_forward_flops():
     cost = measure_step(config_of("full"), LENGTH, ANSWER, gpus=0).plain
     assert cost.flops == pytest.approx(3 * cost.forward_flops, rel=0.02)
 
 
 @pytest.mark.parametrize(("asked", "rows", "peak_has_gradients"), [(3, 3, False), (1, 1, True)])
-def test_gradients_of_an_earlier_micro_batch_count(asked, rows, peak_has_gradients):
+def test_peak_includes_gradients_of_earlier_micro_batches(asked, rows, peak_has_gradients):
     found = measure_step(config_of("full", more=[f"training.micro_batch_size={asked}"]), LENGTH, ANSWER, gpus=0)
     assert found.rows == rows
     cost = found.plain
     assert (cost.peak >= cost.saved + cost.gradients) is peak_has_gradients
 
 
-def test_an_accelerator_keeps_less_of_attention_and_dropout():
+def test_gpu_saves_less_of_attention_and_dropout_than_cpu():
     on_cpu, on_gpu = (measure_step(config_of("lora"), 128, ANSWER, gpus=gpus).plain for gpus in (0, 1))
     assert on_gpu.saved < on_cpu.saved

@@ -1,13 +1,18 @@
-"""Training order, micro-batches and collation, against naive loops; from rows to tokens and labels."""
+"""Micro-batches and their tensors, against naive loops; a step does not depend on how its rows are laid out."""
 
 import pytest
 import torch
 
+import mosld
+from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example, answer_tokens, encode_train
 from mosld.data.mixing import Order
 from mosld.data.prompts import PromptEncoder, render
 from mosld.data.rows import Row
-from mosld.training.batching import IGNORED, balance_packed, bucket_by_length, pack, pad_batch
+from mosld.distributed.processes import processes
+from mosld.training.batching import IGNORED, BatchBuilder, balance_packed, bucket_by_length, pack, pad_batch
+from mosld.training.optim import make_optimizer, ready_to_train
+from mosld.training.step import Stepper
 
 ROW = Row("obqa", "1", "", "What?", ("x", "y"), 1)
 PAD = 99
@@ -21,152 +26,41 @@ def example(length: int, answer_start: int) -> Example:
 EXAMPLES = [example(5, 3), example(9, 4), example(2, 1), example(7, 6)]
 
 
-def epoch_rows(order: Order, epoch: int) -> list[int]:
-    first = epoch * order.steps_per_epoch
-    return [row for step in range(first, first + order.steps_per_epoch) for row in order.rows(step)]
+def test_last_step_of_an_epoch_takes_the_remaining_rows():
+    order = Order((10,), (10,), 4, 0)
+    assert order.steps_per_epoch == 3
+    assert [len(order.rows(step)) for step in range(6)] == [4, 4, 2, 4, 4, 2]
 
 
-@pytest.mark.parametrize(("count", "batch", "steps"), [(10, 4, 3), (8, 4, 2), (1, 4, 1), (9, 1, 9)])
-def test_an_epoch_has_enough_steps_for_every_row(count: int, batch: int, steps: int):
-    assert Order((count,), (count,), batch, 0).steps_per_epoch == steps
-
-
-@pytest.mark.parametrize("epoch", [0, 1, 5])
-def test_an_epoch_sees_every_row_once(epoch: int):
-    assert sorted(epoch_rows(Order((10,), (10,), 4, 0), epoch)) == list(range(10))
-
-
-def test_the_last_step_of_an_epoch_sees_the_rest():
-    assert [len(Order((10,), (10,), 4, 0).rows(step)) for step in range(6)] == [4, 4, 2, 4, 4, 2]
-
-
-def test_the_rows_of_a_step_do_not_depend_on_what_was_read_before():
-    order = Order((50,), (50,), 7, 3)
-    for step in (99, 0, 41):
-        order.rows(step)
-    assert order.rows(17) == Order((50,), (50,), 7, 3).rows(17)
-
-
-def test_the_rows_of_a_step_stay_as_they_are_from_release_to_release():
-    assert Order((10,), (10,), 4, 0).rows(0) == [1, 0, 2, 4]
-
-
-def test_two_epochs_differ():
-    order = Order((50,), (50,), 7, 0)
-    assert epoch_rows(order, 0) != epoch_rows(order, 1)
-
-
-def test_two_seeds_differ():
-    assert epoch_rows(Order((50,), (50,), 7, 0), 0) != epoch_rows(Order((50,), (50,), 7, 1), 0)
-
-
-def test_the_next_epoch_of_one_seed_is_not_the_first_of_the_next():
-    assert epoch_rows(Order((50,), (50,), 7, 0), 1) != epoch_rows(Order((50,), (50,), 7, 1), 0)
-
-
-def test_changing_the_rows_that_were_returned_leaves_the_order():
+def test_rows_of_a_step_stay_the_same_from_release_to_release():
     order = Order((10,), (10,), 4, 0)
     order.rows(0).clear()
-    assert len(order.rows(0)) == 4
+    assert order.rows(0) == [1, 0, 2, 4]
+
+
+def test_epochs_and_seeds_have_different_orders():
+    """The second epoch of a seed is not the first of the next seed either."""
+    first, second = Order((50,), (50,), 50, 0), Order((50,), (50,), 50, 1)
+    orders = [first.rows(0), first.rows(1), second.rows(0), second.rows(1)]
+    assert all(sorted(rows) == list(range(50)) for rows in orders)
+    assert len({tuple(rows) for rows in orders}) == 4
 
 
 @pytest.mark.parametrize("split", [balance_packed, bucket_by_length])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
-def test_micro_batches_hold_every_row_once(size: int, split):
-    found = [example for batch in split(EXAMPLES, size) for example in batch]
-    assert sorted(map(id, found)) == sorted(map(id, EXAMPLES))
-
-
-@pytest.mark.parametrize("split", [balance_packed, bucket_by_length])
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
-def test_no_micro_batch_is_larger_than_its_size(size: int, split):
-    assert max(map(len, split(EXAMPLES, size))) <= size
+def test_micro_batches_hold_every_row_once_and_at_most_size_rows(size, split):
+    batches = split(EXAMPLES, size)
+    assert sorted(id(example) for batch in batches for example in batch) == sorted(map(id, EXAMPLES))
+    assert max(map(len, batches)) <= size
 
 
 @pytest.mark.parametrize(("size", "lengths"), [(1, [[9], [7], [5], [2]]), (2, [[9, 2], [7, 5]]), (4, [[9, 7, 5, 2]])])
-def test_packed_micro_batches_are_few_and_of_about_as_many_tokens(size: int, lengths: list[list[int]]):
+def test_packed_micro_batches_are_few_and_have_similar_token_counts(size, lengths):
     assert [[len(e.tokens) for e in batch] for batch in balance_packed(EXAMPLES, size)] == lengths
 
 
-def test_the_longest_padded_micro_batch_comes_first():
+def test_longest_padded_micro_batch_comes_first():
     assert [[len(e.tokens) for e in batch] for batch in bucket_by_length(EXAMPLES, 2, overhead=10)] == [[9, 7], [5, 2]]
-
-
-def test_answer_tokens_are_counted_over_rows():
-    assert answer_tokens(EXAMPLES) == 2 + 5 + 1 + 1
-
-
-def naive(examples: list[Example]) -> dict[str, list[list[int]]]:
-    """Every tensor of a padded micro-batch, row by row and position by position."""
-    width = max(len(e.tokens) for e in examples)
-    answers = max(len(e.tokens) - e.answer_start for e in examples)
-    found: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "logits_to_keep": [], "labels": []}
-    for e in examples:
-        found["input_ids"].append([e.tokens[i] if i < len(e.tokens) else PAD for i in range(width)])
-        found["attention_mask"].append([int(i < len(e.tokens)) for i in range(width)])
-        targets = [i for i in range(len(e.tokens)) if i >= e.answer_start]
-        spare = answers - len(targets)
-        found["logits_to_keep"].append([i - 1 for i in targets] + [0] * spare)
-        found["labels"].append([e.tokens[i] for i in targets] + [IGNORED] * spare)
-    return found
-
-
-@pytest.mark.parametrize("key", ["input_ids", "attention_mask", "logits_to_keep", "labels"])
-def test_padding_agrees_with_a_naive_loop(key: str):
-    assert pad_batch(EXAMPLES, PAD)[key].tolist() == naive(EXAMPLES)[key]
-
-
-def test_labels_are_already_shifted():
-    batch = pad_batch(EXAMPLES, PAD)
-    assert torch.equal(batch["labels"], batch["shift_labels"])
-
-
-def test_each_position_with_a_label_stands_just_before_its_token():
-    batch = pad_batch(EXAMPLES, PAD)
-    after = torch.gather(batch["input_ids"], 1, batch["logits_to_keep"] + 1)
-    scored = batch["labels"] != IGNORED
-    assert torch.equal(after[scored], batch["labels"][scored])
-
-
-def test_packed_rows_lie_end_to_end_each_with_its_own_positions():
-    batch = pack(EXAMPLES)
-    assert batch["input_ids"].tolist() == [[token for e in EXAMPLES for token in e.tokens]]
-    assert batch["position_ids"].tolist() == [[i for e in EXAMPLES for i in range(len(e.tokens))]]
-
-
-def test_packed_labels_are_the_answers_and_stand_just_after_the_logits_that_are_kept():
-    batch = pack(EXAMPLES)
-    assert batch["labels"].tolist() == [[token for e in EXAMPLES for token in e.tokens[e.answer_start :]]]
-    assert torch.equal(batch["labels"], batch["shift_labels"])
-    assert torch.equal(batch["input_ids"][0, batch["logits_to_keep"] + 1], batch["labels"][0])
-
-
-def test_no_pad_is_seen():
-    batch = pad_batch(EXAMPLES, PAD)
-    assert (batch["input_ids"][batch["attention_mask"] == 1] != PAD).all()
-
-
-def test_every_tensor_is_of_whole_numbers():
-    assert {tensor.dtype for tensor in pad_batch(EXAMPLES, PAD).values()} == {torch.long}
-
-
-@pytest.mark.parametrize("style", ["letter", "list", "cloze"])
-def test_a_train_row_is_prompt_right_answer_and_end(style: str, tokenizer):
-    prompt, options = render(ROW, style)
-    (found,) = encode_train([ROW], PromptEncoder(tokenizer, style), tokenizer.eos_token_id).examples
-    assert tokenizer.decode(found.tokens) == prompt + options[1] + tokenizer.eos_token
-
-
-@pytest.mark.parametrize("style", ["letter", "list", "cloze"])
-def test_the_loss_is_on_the_right_answer_and_the_end_alone(style: str, tokenizer):
-    (found,) = encode_train([ROW], PromptEncoder(tokenizer, style), tokenizer.eos_token_id).examples
-    answer = render(ROW, style)[1][1] + tokenizer.eos_token
-    assert tokenizer.decode(found.tokens[found.answer_start :]) == answer
-
-
-def test_rows_whose_passage_was_cut_are_counted(tokenizer):
-    long = Row("race", "2", "word " * 400, "What?", ("x", "y"), 0)
-    assert encode_train([ROW, long, ROW], PromptEncoder(tokenizer, "letter"), 0).cut == 1
 
 
 def all_splits(lengths: list[int], size: int):
@@ -179,13 +73,126 @@ def all_splits(lengths: list[int], size: int):
 
 
 @pytest.mark.parametrize("overhead", [0, 30, 1000])
-def test_padded_micro_batches_are_cut_where_padding_and_passes_cost_least(overhead: int):
+def test_padded_micro_batches_are_the_cheapest_of_all_splits(overhead):
     lengths = [90, 88, 40, 39, 38, 12, 5]
-    made = bucket_by_length([Example(ROW, [0] * n, n - 1) for n in lengths], 4, overhead)
+    batches = bucket_by_length([Example(ROW, [0] * n, n - 1) for n in lengths], 4, overhead)
 
-    def cost(parts: list[list[int]]) -> int:
-        return sum(len(part) * max(part) + overhead for part in parts)
+    def cost(split: list[list[int]]) -> int:
+        return sum(len(run) * max(run) + overhead for run in split)
 
-    ours = [[len(example.tokens) for example in batch] for batch in made]
-    assert cost(ours) == min(cost(split) for split in all_splits(lengths, 4))
-    assert all(len(batch) <= 4 for batch in made)
+    split = [[len(example.tokens) for example in batch] for batch in batches]
+    assert cost(split) == min(cost(other) for other in all_splits(lengths, 4))
+
+
+def naive_padding(examples: list[Example]) -> dict[str, list[list[int]]]:
+    """Every tensor of a padded micro-batch, row by row and position by position."""
+    width = max(len(e.tokens) for e in examples)
+    answers = max(len(e.tokens) - e.answer_start for e in examples)
+    batch: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "logits_to_keep": [], "labels": []}
+    for e in examples:
+        batch["input_ids"].append([e.tokens[i] if i < len(e.tokens) else PAD for i in range(width)])
+        batch["attention_mask"].append([int(i < len(e.tokens)) for i in range(width)])
+        targets = [i for i in range(len(e.tokens)) if i >= e.answer_start]
+        spare = answers - len(targets)
+        batch["logits_to_keep"].append([i - 1 for i in targets] + [0] * spare)
+        batch["labels"].append([e.tokens[i] for i in targets] + [IGNORED] * spare)
+    return {**batch, "shift_labels": batch["labels"]}
+
+
+def test_padded_batch_equals_a_naive_loop():
+    batch = pad_batch(EXAMPLES, PAD)
+    assert {key: tensor.tolist() for key, tensor in batch.items()} == naive_padding(EXAMPLES)
+    assert {tensor.dtype for tensor in batch.values()} == {torch.long}
+
+
+def test_packed_rows_lie_end_to_end_with_their_own_positions():
+    batch = pack(EXAMPLES)
+    assert batch["input_ids"].tolist() == [[token for e in EXAMPLES for token in e.tokens]]
+    assert batch["position_ids"].tolist() == [[i for e in EXAMPLES for i in range(len(e.tokens))]]
+
+
+def test_packed_labels_are_the_answers_just_after_the_kept_logits():
+    batch = pack(EXAMPLES)
+    assert batch["labels"].tolist() == [[token for e in EXAMPLES for token in e.tokens[e.answer_start :]]]
+    assert torch.equal(batch["labels"], batch["shift_labels"])
+    assert torch.equal(batch["input_ids"][0, batch["logits_to_keep"] + 1], batch["labels"][0])
+    assert batch["labels"].numel() == answer_tokens(EXAMPLES) == 2 + 5 + 1 + 1
+
+
+@pytest.mark.parametrize("style", ["letter", "list", "cloze"])
+def test_train_row_is_prompt_then_answer_and_end_with_the_loss(style, tokenizer):
+    prompt, options = render(ROW, style)
+    (encoded,) = encode_train([ROW], PromptEncoder(tokenizer, style), tokenizer.eos_token_id).examples
+    answer = options[1] + tokenizer.eos_token
+    assert tokenizer.decode(encoded.tokens) == prompt + answer
+    assert tokenizer.decode(encoded.tokens[encoded.answer_start :]) == answer
+
+
+def test_rows_with_a_cut_passage_are_counted(tokenizer):
+    long = Row("race", "2", "word " * 400, "What?", ("x", "y"), 0)
+    assert encode_train([ROW, long, ROW], PromptEncoder(tokenizer, "letter"), 0).cut == 1
+
+
+PACKED = ["full", "lora", "molora", "sira", "mola", "mixlora", "mosl", "mosld", "mosld_b", "hydralora"]
+# With dropout the layouts would draw different masks.
+WITH_DROPOUT = ("lora", "mola", "mosld", "mosld_b")
+CASES = [
+    *((name, "auto", False) for name in PACKED),
+    ("mosld", "sdpa", False),
+    ("mosld", "auto", True),
+    ("full", "auto", True),
+]
+
+
+def random_examples() -> list[Example]:
+    generator = torch.Generator().manual_seed(0)
+    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
+    lengths = (5, 33, 9, 120, 34, 7, 60, 2)
+    return [Example(row, torch.randint(1, 250, (n,), generator=generator).tolist(), n // 2) for n in lengths]
+
+
+def make_stepper(method: str, attention: str = "auto", checkpointing: bool = False) -> Stepper:
+    base = mosld.load_base("tiny", dtype="float32", attention=attention)[0]
+    options = {"domains": ["arc_e", "b"]} if method == "moa" else {"dropout": 0.0} if method in WITH_DROPOUT else {}
+    model = ready_to_train(mosld.adapt(base, method, seed=0, **options), checkpointing)
+    for module in model.modules():
+        if method == "sira" and hasattr(module, "config"):
+            module.config.gate_dropout = 0.0
+    return Stepper(
+        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad_token_id=259, auxiliary_weight=0.01,
+        domains=options.get("domains", ()),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "packed"), [*((name, True) for name in PACKED), ("prefix", False), ("moa", False)])
+def test_rows_are_packed_unless_a_method_needs_whole_rows(method, packed):
+    assert make_stepper(method).batches.packed == packed
+
+
+def test_rows_are_padded_for_attention_that_cannot_separate_packed_rows():
+    model = mosld.load_base("tiny")[0]
+    model.config._attn_implementation = "sdpa"
+    assert not BatchBuilder(model, 0, (), torch.device("cpu")).packed
+
+
+@pytest.mark.parametrize(("method", "attention", "checkpointing"), CASES)
+def test_packed_step_equals_padded_step(method, attention, checkpointing):
+    losses = []
+    for packed in (True, False):
+        stepper = make_stepper(method, attention, checkpointing)
+        stepper.batches.packed = packed
+        # All rows in one pass, as packed.
+        stepper.batches.overhead = 10**6
+        steps = [stepper.step(random_examples(), 8, 1e-2, number) for number in range(2)]
+        losses.append([(step.cross_entropy, step.auxiliary or 0.0, step.grad_norm) for step in steps])
+    assert losses[0] == [pytest.approx(step, rel=1e-4) for step in losses[1]]
+
+
+def test_packed_batch_has_no_pads_and_padded_batch_masks_them():
+    builder = make_stepper("lora").batches
+    (batch,) = builder.split(random_examples(), 8)
+    assert builder.inputs(batch)["input_ids"].shape == (1, 270)
+    builder.packed = False
+    padded = builder.inputs(batch)
+    assert padded["input_ids"].shape == (8, 120)
+    assert int(padded["attention_mask"].sum()) == 270

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, every damage detected, the one before taken in its place."""
+"""Checkpoints: complete or absent; damage is detected and the previous checkpoint is used."""
 
 import random
 
@@ -17,17 +17,17 @@ def fill(folder):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    made = Checkpoints(tmp_path, keep_last=3)
+    checkpoints = Checkpoints(tmp_path, keep_last=3)
     for step in (1, 2):
-        made.save_step(step, fill)
-    return made
+        checkpoints.save_step(step, fill)
+    return checkpoints
 
 
-def test_a_whole_checkpoint_has_no_damage(checkpoints):
+def test_intact_checkpoint_has_no_damage(checkpoints):
     assert list(damage(checkpoints.folder / "step-000002")) == []
 
 
-def test_every_flipped_bit_and_truncation_is_detected_and_the_one_before_is_taken(checkpoints):
+def test_flipped_bits_and_truncations_are_detected_and_the_previous_checkpoint_is_used(checkpoints):
     rng = random.Random(0)
     newest = checkpoints.folder / "step-000002"
     for path in sorted(newest.iterdir()):
@@ -47,12 +47,12 @@ def test_every_flipped_bit_and_truncation_is_detected_and_the_one_before_is_take
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "progress.json", "manifest.json"])
-def test_a_missing_file_is_detected(checkpoints, name):
+def test_missing_file_is_detected(checkpoints, name):
     (checkpoints.folder / "step-000002" / name).unlink()
     assert checkpoints.newest(lambda _: None).name == "step-000001"
 
 
-def test_a_half_written_checkpoint_of_a_killed_process_is_no_checkpoint(checkpoints):
+def test_half_written_checkpoint_of_a_killed_process_is_removed(checkpoints):
     def die(folder):
         fill(folder)
         raise KeyboardInterrupt
@@ -64,12 +64,12 @@ def test_a_half_written_checkpoint_of_a_killed_process_is_no_checkpoint(checkpoi
     assert not list(checkpoints.folder.glob(".tmp-*"))
 
 
-def test_a_checkpoint_of_the_same_step_is_replaced(checkpoints):
+def test_checkpoint_of_the_same_step_is_replaced(checkpoints):
     checkpoints.save_step(2, lambda folder: (folder / "progress.json").write_text("{}"))
     assert (checkpoints.folder / "step-000002" / "progress.json").read_text() == "{}"
 
 
-def test_after_a_fall_back_the_damaged_one_goes_and_the_good_one_stays(tmp_path):
+def test_damaged_later_checkpoint_is_deleted_after_falling_back(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=1)
     checkpoints.save_step(100, fill)
     (tmp_path / "step-000100" / "progress.json").write_text("damaged")
@@ -78,7 +78,7 @@ def test_after_a_fall_back_the_damaged_one_goes_and_the_good_one_stays(tmp_path)
     assert not (tmp_path / "step-000100").exists()
 
 
-def test_best_weights_stay_while_a_kept_checkpoint_names_them(tmp_path):
+def test_best_weights_stay_while_a_checkpoint_names_them(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=2)
 
     def naming(best):

@@ -99,7 +99,7 @@ def digest(loop) -> str:
 
 
 @pytest.mark.parametrize("method", ["lora", "mosl", "mosld"])
-def test_killed_at_any_step_and_started_again_it_ends_bit_equal(method, tmp_path):
+def test_run_killed_at_any_step_resumes_bit_equal(method, tmp_path):
     straight = make_loop(tmp_path, method)
     total = straight.run().step
     assert total == 8
@@ -119,7 +119,7 @@ def metric_steps(folder):
     return [line["step"] for line in lines if "cross_entropy" in line]
 
 
-def test_after_a_resume_metrics_hold_every_step_once(tmp_path):
+def test_metrics_hold_every_step_once_after_resuming(tmp_path):
     config = dataclasses.replace(CONFIG, checkpoint_every=3, validate_every=4)
     with pytest.raises(Killed):
         make_loop(tmp_path, config=config, kill_at=5).run()
@@ -127,7 +127,7 @@ def test_after_a_resume_metrics_hold_every_step_once(tmp_path):
     assert metric_steps(tmp_path) == list(range(1, 9))
 
 
-def test_the_weights_of_the_best_validation_are_kept(tmp_path):
+def test_weights_of_the_best_validation_are_loaded_at_the_end(tmp_path):
     loop = make_loop(tmp_path, scores=[0.1, 0.4, 0.4, 0.2])
     progress = loop.run()
     assert progress.best_step == 4  # the first of two equal ones
@@ -139,13 +139,13 @@ def test_the_weights_of_the_best_validation_are_kept(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_old_checkpoints_go_and_the_best_stays(tmp_path):
+def test_old_checkpoints_are_deleted_and_the_best_weights_stay(tmp_path):
     make_loop(tmp_path, config=dataclasses.replace(CONFIG, keep_last=2), scores=[0.9, 0.1, 0.1, 0.1]).run()
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["best-000002", "step-000007", "step-000008"]
 
 
-def test_damaged_best_weights_are_chosen_anew(tmp_path, capsys):
+def test_damaged_best_weights_are_replaced_by_later_ones(tmp_path, capsys):
     with pytest.raises(Killed):
         make_loop(tmp_path, kill_at=6).run()
     (weights,) = (tmp_path / "checkpoints").glob("best-000006/weights.safetensors")
@@ -155,7 +155,7 @@ def test_damaged_best_weights_are_chosen_anew(tmp_path, capsys):
     assert progress.best_step == 8
 
 
-def test_a_step_without_a_finite_gradient_changes_no_weight_and_names_its_rows(tmp_path, capsys):
+def test_step_with_nan_loss_changes_no_weight_and_names_its_rows(tmp_path, capsys):
     loop = make_loop(tmp_path, poison={3})
     progress = loop.run()
     assert progress.skipped == 1
@@ -164,7 +164,7 @@ def test_a_step_without_a_finite_gradient_changes_no_weight_and_names_its_rows(t
     assert all(f"arc_e:row{i}" in said for i in loop.order.rows(3))
 
 
-def test_three_such_steps_in_a_row_stop_the_run(tmp_path):
+def test_three_nan_steps_in_a_row_end_the_run(tmp_path):
     loop = make_loop(tmp_path, poison={2, 3, 4})
     with pytest.raises(DivergedError, match="3 steps in a row, up to step 5"):
         loop.run()
@@ -172,7 +172,7 @@ def test_three_such_steps_in_a_row_stop_the_run(tmp_path):
     assert newest.name == "step-000004"
 
 
-def test_the_loss_does_not_depend_on_the_split_into_micro_batches(tmp_path):
+def test_loss_does_not_depend_on_the_micro_batch_size(tmp_path):
     results = []
     for size in (1, 2, 4):
         loop = make_loop(tmp_path, "mosl", dataclasses.replace(CONFIG, micro_batch_size=size, max_grad_norm=1e9))
@@ -181,7 +181,7 @@ def test_the_loss_does_not_depend_on_the_split_into_micro_batches(tmp_path):
         assert result.cross_entropy == pytest.approx(results[0].cross_entropy, rel=1e-5)
 
 
-def test_gradients_are_clipped_to_the_norm(tmp_path):
+def test_gradients_are_clipped_to_max_grad_norm(tmp_path):
     loop = make_loop(tmp_path, "mosl", dataclasses.replace(CONFIG, max_grad_norm=0.5))
     seen = []
     loop.stepper.engine.optimizer.step = lambda: seen.append(

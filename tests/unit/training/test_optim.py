@@ -1,4 +1,4 @@
-"""The learning rate: rise, peak, fall; the number of steps."""
+"""The learning rate of each step, and the number of steps."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from mosld.training.optim import learning_rate, total_steps
 CONFIG = TrainingConfig(learning_rate=1.0, warmup=0.1, epochs=3)
 
 
-def test_it_rises_to_the_peak_over_the_warm_up_and_falls_to_zero():
+def test_learning_rate_rises_during_warmup_and_falls_to_zero():
     rates = [learning_rate(step, 100, CONFIG) for step in range(101)]
     assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
     assert max(rates) == rates[9] == rates[10] == 1.0
@@ -16,11 +16,11 @@ def test_it_rises_to_the_peak_over_the_warm_up_and_falls_to_zero():
     assert rates[100] == 0
 
 
-def test_without_warm_up_it_starts_at_the_peak():
+def test_learning_rate_without_warmup_starts_at_the_peak():
     assert learning_rate(0, 10, TrainingConfig(learning_rate=2.0, warmup=0.0)) == 2.0
 
 
-def test_max_steps_ends_a_run_before_its_epochs_do():
+def test_max_steps_limits_the_steps_of_all_epochs():
     assert total_steps(7, CONFIG) == 21
     assert total_steps(7, TrainingConfig(epochs=3, max_steps=5)) == 5
     assert total_steps(7, TrainingConfig(epochs=3, max_steps=50)) == 21

@@ -1,4 +1,4 @@
-"""How the processes of a run part: together, in bounded time, and without aborting one another."""
+"""Leaving the process group: together, in bounded time, without aborting other processes."""
 
 import json
 import os
@@ -56,14 +56,14 @@ def run(*arguments: str) -> tuple[list[int], list[dict]]:
     return [worker.returncode for worker in workers], said
 
 
-def test_none_leaves_before_all_are_done_and_none_is_aborted():
+def test_processes_leave_only_when_all_are_done():
     codes, said = run("all finish", "0", "1.5")
     assert codes == [0, 0]
     assert min(one["left"] for one in said) >= max(one["done"] for one in said)
     assert [one["open"] for one in said] == [False, False]
 
 
-def test_one_that_fails_is_not_waited_for_and_waits_for_none():
+def test_failed_process_does_not_wait_and_is_not_waited_for():
     codes, said = run("one fails", "1.0", "0")
     assert codes == [0, 2]
     assert said[0]["left"] - said[0]["done"] < 5

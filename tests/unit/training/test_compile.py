@@ -1,4 +1,4 @@
-"""training.compile: compiled layers train as eager ones do, under the same names; scoring runs without; refusals."""
+"""training.compile: compiled layers train like eager ones and keep their names; scoring is eager; refused options."""
 
 import shutil
 from typing import Any
@@ -20,7 +20,7 @@ from mosld.training.step import Stepper
 
 pytestmark = pytest.mark.slow
 
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler on a processor")
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler on CPU")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "mosld": {"allocation": 4, "dropout": 0.3},
@@ -48,7 +48,7 @@ def rows(lengths: tuple[int, ...]) -> list[Example]:
 @needs_compiler
 @pytest.mark.timeout(1200)  # the C++ compiler takes most of it
 @pytest.mark.parametrize("method", OPTIONS)
-def test_compiled_steps_are_eager_steps_up_to_rounding(method):
+def test_compiled_steps_equal_eager_steps_up_to_rounding(method):
     """Lengths change from step to step, dropout draws the same masks, and names are the same."""
     eager, compiled = make_stepper(False, method), make_stepper(True, method)
     torch._dynamo.utils.counters.clear()
@@ -59,18 +59,18 @@ def test_compiled_steps_are_eager_steps_up_to_rounding(method):
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-3)
     assert not torch._dynamo.utils.counters["graph_break"]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2, "layers share code; so do lengths"
-    found, wanted = trained_parameters(compiled.model), trained_parameters(eager.model)
-    assert list(found) == list(wanted)
+    trained = trained_parameters(compiled.model)
+    assert list(trained) == list(trained_parameters(eager.model))
     assert list(compiled.model.state_dict()) == list(eager.model.state_dict())
     ids = {"input_ids": torch.tensor([[5, 6, 7]])}
-    kept = {name: weight.detach().clone() for name, weight in found.items()}
+    weights = {name: weight.detach().clone() for name, weight in trained.items()}
     with torch.inference_mode(), uncompiled(True):
         scored = compiled.model.eval()(**ids).logits
-    eager.model.load_state_dict(kept, strict=False)
+    eager.model.load_state_dict(weights, strict=False)
     assert torch.equal(scored, eager.model.eval()(**ids).logits)
 
 
-def test_a_model_without_decoder_layers_is_refused():
+def test_model_without_decoder_layers_is_rejected():
     with pytest.raises(UserError, match="no decoder layers"):
         compile_layers(torch.nn.Linear(2, 2))
 
@@ -83,12 +83,12 @@ def test_a_model_without_decoder_layers_is_refused():
         (["method=moa"], "method.router=domain"),
     ],
 )
-def test_what_cannot_be_compiled_is_refused_before_anything_loads(overrides, reason):
+def test_compile_is_rejected_with_unsupported_options_before_a_model_loads(overrides, reason):
     with pytest.raises(UserError, match=f"training.compile=true: cannot be combined with {reason}"):
         load_config(["training.compile=true", *overrides])
 
 
-def test_a_machine_without_a_compiler_is_told_so(monkeypatch):
+def test_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match="no C\\+\\+ compiler no-such-compiler is on the path"):
         load_config(["training.compile=true"])

@@ -1,4 +1,4 @@
-"""Signals: which wait, which end the run at once, and that the former handlers come back."""
+"""Stop signals: which ones wait, which ones raise at once, and that the former handlers are restored."""
 
 import os
 import signal
@@ -18,19 +18,19 @@ def stop():
         yield opened
 
 
-def test_the_former_handlers_come_back():
+def test_former_handlers_are_restored():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
     with StopSignals():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == before
 
 
-def test_outside_of_training_a_signal_ends_the_run_at_once(stop):
+def test_signal_outside_training_raises_at_once(stop):
     with pytest.raises(KeyboardInterrupt, match="SIGUSR1"):
         send("SIGUSR1")
 
 
-def test_in_training_it_waits_and_a_launcher_may_repeat_it(stop):
+def test_signal_in_training_waits_even_if_a_launcher_repeats_it(stop):
     with stop.waiting():
         for name in ("SIGTERM", "SIGTERM", "SIGUSR1"):
             send(name)
@@ -38,7 +38,7 @@ def test_in_training_it_waits_and_a_launcher_may_repeat_it(stop):
         stop.requested = None
 
 
-def test_a_second_ctrl_c_does_not_wait(stop):
+def test_second_ctrl_c_raises_at_once(stop):
     with stop.waiting():
         send("SIGINT")
         with pytest.raises(KeyboardInterrupt, match="SIGINT"):
@@ -46,12 +46,12 @@ def test_a_second_ctrl_c_does_not_wait(stop):
         stop.requested = None
 
 
-def test_a_signal_that_comes_after_the_last_look_ends_the_run_when_training_does(stop):
+def test_signal_after_the_last_step_raises_when_training_ends(stop):
     with pytest.raises(KeyboardInterrupt, match="SIGTERM"), stop.waiting():
         send("SIGTERM")
 
 
-def test_while_the_end_is_written_only_ctrl_c_is_heard(stop):
+def test_only_ctrl_c_interrupts_writing_the_results(stop):
     stop.end()
     send("SIGTERM")
     with pytest.raises(KeyboardInterrupt):
