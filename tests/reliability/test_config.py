@@ -14,7 +14,9 @@ from tests.helpers.cases import Case, Outcome, check_case
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE = ROOT / "tests" / "unit" / "config" / "test_refusals.py"  # the faults, with the words that each message must have
+TABLE = (
+    ROOT / "tests" / "unit" / "config" / "test_refusals.py"
+)  # the faults, with the words that each message must have
 SECONDS = 2.0
 
 
