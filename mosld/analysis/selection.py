@@ -22,21 +22,21 @@ def select_runs(paths: Sequence[str]) -> tuple[list[tuple[SavedRun, Config]], li
     Raises:
         UserError: a path is no run, or none of the runs can be inspected.
     """
-    found: dict[Path, tuple[SavedRun, Config]] = {}
+    runs: dict[Path, tuple[SavedRun, Config]] = {}
     errors: list[str] = []
     for path in paths:
         try:
             run = saved_run(path)
-            found.setdefault(run.weights.resolve(), (run, rerun_config(run.recorded, [])))
+            runs.setdefault(run.weights.resolve(), (run, rerun_config(run.recorded, [])))
         except UserError as error:
             errors += error.messages
     if errors:
         raise UserError(*errors)
-    methods = [config.method for _, config in found.values()]
+    methods = [config.method for _, config in runs.values()]
     comparable = sum(method.kind == "lora" or method.share == "A" for method in methods)
     kinds = ("mixture", "lora") if comparable > 1 else ("mixture",)
     selected, left_out = [], []
-    for run, config in found.values():
+    for run, config in runs.values():
         if config.method.kind in kinds:
             selected.append((run, config))
         else:
