@@ -266,7 +266,7 @@ def test_damaged_adapter_is_one_message(how, manifest, finished, tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("overrides", "message"),
     [
         ([], "run: name one run"),
         (["run=nowhere"], "run=nowhere: no such directory"),
@@ -276,8 +276,8 @@ def test_damaged_adapter_is_one_message(how, manifest, finished, tmp_path, capsy
         (["run={run}/predictions"], "no run there"),
     ],
 )
-def test_wrong_eval_argument_is_one_message(arguments, message, finished, capsys):
-    assert eval_command.main([argument.format(run=finished) for argument in arguments]) == 2
+def test_wrong_eval_argument_is_one_message(overrides, message, finished, capsys):
+    assert eval_command.main([argument.format(run=finished) for argument in overrides]) == 2
     assert message in capsys.readouterr().err
 
 
