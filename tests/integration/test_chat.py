@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from mosld import chat as chat_command
 from mosld import train as train_command
-from mosld.config.rerun import rerun_config
 from mosld.evaluation.expert_use import token_experts
 from mosld.recipes.generate import Streamer
 from mosld.recipes.load import load_trained
@@ -48,8 +47,8 @@ def trained(toy_root, tmp_path_factory):
 
 
 def loaded(run: Path):
-    experts = saved_run(str(run))
-    return load_trained(rerun_config(experts.recorded, []).model, experts)
+    saved = saved_run(str(run))
+    return load_trained(saved.config().model, saved)
 
 
 def plain_generate(model, tokenizer, prompt: str, **options) -> str:

@@ -14,7 +14,6 @@ from mosld import eval as eval_command
 from mosld import merge as merge_command
 from mosld import train as train_command
 from mosld.common.files import damage
-from mosld.config.rerun import rerun_config
 from mosld.recipes.load import load_trained
 from mosld.runs.saved import saved_run
 
@@ -45,7 +44,7 @@ def merged(lora, tmp_path_factory) -> Path:
 def load(folder: Path):
     """The model and tokenizer of a run."""
     run = saved_run(str(folder))
-    return load_trained(rerun_config(run.recorded, []), run)
+    return load_trained(run.config().model, run)
 
 
 def records(run: Path) -> list[dict]:
@@ -67,8 +66,7 @@ def test_merged_directory_is_complete_and_has_a_card(merged, lora):
 
 
 def test_logits_in_transformers_equal_base_and_adapter(merged, lora):
-    found = saved_run(str(lora))
-    adapted, _ = load_trained(rerun_config(found.recorded, []).model, found)
+    adapted, _ = load(lora)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
     ids = tokenizer("Question: Why?\nAnswer:", return_tensors="pt").input_ids
     with torch.inference_mode():
@@ -108,11 +106,9 @@ def test_other_dtype_is_rounded_once_and_recorded(lora, tmp_path, capsys):
     assert "merged in float32 (on a probe, logits differ by " in captured.err
     assert "written in bfloat16" in captured.err
     assert yaml.safe_load((empty / "config.yaml").read_text())["model"]["dtype"] == "bfloat16"
-    found = saved_run(str(empty))
-    model, _ = load_trained(rerun_config(found.recorded, []).model, found)
+    model, _ = load(empty)
     assert model.dtype == torch.bfloat16
-    run = saved_run(str(lora))
-    exact = load_trained(run.config().model, run)[0].merge_and_unload()
+    exact = load(lora)[0].merge_and_unload()
     for name, weight in exact.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight.bfloat16())
 
