@@ -75,11 +75,11 @@ def trainer_seconds(model: str, tokenizer: Any, examples: list[Example], batch: 
 
 def useful_operations(model: nn.Module, examples: list[Example]) -> int:
     """Operations that a step on these rows cannot do without; see above."""
-    found = {name: m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    sizes = {name: m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     layers = sum(
-        count for name, count in found.items() if ".layers." in name and "mosld" not in name and "lora" not in name
+        count for name, count in sizes.items() if ".layers." in name and "mosld" not in name and "lora" not in name
     )
-    head = sum(count for name, count in found.items() if name.endswith("lm_head"))
+    head = sum(count for name, count in sizes.items() if name.endswith("lm_head"))
     return 4 * (layers * sum(len(e.tokens) for e in examples) + head * answer_tokens(examples))
 
 
@@ -92,18 +92,18 @@ def main() -> None:
     parser.add_argument("--methods", default="lora,mosld", help="ours; +compile compiles")
     parser.add_argument("--batch-size", type=int, default=16, help="rows of an optimiser step")
     parser.add_argument("--trainer-sizes", default="2,4,8,16", help="Trainer's rows of a forward pass")
-    given = parser.parse_args()
+    flags = parser.parse_args()
     silence_libraries()
-    source = ["source=local", f"source.root={given.data}", "source.on_bad_row=skip"] if given.data else []
-    config = load_config([f"model={given.model}", f"data.tasks=[{given.tasks}]", *source])
-    base, tokenizer = mosld.load_base(given.model)
+    source = ["source=local", f"source.root={flags.data}", "source.on_bad_row=skip"] if flags.data else []
+    config = load_config([f"model={flags.model}", f"data.tasks=[{flags.tasks}]", *source])
+    base, tokenizer = mosld.load_base(flags.model)
     base = base.to(DEVICE)
     encoder = PromptEncoder(tokenizer, config.model.prompt)
     every = encode_train(load_dataset(config.data, config.source).train, encoder, tokenizer.eos_token_id).examples
-    order = Order((len(every),), (len(every),), given.batch_size, seed=0)
-    steps = [[every[i] for i in order.rows(number)] for number in range(given.rounds + 1)]
+    order = Order((len(every),), (len(every),), flags.batch_size, seed=0)
+    steps = [[every[i] for i in order.rows(number)] for number in range(flags.rounds + 1)]
     ours = {}
-    for case in given.methods.split(","):
+    for case in flags.methods.split(","):
         method, plain = case.removesuffix("+compile"), {"dropout": 0.0, "dropout_on": "none"}
         options = plain if method == "lora" else {}
         ours[case] = stepper(base, method, tokenizer.pad_token_id, case.endswith("+compile"), **options)
@@ -112,37 +112,37 @@ def main() -> None:
 
     def take(name: str, seconds: list[float]) -> None:
         """Keep the rows a second of some steps."""
-        rates.setdefault(name, []).extend(given.batch_size / found for found in seconds)
+        rates.setdefault(name, []).extend(flags.batch_size / duration for duration in seconds)
 
     def run_ours() -> None:
         """All steps with every method of ours."""
         for case, taken in ours.items():
-            found = []
+            durations = []
             for number, examples in enumerate(steps):
                 started = clock()
-                taken.step(examples, given.batch_size, 1e-4, number)
-                found.append(clock() - started)
-            take(f"mosld: {case}", found[1:])
+                taken.step(examples, flags.batch_size, 1e-4, number)
+                durations.append(clock() - started)
+            take(f"mosld: {case}", durations[1:])
 
     run_ours()
-    for size in [int(part) for part in given.trainer_sizes.split(",")]:
+    for size in [int(part) for part in flags.trainer_sizes.split(",")]:
         rows = [example for step in steps for example in step]
-        seconds = trainer_seconds(given.model, tokenizer, rows, given.batch_size, size)
+        seconds = trainer_seconds(flags.model, tokenizer, rows, flags.batch_size, size)
         take(f"Trainer: lora, {size} a pass", seconds)
         peaks.append(matrix_peak(base.dtype))
         run_ours()
 
     peak = statistics.median(peaks)
-    needed = statistics.mean(useful_operations(base, step) for step in steps[1:]) / given.batch_size
-    best = max(statistics.median(found) for name, found in rates.items() if name.startswith("Trainer"))
-    found = []
+    needed = statistics.mean(useful_operations(base, step) for step in steps[1:]) / flags.batch_size
+    best = max(statistics.median(rate) for name, rate in rates.items() if name.startswith("Trainer"))
+    lines = []
     for name, rows_per_second in rates.items():
         rate = statistics.median(rows_per_second)
         line = {"what": name, "rows/s": rate, "to Trainer's best": rate / best, "share of peak": rate * needed / peak}
-        found.append(line)
+        lines.append(line)
     tokens = statistics.mean(len(example.tokens) for step in steps[1:] for example in step)
-    title = f"Training {given.model} ({str(base.dtype)[6:]}) on {given.tasks}, {given.batch_size} rows a step"
-    report(title, found, given.json, matrix_peak=peak, mean_tokens_a_row=tokens, useful_operations_a_row=needed)
+    title = f"Training {flags.model} ({str(base.dtype)[6:]}) on {flags.tasks}, {flags.batch_size} rows a step"
+    report(title, lines, flags.json, matrix_peak=peak, mean_tokens_a_row=tokens, useful_operations_a_row=needed)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Kept bytes are counted by autograd's own hooks, each storage once, without weights: of one linear layer of LLaMA-2-7B's
 width under 5 experts of rank 8, beside PEFT's LoRA of that rank without dropout. Peaks are those of the second step of
-8 rows of 256 tokens, in a process of its own for each method: of its resident size (Linux, /proc/self/clear_refs),
+8 rows of 256 tokens, in one process per method: of its resident size (Linux, /proc/self/clear_refs),
 which holds the libraries and the weights, too; on an accelerator of what is allocated there.
 """
 
@@ -42,9 +42,9 @@ def kept(case: str, width: int, tokens: int, dtype: torch.dtype) -> int:
     layer = nn.ModuleDict({"q_proj": nn.Linear(width, width, bias=False, dtype=dtype)})
     model = get_peft_model(layer, config).to(DEVICE).train()
     x = torch.randn(1, tokens, width, dtype=dtype, device=DEVICE, requires_grad=True)
-    with saved_bytes(model) as found:
+    with saved_bytes(model) as sizes:
         model.base_model.model["q_proj"](x)
-    return found[0]
+    return sizes[0]
 
 
 def peak(model: str, case: str) -> float:
@@ -71,27 +71,27 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--methods", default="lora,lora+dropout,mosld,mola,molora", help="of the peaks; empty: none")
     parser.add_argument("--peak-of", help="print the peak of this method alone, in this process")
-    given = parser.parse_args()
+    flags = parser.parse_args()
     silence_libraries()
-    if given.peak_of:
-        print(peak(given.model, given.peak_of))
+    if flags.peak_of:
+        print(peak(flags.model, flags.peak_of))
         return
-    found = []
+    lines = []
     for dtype in (torch.float32, torch.bfloat16):
-        reference = kept("lora", given.width, given.tokens, dtype)
+        reference = kept("lora", flags.width, flags.tokens, dtype)
         for case in KEPT:
-            count = kept(case, given.width, given.tokens, dtype)
+            count = kept(case, flags.width, flags.tokens, dtype)
             what = f"kept by a layer, {str(dtype)[6:]} base"
-            found.append({"what": what, "method": case, "bytes": count, "to lora": count / reference})
+            lines.append({"what": what, "method": case, "bytes": count, "to lora": count / reference})
     peaks: dict[str, float] = {}
-    for case in [part for part in given.methods.split(",") if part]:
-        command = [sys.executable, __file__, "--model", given.model, "--peak-of", case]
+    for case in [part for part in flags.methods.split(",") if part]:
+        command = [sys.executable, __file__, "--model", flags.model, "--peak-of", case]
         done = subprocess.run(command, env={**os.environ, **KEEPS_NOTHING}, capture_output=True, text=True, check=True)
         peaks[case] = float(done.stdout.split()[-1])
-        line = {"what": f"peak of a process, {given.model}", "method": case, "bytes": peaks[case]}
-        found.append(line | {"to lora": peaks[case] / peaks["lora"]})
-    title = f"Memory: a layer of width {given.width} on {given.tokens} tokens, and whole processes"
-    report(title, found, given.json)
+        line = {"what": f"peak of a process, {flags.model}", "method": case, "bytes": peaks[case]}
+        lines.append(line | {"to lora": peaks[case] / peaks["lora"]})
+    title = f"Memory: a layer of width {flags.width} on {flags.tokens} tokens, and whole processes"
+    report(title, lines, flags.json)
 
 
 if __name__ == "__main__":

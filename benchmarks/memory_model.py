@@ -1,4 +1,4 @@
-"""The plan's memory model against the peak that the operating system saw, on the processor.
+"""The plan's memory model against the peak that the operating system saw, on CPU.
 
     python benchmarks/memory_model.py [--model smollm2_135m] [--methods lora,mosld,mola,full] [--shapes 8x256,16x128]
 
@@ -11,7 +11,7 @@ tokens:
 
 Measured is that peak of the second step less what was resident after 1; predicted is what `mosld.plan` says of the same
 step.
-Linux alone (/proc/self/clear_refs). glibc's malloc is told to give freed blocks back (MALLOC_MMAP_THRESHOLD_): left
+Linux only (/proc/self/clear_refs). glibc's malloc is told to give freed blocks back (MALLOC_MMAP_THRESHOLD_): left
 alone it keeps some, and the resident size says more of malloc than of the step.
 """
 
@@ -98,10 +98,10 @@ def predict(config: Config, length: int) -> int:
     from mosld.planning.layouts import peak
     from mosld.planning.measure import measure_step
 
-    found = measure_step(config, length, ANSWER, gpus=0)
-    cost = found.saving if config.training.gradient_checkpointing else found.plain
+    needs = measure_step(config, length, ANSWER, gpus=0)
+    cost = needs.saving if config.training.gradient_checkpointing else needs.plain
     assert cost is not None
-    return peak(found.sizes, cost)
+    return peak(needs.sizes, cost)
 
 
 def fresh(model: str, method: str, shapes: str, more: Sequence[str]) -> list[int]:
@@ -121,18 +121,18 @@ def main() -> None:
     parser.add_argument("--shapes", default="8x256,16x128")
     parser.add_argument("more", nargs="*", help="keys of the config, as in model.dtype=float32")
     parser.add_argument("--one", action="store_true", help="measure here and print the bytes alone")
-    given = parser.parse_args()
+    flags = parser.parse_args()
     from mosld.common.process import silence_libraries
 
     silence_libraries()
-    shapes = given.shapes.split(",")
-    if given.one:
-        print(json.dumps([measure(*case) for case in cases(given.model, given.methods, shapes, given.more)]))
+    shapes = flags.shapes.split(",")
+    if flags.one:
+        print(json.dumps([measure(*case) for case in cases(flags.model, flags.methods, shapes, flags.more)]))
         return
     rows = []
-    for method in given.methods.split(","):
-        measured = fresh(given.model, method, given.shapes, given.more)
-        asked = cases(given.model, method, shapes, given.more)
+    for method in flags.methods.split(","):
+        measured = fresh(flags.model, method, flags.shapes, flags.more)
+        asked = cases(flags.model, method, shapes, flags.more)
         for (config, count, length), size in zip(asked, measured, strict=True):
             predicted = predict(config, length)
             rows.append(
@@ -146,7 +146,7 @@ def main() -> None:
                 }
             )
             print(*rows[-1].values(), file=sys.stderr, flush=True)
-    report(f"Peak memory of a training step, {given.model}", rows, given.json)
+    report(f"Peak memory of a training step, {flags.model}", rows, flags.json)
 
 
 if __name__ == "__main__":

@@ -30,25 +30,25 @@ def main() -> None:
     parser.add_argument("--wide", default="llama2_7b")
     parser.add_argument("--rank", type=int, default=144, help="of the wide adapters")
     parser.add_argument("--methods", default="lora,mosld,mola")
-    given = parser.parse_args()
+    flags = parser.parse_args()
     silence_libraries()
-    found = []
+    rows = []
     places: tuple[tuple[str, Any, dict[str, Any]], ...] = (
-        (given.model, lambda: mosld.load_base(given.model)[0], {}),
-        (f"2 layers of {given.wide}", lambda: base_layers(2, given.wide), {"rank": given.rank, "alpha": given.rank}),
+        (flags.model, lambda: mosld.load_base(flags.model)[0], {}),
+        (f"2 layers of {flags.wide}", lambda: base_layers(2, flags.wide), {"rank": flags.rank, "alpha": flags.rank}),
     )
     for where, make, options in places:
-        for method in given.methods.split(","):
+        for method in flags.methods.split(","):
             spread: dict[str, Any] = {} if method == "lora" else {"allocation": 5}
             model = mosld.adapt(make(), method, **spread, **options)
             count = adapter_size(model)
             with tempfile.TemporaryDirectory() as folder:
                 save = {"save": lambda _, model=model, folder=folder: model.save_pretrained(folder)}
-                seconds = sorted(in_turn(save, given.rounds)["save"])
+                seconds = sorted(in_turn(save, flags.rounds)["save"])
                 beyond = size(Path(folder)) - 4 * count
             line = {"model": where, "method": method, "parameters": count}
-            found.append({**line, "seconds": seconds[len(seconds) // 2], "bytes beyond 4 a parameter": beyond})
-    report("Saving an adapter", found, given.json)
+            rows.append({**line, "seconds": seconds[len(seconds) // 2], "bytes beyond 4 a parameter": beyond})
+    report("Saving an adapter", rows, flags.json)
 
 
 if __name__ == "__main__":

@@ -115,8 +115,8 @@ def _cost(title: str, plans: list[dict[str, Any]]) -> str:
 
 
 def _fits(plan: dict[str, Any], memory: int) -> bool:
-    found = plan["layouts"]
-    return any(first_fitting(sizes, memory) for sizes in (found["plain"], found["checkpointing"] or {}))
+    layouts = plan["layouts"]
+    return any(first_fitting(sizes, memory) for sizes in (layouts["plain"], layouts["checkpointing"] or {}))
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Measure], str]]] = {
@@ -131,20 +131,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], help="names of the marks; none: all")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if a document says otherwise")
-    given = parser.parse_args()
+    flags = parser.parse_args()
     measure, wrong = remembering(), 0
-    for name in given.sections or SECTIONS:
+    for name in flags.sections or SECTIONS:
         document, make = SECTIONS[name]
         body, path = make(measure), DOCS / document
         before = path.read_text()
         after = put(before, name, body)
         wrong += after != before
-        done = "differs" if given.check else "written"
-        seconds = f"{time.process_time():.0f} s of processor time so far"
+        done = "differs" if flags.check else "written"
+        seconds = f"{time.process_time():.0f} s of CPU time so far"
         print(f"{document}: {name} {done if after != before else 'is right'}; {seconds}", file=sys.stderr, flush=True)
-        if not given.check:
+        if not flags.check:
             path.write_text(after)
-    return int(given.check and wrong > 0)
+    return int(flags.check and wrong > 0)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py [--rounds 3] [--runs 1000] [--json FILE]
 
-Each is a process of its own, in turn. The bare import is that of torch, transformers and peft, which nothing that
+Each runs in a new process, in turn. The bare import is that of torch, transformers and peft, which nothing that
 trains can do without; the first step is done when its line stands in metrics.jsonl, and is that of the default run.
 """
 
@@ -66,25 +66,25 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--options", nargs="*", default=[], help="more overrides of the training command")
     parser.add_argument("--runs", type=int, default=1000)
-    given = parser.parse_args()
+    flags = parser.parse_args()
     work: dict[str, Callable[[int], Any]] = {
         "import torch, transformers, peft": lambda _: run("-c", "import torch, transformers, peft"),
         "--help": lambda _: run("-m", "mosld.train", "--help"),
         "a refused config": lambda _: run("-m", "mosld.train", "method.rnk=4", code=2),
-        "first training step": lambda _: first_step(given.model, given.options),
+        "first training step": lambda _: first_step(flags.model, flags.options),
     }
     with tempfile.TemporaryDirectory() as folder:
         if importlib.util.find_spec("mosld.report"):
-            many_runs(Path(folder), given.runs)
-            work[f"report of {given.runs} runs"] = lambda _: run("-m", "mosld.report", folder)
-        seconds = in_turn(work, given.rounds)
+            many_runs(Path(folder), flags.runs)
+            work[f"report of {flags.runs} runs"] = lambda _: run("-m", "mosld.report", folder)
+        seconds = in_turn(work, flags.rounds)
     bare = seconds["import torch, transformers, peft"]
-    found = []
+    rows = []
     for name, taken in seconds.items():
         over = sorted(mine - theirs for mine, theirs in zip(taken, bare, strict=True))
         middle = len(taken) // 2
-        found.append({"what": name, "seconds": sorted(taken)[middle], "over the bare import": over[middle]})
-    report(f"Start-up, {given.model}", found, given.json)
+        rows.append({"what": name, "seconds": sorted(taken)[middle], "over the bare import": over[middle]})
+    report(f"Start-up, {flags.model}", rows, flags.json)
 
 
 if __name__ == "__main__":

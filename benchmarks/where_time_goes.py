@@ -80,14 +80,14 @@ def shares(events: Any) -> dict[str, float]:
         return None
 
     for event in events:
-        if event.sequence_nr >= 0 and not event.name.startswith("autograd::") and (found := part(event)):
-            owner.setdefault(event.sequence_nr, found)
-    found: dict[str, float] = defaultdict(float)
+        if event.sequence_nr >= 0 and not event.name.startswith("autograd::") and (name := part(event)):
+            owner.setdefault(event.sequence_nr, name)
+    microseconds: dict[str, float] = defaultdict(float)
     for event in events:
-        found[part(event) or OTHER] += (
+        microseconds[part(event) or OTHER] += (
             event.self_device_time_total if DEVICE.type == "cuda" else event.self_cpu_time_total
         )
-    return found
+    return microseconds
 
 
 def main() -> None:
@@ -96,18 +96,18 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--method", default="mosld")
     parser.add_argument("--batch-size", type=int, default=4)
-    given = parser.parse_args()
+    flags = parser.parse_args()
     silence_libraries()
-    base, tokenizer = mosld.load_base(given.model)
-    method, options = CASES.get(given.method, (given.method, {}))
+    base, tokenizer = mosld.load_base(flags.model)
+    method, options = CASES.get(flags.method, (flags.method, {}))
     taken = stepper(base.to(DEVICE), method, tokenizer.pad_token_id, **options)
-    steps = bundled_rows(given.model, tokenizer, given.batch_size, 2 * given.rounds)
+    steps = bundled_rows(flags.model, tokenizer, flags.batch_size, 2 * flags.rounds)
 
     def step(number: int) -> None:
         """One optimiser step."""
-        taken.step(steps[number], given.batch_size, 1e-4, number)
+        taken.step(steps[number], flags.batch_size, 1e-4, number)
 
-    seconds = sorted(in_turn({"step": step}, given.rounds)["step"])
+    seconds = sorted(in_turn({"step": step}, flags.rounds)["step"])
     peak = matrix_peak(base.dtype)
     started = time.perf_counter()
     for rows in steps:
@@ -116,11 +116,14 @@ def main() -> None:
     mark(taken.model)
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (DEVICE.type == "cuda")
     with profile(activities=kinds) as profiled:
-        for number in range(given.rounds + 1, 2 * given.rounds + 1):
+        for number in range(flags.rounds + 1, 2 * flags.rounds + 1):
             step(number)
-    found = shares(profiled.events())
-    whole = sum(found.values())
-    rows = [{"part": name, "share": share / whole} for name, share in sorted(found.items(), key=lambda item: -item[1])]
+    microseconds = shares(profiled.events())
+    whole = sum(microseconds.values())
+    rows = [
+        {"part": name, "share": share / whole}
+        for name, share in sorted(microseconds.items(), key=lambda item: -item[1])
+    ]
     rows.append(
         {"part": "of which data (making the tensors), measured alone", "share": collating / seconds[len(seconds) // 2]}
     )
@@ -129,12 +132,12 @@ def main() -> None:
         for n, m in base.named_modules()
         if isinstance(m, nn.Linear) and ".layers." in n and "mosld" not in n
     )
-    tokens = sum(len(row.tokens) for number in range(1, given.rounds + 1) for row in steps[number])
+    tokens = sum(len(row.tokens) for number in range(1, flags.rounds + 1) for row in steps[number])
     fraction = 4 * linear * tokens / sum(seconds) / peak
     report(
-        f"A step of {given.model} with {given.method}, {given.batch_size} rows, {str(base.dtype)[6:]}",
-        rows, given.json,
-        seconds_a_step=seconds[len(seconds) // 2], tokens_a_step=tokens / given.rounds, matrix_peak=peak,
+        f"A step of {flags.model} with {flags.method}, {flags.batch_size} rows, {str(base.dtype)[6:]}",
+        rows, flags.json,
+        seconds_a_step=seconds[len(seconds) // 2], tokens_a_step=tokens / flags.rounds, matrix_peak=peak,
         share_of_peak=fraction,
     )  # fmt: skip
 

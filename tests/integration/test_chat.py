@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from mosld import chat as chat_command
 from mosld import train as train_command
-from mosld.config.rerun import rerun_config
 from mosld.evaluation.expert_use import token_experts
+from mosld.recipes.generate import Streamer
 from mosld.recipes.load import load_trained
 from mosld.runs.saved import saved_run
 from mosld.runs.tables import experts_tables
@@ -27,27 +28,27 @@ ROUTERLESS = ("full", "prefix", "lora")
 
 @pytest.fixture(scope="session")
 def trained(toy_root, tmp_path_factory):
-    """`trained(method)`: the directory of a finished run of four steps, made once."""
-    made: dict[str, Path] = {}
+    """`trained(method)`: the directory of a finished run of four steps, trained once."""
+    runs: dict[str, Path] = {}
 
     def train(method: str) -> Path:
-        if method not in made:
-            made[method] = tmp_path_factory.mktemp("chat") / method
+        if method not in runs:
+            runs[method] = tmp_path_factory.mktemp("chat") / method
             arguments = [
                 f"method={method}", "model=tiny", "source=local", f"source.root={toy_root}", "data=mixture",
                 "data.tasks=[obqa,arc_e]", "data.limit=16", "training.max_steps=4", "training.epochs=1",
                 "evaluation.limit=2", "evaluation.validation_limit=2", "logger=files", "training.learning_rate=0.02",
-                f"output_dir={made[method]}",
+                f"output_dir={runs[method]}",
             ]  # fmt: skip
             assert train_command.main(arguments) == 0
-        return made[method]
+        return runs[method]
 
     return train
 
 
 def loaded(run: Path):
-    found = saved_run(str(run))
-    return load_trained(rerun_config(found.recorded, []).model, found)
+    saved = saved_run(str(run))
+    return load_trained(saved.config().model, saved)
 
 
 def plain_generate(model, tokenizer, prompt: str, **options) -> str:
@@ -65,22 +66,22 @@ def chat(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_prompt_is_answered_as_by_plain_generate(method, trained, capsys):
+def test_answer_equals_plain_generate(method, trained, capsys):
     run = trained(method)
     expected = plain_generate(*loaded(run), "Question: Why?\nAnswer:", max_new_tokens=12, do_sample=False)
     code, out, err = chat(capsys, str(run), "--prompt", "Why?", "--max-new-tokens", "12")
     assert (code, out, err) == (0, expected.lstrip() + "\n", "")
 
 
-def test_bare_adapter_and_model_directories_answer_the_same(trained, tmp_path, capsys):
+def test_adapter_and_model_directories_give_the_same_answer(trained, tmp_path, capsys):
     for method, folder in (("mosld", "adapter"), ("full", "model")):
         copy = shutil.copytree(trained(method) / folder, tmp_path / folder)
-        answers = [chat(capsys, str(place), "--prompt", "Why?")[:2] for place in (trained(method), copy)]
+        answers = [chat(capsys, str(folder), "--prompt", "Why?")[:2] for folder in (trained(method), copy)]
         assert answers[0] == answers[1]
         assert answers[0][0] == 0
 
 
-def test_sampling_follows_the_seed(trained, capsys):
+def test_sampling_depends_on_the_seed(trained, capsys):
     run = trained("mosld")
     first, again, other = (
         chat(capsys, str(run), "--prompt", "Why?", "--temperature", "1.5", "--seed", seed)[1] for seed in "001"
@@ -89,7 +90,7 @@ def test_sampling_follows_the_seed(trained, capsys):
     assert first != other
 
 
-def test_plain_continues_the_text_as_it_is(trained, capsys):
+def test_format_plain_continues_the_text(trained, capsys):
     run = trained("mosld")
     expected = plain_generate(*loaded(run), "The sky is", max_new_tokens=8, do_sample=False)
     assert chat(capsys, str(run), "--prompt", "The sky is", "--format", "plain", "--max-new-tokens", "8")[1] == (
@@ -97,7 +98,7 @@ def test_plain_continues_the_text_as_it_is(trained, capsys):
     )
 
 
-def test_options_are_listed_as_the_run_was_trained(trained, capsys):
+def test_options_are_put_in_the_prompt_format_of_the_run(trained, capsys):
     run = trained("mosld")  # prompt letter
     prompt = "Question: Which is hot?\nA. sun\nB. ice\nAnswer:"
     expected = plain_generate(*loaded(run), prompt, max_new_tokens=4, do_sample=False)
@@ -107,36 +108,36 @@ def test_options_are_listed_as_the_run_was_trained(trained, capsys):
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in ROUTERLESS])
-def test_the_experts_are_the_gates_of_an_independent_forward(method, trained):
+def test_experts_equal_gates_computed_from_the_saved_weights(method, trained):
     """The router's softmax, computed here from the saved weights and the inputs that hooks see."""
     run = trained(method)
     model, tokenizer = loaded(run)
     prompt, answer = tokenizer("Question: Why?\nAnswer:").input_ids, tokenizer(" red").input_ids
-    found = token_experts(model, prompt, answer)
+    experts = token_experts(model, prompt, answer)
     config = model.active_peft_config
     routers = {name: weight for name, weight in load_file(run / "adapter/adapter_model.safetensors").items()
                if "router" in name and weight.ndim == 2}  # fmt: skip
-    assert len(found) == len(routers)
+    assert len(experts) == len(routers)
     seen: dict[str, torch.Tensor] = {}
     for name, module in model.get_base_model().named_modules():
-        if name in found:
+        if name in experts:
             module.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0]))
     with torch.inference_mode():
         model(torch.tensor([[*prompt, *answer]]), attention_mask=torch.ones(1, len(prompt) + len(answer)).long())
-    for name, columns in found.items():
+    for name, columns in experts.items():
         (weight,) = (weight for key, weight in routers.items() if f"{name}." in key)
         x_SI = seen[name][0].float()
         x_SI = x_SI[: len(prompt)].mean(0, keepdim=True) if config.router == "domain" else x_SI[len(prompt) :]
         probs = (x_SI @ weight.T).softmax(-1)
         k = 1 if config.router == "domain" else config.top_k or probs.shape[-1]
         top = probs.topk(k)
-        kept = config.router in ("dense", "capacity")
-        gates = top.values if kept else top.values / top.values.sum(-1, keepdim=True)
+        unscaled = config.router in ("dense", "capacity")
+        gates = top.values if unscaled else top.values / top.values.sum(-1, keepdim=True)
         assert [[expert for expert, _ in taken] for taken in columns] == top.indices.tolist()
         torch.testing.assert_close(torch.tensor([[gate for _, gate in taken] for taken in columns]), gates)
 
 
-def test_the_experts_are_those_that_generate_took(trained):
+def test_experts_equal_those_recorded_during_generate(trained):
     """Of each token while it was generated with a cache, by recording every pass by hand."""
     for method in ("mosld", "sira", "mixlora", "moa"):
         model, tokenizer = loaded(trained(method))
@@ -145,15 +146,15 @@ def test_the_experts_are_those_that_generate_took(trained):
         context = model.context
         record, names = context.record, {id(slot): name for name, slot in context._slots.items()}
 
-        def noted(place, routing, names=names, passes=passes):
-            passes.append((names[id(place)], routing.gates_BSE[0]))
+        def noted(slot, routing, names=names, passes=passes):
+            passes.append((names[id(slot)], routing.gates_BSE[0]))
 
         context.record = noted
         with torch.inference_mode():
             out = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=5, min_new_tokens=5, do_sample=False)
         context.record = record
-        found = token_experts(model, prompt, out[0, len(prompt) :].tolist())
-        for module, columns in found.items():
+        experts = token_experts(model, prompt, out[0, len(prompt) :].tolist())
+        for module, columns in experts.items():
             steps = [gates for name, gates in passes if name == module]
             taken = steps[:1] if method == "moa" else [gates[-1:] for gates in steps[1:]]
             for column, gates in zip(columns, taken, strict=False):
@@ -161,7 +162,7 @@ def test_the_experts_are_those_that_generate_took(trained):
                 assert dict(column) == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_pipe_is_answered_line_by_line_and_empty_lines_are_skipped(trained, monkeypatch, capsys):
+def test_pipe_is_answered_line_by_line_without_empty_lines(trained, monkeypatch, capsys):
     run = str(trained("mosl"))
     alone = [chat(capsys, run, "--prompt", text, "--max-new-tokens", "5")[1] for text in ("Why?", "Who is it?")]
     monkeypatch.setattr(sys, "stdin", io.StringIO("Why?\n\n   \nWho is it?"))
@@ -174,7 +175,7 @@ def piped(monkeypatch, capsys, run: Path, text: str) -> tuple[int, str, str]:
     return chat(capsys, str(run), "--max-new-tokens", "3")
 
 
-def test_experts_show_every_layer_and_module_or_those_named(trained, monkeypatch, capsys):
+def test_experts_command_shows_all_or_the_named_layers_and_modules(trained, monkeypatch, capsys):
     answer = piped(monkeypatch, capsys, trained("mosld"), "Why?\n")[1]
 
     def shown(command: str) -> str:
@@ -198,13 +199,13 @@ def test_experts_of_a_mixture_of_domains_have_names(trained, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("method", ROUTERLESS)
-def test_a_method_without_a_router_says_so(method, trained, monkeypatch, capsys):
+def test_method_without_a_router_shows_no_experts(method, trained, monkeypatch, capsys):
     code, _, err = piped(monkeypatch, capsys, trained(method), "Why?\n/experts\n")
     assert (code, err) == (0, f"{method} has no router: every token takes the same weights\n")
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("/experts", "nothing was asked yet"),
         ("/exprts", "did you mean '/experts'"),
@@ -212,10 +213,10 @@ def test_a_method_without_a_router_says_so(method, trained, monkeypatch, capsys)
         ("x" * 3000, "this model reads 2047 at most"),
     ],
 )
-def test_a_line_that_cannot_be_served_is_one_message_and_the_rest_goes_on(line, said, trained, monkeypatch, capsys):
+def test_wrong_line_is_one_message_and_the_rest_is_answered(line, message, trained, monkeypatch, capsys):
     code, out, err = piped(monkeypatch, capsys, trained("mosld"), f"{line}\nWhy?\n")
     assert code == 2
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
     assert out
 
@@ -227,7 +228,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_session_on_a_terminal_survives_mistakes_and_ends(trained, monkeypatch, capsys):
+def test_terminal_session_continues_after_mistakes(trained, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", Terminal("/hlp\n/help\n\nWhy?\n/exit\nnever read\n"))
     code, out, err = chat(capsys, str(trained("mosld")), "--max-new-tokens", "3")
     assert code == 0
@@ -237,9 +238,7 @@ def test_a_session_on_a_terminal_survives_mistakes_and_ends(trained, monkeypatch
     assert out == chat(capsys, str(trained("mosld")), "--max-new-tokens", "3", "--prompt", "Why?")[1]
 
 
-def test_ctrl_c_stops_the_answer_alone(trained, monkeypatch, capsys):
-    from mosld.recipes.generate import Streamer
-
+def test_ctrl_c_stops_only_the_answer(trained, monkeypatch, capsys):
     run = str(trained("mosld"))
     whole = chat(capsys, run, "--max-new-tokens", "9", "--prompt", "Why?")[1]
     put, count = Streamer.put, []
@@ -264,7 +263,7 @@ def test_ctrl_c_stops_the_answer_alone(trained, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such directory"),
         ([], "the following arguments are required: RUN"),
@@ -279,14 +278,14 @@ def test_ctrl_c_stops_the_answer_alone(trained, monkeypatch, capsys):
         (["{run}", "--format", "chat", "--prompt", "x"], "has no chat template"),
     ],
 )
-def test_mistakes_are_refused_with_one_message(arguments, said, trained, capsys):
+def test_mistake_is_one_message(arguments, message, trained, capsys):
     code, out, err = chat(capsys, *(argument.format(run=trained("mosld")) for argument in arguments))
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_damaged_adapter_is_refused_before_a_model_loads(trained, tmp_path, monkeypatch, capsys):
+def test_damaged_adapter_is_rejected_before_a_model_loads(trained, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(trained("mosld"), tmp_path / "run")
     weights = run / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -296,7 +295,7 @@ def test_a_damaged_adapter_is_refused_before_a_model_loads(trained, tmp_path, mo
     assert "adapter_model.safetensors differs from its checksum" in err
 
 
-def test_a_session_leaves_the_run_as_it_was(trained, capsys):
+def test_session_does_not_change_the_run(trained, capsys):
     run = trained("mosld")
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     chat(capsys, str(run), "--prompt", "Why?", "--experts")
@@ -309,12 +308,10 @@ def test_help_names_every_flag(capsys):
     assert all(flag in out for flag in ("--prompt", "--experts", "--format", "/experts", "Ctrl-C"))
 
 
-def test_a_long_answer_is_cut_into_tables_that_fit_the_line():
+def test_expert_tables_of_a_long_answer_fit_the_screen():
     experts = {f"model.layers.{i}.mlp": [[(0, 0.75), (3, 0.25)]] * 30 for i in range(2)}
     tables = experts_tables(experts, [" word"] * 30, width=60)
     assert sum(len(table.columns) - 1 for table in tables) == 30
-    from rich.console import Console
-
     console = Console(width=60, file=io.StringIO())
     for table in tables:
         console.print(table)

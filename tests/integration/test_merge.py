@@ -1,4 +1,4 @@
-"""`mosld.merge`: the merged model scores and answers as base + adapter; what cannot be merged is refused."""
+"""`mosld.merge`: the merged model scores and answers like base + adapter; other methods are rejected."""
 
 import json
 import shutil
@@ -14,7 +14,6 @@ from mosld import eval as eval_command
 from mosld import merge as merge_command
 from mosld import train as train_command
 from mosld.common.files import damage
-from mosld.config.rerun import rerun_config
 from mosld.recipes.load import load_trained
 from mosld.runs.saved import saved_run
 
@@ -42,12 +41,18 @@ def merged(lora, tmp_path_factory) -> Path:
     return target
 
 
+def load(folder: Path):
+    """The model and tokenizer of a run."""
+    run = saved_run(str(folder))
+    return load_trained(run.config().model, run)
+
+
 def records(run: Path) -> list[dict]:
     files = sorted((run / "eval" / "mixture-letter" / "predictions").glob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def test_the_directory_is_whole_and_says_what_it_is(merged, lora):
+def test_merged_directory_is_complete_and_has_a_card(merged, lora):
     assert list(damage(merged)) == []
     assert {"model.safetensors", "config.json", "tokenizer.json", "config.yaml", "README.md"} <= {
         path.name for path in merged.iterdir()
@@ -60,20 +65,19 @@ def test_the_directory_is_whole_and_says_what_it_is(merged, lora):
     assert not list(merged.parent.glob(".tmp-*"))
 
 
-def test_plain_transformers_loads_it_and_its_logits_are_those_of_base_and_adapter(merged, lora):
-    found = saved_run(str(lora))
-    adapted, _ = load_trained(rerun_config(found.recorded, []).model, found)
+def test_logits_in_transformers_equal_base_and_adapter(merged, lora):
+    adapted, _ = load(lora)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
     ids = tokenizer("Question: Why?\nAnswer:", return_tensors="pt").input_ids
     with torch.inference_mode():
         ours, theirs = model(ids).logits, adapted(ids).logits
         with adapted.disable_adapter():
             base = adapted(ids).logits
-    assert (theirs - base).abs().max() > 1e-2  # the adapter says something
+    assert (theirs - base).abs().max() > 1e-2
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_it_scores_as_base_and_adapter(merged, lora):
+def test_scores_equal_base_and_adapter(merged, lora):
     for run in (merged, lora):
         assert eval_command.main([f"run={run}"]) == 0
     ours, theirs = records(merged), records(lora)
@@ -83,7 +87,7 @@ def test_it_scores_as_base_and_adapter(merged, lora):
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-3)
 
 
-def test_it_answers_as_base_and_adapter_and_has_no_router(merged, lora, capsys):
+def test_answers_equal_base_and_adapter(merged, lora, capsys):
     answers = []
     for run in (merged, lora):
         capsys.readouterr()
@@ -93,7 +97,7 @@ def test_it_answers_as_base_and_adapter_and_has_no_router(merged, lora, capsys):
     assert "lora has no router" in answers[0].err
 
 
-def test_another_type_is_rounded_once_and_recorded(lora, tmp_path, capsys):
+def test_other_dtype_is_rounded_once_and_recorded(lora, tmp_path, capsys):
     empty = tmp_path / "half"
     empty.mkdir()
     assert merge_command.main([str(lora / "adapter"), "--output", str(empty), "--dtype", "bfloat16"]) == 0
@@ -102,11 +106,9 @@ def test_another_type_is_rounded_once_and_recorded(lora, tmp_path, capsys):
     assert "merged in float32 (on a probe, logits differ by " in captured.err
     assert "written in bfloat16" in captured.err
     assert yaml.safe_load((empty / "config.yaml").read_text())["model"]["dtype"] == "bfloat16"
-    found = saved_run(str(empty))
-    model, _ = load_trained(rerun_config(found.recorded, []).model, found)
+    model, _ = load(empty)
     assert model.dtype == torch.bfloat16
-    run = saved_run(str(lora))
-    exact = load_trained(run.config().model, run)[0].merge_and_unload()
+    exact = load(lora)[0].merge_and_unload()
     for name, weight in exact.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight.bfloat16())
 
@@ -119,9 +121,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("method", REASONS)
-def test_other_methods_are_refused_with_the_reason_before_a_model_loads(
-    method, toy_root, tmp_path, monkeypatch, capsys
-):
+def test_other_methods_are_rejected_before_a_model_loads(method, toy_root, tmp_path, monkeypatch, capsys):
     run = train(method, toy_root, tmp_path / method)
     monkeypatch.setattr("mosld.recipes.load.load_base_model", lambda *_: pytest.fail("a model was loaded"))
     capsys.readouterr()
@@ -132,13 +132,13 @@ def test_other_methods_are_refused_with_the_reason_before_a_model_loads(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_merged_model_is_not_merged_again(merged, tmp_path, capsys):
+def test_merged_model_is_not_merged_again(merged, tmp_path, capsys):
     assert merge_command.main([str(merged), "--output", str(tmp_path / "out")]) == 2
     assert "already is a whole, stand-alone model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["{run}"], "the following arguments are required: --output"),
         (["{run}", "--output", "{run}"], "exists and is not an empty directory"),
@@ -149,16 +149,16 @@ def test_a_merged_model_is_not_merged_again(merged, tmp_path, capsys):
         (["nowhere", "--output", "x"], "nowhere: no such directory"),
     ],
 )
-def test_mistakes_are_refused_with_one_message(arguments, said, lora, monkeypatch, tmp_path, capsys):
+def test_mistake_is_one_message(arguments, message, lora, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert merge_command.main([argument.format(run=lora) for argument in arguments]) == 2
     captured = capsys.readouterr()
     assert (captured.out, len(captured.err.splitlines())) == ("", 1)
-    assert said.format(run=lora) in captured.err
+    assert message.format(run=lora) in captured.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_adapter_is_refused(lora, tmp_path, capsys):
+def test_damaged_adapter_is_rejected(lora, tmp_path, capsys):
     run = shutil.copytree(lora, tmp_path / "run")
     (run / "adapter" / "adapter_model.safetensors").unlink()
     assert merge_command.main([str(run), "--output", str(tmp_path / "out")]) == 2

@@ -1,4 +1,4 @@
-"""MoA's two stages: one command for both, ready adapters, a task added to a finished run, and what is refused."""
+"""MoA's two stages: one command for both, given adapters, a task added to a finished run, rejected options."""
 
 import json
 import shutil
@@ -44,17 +44,17 @@ def frozen(toy_root, tmp_path_factory) -> Path:
     return run
 
 
-def test_frozen_experts_are_the_loras_of_stage_1_bit_by_bit(frozen):
+def test_frozen_experts_equal_the_loras_of_stage_1(frozen):
     A, B = bank(frozen)
-    for place, task in enumerate(["obqa", "arc_e"]):
-        own = slice(place * RANK, (place + 1) * RANK)
+    for index, task in enumerate(["obqa", "arc_e"]):
+        expert = slice(index * RANK, (index + 1) * RANK)
         lora_A, lora_B = lora(frozen / "experts" / task / "adapter")
         assert lora_B.any()
-        assert torch.equal(A[own], lora_A)
-        assert torch.equal(B[:, own], lora_B)
+        assert torch.equal(A[expert], lora_A)
+        assert torch.equal(B[:, expert], lora_B)
 
 
-def test_by_default_the_experts_go_on_training(toy_root, tmp_path):
+def test_experts_train_in_stage_2_by_default(toy_root, tmp_path):
     assert train_command.main(command(toy_root, tmp_path / "run")) == 0
     A, _ = bank(tmp_path / "run")
     lora_A, _ = lora(tmp_path / "run" / "experts" / "obqa" / "adapter")
@@ -62,71 +62,69 @@ def test_by_default_the_experts_go_on_training(toy_root, tmp_path):
 
 
 def test_routing_accuracy_is_reported_for_every_task(frozen):
-    found = json.loads((frozen / "results.json").read_text())["routing_accuracy"]
-    assert sorted(found) == ["arc_e", "obqa"]
-    for entry in found.values():
+    accuracy = json.loads((frozen / "results.json").read_text())["routing_accuracy"]
+    assert sorted(accuracy) == ["arc_e", "obqa"]
+    for entry in accuracy.values():
         assert entry["n"] > 0
         assert 0 <= entry["per_layer"] <= 1
         assert 0 <= entry["vote"] <= 1
 
 
-def test_a_ready_adapter_takes_the_place_of_stage_1(frozen, toy_root, tmp_path, capsys):
-    ready = frozen / "experts" / "arc_e"
+def test_given_adapter_replaces_stage_1(frozen, toy_root, tmp_path, capsys):
+    given = frozen / "experts" / "arc_e"
     run = tmp_path / "run"
-    more = [f"method.experts_from={{arc_e: '{ready}'}}", "method.train_experts=false"]
+    more = [f"method.experts_from={{arc_e: '{given}'}}", "method.train_experts=false"]
     assert train_command.main(command(toy_root, run, *more)) == 0
     assert "the expert of obqa" in (log := (run / "train.log").read_text())
     assert "the expert of arc_e" not in log
-    assert torch.equal(bank(run)[1][:, RANK:], lora(ready / "adapter")[1])
+    assert torch.equal(bank(run)[1][:, RANK:], lora(given / "adapter")[1])
 
 
-def test_a_ready_adapter_of_another_scale_does_the_same_update(frozen, toy_root, tmp_path):
-    ready = tmp_path / "ready"
-    shutil.copytree(frozen / "experts" / "arc_e" / "adapter", ready)
-    config = json.loads((ready / "adapter_config.json").read_text())
-    (ready / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 4 * config["lora_alpha"]}))
-    more = [f"method.experts_from={{arc_e: '{ready}'}}", "method.train_experts=false"]
+def test_given_adapter_of_another_scale_makes_the_same_update(frozen, toy_root, tmp_path):
+    given = tmp_path / "given"
+    shutil.copytree(frozen / "experts" / "arc_e" / "adapter", given)
+    config = json.loads((given / "adapter_config.json").read_text())
+    (given / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 4 * config["lora_alpha"]}))
+    more = [f"method.experts_from={{arc_e: '{given}'}}", "method.train_experts=false"]
     assert train_command.main(command(toy_root, tmp_path / "run", *more)) == 0
-    assert torch.equal(bank(tmp_path / "run")[1][:, RANK:], 4 * lora(ready)[1])
+    assert torch.equal(bank(tmp_path / "run")[1][:, RANK:], 4 * lora(given)[1])
+
+
+def assert_added(run: Path, first: Path, task: str) -> None:
+    """The two experts of the first run are unchanged, and the third is the LoRA of the added task."""
+    (A, B), (first_A, first_B) = bank(run), bank(first)
+    added_A, added_B = lora(run / "experts" / task / "adapter")
+    assert added_B.any()
+    assert torch.equal(A, torch.cat([first_A, added_A]))
+    assert torch.equal(B, torch.cat([first_B, added_B], dim=1))
 
 
 @pytest.fixture(scope="module")
-def widened(frozen, toy_root) -> Path:
-    run = frozen.parent / "widened"
+def extended(frozen, toy_root) -> Path:
+    run = frozen.parent / "extended"
     more = ["method.add_task=csqa", f"method.from_run={frozen}"]
     assert train_command.main(command(toy_root, run, *more, tasks="obqa,arc_e,csqa")) == 0
     return run
 
 
-def test_a_task_added_later_leaves_the_other_experts_bit_equal(frozen, widened):
-    (A, B), (old_A, old_B) = bank(widened), bank(frozen)
-    assert torch.equal(A[: 2 * RANK], old_A)
-    assert torch.equal(B[:, : 2 * RANK], old_B)
-    new_A, new_B = lora(widened / "experts" / "csqa" / "adapter")
-    assert torch.equal(A[2 * RANK :], new_A)
-    assert torch.equal(B[:, 2 * RANK :], new_B)
-    assert not (widened / "experts" / "obqa").exists()
+def test_added_task_leaves_the_other_experts_bit_equal(frozen, extended):
+    assert_added(extended, frozen, "csqa")
+    assert not (extended / "experts" / "obqa").exists()
 
 
-def test_a_task_whose_answers_are_generated_is_added_to_tasks_of_choices(frozen, mixed_root, tmp_path):
+def test_generated_task_is_added_to_multiple_choice_tasks(frozen, mixed_root, tmp_path):
     run = tmp_path / "run"
     more = ["method.add_task=gsm8k", f"method.from_run={frozen}"]
     assert train_command.main(command(mixed_root, run, *more, tasks="obqa,arc_e,gsm8k")) == 0
-    (A, B), (old_A, old_B) = bank(run), bank(frozen)
-    assert torch.equal(A[: 2 * RANK], old_A)
-    assert torch.equal(B[:, : 2 * RANK], old_B)
-    new_A, new_B = lora(run / "experts" / "gsm8k" / "adapter")
-    assert new_B.any()
-    assert torch.equal(A[2 * RANK :], new_A)
-    assert torch.equal(B[:, 2 * RANK :], new_B)
+    assert_added(run, frozen, "gsm8k")
     results = json.loads((run / "results.json").read_text())
     assert list(results["scores"]) == ["obqa", "arc_e", "gsm8k"]
     assert results["routing_accuracy"]["gsm8k"]["n"] == results["scores"]["gsm8k"]["n"] == 8
 
 
-def test_a_widened_run_is_scored_from_its_directory_when_the_first_run_is_gone(widened, frozen, tmp_path):
+def test_extended_run_is_scored_without_the_first_run(extended, frozen, tmp_path):
     moved = tmp_path / "moved"
-    shutil.copytree(widened, moved)
+    shutil.copytree(extended, moved)
     hidden = frozen.rename(frozen.with_name("hidden"))
     try:
         assert eval_command.main([f"run={moved}"]) == 0
@@ -137,7 +135,7 @@ def test_a_widened_run_is_scored_from_its_directory_when_the_first_run_is_gone(w
     assert sorted(after["routing_accuracy"]) == ["arc_e", "csqa", "obqa"]
 
 
-def test_interrupted_in_stage_1_it_goes_on_there_to_the_same_weights(frozen, toy_root, tmp_path, monkeypatch):
+def test_run_interrupted_in_stage_1_resumes_to_the_same_weights(frozen, toy_root, tmp_path, monkeypatch):
     run, arguments = tmp_path / "run", command(toy_root, tmp_path / "run", "method.train_experts=false")
     whole, calls = Loop.run, []
 
@@ -168,13 +166,13 @@ def test_interrupted_in_stage_1_it_goes_on_there_to_the_same_weights(frozen, toy
         (["method.domains=[obqa]"], "arc_e without an expert"),
     ],
 )
-def test_what_cannot_work_is_refused_before_a_model_loads(more, words, toy_root, tmp_path, capsys):
+def test_wrong_option_is_rejected_before_a_model_loads(more, words, toy_root, tmp_path, capsys):
     assert train_command.main(command(toy_root, tmp_path / "run", *more)) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_task_is_not_added_twice_nor_without_rows(frozen, toy_root, tmp_path, capsys):
+def test_task_is_not_added_twice_nor_without_rows(frozen, toy_root, tmp_path, capsys):
     more = [f"method.from_run={frozen}", "method.add_task=obqa"]
     assert train_command.main(command(toy_root, tmp_path / "run", *more)) == 2
     assert "has an expert of that name already" in capsys.readouterr().err

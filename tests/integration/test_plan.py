@@ -1,4 +1,4 @@
-"""`mosld.plan`: the JSON of the contract, its own keys, layouts, hours, Table 5; docs/reference/scaling.md."""
+"""`mosld.plan`: JSON, keys, layouts, hours and Table 5; sweeps and experiments; the tables in docs/."""
 
 import dataclasses
 import json
@@ -7,33 +7,37 @@ from pathlib import Path
 
 import pytest
 
-from mosld import plan
+from mosld import plan as plan_command
 from mosld.common.errors import UserError
+from mosld.config.compose import load_config
 from mosld.config.groups import group_options
 from mosld.planning.arguments import split_keys
 from mosld.planning.dry_run import StepCost
+from mosld.planning.jobs import remembering
 from mosld.planning.layouts import RESERVED_BYTES, ModelBytes, first_fitting, layouts
 
-SCALING = Path(__file__).parents[2] / "docs" / "reference" / "scaling.md"
-CONF = Path(__file__).parents[2] / "conf" / "accelerate"
+ROOT = Path(__file__).parents[2]
+SCALING = ROOT / "docs" / "reference" / "scaling.md"
+REPRODUCING = ROOT / "docs" / "how-to" / "reproducing.md"
 GIB = 2**30
-TINY = ["model=tiny", "method=mosld", "data=single_arc_e", "length=32"]
+JOBS = ["model=tiny", "data=single_arc_e", "length=32"]
+TINY = [*JOBS, "method=mosld"]
 
 
 def planned(capsys, *arguments):
-    assert plan.main([*arguments, "json=true"]) == 0
+    assert plan_command.main([*arguments, "json=true"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_json_has_what_the_contract_names_and_the_needs_beside(capsys):
-    found = planned(capsys, *TINY)
-    assert found["parameters"]["total"] == found["parameters"]["base"] + found["parameters"]["trainable"]
-    assert {"weights", "adapter", "gradients", "optimiser", "activations", "peak"} <= found["memory"].keys()
-    assert found["memory"]["gradients"] == found["memory"]["adapter"] == 4 * found["parameters"]["trainable"]
-    assert found["memory"]["optimiser"] == 8 * found["parameters"]["trainable"]
+def test_json_holds_parameters_and_memory(capsys):
+    plan = planned(capsys, *TINY)
+    assert plan["parameters"]["total"] == plan["parameters"]["base"] + plan["parameters"]["trainable"]
+    assert {"weights", "adapter", "gradients", "optimiser", "activations", "peak"} <= plan["memory"].keys()
+    assert plan["memory"]["gradients"] == plan["memory"]["adapter"] == 4 * plan["parameters"]["trainable"]
+    assert plan["memory"]["optimiser"] == 8 * plan["parameters"]["trainable"]
 
 
-def test_the_matrices_of_table_5(capsys):
+def test_matrix_counts_are_those_of_table_5(capsys):
     """MoLA has an A and a B for each of the 5 experts on average of 2 x 4 modules; MoSLD one A for each module."""
     counts = {
         method: planned(capsys, "model=tiny", f"method={method}", "length=16")["parameters"]["lora_matrices"]
@@ -48,33 +52,33 @@ def test_the_matrices_of_table_5(capsys):
 
 
 def test_hours_are_flops_over_speed(capsys):
-    found = planned(capsys, *TINY, "gpus=2", "gpu_tflops=10", "utilisation=0.5")
-    flops = found["data"]["tokens"] * found["flops_per_token"]["training"]
-    assert found["machines"]["hours"] == pytest.approx(flops / (2 * 10e12 * 0.5) / 3600)
+    plan = planned(capsys, *TINY, "gpus=2", "gpu_tflops=10", "utilisation=0.5")
+    flops = plan["data"]["tokens"] * plan["flops_per_token"]["training"]
+    assert plan["machines"]["hours"] == pytest.approx(flops / (2 * 10e12 * 0.5) / 3600)
 
 
-def test_tokens_of_the_hubs_sets_are_known_without_fetching_them(capsys):
-    found = planned(capsys, "model=tiny", "length=16", "source=hub", "data=single_obqa", "training=paper")
-    assert (found["data"]["rows"], found["data"]["steps"]) == (4_957, 390)
-    assert found["data"]["tokens"] == 4_957 * 10 * 44
+def test_tokens_of_hub_sets_are_known_without_download(capsys):
+    plan = planned(capsys, "model=tiny", "length=16", "source=hub", "data=single_obqa", "training=paper")
+    assert (plan["data"]["rows"], plan["data"]["steps"]) == (4_957, 390)
+    assert plan["data"]["tokens"] == 4_957 * 10 * 44
 
 
-def test_a_person_reads_gibibytes_hours_and_the_file_that_fits(capsys):
-    assert plan.main([*TINY, "gpus=4", "gpu_memory=24GB"]) == 0
-    said = capsys.readouterr().out
-    assert "conf/accelerate/ddp.yaml" in said
-    assert "24GB" in said
-    assert "on 4 GPUs at 312 TFLOP/s" in said
+def test_text_names_memory_hours_and_the_file_that_fits(capsys):
+    assert plan_command.main([*TINY, "gpus=4", "gpu_memory=24GB"]) == 0
+    text = capsys.readouterr().out
+    assert "conf/accelerate/ddp.yaml" in text
+    assert "24GB" in text
+    assert "on 4 GPUs at 312 TFLOP/s" in text
 
 
-def test_on_the_processor_there_are_no_gpus_to_speak_of(capsys):
-    found = planned(capsys, *TINY, "gpus=0")
-    assert "layouts" not in found
-    assert found["memory"]["reserved"] == 0
+def test_plan_for_cpu_has_no_layouts(capsys):
+    plan = planned(capsys, *TINY, "gpus=0")
+    assert "layouts" not in plan
+    assert plan["memory"]["reserved"] == 0
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "text"),
     [
         ("gpu_memory=40", "write a number and a unit"),
         ("gpu_memory=0GiB", "write a number and a unit"),
@@ -85,8 +89,8 @@ def test_on_the_processor_there_are_no_gpus_to_speak_of(capsys):
         ("gpus", "write gpus=..."),
     ],
 )
-def test_a_wrong_key_of_the_plan_is_refused(argument, said):
-    with pytest.raises(UserError, match=re.escape(said)):
+def test_wrong_plan_key_is_rejected(argument, text):
+    with pytest.raises(UserError, match=re.escape(text)):
         split_keys([argument])
 
 
@@ -94,64 +98,62 @@ SEVEN = ModelBytes(weights=13 * GIB, adapter=GIB // 16, optimiser=GIB // 8, laye
 STEP = StepCost(saved=20 * GIB, peak=21 * GIB, gradients=GIB // 16, update=GIB // 8, flops=1, forward_flops=1)
 
 
-def test_one_gpu_holds_all():
-    found = layouts(SEVEN, STEP, 1)
-    assert found["single"] == 13 * GIB + GIB // 16 + GIB // 8 + 21 * GIB + RESERVED_BYTES
-    assert list(found) == ["single", "fsdp_offload"]  # there is nobody to share with
+def test_one_gpu_holds_everything():
+    memory = layouts(SEVEN, STEP, 1)
+    assert memory["single"] == 13 * GIB + GIB // 16 + GIB // 8 + 21 * GIB + RESERVED_BYTES
+    assert list(memory) == ["single", "fsdp_offload"]
 
 
-def test_cutting_the_base_leaves_activations_adapter_and_optimiser():
-    found = layouts(SEVEN, STEP, 8)
-    assert found["ddp"] == layouts(SEVEN, STEP, 1)["single"]
-    gathered, own = 3 * GIB // 2, GIB // 16 + GIB // 8 + RESERVED_BYTES
-    assert found["fsdp"] == 13 * GIB // 8 + gathered + own + 21 * GIB
-    assert found["fsdp_offload"] == gathered + own + 21 * GIB
+def test_fsdp_shards_the_base_and_not_the_adapter():
+    memory = layouts(SEVEN, STEP, 8)
+    assert memory["ddp"] == layouts(SEVEN, STEP, 1)["single"]
+    gathered = 3 * GIB // 2
+    unsharded = GIB // 16 + GIB // 8 + RESERVED_BYTES
+    assert memory["fsdp"] == 13 * GIB // 8 + gathered + unsharded + 21 * GIB
+    assert memory["fsdp_offload"] == gathered + unsharded + 21 * GIB
 
 
-def test_where_all_trains_moments_and_gradients_are_cut_with_the_weights():
+def test_full_fine_tuning_shards_optimiser_state_and_gradients():
     full = dataclasses.replace(SEVEN, weights=26 * GIB, adapter=0, optimiser=52 * GIB, whole=True)
     step = dataclasses.replace(STEP, gradients=26 * GIB, peak=46 * GIB, update=30 * GIB)  # 20 of activations
-    found = layouts(full, step, 8)
+    memory = layouts(full, step, 8)
     gathered = 2 * full.rest + 3 * full.layer + 20 * GIB + RESERVED_BYTES
-    assert found["fsdp"] == (26 + 52 + 26) * GIB // 8 + gathered
-    assert found["fsdp_offload"] == gathered
+    assert memory["fsdp"] == (26 + 52 + 26) * GIB // 8 + gathered
+    assert memory["fsdp_offload"] == gathered
 
 
-def test_all_gradients_in_one_tensor_count_where_they_are_most():
+def test_all_reduce_copies_the_gradients_once_more():
     step = dataclasses.replace(STEP, gradients=13 * GIB, peak=14 * GIB, update=13 * GIB)
     assert layouts(SEVEN, step, 2)["ddp"] == layouts(SEVEN, step, 1)["single"] + 12 * GIB
 
 
-def test_the_fastest_that_fits_is_named():
-    found = layouts(SEVEN, STEP, 8)
-    assert first_fitting(found, 80 * GIB) == "ddp"
-    assert first_fitting(found, 27 * GIB) == "fsdp"
-    assert first_fitting(found, 2 * GIB) is None
+def test_first_fitting_layout_is_the_fastest():
+    memory = layouts(SEVEN, STEP, 8)
+    assert first_fitting(memory, 80 * GIB) == "ddp"
+    assert first_fitting(memory, 27 * GIB) == "fsdp"
+    assert first_fitting(memory, 2 * GIB) is None
 
 
 def test_more_than_one_machine_needs_multi_node():
     assert next(iter(layouts(SEVEN, STEP, 16))) == "multi_node"
 
 
-@pytest.mark.parametrize("more", [["model.quantize=nf4"]])
+@pytest.mark.parametrize("overrides", [["model.quantize=nf4"], []])
 @pytest.mark.parametrize("gpus", [1, 8, 16])
-def test_no_layout_is_named_that_mosld_refuses(more, gpus, capsys):
-    """FSDP with one process and nothing offloaded, or with packed weights."""
-    for given in (more, []):
-        names = planned(capsys, "model=tiny", "data=single_arc_e", "length=32", *given, f"gpus={gpus}")["layouts"][
-            "plain"
-        ]
-        assert ("fsdp" in names) is (given == [] and gpus > 1)
-        assert all((CONF / f"{name}.yaml").is_file() for name in names)
+def test_layouts_leave_out_what_mosld_rejects(overrides, gpus, capsys):
+    """FSDP with one process and nothing offloaded, or with quantized weights."""
+    names = planned(capsys, *JOBS, *overrides, f"gpus={gpus}")["layouts"]["plain"]
+    assert ("fsdp" in names) is (overrides == [] and gpus > 1)
+    assert all((ROOT / "conf" / "accelerate" / f"{name}.yaml").is_file() for name in names)
 
 
-def test_the_launchers_options_are_said(capsys):
-    assert plan.main([*TINY, "gpus=16"]) == 0
+def test_text_names_the_launcher_options(capsys):
+    assert plan_command.main([*TINY, "gpus=16"]) == 0
     assert "multi_node.yaml --num_machines 2 --num_processes 16" in capsys.readouterr().out
 
 
-def test_a_packed_base_that_fits_nowhere_says_why(capsys):
-    assert plan.main(["model=tiny", "model.quantize=nf4", "length=32", "gpus=8", "gpu_memory=1MiB"]) == 0
+def test_quantized_base_that_fits_nowhere_says_why(capsys):
+    assert plan_command.main(["model=tiny", "model.quantize=nf4", "length=32", "gpus=8", "gpu_memory=1MiB"]) == 0
     assert "lies whole on each GPU" in capsys.readouterr().out
 
 
@@ -162,9 +164,9 @@ ROWS = [
 
 
 @pytest.mark.parametrize("model", ["llama2_7b", "llama2_13b", "llama_33b"])
-def test_docs_scaling_has_a_row_for_every_method(model):
-    own = [name for name in group_options()["method"] if not name.endswith("_authors")]
-    assert re.findall(r"^\| `(\w+)`", _section(model), flags=re.M) == own
+def test_scaling_page_has_a_row_for_every_method(model):
+    methods = [name for name in group_options()["method"] if not name.endswith("_authors")]
+    assert re.findall(r"^\| `(\w+)`", _section(model), flags=re.M) == methods
 
 
 def _section(name):
@@ -172,12 +174,86 @@ def _section(name):
 
 
 @pytest.mark.parametrize(("model", "method"), ROWS)
-def test_docs_scaling_says_what_the_plan_says(model, method, capsys):
+def test_scaling_page_equals_the_plan(model, method, capsys):
     setting = ["data=mixture", "source=hub", "training=paper", "gpus=16", "gpu_memory=40GiB"]
-    found = planned(capsys, f"model={model}", f"method={method}", *setting)
+    plan = planned(capsys, f"model={model}", f"method={method}", *setting)
     line = next(line for line in _section(model).splitlines() if line.startswith(f"| `{method}` |"))
     cells = [cell.strip() for cell in line.split("|")[2:-1]]
-    assert cells[0] == f"{found['parameters']['trainable']:,}"
-    assert cells[3] == f"{found['memory']['activations'] / GIB:.1f}"
-    assert cells[5] == f"{found['memory']['peak'] / GIB:.1f}"
-    assert cells[7].split(",")[0] == (found["accelerate"] or "none")
+    assert cells[0] == f"{plan['parameters']['trainable']:,}"
+    assert cells[3] == f"{plan['memory']['activations'] / GIB:.1f}"
+    assert cells[5] == f"{plan['memory']['peak'] / GIB:.1f}"
+    assert cells[7].split(",")[0] == (plan["accelerate"] or "none")
+
+
+def test_sweep_plan_has_a_line_per_run_and_their_sum(capsys):
+    assert plan_command.main([*JOBS, "method=mosld", "sweep=rank", "gpus=4", "gpu_tflops=0.001"]) == 0
+    text = capsys.readouterr().out.splitlines()
+    lines = [line.split() for line in text if "method.rank=" in line]
+    assert [line[-1] for line in lines] == [f"method.rank={rank}" for rank in (2, 4, 8, 16, 32)]
+    total = next(line.split() for line in text if "all 5 runs" in line)
+    assert float(total[0]) == pytest.approx(sum(float(line[0]) for line in lines), abs=0.03)
+    assert float(total[1]) == pytest.approx(4 * float(total[0]), abs=0.1)
+
+
+def test_sweep_json_lists_the_plans_of_single_runs(capsys):
+    plans = planned(capsys, *JOBS, "-m", "method=lora,mosld", "method.rank=2,4")
+    assert [entry.pop("overrides") for entry in plans] == [
+        [f"method={method}", f"method.rank={rank}"] for method in ("lora", "mosld") for rank in (2, 4)
+    ]
+    assert plans[3] == planned(capsys, *JOBS, "method=mosld", "method.rank=4")
+
+
+def test_experiment_is_planned_without_a_flag(capsys):
+    plans = planned(capsys, "experiment=table5", "scale=small", "method=lora,mosld", "length=32", "gpus=0")
+    assert [entry["method"] for entry in plans] == ["lora", "mosld"]
+    assert all(entry["data"]["steps"] == 50 for entry in plans)
+
+
+def test_equal_runs_are_counted_once(capsys):
+    assert plan_command.main([*JOBS, "method=lora", "sweep=allocation"]) == 0
+    text = capsys.readouterr().out
+    assert "5 jobs, 4 of them the same run as another" in text
+    assert "all 1 runs" in text
+
+
+def test_plan_for_cpu_has_hours_if_its_speed_is_set(capsys):
+    command = [*TINY, "-m", "seed=0,1", "gpus=0"]
+    assert plan_command.main(command) == 0
+    assert "one after another" not in capsys.readouterr().out
+    plans = planned(capsys, *command, "gpu_tflops=0.5", "utilisation=0.5")
+    flops = plans[0]["data"]["tokens"] * plans[0]["flops_per_token"]["training"]
+    assert plans[0]["machines"]["hours"] == pytest.approx(flops / 0.25e12 / 3600)
+    assert "layouts" not in plans[0]
+
+
+def test_sweeper_that_chooses_as_it_goes_is_rejected(capsys):
+    pytest.importorskip("optuna")
+    assert plan_command.main([*JOBS, "sweep=optuna"]) == 2
+    assert "chooses the jobs as it goes" in capsys.readouterr().err
+
+
+def test_error_in_one_job_is_reported(capsys):
+    assert plan_command.main([*JOBS, "-m", "method=lora,mosldd"]) == 2
+    assert "did you mean 'mosld'" in capsys.readouterr().err
+
+
+def test_runs_of_equal_shape_are_measured_once():
+    seen = []
+    measure = remembering(lambda config, *_: seen.append(config))
+    for more in (["seed=1"], ["method.dropout=0.3"], ["method.dropout=0.4"], ["training.epochs=2"], ["source=hub"]):
+        measure(load_config(["model=tiny", "method=mosld", *more]), 32, 2, 1)
+    assert len(seen) == 1
+    for more in (["method.dropout=0"], ["method.rank=4"], ["allocation=rectangle"], ["training.batch_size=2"]):
+        measure(load_config(["model=tiny", "method=mosld", *more]), 32, 2, 1)
+    assert len(seen) == 5
+
+
+def test_reproducing_page_equals_the_plan(capsys):
+    assert plan_command.main(["experiment=table2", "gpus=16", "gpu_memory=40GiB"]) == 0
+    total = next(line.split() for line in capsys.readouterr().out.splitlines() if "all 3 runs" in line)
+    section = re.search(r"<!-- costs -->\n(.*?)<!-- /costs -->", REPRODUCING.read_text(), flags=re.S)[1]
+    line = next(line for line in section.splitlines() if line.startswith("| `table2` |"))
+    cells = [cell.strip() for cell in line.split("|")[2:-1]]
+    assert cells[0] == "3"
+    assert float(cells[1]) == pytest.approx(float(total[0]), abs=0.06)
+    assert float(cells[2]) == pytest.approx(float(total[1]), abs=0.6)

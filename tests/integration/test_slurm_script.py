@@ -52,7 +52,7 @@ def start(environment: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_each_node_is_told_its_number_and_all_processes_are_counted(tmp_path: Path, cluster: dict[str, str]):
+def test_launcher_gets_node_rank_and_process_count(tmp_path: Path, cluster: dict[str, str]):
     said, _ = start(cluster).communicate(timeout=60)
     started = (tmp_path / "started").read_text()
     assert "--num_machines 2 --num_processes 16 --machine_rank 1 --main_process_ip node7" in started, said
@@ -60,14 +60,14 @@ def test_each_node_is_told_its_number_and_all_processes_are_counted(tmp_path: Pa
     assert "requeue" not in (tmp_path / "said").read_text()
 
 
-def test_the_code_of_the_launcher_is_the_scripts(cluster: dict[str, str]):
+def test_exit_code_is_that_of_the_launcher(cluster: dict[str, str]):
     process = start({**cluster, "CODE": "1"})
     process.communicate(timeout=60)
     assert process.returncode == 1
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
-def test_a_signal_reaches_the_processes_and_the_job_is_queued_again(name: str, tmp_path: Path, cluster: dict[str, str]):
+def test_signal_reaches_the_processes_and_requeues_the_job(name: str, tmp_path: Path, cluster: dict[str, str]):
     (tmp_path / "wait").touch()
     process = start(cluster)
     limit = time.monotonic() + 60

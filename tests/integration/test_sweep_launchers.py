@@ -50,26 +50,26 @@ def arguments(toy_root: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_optuna_proposes_the_same_trials_again_and_finds_them_finished(tmp_path: Path, arguments: list[str]):
+def test_optuna_repeats_its_trials_and_finds_them_finished(tmp_path: Path, arguments: list[str]):
     pytest.importorskip("optuna")
     command = [*arguments, "sweep=optuna", "hydra.sweeper.n_trials=3"]
     first = train(tmp_path, *command)
     assert first.returncode == 0, first.stderr[-3000:]
     assert statuses(tmp_path) == ["finished"] * 3
-    found = summary(tmp_path)
-    best = max(job["validation_average"] for job in found["jobs"])
-    assert found["jobs"][found["best"] - 1]["validation_average"] == best
-    assert "best_value" in (tmp_path / found["directory"] / "optimization_results.yaml").read_text()
+    swept = summary(tmp_path)
+    best = max(job["validation_average"] for job in swept["jobs"])
+    assert swept["jobs"][swept["best"] - 1]["validation_average"] == best
+    assert "best_value" in (tmp_path / swept["directory"] / "optimization_results.yaml").read_text()
     before = results(tmp_path)
-    assert len(before) == len({job["run"] for job in found["jobs"]})
+    assert len(before) == len({job["run"] for job in swept["jobs"]})
     second = train(tmp_path, *command)
     assert second.returncode == 0
     assert second.stderr.count("finished before") == 3
     assert results(tmp_path) == before
-    assert second.stdout.splitlines()[-1] == found["directory"]
+    assert second.stdout.splitlines()[-1] == swept["directory"]
 
 
-def test_optuna_goes_on_after_a_trial_that_fails(tmp_path: Path, arguments: list[str]):
+def test_optuna_continues_after_a_failed_trial(tmp_path: Path, arguments: list[str]):
     pytest.importorskip("optuna")
     more = ["method.rank=4", "method.dropout=0", "training.learning_rate=1.0e-3", "seed=choice(0,1)"]
     command = [str(FAULTY), *arguments, "sweep=optuna", *more, "hydra.sweeper.n_trials=5"]
@@ -77,12 +77,12 @@ def test_optuna_goes_on_after_a_trial_that_fails(tmp_path: Path, arguments: list
     assert done.returncode == 4, done.stderr[-3000:]
     assert summary(tmp_path)["status"] == "failed"
     jobs = summary(tmp_path)["jobs"]
-    found = {text: (job["status"], job["error"]) for job in jobs for text in job["overrides"] if "seed=" in text}
-    assert found == {"seed=0": ("finished", None), "seed=1": ("failed", "RuntimeError: planted")}
+    outcomes = {text: (job["status"], job["error"]) for job in jobs for text in job["overrides"] if "seed=" in text}
+    assert outcomes == {"seed=0": ("finished", None), "seed=1": ("failed", "RuntimeError: planted")}
     assert len(jobs) == 5
 
 
-def test_joblib_runs_jobs_at_the_same_time_and_keeps_what_each_prints(tmp_path: Path, arguments: list[str]):
+def test_joblib_writes_a_log_per_job(tmp_path: Path, arguments: list[str]):
     pytest.importorskip("joblib")
     done = train(tmp_path, "-m", *arguments, "launcher=joblib", "seed=0,1")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -93,7 +93,7 @@ def test_joblib_runs_jobs_at_the_same_time_and_keeps_what_each_prints(tmp_path: 
     assert "training 1/2" not in done.stderr
 
 
-def test_a_job_of_submitit_is_one_run_of_all_its_tasks(tmp_path, arguments, monkeypatch):
+def test_submitit_job_is_one_run_of_all_its_tasks(tmp_path, arguments, monkeypatch):
     pytest.importorskip("submitit")
     local = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.launcher.timeout_min=5"]
     done = train(tmp_path, "-m", *arguments, *local, "seed=0")
@@ -118,7 +118,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize("launch", STARTS)
-def test_a_job_that_fails_on_one_rank_ends_on_both_and_no_other_does(launch: str, tmp_path: Path, arguments: list[str]):
+def test_job_that_fails_on_one_rank_ends_on_all_ranks(launch: str, tmp_path: Path, arguments: list[str]):
     command = [*STARTS[launch], str(FAULTY), "-m", *arguments, "seed=0,1,2"]
     done = run(tmp_path, command, FAULTS=json.dumps({"1": [BUG]}))
     assert done.returncode == 1, done.stderr[-3000:]
@@ -127,7 +127,7 @@ def test_a_job_that_fails_on_one_rank_ends_on_both_and_no_other_does(launch: str
     assert len(list(tmp_path.glob("outputs/single_obqa/tiny/*"))) == 3
 
 
-def test_a_sweep_in_several_processes_makes_only_what_is_missing(tmp_path, arguments, monkeypatch):
+def test_sweep_in_several_processes_trains_only_missing_runs(tmp_path, arguments, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([*arguments, "seed=0"]) == 0
     before = results(tmp_path)
@@ -138,21 +138,21 @@ def test_a_sweep_in_several_processes_makes_only_what_is_missing(tmp_path, argum
     assert results(tmp_path).items() > before.items()
 
 
-def test_jobs_at_the_same_time_have_devices_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_concurrent_jobs_have_their_own_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     with reserved_device(tmp_path) as first, reserved_device(tmp_path) as second, reserved_device(tmp_path) as third:
-        assert [place["CUDA_VISIBLE_DEVICES"] for place in (first, second, third)] == ["3", "5", "3"]
+        assert [environment["CUDA_VISIBLE_DEVICES"] for environment in (first, second, third)] == ["3", "5", "3"]
     with reserved_device(tmp_path) as free:
         assert free == {"CUDA_VISIBLE_DEVICES": "3"}
 
 
-def test_a_machine_without_devices_has_no_places_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_machine_without_devices_sets_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with reserved_device(tmp_path) as place:
-        assert place == {}
+    with reserved_device(tmp_path) as environment:
+        assert environment == {}
 
 
-def test_a_stop_file_can_be_made_seen_and_removed(tmp_path: Path):
+def test_stop_flag_is_requested_and_withdrawn(tmp_path: Path):
     stop = StopFlag(tmp_path / "sweep")
     stop.request()
     assert stop.requested()

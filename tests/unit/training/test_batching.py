@@ -26,9 +26,13 @@ def example(length: int, answer_start: int) -> Example:
 EXAMPLES = [example(5, 3), example(9, 4), example(2, 1), example(7, 6)]
 
 
+@pytest.mark.parametrize(("count", "batch", "steps"), [(10, 4, 3), (8, 4, 2), (1, 4, 1), (9, 1, 9)])
+def test_epoch_has_enough_steps_for_every_row(count, batch, steps):
+    assert Order((count,), (count,), batch, 0).steps_per_epoch == steps
+
+
 def test_last_step_of_an_epoch_takes_the_remaining_rows():
     order = Order((10,), (10,), 4, 0)
-    assert order.steps_per_epoch == 3
     assert [len(order.rows(step)) for step in range(6)] == [4, 4, 2, 4, 4, 2]
 
 

@@ -1,6 +1,9 @@
 """training.compile: compiled layers train like eager ones and keep their names; scoring is eager; refused options."""
 
+import getpass
 import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +29,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mosld": {"allocation": 4, "dropout": 0.3},
     "mola": {"allocation": 4, "dropout": 0.3},
 }
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch):
+    """One inductor cache per instruction set: kernels cached under AVX-512 give NaN with ATEN_CPU_CAPABILITY=avx2."""
+    name = f"mosld_inductor_{getpass.getuser()}_{torch.backends.cpu.get_cpu_capability()}"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / name))
 
 
 def make_stepper(compiled: bool, method: str) -> Stepper:
