@@ -70,8 +70,7 @@ class Dataset:
         by_task: dict[str, str] = {}
         for name, data in self.tasks.items():
             texts = [
-                json.dumps([[getattr(row, name) for name in FIELDS[type(row)]] for row in rows]).encode()
-                for rows in (data.train, data.validation, data.test)
+                json.dumps([_values(row) for row in rows]).encode() for rows in (data.train, data.validation, data.test)
             ]
             content = b"".join(texts)
             whole.update(content)
@@ -106,6 +105,14 @@ class Dataset:
         """Rows by task and split, test items that are also in train, and train rows dropped for that reason."""
         dropped = {name: data.dropped for name, data in self.tasks.items() if data.dropped}
         return {"counts": self.counts(), "leaks": self.leaks, "dropped_leaks": dropped}
+
+
+def _values(row: AnyRow) -> list[object]:
+    """The values of the fingerprint; a reply without earlier turns has the fingerprint that it had before turns were
+    read.
+    """
+    values = [getattr(row, name) for name in FIELDS[type(row)]]
+    return values[:-1] if isinstance(row, Reply) and not row.history else values
 
 
 def leak_notes(data: JsonObject) -> list[str]:

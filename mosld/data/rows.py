@@ -58,15 +58,22 @@ class Solution(_Question):
 
 @dataclass(frozen=True, slots=True)
 class Reply(_Question):
-    """A question, or an instruction, and the response to it.
+    """A question, or an instruction, and the response to it: the last turn of a conversation.
 
     Attributes:
         response: the answer to learn.
         system: how to answer, at the start of the prompt, or "".
+        history: the turns before the question, each what the user wrote and what the assistant answered.
     """
 
     response: str
     system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts that identify the question."""
+        return self.context, *(text for turn in self.history for text in turn), self.question
 
 
 AnyRow = Row | Solution | Reply

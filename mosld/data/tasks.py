@@ -34,7 +34,8 @@ class Task:
         cutoff: longest row in tokens; a longer passage is truncated, a longer solution left out of training.
         stem: the question is a sentence to complete; a cloze prompt without a passage is the question alone, as
             lm-evaluation-harness scores OpenBookQA.
-        kind: "choice" among options, "solution" that ends in a number, or "reply" in free text.
+        kind: "choice" among options, "solution" that ends in a number, "reply" in free text, or "text": plain text, a
+            reply to the empty question.
         trained: False: for evaluation only.
         scored: False: for training only.
         examples_split: the published split with the solved examples for a prompt.
