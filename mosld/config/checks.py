@@ -25,7 +25,9 @@ from mosld.config.schema import (
     TrainingConfig,
 )
 
-COLUMNS = ("id", "context", "question", "choices", "answer", "final", "response", "system")
+COLUMNS = ("id", "context", "question", "choices", "answer", "final", "response", "system", "messages", "text")
+# Columns that a row can do without, and that null leaves aside.
+OPTIONAL_COLUMNS = ("id", "context", "system")
 # The keys that only data.kind=own reads, with their defaults.
 DEFAULTS_OF_OWN_DATA = {"columns": {}, "answer_as": "auto", "holdout": 0.1, "score_replies": True}
 
@@ -195,6 +197,8 @@ def _check_column(prefix: str, column: str, user_column: object) -> Iterator[str
         if column != "choices" or len(user_column) < 2:
             value = format_value(user_column)
             yield f"{prefix}{column}={value}: a list of at least two columns can hold the choices alone."
+    elif user_column is None and column in OPTIONAL_COLUMNS:
+        return
     elif not isinstance(user_column, str | int):
         yield f"{prefix}{column}={format_value(user_column)}: must be the name of a column."
 
