@@ -119,16 +119,21 @@ def _bare(text: str) -> str:
 
 
 def _numbers(text: str) -> list[str]:
-    return [token["grouped"] or token["number"] for token in _TOKENS.finditer(text) if token["grouped"] or token["number"]]
+    return [
+        token["grouped"] or token["number"] for token in _TOKENS.finditer(text) if token["grouped"] or token["number"]
+    ]
 
 
 def _boxed(content: str) -> str:
     """The one number in the content of a box, after its last equals sign; the content if there is not one number."""
-    content = re.split(r"=|≈|\\approx", content)[-1].strip()
+    last = re.split(r"=|≈|\\approx", content)[-1]
+    # An equals sign within braces does not end a side.
+    content = (last if last.count("{") == last.count("}") else content).strip()
     if value(content) is not None:
         return content
-    numbers = _numbers(_TEXT.sub(r" \1 ", content))
-    return numbers[0].strip() if len(numbers) == 1 and "\\" not in _TEXT.sub("", content) else content
+    text = _TEXT.sub(r" \1 ", content)
+    numbers = _numbers(text)
+    return numbers[0].strip() if len(numbers) == 1 and not re.search(r"\\|(?<![A-Za-z])\^", text) else content
 
 
 def _evaluate(latex: str) -> Fraction | None:
