@@ -18,7 +18,7 @@ from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
 from mosld.data.choices import read_choices
 from mosld.data.conversations import read_conversation
-from mosld.data.parsing import FINAL_LINE
+from mosld.data.numbers import final_line
 from mosld.data.values import is_missing, text_of
 
 # The names under which a field is looked for, first the project's own; case, spaces and underscores do not matter.
@@ -126,8 +126,8 @@ class Form:
                 ]
                 record |= read_conversation(values, record.get("system") or "")
             elif self.kind == "solution" and "final" not in self.columns:
-                marked = FINAL_LINE.findall(str(record["answer"]))
-                record["final"] = marked[-1] if marked else _ABSENT
+                line = final_line(str(record["answer"]))
+                record["final"] = line[1].strip(" *.") if line else _ABSENT
             return {name: value for name, value in record.items() if value is not _ABSENT}
 
         return read
@@ -270,7 +270,7 @@ def _kind(
     if "question" in fields and isinstance(fields.get("answer"), str):
         answer = str(fields["answer"])
         texts = [value for record in head([answer]) if isinstance(value := _getter(answer)(record), str)]
-        marked = sum(bool(FINAL_LINE.search(text)) for text in texts)
+        marked = sum(final_line(text) is not None for text in texts)
         if marked and marked < len(texts):
             raise UserError(
                 f"'{answer}' ends in a line '#### <number>' in {marked} of the first {len(texts)} rows; correct the "

@@ -14,7 +14,7 @@ from string import ascii_uppercase
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mosld.data.parsing import FINAL
+from mosld.data.numbers import final_line
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import subject_of
 from mosld.data.tasks import TASKS, Task
@@ -74,10 +74,10 @@ def render(row: AnyRow, style: str) -> tuple[str, list[str]]:
 
 def solution_text(row: Solution) -> str:
     """The solution as it is learned: its steps, and a last line `#### ` with the final number."""
-    end = max((line.start() for line in FINAL.finditer(row.answer)), default=len(row.answer))
+    line = final_line(row.answer)
     # No calculator runs in training or scoring, and its marks repeat each sum: without them the published solutions
     # have a quarter fewer tokens.
-    steps = CALCULATOR_MARK.sub("", row.answer[:end]).rstrip()
+    steps = CALCULATOR_MARK.sub("", row.answer[: line.start() if line else None]).rstrip()
     return f"{steps}\n#### {row.final}" if steps else f"#### {row.final}"
 
 
