@@ -6,7 +6,7 @@ from pathlib import Path
 # Rows that a message names.
 NAMED = 3
 # Kinds of mistakes that are listed.
-LISTED = 20
+LISTED = 50
 # Characters of a value that a message quotes.
 QUOTED = 60
 
@@ -62,10 +62,11 @@ class BadRows:
     @property
     def messages(self) -> list[str]:
         """``file:line: reason`` for each kind of mistake in each file, in the order of the lines."""
+        paths = {path: number for number, (path, _) in enumerate(self.kinds)}
         messages = [
             f"{path}:{kind.first[0]}: {kind.message}"
             + (f"; {kind.count:,} such rows, the first {', '.join(map(str, kind.first))}" if kind.count > 1 else "")
-            for (path, _), kind in self.kinds.items()
+            for (path, _), kind in sorted(self.kinds.items(), key=lambda entry: (paths[entry[0][0]], entry[1].first[0]))
         ]
         more = len(messages) - LISTED
         return messages if more <= 0 else [*messages[:LISTED], f"{more} more kinds of mistakes"]

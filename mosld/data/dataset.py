@@ -238,10 +238,9 @@ def _missing_rows(
     origin = source.root or f"the {source.name} source"
     for name, task in tasks.items():
         needed = (SPLITS if task.task.scored else ("train",)) if training else ("test",) if task.task.scored else ()
-        files = ", ".join(read[name].splits)
         for split in needed:
             if not len(getattr(task, split)):
-                yield f"{name}: no rows for {split} in the files of {files} of {origin}"
+                yield f"{name}: no rows for {split} in {', '.join(read[name].splits)} of {origin}"
     count = len(read["openorca"].splits["train"]) if training and "openorca" in read else 0
     if count and count < (data.n_openorca or 0):
         yield f"data.n_openorca={data.n_openorca}: {origin} has {count} rows of openorca; ask for no more."

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
+from mosld.data.bad_rows import RowError
 from mosld.data.choices import read_choices
 from mosld.data.conversations import read_conversation
 from mosld.data.numbers import final_line
@@ -78,11 +79,13 @@ class Form:
         kind: of the rows: choice, solution, reply or text.
         title: the form in words, with the columns that decide it.
         columns: the column of each field.
+        marks: the letters or numbers by which columns were recognised as one for each choice.
     """
 
     kind: str
     title: str
     columns: Mapping[str, Column] = field(default_factory=dict)
+    marks: Sequence[str] = ()
 
     @property
     def roots(self) -> set[str]:
@@ -116,15 +119,15 @@ class Form:
             if self.kind == "choice":
                 column = self.columns["choices"]
                 value = [raw.get(name) for name in column] if isinstance(column, list) else getters["choices"](raw)
-                record["choices"], record["labels"] = read_choices(value, absent=_ABSENT)
+                record["choices"], labels = read_choices(value, absent=_ABSENT)
+                record["labels"] = self.marks[: len(value)] if self.marks and isinstance(value, list) else labels
                 answer = getters["answer"](raw)
                 record["answer"] = None if answer is not _ABSENT and is_missing(answer) else answer
             elif "messages" in self.columns:
-                values = [
-                    getters["messages"](raw),
-                    *([raw.get("completion")] if self.columns["messages"] == "prompt" else []),
-                ]
-                record |= read_conversation(values, record.get("system") or "")
+                values = [_getter(name)(raw) for name in _names(self.columns["messages"])]
+                if _ABSENT in values:
+                    raise RowError("has no 'messages'")
+                record |= read_conversation(values, str(record.get("system") or ""))
             elif self.kind == "solution" and "final" not in self.columns:
                 line = final_line(str(record["answer"]))
                 record["final"] = line[1].strip(" *.") if line else _ABSENT
@@ -178,7 +181,13 @@ def recognise(columns: Sequence[str], mapping: Mapping[str, object], head: Head)
     if nested := _nested_question(fields, mapped, head):
         fields |= nested
     kind = _kind(mapped, fields, columns, head)
-    return _form(kind, fields, mapped, columns)
+    marks = [_mark(name) for name in by_letter] if fields.get("choices") is by_letter else []
+    return _form(kind, fields, mapped, columns, marks)
+
+
+def _mark(column: str) -> str:
+    """The letter or number in the name of a choice's column."""
+    return column.strip()[-1].upper()
 
 
 def _names(column: Column) -> list[str]:
@@ -259,7 +268,7 @@ def _kind(
         for name, kind in KIND_OF_FIELD.items():
             if name in names and not (name == "text" and _labelled(fields)):
                 if kind == "reply" and name == "response" and _as_messages(fields, head):
-                    fields["messages"] = fields["question"]
+                    fields["messages"] = ["prompt", "completion"]
                 return kind
     lowered = {column.lower() for column in columns}
     if {"chosen", "rejected"} <= lowered:
@@ -302,7 +311,9 @@ def _as_messages(fields: Mapping[str, Column], head: Head) -> bool:
     )
 
 
-def _form(kind: str, fields: dict[str, Column], mapped: Mapping[str, Column], columns: Sequence[str]) -> Form:
+def _form(
+    kind: str, fields: dict[str, Column], mapped: Mapping[str, Column], columns: Sequence[str], marks: Sequence[str]
+) -> Form:
     conversation = kind == "reply" and "messages" in fields and "response" not in mapped
     required: tuple[str, ...] = ("messages",) if conversation else REQUIRED[kind]
     if kind == "solution" and "final" not in fields:
@@ -320,9 +331,5 @@ def _form(kind: str, fields: dict[str, Column], mapped: Mapping[str, Column], co
     if kind == "reply" and "context" not in taken and fields.get("question") == "instruction" and "input" in columns:
         taken["context"] = "input"
     words = {"choice": "multiple-choice questions", "solution": "worked solutions", "reply": "replies", "text": "texts"}
-    if conversation and fields["messages"] == "prompt":
-        taken["messages"] = "prompt"
-    shown = ", ".join(
-        ", ".join(column) if isinstance(column, list) else column for column in map(taken.get, required) if column
-    )
-    return Form(kind, f"{'conversations' if conversation else words[kind]} ({shown})", taken)
+    shown = ", ".join(name for field, column in taken.items() if field != "id" for name in _names(column))
+    return Form(kind, f"{'conversations' if conversation else words[kind]} ({shown})", taken, marks)

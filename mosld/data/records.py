@@ -163,7 +163,7 @@ def _json(line: str) -> object:
     if not line.isascii() and not is_utf8(line):
         return RowError(NOT_UTF8)
     try:
-        return json.loads(line)
+        return json.loads(line.rstrip("\r\n"))
     except json.JSONDecodeError as error:
         return RowError(f"is not JSON ({error.msg}, column {error.colno})", "is not JSON")
     except (ValueError, RecursionError):
