@@ -52,7 +52,10 @@ def _evaluate(arguments: list[str]) -> int:
         result = evaluate_by_lm_eval(config, rows, run, options)
     else:
         compared = rerun_config(run.recorded, [*options.overrides, options.compare]) if options.compare else None
-        dataset = load_dataset(config.data, config.source, training=False, shots=config.evaluation.shots)
+        record = run.record()
+        dataset = load_dataset(config.data, config.source, training=False, shots=config.evaluation.shots, record=record)
+        if record is None:
+            dataset.notes.append(f"{run.path} has no record of the rows that it was trained on: leaks are not counted")
         from mosld.recipes.evaluate import evaluate_run
 
         result = evaluate_run(config, dataset, run, options.overrides, compared)

@@ -2,18 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-
-import numpy
 
 from mosld.common.errors import UserError, format_value
 from mosld.common.files import JsonObject
 from mosld.config.schema import DataConfig, SourceConfig
-from mosld.data.rows import AnyRow, ColumnarRows, Reply, Row, Solution, row_keys
+from mosld.data.leaks import Record, count_leaks, joined_keys, leak_notes, record_of
+from mosld.data.rows import AnyRow, ColumnarRows, Reply, Row, Solution
 from mosld.data.sources import ReadTask, read_splits
-from mosld.data.splits import NO_KEYS, JoinedRows, Record, Rows, TaskData, split_rows
+from mosld.data.splits import NO_KEYS, JoinedRows, Rows, TaskData, split_rows
 from mosld.data.subjects import solved_examples
 from mosld.data.tasks import TASKS, Task
 
@@ -31,8 +30,9 @@ class Dataset:
         source: name of the source, for results and tables.
         notes: what a user should know about the rows (skipped rows, equal choices, leaks), one line each.
         policy: the split policy.
-        leaks: by task, test items that are also in the train rows of any task; None where these are not known.
+        leaks, other_leaks: how many rows stand in two splits, see `count_leaks`.
         files: of the user's own tasks, what each file was taken for, one line each.
+        record: which rows the run is trained on; None where that is not known.
     """
 
     tasks: dict[str, TaskData]
@@ -40,7 +40,9 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
     policy: str = "official"
     leaks: dict[str, int] | None = None
+    other_leaks: dict[str, dict[str, int]] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    record: Record | None = None
 
     @property
     def train(self) -> Rows:
@@ -105,9 +107,10 @@ class Dataset:
         }
 
     def leak_counts(self) -> JsonObject:
-        """Rows by task and split, test items that are also in train, and train rows dropped for that reason."""
+        """Rows by task and split, how many of them stand in two splits, and train rows dropped for that reason."""
         dropped = {name: data.dropped for name, data in self.tasks.items() if data.dropped}
-        return {"counts": self.counts(), "leaks": self.leaks, "dropped_leaks": dropped}
+        others = {"other_leaks": self.other_leaks} if self.other_leaks else {}
+        return {"counts": self.counts(), "leaks": self.leaks, **others, "dropped_leaks": dropped}
 
 
 def _content(rows: Rows) -> bytes:
@@ -121,26 +124,6 @@ def _values(row: AnyRow) -> list[object]:
     """All values of a row; those of a reply without earlier turns are what they were before turns were read."""
     values = [getattr(row, name) for name in FIELDS[type(row)]]
     return values[:-1] if isinstance(row, Reply) and not row.history else values
-
-
-def leak_notes(data: JsonObject) -> list[str]:
-    """Messages about test items that are trained on, and about train rows dropped for that reason.
-
-    Recorded results hold these texts, and a report lists them once for all runs: they must stay.
-
-    Args:
-        data: what `Dataset.leak_counts` returns, which is part of results.json.
-    """
-    leaks = [
-        f"{task}: {count} of {data['counts'][task]['test']} test items also stand in train"
-        for task, count in (data.get("leaks") or {}).items()
-        if count
-    ]
-    dropped = [
-        f"{task}: {count} train rows left out that stand in a test"
-        for task, count in (data.get("dropped_leaks") or {}).items()
-    ]
-    return [*leaks, *dropped]
 
 
 def load_dataset(
@@ -166,9 +149,9 @@ def load_dataset(
     notes = [f"{count:,} bad rows were left out (source.on_bad_row=skip), the first: {bad[0]}"] if bad else []
     notes += [note for task in read.values() for note in task.notes]
     tests = {name: task.splits[task.task.test_split] for name, task in read.items() if task.task.scored}
-    leaked = _joined_keys(tests.values()) if training and data.drop_leaks else NO_KEYS
+    keys = joined_keys(tests.values()) if data.drop_leaks else NO_KEYS
     split = {
-        name: split_rows(task.task, task.splits, _limit(name, data), data.split_policy, leaked)
+        name: split_rows(task.task, task.splits, _limit(name, data), data.split_policy, data.drop_leaks, keys)
         for name, task in read.items()
     }
     if errors := list(_missing_rows(split, read, data, source, training)):
@@ -179,16 +162,16 @@ def load_dataset(
             for name, task in split.items()
         }
     notes += [note for task in split.values() for note in _duplicate_choices(task)]
-    trained = record.seen if record else None
     if training:
-        trained = _joined_keys(task.train for task in split.values())
+        record = record_of(split.values())
     dataset = Dataset(
         split,
         source.name,
         notes,
         data.split_policy,
-        None if trained is None else count_leaks(split, trained),
+        *count_leaks(split, record, training),
         [line for task in read.values() for line in task.files],
+        record,
     )
     return replace(dataset, notes=[*notes, *leak_notes(dataset.leak_counts())])
 
@@ -215,10 +198,6 @@ def _read(
     if data.cutoff is not None:
         read = {name: replace(task, task=replace(task.task, cutoff=data.cutoff)) for name, task in read.items()}
     return read
-
-
-def _joined_keys(parts: Iterable[Rows]) -> numpy.ndarray:
-    return numpy.concatenate([NO_KEYS, *map(row_keys, parts)])
 
 
 def _limit(name: str, data: DataConfig) -> int | None:
@@ -256,10 +235,3 @@ def _duplicate_choices(data: TaskData) -> Iterator[str]:
             count += sum(isinstance(row, Row) and len(set(row.choices)) < len(row.choices) for row in rows)
     if count:
         yield f"{data.task.name}: {count:,} rows have two equal choices"
-
-
-def count_leaks(tasks: Mapping[str, TaskData], trained: numpy.ndarray) -> dict[str, int]:
-    """By scored task, the number of test items that are among the rows trained on, of any task."""
-    return {
-        name: int(numpy.isin(row_keys(data.test), trained).sum()) for name, data in tasks.items() if data.task.scored
-    }

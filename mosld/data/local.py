@@ -28,7 +28,8 @@ from mosld.data.row_cache import cached_rows
 from mosld.data.row_table import KINDS, RowTable, RowTableBuilder, unique_ids
 from mosld.data.rows import Reply, Row, row_keys
 from mosld.data.sources import ReadTask
-from mosld.data.splits import Record, Rows, hold_out, take
+from mosld.data.leaks import Record
+from mosld.data.splits import Rows, hold_out, take
 from mosld.data.tasks import Task
 from mosld.data.values import type_name
 

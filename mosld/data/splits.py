@@ -25,7 +25,8 @@ class TaskData:
     Attributes:
         task: the benchmark, or the user's own task.
         train, validation, test: its rows.
-        dropped: train rows that were left out because they are test items.
+        dropped: train rows that were left out because they are test or validation items.
+        unused: hashes (see `row_keys`) of the train rows that are not in `train`.
         examples: by subject, the solved examples before a question; none without `evaluation.shots`.
     """
 
@@ -34,32 +35,8 @@ class TaskData:
     validation: Rows
     test: Rows
     dropped: int = 0
+    unused: numpy.ndarray = field(default_factory=lambda: NO_KEYS)
     examples: dict[str, list[AnyRow]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Record:
-    """Which rows a run was trained on, as the hashes of what they say (see `row_keys`).
-
-    Attributes:
-        train: rows that it was trained on.
-        validation: rows that its weights were chosen by.
-        unused: other rows of its train files, which `data.limit` or `data.drop_leaks` left out.
-    """
-
-    train: numpy.ndarray
-    validation: numpy.ndarray
-    unused: numpy.ndarray
-
-    @property
-    def seen(self) -> numpy.ndarray:
-        """Rows that the run was trained on or chosen by."""
-        return numpy.concatenate([self.train, self.validation])
-
-    @property
-    def all(self) -> numpy.ndarray:
-        """All rows that are not held out."""
-        return numpy.concatenate([self.seen, self.unused])
 
 
 def needed_splits(task: Task, training: bool, shots: int = 0) -> tuple[str, ...]:
@@ -75,7 +52,8 @@ def split_rows(
     published: Mapping[str, Rows],
     limit: int | None,
     policy: str = "official",
-    leaked: numpy.ndarray = NO_KEYS,
+    drop_leaks: bool = False,
+    tests: numpy.ndarray = NO_KEYS,
 ) -> TaskData:
     """Apply the task's split rule to its published rows.
 
@@ -89,7 +67,8 @@ def split_rows(
         published: rows by published split.
         limit: most train rows; None: all.
         policy: official or paper.
-        leaked: keys (see `row_keys`) of the items to leave out of train.
+        drop_leaks: leave validation and test items out of train, and test items out of validation.
+        tests: keys (see `row_keys`) of the test items of all tasks.
     """
     train: Rows = published.get("train", [])
     validation: Rows = [] if task.holdout else published.get("validation", [])
@@ -99,14 +78,14 @@ def split_rows(
         share = PAPER_HOLDOUT
     if share:
         train, validation = hold_out(train, share, "validation")
-    clean = without(train, leaked)
-    return TaskData(
-        task,
-        sample(clean, limit, "train"),
-        validation,
-        published[task.test_split] if task.scored else [],
-        len(train) - len(clean),
-    )
+    test = published[task.test_split] if task.scored else []
+    if drop_leaks:
+        validation = without(validation, tests)
+        tests = numpy.concatenate([tests, row_keys(validation)])
+    clean = without(train, tests) if drop_leaks else train
+    chosen = sample(clean, limit, "train")
+    unused = NO_KEYS if chosen is train else numpy.setdiff1d(row_keys(train), row_keys(chosen))
+    return TaskData(task, chosen, validation, test, len(train) - len(clean), unused)
 
 
 def hold_out(rows: Rows, share: float, purpose: str) -> tuple[Rows, Rows]:
