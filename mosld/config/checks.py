@@ -158,7 +158,7 @@ def check_data(data: DataConfig, source: SourceConfig, shots: int = 0) -> Iterat
     if source.name == "local" and not source.root:
         yield "source.root: source=local needs a directory, as in source.root=my/data."
     if source.name != "local" and source.root:
-        yield f"source.root={source.root}: the {source.name} source has no directory; add source=local."
+        yield f"source.root={source.root}: the {source.name} source has no directory; leave source={source.name} out."
 
 
 def _check_benchmarks(data: DataConfig) -> Iterator[str]:
@@ -176,7 +176,7 @@ def _check_benchmarks(data: DataConfig) -> Iterator[str]:
 
 def _check_own_data(data: DataConfig, source: SourceConfig) -> Iterator[str]:
     if source.name != "local":
-        yield f"data={data.name}: reads your own files; add source=local and source.root=my/data."
+        yield f"data={data.name}: reads your own files; add source.root=my/data (a directory or a file)."
     maps = data.columns if maps_by_task(data) else {"": data.columns}
     for task, columns in maps.items():
         for column, user_column in columns.items():

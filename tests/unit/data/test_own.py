@@ -260,7 +260,7 @@ def test_equal_choices_are_noted_and_not_refused(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["data=local"], "add source=local"),
+        (["data=local"], "add source.root=my/data"),
         (["data.columns={question: q}"], "take data=local"),
         (["data.answer_as=letter"], "take data=local"),
         (["data=local", "source=local", "source.root=x", "data.columns={qestion: q}"], "did you mean 'question'"),

@@ -1,13 +1,12 @@
 """Whether an answer is right: replies by their text, solutions by their number, and gsm8k as lm-evaluation-harness."""
 
 import json
-import random
 from pathlib import Path
 
 import pytest
 
-from mosld.data.rows import Reply, Solution
-from mosld.evaluation.correctness import flexible_match, same_number, same_text, strict_match
+from mosld.data.rows import Reply
+from mosld.evaluation.correctness import same_number, same_text
 from mosld.evaluation.generation import _prediction
 
 PAIRS = [
