@@ -27,6 +27,7 @@ from mosld.config.sweep import job_overrides
 from mosld.data.dataset import load_dataset
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.power import smallest_on_average
 from mosld.sweeps.worker import StopFlag, WorkerExit, run_in_worker
 
 StartJob = Callable[[list[str], StopFlag, Mapping[str, str], Path | None], WorkerExit]
@@ -218,6 +219,7 @@ def _record(number: int, overrides: Sequence[str], run: RunDirectory, ended: Wor
         "status": status,
         "average": results.get("average"),
         "validation_average": results.get("validation_average"),
+        "smallest_difference": smallest_on_average(results["scores"]) if results.get("scores") else None,
         "seconds": results.get("seconds"),
         "error": None if explained else ended.message or results.get("error") or status,
     }
