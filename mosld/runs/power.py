@@ -4,7 +4,7 @@ Two-sided tests at level ALPHA that show a true difference with probability POWE
 
 Over N items the difference of two accuracies is about normal with the variance v / N, where v is that of the difference
 on one item: p_1 (1 - p_1) + p_2 (1 - p_2) for independent answers, the share of items that only one of both gets right
-for answers to the same items (as in McNemar's test). The smallest difference is
+for answers to the same items. The smallest difference is
 (z_{1 - ALPHA/2} + z_POWER) sqrt(v / N).
 
 Over K seeds a side, with the standard deviation s among seeds, Student's t has 2K - 2 degrees of freedom and, at a true
@@ -32,7 +32,12 @@ def smallest_over_items(variances: Sequence[float], items: Sequence[int]) -> flo
         items: how many there are, by task.
     """
     variance = sum(variance / count for variance, count in zip(variances, items, strict=True)) / len(items) ** 2
-    return min(1.0, float(ndtri(1 - ALPHA / 2) + ndtri(POWER)) * math.sqrt(variance))
+    return smallest_for_error(math.sqrt(variance))
+
+
+def smallest_for_error(error: float) -> float:
+    """The smallest difference that is shown where its estimate has this standard error, and is about normal."""
+    return min(1.0, float(ndtri(1 - ALPHA / 2) + ndtri(POWER)) * error)
 
 
 def independent_variance(accuracy: float, items: int) -> float:
@@ -42,11 +47,6 @@ def independent_variance(accuracy: float, items: int) -> float:
     """
     share = (accuracy * items + 1) / (items + 2)
     return 2 * share * (1 - share)
-
-
-def paired_variance(differences: Sequence[float]) -> float:
-    """The same for two answers to the same items, of the difference on each (-1, 0 or 1, or their mean over seeds)."""
-    return (math.fsum(difference**2 for difference in differences) + 1) / (len(differences) + 2)
 
 
 def smallest_over_seeds(deviation: float, seeds: int) -> float:
@@ -74,16 +74,17 @@ def pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:
     return math.sqrt(squares / freedom) if freedom else None
 
 
-def smallest_on_average(scores: Mapping[str, JsonObject]) -> float:
-    """The smallest difference that the items of one run can show from another run, on average over its tasks."""
-    variances = [independent_variance(score["accuracy"], score["n"]) for score in scores.values()]
-    return smallest_over_items(variances, [score["n"] for score in scores.values()])
+def smallest_on_average(tasks: Sequence[tuple[float, int]]) -> float:
+    """The smallest difference that one run can show from another on average over tasks, of accuracy and items each."""
+    variances = [independent_variance(accuracy, items) for accuracy, items in tasks]
+    return smallest_over_items(variances, [items for _, items in tasks])
 
 
 def independent_note(scores: Mapping[str, JsonObject]) -> str:
     """What the items of one run can show of a difference from another run, by task and on average."""
-    sizes = {task: smallest_on_average({task: score}) for task, score in scores.items()}
+    tasks = {name: (score["accuracy"], score["n"]) for name, score in scores.items()}
+    sizes = {name: smallest_on_average([task]) for name, task in tasks.items()}
     if len(sizes) > 1:
-        sizes["average"] = smallest_on_average(scores)
+        sizes["average"] = smallest_on_average(list(tasks.values()))
     listed = ", ".join(f"{name} {100 * size:.1f}" for name, size in sizes.items())
     return f"{SMALLEST}: {listed} points over items; over seeds: one run cannot tell"
