@@ -29,7 +29,7 @@ _UNSIGNED = (
     r"|(?:\d+ ?)?\\(?:[cdt]?frac ?(?:\{[^{}]*\}|\d) ?|sqrt ?)(?:\{[^{}]*\}|\d)"  # 2\frac{1}{2}
     rf"|{_DECIMAL_COMMA}|\d+ ?{_POWER}"  # 10^8
     # 1,234.50, .5, 1.5e3, 3.0 x 10^8
-    rf"|(?:{_INTEGER}(?:\.\d+)?|(?<!\w)\.\d+)(?:[eE][-+]?\d{{1,3}}(?!\w)| ?[xX×*·] ?10 ?{_POWER})?)"
+    rf"|(?:{_INTEGER}(?:\.\d+)?|(?<!\w)\.\d+)(?:[eE][-+]?\d{{1,3}}(?!\w)| ?[xX\u00d7*·] ?10 ?{_POWER})?)"
 )
 # A minus after a digit, a word or a bracket is a subtraction or a hyphen.
 _NUMBER = rf"(?:(?<![\w.)])-)?(?:{_CURRENCY} ?)?(?:(?<={_CURRENCY})-)?{_UNSIGNED}(?: ?%)?"
@@ -43,7 +43,7 @@ _BOXED = re.compile(r"\\f?boxed ?\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\
 _TEXT = re.compile(r"\\(?:text(?:bf|rm|it)?|math(?:rm|bf)|mbox) ?\{([^{}]*)\}")
 # Arithmetic of numbers: nothing in it takes long to evaluate.
 _ARITHMETIC = re.compile(
-    rf"(?:[\d\s.,+\-*/^(){{}}×·%$]|\\(?:f?boxed|[cdt]?frac|sqrt|left|right|div|circ)(?![a-z])|{_TEXT.pattern})+"
+    rf"(?:[\d\s.,+\-*/^(){{}}\u00d7·%$]|\\(?:f?boxed|[cdt]?frac|sqrt|left|right|div|circ)(?![a-z])|{_TEXT.pattern})+"
 )
 
 
@@ -89,7 +89,7 @@ def value(text: str) -> Fraction | None:
         return _evaluate(text) if "\\" in text else None
     if re.fullmatch(f"-?{_DECIMAL_COMMA}", text):
         text = text.replace(".", "").replace(",", ".")
-    text = re.sub(r"(?: ?[xX×*·] ?|^(-?))10 ?\^ ?\{?([-+]?\d+)\}?$", _exponent, text.replace(",", ""))
+    text = re.sub(r"(?: ?[xX\u00d7*·] ?|^(-?))10 ?\^ ?\{?([-+]?\d+)\}?$", _exponent, text.replace(",", ""))
     if "\\" in text or "^" in text:
         return _evaluate(text)
     # In 2 1/2 the sign belongs to both parts; other spaces are between thousands.
@@ -101,12 +101,12 @@ def plain(text: str) -> str:
     r"""The text with one spelling of minus signs, thin spaces, powers, and LaTeX's `{,}`, `\,`, `\times`."""
     text = re.sub(r"[\u00a0\u2007\u2009\u202f]|\\[,;: ]", " ", text)
     text = re.sub("[⁻⁰¹²³⁴-⁹]+", lambda power: "^" + unicodedata.normalize("NFKC", power[0]), text)
-    text = re.sub(r"(?<=\d)['’](?=\d{3}(?!\d))", ",", text)
+    text = re.sub(r"(?<=\d)['\u2019](?=\d{3}(?!\d))", ",", text)
     text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)
-    text = re.sub("[¼-¾⅐-⅞]", lambda part: unicodedata.normalize("NFKC", part[0]).replace("⁄", "/"), text)
-    for written, usual in (("−", "-"), ("{,}", ","), (r"\!", ""), (r"\$", "$"), (r"\%", "%"), ("⋅", "·")):
+    text = re.sub("[¼-¾⅐-⅞]", lambda part: unicodedata.normalize("NFKC", part[0]).replace("\u2044", "/"), text)
+    for written, usual in (("\u2212", "-"), ("{,}", ","), (r"\!", ""), (r"\$", "$"), (r"\%", "%"), ("⋅", "·")):
         text = text.replace(written, usual)
-    return re.sub(r"\\times(?![a-z])", "×", re.sub(r"\\cdot(?![a-z])", "·", text))
+    return re.sub(r"\\times(?![a-z])", "\u00d7", re.sub(r"\\cdot(?![a-z])", "·", text))
 
 
 def _exponent(power: re.Match[str]) -> str:

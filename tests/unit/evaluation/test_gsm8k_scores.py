@@ -22,14 +22,15 @@ from mosld.evaluation.lm_eval.evaluate import FILTERS, run_lm_eval
 
 # How models write a solution of n, which has another number o in it.
 STYLES = [
-    "{o} + 1 = {n}\n#### {n}", "{o} + 1 = <<{o}+1={n}>>{n}\n#### {n}", "#### {n}.", "#### {n}.00", "####{n}", "####  {n}",
-    "#### ${n}", "#### {n} apples", "#### {n}%", "#### -{n}", "#### {n}\n\nQuestion: And {o}?\nAnswer: {o}\n#### {o}",
-    "#### {o}\nNo:\n#### {n}", "#### Step {o}: add\nThe sum is {n}.", "#### Step 1: add\n#### {n}", "The answer is {n}.",
-    "The answer is {n}", "The answer is **{n}**", r"So it is \boxed{{{n}}}.", r"So it is \boxed{{{n}}} (in {o} ways).",
+    "{o} + 1 = {n}\n#### {n}", "{o} + 1 = <<{o}+1={n}>>{n}\n#### {n}", "#### {n}.", "#### {n}.00", "####{n}",
+    "####  {n}", "#### ${n}", "#### {n} apples", "#### {n}%", "#### -{n}",
+    "#### {n}\n\nQuestion: And {o}?\nAnswer: {o}\n#### {o}", "#### {o}\nNo:\n#### {n}",
+    "#### Step {o}: add\nThe sum is {n}.", "#### Step 1: add\n#### {n}", "The answer is {n}.", "The answer is {n}",
+    "The answer is **{n}**", r"So it is \boxed{{{n}}}.", r"So it is \boxed{{{n}}} (in {o} ways).",
     r"\[ \frac{{{n}}}{{1}} = {n} \]", "It costs ${n}.", "It costs ${n}.00", "$ {n}", "{n} dollars and {o} cents", "{n}",
-    "{n},", "{n} {o}", "{o}:{n}", "{n}/{o}", "-{n}", "{o}-{n}", "1.{n}", "...", "$", "", "\n", "none", "#### none", "####",
-    "#### {n}", "##### {n}", "so #### {n} is it", "#### \u2212{n}", "#### {o}{n}", "{o} + 1 = {n}\n###", "#### 0{n}",
-    "Therefore, {n}", "٣ {n} ٣", "#### {n}e0", "{n}\u202f000",
+    "{n},", "{n} {o}", "{o}:{n}", "{n}/{o}", "-{n}", "{o}-{n}", "1.{n}", "...", "$", "", "\n", "none", "#### none",
+    "####", "#### {n}", "##### {n}", "so #### {n} is it", "#### \u2212{n}", "#### {o}{n}", "{o} + 1 = {n}\n###",
+    "#### 0{n}", "Therefore, {n}", "٣ {n} ٣", "#### {n}e0", "{n}\u202f000",
 ]  # fmt: skip
 SPELLINGS = (str, str, str, "{:,}".format, "{:,}".format, "{:,}.".format, "{:.1f}".format, "-{}".format)
 
@@ -73,10 +74,7 @@ def test_recorded_texts_are_scored_as_lm_eval_scores_them():
     for name, key in FILTERS.items():
         samples = {s["doc"]["id"]: bool(s["exact_match"]) for s in results["samples"]["gsm8k"] if s["filter"] == name}
         ours = {row.id: matches[key](text, row.final) for row, text in zip(rows, texts, strict=True)}
-        differing = [
-            (text, row.final) for row, text in zip(rows, texts, strict=True) if ours[row.id] != samples[row.id]
-        ]
-        assert differing == []
+        assert [texts[i] for i, row in enumerate(rows) if ours[row.id] != samples[row.id]] == []
         assert 30 <= sum(ours.values()) <= 270
 
 
