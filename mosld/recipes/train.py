@@ -31,6 +31,7 @@ from mosld.runs.tables import results_table
 from mosld.tracking.tracker import NoTracker, Tracker, make_tracker
 from mosld.training.loop import DivergedError
 from mosld.training.memory import TRYING, fit_micro_batch
+from mosld.training.optim import require_optimizer
 from mosld.training.signals import StopSignals
 
 DISK_FULL = "{}: the disk is full; the checkpoints there are whole. Free some space, and the same command resumes."
@@ -66,6 +67,7 @@ def train_run(request: TrainRequest, wait: bool = False) -> TrainResult:
         UserError: the directory holds another run, the model cannot be had, or memory is too small.
     """
     silence_libraries()
+    require_optimizer(request.config.training, processes().device)
     run = request.run
     if request.config.check:
         _check(request)

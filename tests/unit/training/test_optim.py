@@ -1,6 +1,11 @@
 """The learning rate of each step, and the number of steps."""
 
+import dataclasses
+
 import pytest
+import torch
+from torch.optim import SGD
+from transformers import get_scheduler
 
 from mosld.config.schema import TrainingConfig
 from mosld.training.optim import learning_rate, total_steps
@@ -24,3 +29,16 @@ def test_max_steps_limits_the_steps_of_all_epochs():
     assert total_steps(7, CONFIG) == 21
     assert total_steps(7, TrainingConfig(epochs=3, max_steps=5)) == 5
     assert total_steps(7, TrainingConfig(epochs=3, max_steps=50)) == 21
+
+
+@pytest.mark.parametrize(("schedule", "theirs"), [("cosine", "cosine"), ("constant", "constant_with_warmup")])
+def test_rates_after_the_warmup_are_those_of_transformers(schedule, theirs):
+    config = dataclasses.replace(CONFIG, learning_rate=0.3, schedule=schedule)
+    optimizer = SGD([torch.zeros(1)], lr=0.3)
+    scheduler = get_scheduler(theirs, optimizer, num_warmup_steps=10, num_training_steps=100)
+    for step in range(100):
+        if step >= 10:
+            assert learning_rate(step, 100, config) == scheduler.get_last_lr()[0], step
+        optimizer.step()
+        scheduler.step()
+    assert [learning_rate(step, 100, config) for step in (0, 9)] == pytest.approx([0.03, 0.3])
