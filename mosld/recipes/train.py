@@ -19,6 +19,7 @@ from mosld.distributed.launch import launch
 from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions
 from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.validation import perplexity
 from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare
 from mosld.recipes.load import load_base_model
 from mosld.recipes.moa import add_task_experts
@@ -158,7 +159,8 @@ def _train_and_score(
     by_task = config.method.router == "domain"
     adapt = partial(add_task_experts, run=run, stop=stop) if by_task else add_adapter
     stepper, examples = prepare(context, model, adapt)
-    progress = make_loop(context, stepper, examples, run, stop, tracker.step).run()
+    loop = make_loop(context, stepper, examples, run, stop, tracker.step)
+    progress = loop.run()
     trained = stepper.finalize(base_dtype)
     use = ExpertUse(config.method.domains)
     evaluation = context.score(trained, test, "scoring", use)
@@ -173,7 +175,11 @@ def _train_and_score(
         steps=progress.step,
         skipped_steps=progress.skipped,
         best_step=progress.best_step,
+        best_by=loop.best_by,
+        stopped_early=progress.step < loop.total_steps,
         validation_average=None if evaluation.average is None else progress.best_score,
+        validation_loss=progress.best_loss,
+        validation_perplexity=perplexity(progress.best_loss),
         train_tokens=progress.tokens,
         train_seconds=round(progress.seconds, 3),
         tokens_per_second=round(progress.tokens / progress.seconds, 2),
