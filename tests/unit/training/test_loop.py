@@ -8,9 +8,11 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import mosld
 from mosld.adapters.load import trained_parameters
+from mosld.common.errors import UserError
 from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example
 from mosld.data.mixing import Order
@@ -122,6 +124,27 @@ def test_run_killed_at_any_step_resumes_bit_equal(method, tmp_path):
         again = make_loop(folder, method)
         again.run()
         assert digest(again) == digest(straight), kill_at
+
+
+def test_eight_bit_state_resumes_bit_equal_and_another_optimiser_is_refused(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
+    config = dataclasses.replace(CONFIG, optimizer="adamw_8bit")
+    # Full: some of its weights are large enough for a state of 8 bits.
+    straight = make_loop(tmp_path, "full", config)
+    straight.run()
+    saved = load_file(tmp_path / "checkpoints" / "step-000005" / "optimizer.safetensors")
+    assert {tensor.dtype for name, tensor in saved.items() if name.endswith("state1")} == {torch.uint8, torch.float32}
+    for kill_at in (1, 5):
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        with pytest.raises(Killed):
+            make_loop(folder, "full", config, kill_at=kill_at).run()
+        again = make_loop(folder, "full", config)
+        again.run()
+        ours, theirs = trained_parameters(again.stepper.model), trained_parameters(straight.stepper.model)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(UserError, match="state of another optimiser"):
+        make_loop(tmp_path, "full", CONFIG).run()
 
 
 def metric_steps(folder):
