@@ -124,6 +124,8 @@ def validation_losses(
         total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
         return [(total.item(), int((labels != IGNORED).sum()))]
 
+    if not batches:
+        return {}
     every_batch = [[batch] for task_batches in batches.values() for batch in task_batches]
     with scoring_mode(model):
         sums_by_batch = run_batches(every_batch, sums, progress)

@@ -96,14 +96,14 @@ class RunContext:
         """Say how many steps are trained on how many rows, and how many rows are never seen."""
         training = self.config.training
         tasks = ", ".join(dict.fromkeys(example.row.task for example in examples))
-        epochs = f"{training.epochs} epoch{'s' if training.epochs > 1 else ''}"
         steps = order.steps_per_epoch
         planned = steps * training.epochs
         total = total_steps(steps, training)
         max_steps = f"training.max_steps={training.max_steps}"
-        end = f"; {max_steps} ends it earlier" if total < planned else ""
         self.console.say(
-            f"{tasks}: {len(examples):,} train rows, {epochs} of {steps:,} steps = {planned:,} steps{end}"
+            f"{tasks}: {len(examples):,} train rows, {_counted(training.epochs, 'epoch')} of "
+            f"{_counted(steps, 'step')} = {_counted(planned, 'step')}"
+            + (f"; it ends at step {total:,} ({max_steps})" if total < planned else "")
         )
         if unseen := len(examples) - order.distinct_rows(total):
             reason = max_steps if total < planned else f"data.mixing={self.config.data.mixing}"
@@ -128,6 +128,10 @@ class RunContext:
     def _say(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.console.say(line)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def add_adapter(context: RunContext, model: Model) -> Model:

@@ -58,6 +58,10 @@ def test_loss_of_each_task_is_that_of_a_loop_over_its_rows(method, size):
     assert len({round(loss, 3) for loss in losses.values()}) == 2
 
 
+def test_without_validation_rows_there_is_no_loss_and_no_forward():
+    assert validation_losses(small_stepper("lora").model, {}, lambda _: {}) == {}
+
+
 def test_processes_share_the_batches_and_each_knows_all_losses(monkeypatch):
     stepper = trained_stepper("mosld")
     batches = {task: stepper.batches.split(examples, 2) for task, examples in by_task().items()}
