@@ -115,7 +115,7 @@ def validation_losses(
         progress: wraps the batches, for a progress bar.
     """
 
-    def sums(batch: list[list[Example]], recorded: bool) -> list[tuple[float, int]]:
+    def sums(batch: list[list[Example]], _: bool) -> list[tuple[float, int]]:
         # The domain is left out: as in scoring, a mixture of domains chooses its expert itself.
         arguments = {key: value for key, value in inputs(batch[0]).items() if key not in ("labels", "domain")}
         labels = arguments.pop("shift_labels")

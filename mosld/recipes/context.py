@@ -171,9 +171,7 @@ def prepare(
     return stepper, context.encode_train()
 
 
-def _validation_batches(
-    stepper: Stepper, examples: Sequence[Example], config: EvaluationConfig
-) -> list[list[Example]]:
+def _validation_batches(stepper: Stepper, examples: Sequence[Example], config: EvaluationConfig) -> list[list[Example]]:
     """The validation rows of one task in forward passes of at most `evaluation.batch_tokens` padded tokens."""
     longest = max(len(example.tokens) for example in examples)
     return stepper.batches.split(examples, max(1, config.batch_tokens // longest))

@@ -28,8 +28,8 @@ def summarise(plan: Sweep, seconds: float, error: str, stopped: bool) -> JsonObj
         record = json.loads(path.read_text())
         jobs[record["job"]] = record
     records = [jobs[number] for number in sorted(jobs)]
-    measured = [job for job in records if validation_score(job) is not None]
-    best = max(measured, key=validation_score, default=None)
+    validated = [(score, -job["job"], job) for job in records if (score := validation_score(job)) is not None]
+    best = max(validated)[-1] if validated else None
     summary = {
         "schema_version": SCHEMA_VERSION,
         "name": plan.name,

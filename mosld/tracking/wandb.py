@@ -1,8 +1,8 @@
 """Weights & Biases: online if an API key is configured, else offline into the run directory.
 
-The dashboard shows train/* over train/step and by_tokens/* over train/tokens, validation/* (accuracy), validation_loss/*
-and test/* per task, tables of scores and predictions, and the run's figures. No secret and no question text is sent: the config holds none of them,
-and the environment is not recorded.
+The dashboard shows train/* over train/step and by_tokens/* over train/tokens, validation/* (accuracy) and
+validation_loss/*, test/* per task, tables of scores and predictions, and the run's figures. No secret and no question
+text is sent: the config holds none of them, and the environment is not recorded.
 """
 
 import json

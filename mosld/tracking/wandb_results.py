@@ -93,8 +93,8 @@ def draw_loss_curve(lines: Sequence[JsonObject], path: Path) -> None:
     if accuracies:
         right = axes.twinx()
         right.set_ylabel("validation accuracy, %")
-        steps, shares = zip(*accuracies, strict=True)
-        handles += right.plot(steps, [100 * share for share in shares], "o-", color="C1", label="validation accuracy")
+        points = [(step, 100 * share) for step, share in accuracies]
+        handles += right.plot(*zip(*points, strict=True), "o-", color="C1", label="validation accuracy")
     axes.legend(handles=handles, loc="upper right")
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=150)

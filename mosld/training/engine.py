@@ -144,6 +144,7 @@ class Engine:
         for entry, is_scalar in entries:
             name, _, key = entry.rpartition("|")
             source = saved.read(entry) if saved else None
+            value: Tensor | float
             if is_adamw:
                 value = torch.zeros(()) if is_scalar else torch.empty_like(trained[name].data)
                 scatter(value, source, self.processes)

@@ -41,7 +41,9 @@ def naive_loss(model, examples) -> float:
         if by_prompt(adapter_config(model)):
             inputs["prompt_mask"] = (torch.arange(len(example.tokens)) < example.answer_start).long()[None]
         log_probs = model(**inputs, attention_mask=torch.ones_like(inputs["input_ids"])).logits[0].log_softmax(-1)
-        losses += [-log_probs[i - 1, example.tokens[i]].item() for i in range(example.answer_start, len(example.tokens))]
+        losses += [
+            -log_probs[i - 1, example.tokens[i]].item() for i in range(example.answer_start, len(example.tokens))
+        ]
     return sum(losses) / len(losses)
 
 

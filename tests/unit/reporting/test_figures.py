@@ -104,7 +104,7 @@ def test_losses_are_lines(tmp_path: Path):
     figure = loss_figure(block)
     assert kind(figure) == "loss"
     assert "mosld, validation" not in figure.svg
-    validation = Validation({task: 0.5 for task in SIX}, {task: 2.5 for task in SIX}).record()
+    validation = Validation(dict.fromkeys(SIX, 0.5), dict.fromkeys(SIX, 2.5)).record()
     (path / "metrics.jsonl").write_text("\n".join([*lines, json.dumps({"step": 300, **validation})]))
     assert "mosld, validation" in loss_figure(block).svg
     assert loss_figure(blocks(run())[0]) is None  # no metrics.jsonl
