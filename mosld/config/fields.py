@@ -27,6 +27,7 @@ def setting(
     below: float | None = None,
     choices: Sequence[str] = (),
     affects_results: bool = True,
+    hash_default: bool = True,
 ) -> T:
     """Declare one field of a config dataclass.
 
@@ -37,6 +38,8 @@ def setting(
         below: the value must be smaller than this.
         choices: the only strings allowed.
         affects_results: False keeps the key out of the hash at the end of a run's name.
+        hash_default: False keeps the key out of that hash while it has its default, so that runs made before the key
+            existed keep their names.
     """
     rules = {
         "help": help,
@@ -44,6 +47,7 @@ def setting(
         "below": below,
         "choices": tuple(choices),
         "affects_results": affects_results,
+        "hash_default": hash_default,
     }
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=rules)

@@ -106,4 +106,5 @@ def option_tree(group: str, name: str, errors: list[str]) -> JsonObject:
         return {}
     tree = OmegaConf.to_container(OmegaConf.load(config_directory() / group / f"{name}.yaml"))
     assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}
+    # What an option chooses in other groups is for Hydra.
+    return {str(key): value for key, value in tree.items() if key != "defaults"}

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,24 @@ if TYPE_CHECKING:
 
 
 def results_keys(config: Config) -> JsonObject:
+    """Every key that can affect results, dotted, with its value; without `unhashed_defaults`."""
+    defaults = unhashed_defaults()
+    keys = all_results_keys(config).items()
+    return {key: value for key, value in keys if key not in defaults or value != defaults[key]}
+
+
+def all_results_keys(config: Config) -> JsonObject:
     """Every key that can affect results, dotted, with its value."""
-    keys = dict(_dotted_keys(config))
+    keys = {key: value for key, value, _ in _dotted_keys(config)}
     if not uses_allocation(config.method):
         keys = {key: value for key, value in keys.items() if not key.startswith("allocation.")}
     return keys
+
+
+@cache
+def unhashed_defaults() -> JsonObject:
+    """The keys that older runs do not have, dotted, with the default that says what those runs did."""
+    return {key: value for key, value, hash_default in _dotted_keys(Config()) if not hash_default}
 
 
 def uses_allocation(method: MethodConfig) -> bool:
@@ -42,10 +56,11 @@ def run_directory(config: Config) -> Path:
     return Path("outputs") / config.data.name / config.model.name / name
 
 
-def _dotted_keys(group: "DataclassInstance", prefix: str = "") -> Iterator[tuple[str, object]]:
+def _dotted_keys(group: "DataclassInstance", prefix: str = "") -> Iterator[tuple[str, object, bool]]:
+    """Key, value and `hash_default` of every field that can affect results."""
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from _dotted_keys(value, f"{prefix}{field.name}.")
         elif field.metadata.get("affects_results", True):
-            yield f"{prefix}{field.name}", value
+            yield f"{prefix}{field.name}", value, field.metadata.get("hash_default", True)

@@ -217,7 +217,19 @@ class TrainingConfig:
     micro_batch_size: int | str = setting(
         8, "Most rows per forward pass on one process; auto: as many as fit in memory.", minimum=1, choices=("auto",)
     )
+    optimizer: str = setting(
+        "adamw",
+        "adamw_8bit keeps the optimiser's state in 8 bits (bitsandbytes): a quarter of its memory.",
+        choices=("adamw", "adamw_8bit"),
+        hash_default=False,
+    )
     learning_rate: float = setting(3e-3, "Peak learning rate of AdamW.", minimum=0)
+    schedule: str = setting(
+        "linear",
+        "How the learning rate falls after the warm-up: to 0 in a line or a half cosine, or not at all.",
+        choices=("linear", "cosine", "constant"),
+        hash_default=False,
+    )
     warmup: float = setting(0.06, "Share of the steps over which the learning rate rises.", minimum=0, below=1)
     weight_decay: float = setting(0.0, "AdamW's decoupled weight decay.", minimum=0)
     max_grad_norm: float | None = setting(1.0, "Clip gradients to this norm; null: no clipping.", minimum=0)
@@ -226,6 +238,12 @@ class TrainingConfig:
         False, "Compile the decoder layers (torch.compile): minutes at the start, then faster steps."
     )
     validate_every: int | None = setting(None, "Optimiser steps between validations; null: once per epoch.", minimum=1)
+    patience: int | None = setting(
+        None,
+        "Stop after this many validations in a row without an improvement; null: train all steps.",
+        minimum=1,
+        hash_default=False,
+    )
     checkpoint_every: int = setting(100, "Optimiser steps between checkpoints.", minimum=1, affects_results=False)
     keep_last: int = setting(2, "Checkpoints to keep besides the best one.", minimum=1, affects_results=False)
     resume: str = setting(

@@ -10,6 +10,7 @@ from typing import Required, TypedDict, TypeVar
 
 from mosld.common.errors import format_value
 from mosld.config.groups import group_options, option_tree
+from mosld.config.identity import unhashed_defaults
 
 # Settings in a table's heading, or averaged over: runs that differ only in these share a row.
 HEADING_KEYS = ("model.", "source.", "prompt", "seed", "method.name", "evaluation.limit", "evaluation.base")
@@ -156,7 +157,7 @@ class Run:
         """The keys whose values tell the rows of a table apart."""
         settings = {
             key: value
-            for key, value in self.config.items()
+            for key, value in {**unhashed_defaults(), **self.config}.items()
             if not key.startswith(HEADING_KEYS) and (key in MIXING_KEYS or not key.startswith("data."))
         }
         # One expert a task, whatever the tasks.

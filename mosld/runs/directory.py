@@ -12,7 +12,7 @@ import yaml
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject, read_json, write_json, write_lines, write_text
-from mosld.config.identity import identity, results_keys
+from mosld.config.identity import all_results_keys, identity, unhashed_defaults
 from mosld.config.schema import Config
 
 # In the order of removal: config.yaml and data.json, which mark the directory as a run, go last.
@@ -121,11 +121,13 @@ class RunDirectory:
             UserError: the recorded config or rows cannot be read, and `training.resume` is not `force`.
         """
         recorded, recorded_data = self._recorded(ignore_damage=config.training.resume == "force")
-        lines = [
-            f"{key}: was {_lookup(recorded, key)}, is {value}"
-            for key, value in results_keys(config).items()
-            if _lookup(recorded, key) != value
-        ]
+        lines = []
+        for key, value in all_results_keys(config).items():
+            before = _lookup(recorded, key)
+            # A run that is older than the key did what its default says.
+            before = unhashed_defaults().get(key) if before is None else before
+            if before != value:
+                lines.append(f"{key}: was {before}, is {value}")
         if recorded_data.get("fingerprint") != data["fingerprint"]:
             lines.append(
                 f"data: the rows changed (fingerprint was {recorded_data.get('fingerprint')}, is "
