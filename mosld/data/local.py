@@ -287,7 +287,7 @@ def _divide(read: ReadTask, files: Files, data: DataConfig, training: bool, reco
     if errors and not read.bad.count:
         raise UserError(*errors)
     if training:
-        if scored and "test" not in splits and len(splits["train"]) > 1:
+        if scored and "test" not in splits:
             splits["train"], splits["test"] = hold_out(splits["train"], data.holdout, "test")
     elif not scored:
         splits = {}

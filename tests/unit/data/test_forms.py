@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,11 +88,8 @@ FORMS: dict[str, tuple[dict, object]] = {
     "conversations": ({"conversations": sharegpt()}, TURNS),
     "system beside conversations": ({"system": "Be short.", "conversations": sharegpt()[1:]}, TURNS),
     "prompt and completion of messages": ({"prompt": openai()[:4], "completion": openai()[4:]}, TURNS),
-    "text": ({"question": CHOICE.question, "choices": ["6", "none"], "answer": "6"}, CHOICE),
     "plain text": ({"text": "Six is twice three."}, Reply("", "", "", "", "Six is twice three.")),
 }  # fmt: skip
-# What keeps twelve rows apart.
-NUMBERED = "3"
 
 
 def records(form: str, count: int = 12) -> list[dict]:
@@ -226,3 +224,20 @@ def test_nested_column_is_named_with_dots(tmp_path):
     }
     with pytest.raises(UserError, match="has no column 'q.stm'; did you mean 'q.stem'"):
         load(tmp_path, columns={**columns, "question": "q.stm"})
+
+
+def doc_examples() -> list[tuple[str, str, str]]:
+    """Of each form in the page on one's own data: the format, the file, and the line that is said to be printed."""
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "own_data.md").read_text()
+    return re.findall(r"```(jsonl|csv)\n(.*?)```\n\n`file[.](.*?)`\n", page, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("suffix", "content", "line"), doc_examples())
+def test_example_of_the_docs_is_read_as_it_says(suffix, content, line, tmp_path):
+    (tmp_path / f"file.{suffix}").write_text(content)
+    assert load(tmp_path).summary()[0] == f"file: file.{line}"
+
+
+def test_docs_have_an_example_of_every_form():
+    kinds = {line.split(" (")[0].split(": ")[1].split(" ", 1)[1] for _, _, line in doc_examples()}
+    assert kinds == {"multiple-choice questions", "worked solutions", "replies", "conversations", "texts"}
