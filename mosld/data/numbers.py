@@ -35,6 +35,7 @@ _UNSIGNED = (
 _NUMBER = rf"(?:(?<![\w.)])-)?(?:{_CURRENCY} ?)?(?:(?<={_CURRENCY})-)?{_UNSIGNED}(?: ?%)?"
 # Digits that are no number, or a part of one: 3:30, 2024-01-31, 1/2/2024, version 1.2.3, H2O, m^2.
 _OTHER_DIGITS = r"\d+(?::\d+)+|\d{4}-\d\d?-\d\d?|\d+(?:/\d+){2,}|\d+(?:\.\d+){2,}(?!,)|(?:[A-Za-z_]|\^\{?-?)\d[\d.]*"
+_SEPARATED = re.compile(rf"(?P<comma>{_DECIMAL_COMMA})|{_INTEGER}")
 _TOKENS = re.compile(rf"(?P<grouped>{_DECIMAL_COMMA})|{_OTHER_DIGITS}|(?P<number>{_NUMBER})")
 _HEADING = re.compile(r"(?<!#)####([^#\n]*)$", re.MULTILINE)
 _WITH_UNIT = re.compile(rf"(?<!#)####[ *]*({_NUMBER})(?=[ *]*(?:[a-z°]|[^\W\d]\S*$))[^\n]*", re.MULTILINE)
@@ -87,13 +88,12 @@ def value(text: str) -> Fraction | None:
         return None
     if not re.fullmatch(_NUMBER, text):
         return _evaluate(text) if "\\" in text else None
-    if re.fullmatch(f"-?{_DECIMAL_COMMA}", text):
-        text = text.replace(".", "").replace(",", ".")
-    text = re.sub(r"(?: ?[xX\u00d7*·] ?|^(-?))10 ?\^ ?\{?([-+]?\d+)\}?$", _exponent, text.replace(",", ""))
+    text = _SEPARATED.sub(_joined, text)
+    text = re.sub(r"(?: ?[xX\u00d7*·] ?|^(-?))10 ?\^ ?\{?([-+]?\d+)\}?$", _exponent, text)
     if "\\" in text or "^" in text:
         return _evaluate(text)
-    # In 2 1/2 the sign belongs to both parts; other spaces are between thousands.
-    whole, _, part = re.sub(" ?/ ?", "/", text).rpartition(" ") if "/" in text else ("", "", text.replace(" ", ""))
+    # In 2 1/2 the sign belongs to both parts.
+    whole, _, part = re.sub(" ?/ ?", "/", text).rpartition(" ")
     return Fraction(whole or "0") + Fraction(f"-{part}" if whole.startswith("-") else part)
 
 
@@ -107,6 +107,13 @@ def plain(text: str) -> str:
     for written, usual in (("\u2212", "-"), ("{,}", ","), (r"\!", ""), (r"\$", "$"), (r"\%", "%"), ("⋅", "·")):
         text = text.replace(written, usual)
     return re.sub(r"\\times(?![a-z])", "\u00d7", re.sub(r"\\cdot(?![a-z])", "·", text))
+
+
+def _joined(digits: re.Match[str]) -> str:
+    """A number without its separators between thousands, and with a decimal point."""
+    if digits["comma"]:
+        return re.sub("[. ]", "", digits[0]).replace(",", ".")
+    return re.sub("[, ]", "", digits[0])
 
 
 def _exponent(power: re.Match[str]) -> str:
@@ -141,6 +148,7 @@ def _evaluate(latex: str) -> Fraction | None:
     powers = re.findall(r"\^(?!\s*\{?\s*\\circ)", latex)
     if len(powers) > 1 or re.search(r"\^\s*\{?[-+]?\d{4}", latex) or not _ARITHMETIC.fullmatch(latex):
         return None
+    latex = _SEPARATED.sub(_joined, latex).replace("\u00d7", r"\times ").replace("·", r"\cdot ")
     # Loads sympy, which takes half a second, and few solutions have LaTeX.
     from math_verify import LatexExtractionConfig, parse
     from sympy import Float, Rational
