@@ -1,8 +1,8 @@
 r"""The number that a worked solution ends in, and its value.
 
 `final_line` finds the line that gives the answer, `#### 72`; rows are read by it, and generated texts, too.
-`final_number` is what a text answers: that line, else the last `\boxed{...}`, else the last number.
-`value` evaluates it: plain numbers here, LaTeX by math-verify.
+`final_number` is what a text answers: that line, else the last `\boxed{...}`, else what it calls the answer, else its
+last number. `value` evaluates it: plain numbers here, LaTeX by math-verify.
 """
 
 import logging
@@ -39,6 +39,9 @@ _SEPARATED = re.compile(rf"(?P<comma>{_DECIMAL_COMMA})|{_INTEGER}")
 _TOKENS = re.compile(rf"(?P<grouped>{_DECIMAL_COMMA})|{_OTHER_DIGITS}|(?P<number>{_NUMBER})")
 _HEADING = re.compile(r"(?<!#)####([^#\n]*)$", re.MULTILINE)
 _WITH_UNIT = re.compile(rf"(?<!#)####[ *]*({_NUMBER})(?=[ *]*(?:[a-z°]|[^\W\d]\S*$))[^\n]*", re.MULTILINE)
+_STATED = re.compile(r"(?<!if the )\banswer(?: is|:)[\s:]*", re.IGNORECASE)
+# After a stated answer: no other number before the sentence or a bracket ends it.
+_STATED_END = re.compile(r"[^\d.!?(=+*/\n]*(?:[.!?(\n]|$)")
 # Braces within braces, four deep.
 _BOXED = re.compile(r"\\f?boxed ?\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})+)\}")
 _TEXT = re.compile(r"\\(?:text(?:bf|rm|it)?|math(?:rm|bf)|mbox) ?\{([^{}]*)\}")
@@ -65,7 +68,7 @@ def final_number(text: str) -> str | None:
     r"""The number that a worked solution ends in, with plain signs and separators; None if there is none.
 
     It is the one of `final_line`, else what stands in the last `\boxed{}`, which need not be a number, else the one
-    with its unit after `####`, else the last number of the text.
+    with its unit after `####`, else that of "the answer is 72", else the last number of the text.
     """
     line = final_line(text)
     if line:
@@ -74,7 +77,7 @@ def final_number(text: str) -> str | None:
     boxes = [box for box in _BOXED.findall(text) if box.strip()]
     if boxes:
         return _boxed(boxes[-1])
-    found = [line[1] for line in _WITH_UNIT.finditer(text)] or _numbers(text)
+    found = [line[1] for line in _WITH_UNIT.finditer(text)] or _stated(text) or _numbers(text)
     return found[-1].strip() if found else None
 
 
@@ -128,6 +131,16 @@ def _bare(text: str) -> str:
 def _numbers(text: str) -> list[str]:
     return [
         token["grouped"] or token["number"] for token in _TOKENS.finditer(text) if token["grouped"] or token["number"]
+    ]
+
+
+def _stated(text: str) -> list[str]:
+    text = text.replace("**", "")
+    tokens = [_TOKENS.match(text, words.end()) for words in _STATED.finditer(text)]
+    return [
+        token["grouped"] or token["number"]
+        for token in tokens
+        if token and (token["grouped"] or token["number"]) and _STATED_END.match(text, token.end())
     ]
 
 

@@ -81,7 +81,11 @@ UNMARKED = {  # the last number
     -3: ["It is -3.", "It is (-3).", "x=-3", "\u22123 °C", "$-3$"],
     # The last one is a digit of another script.
     3: ["10-3", "10 - 3", "(5)-3", "a-3", "10\u20133", "1.5-3", "1,2,3", "\u0663", "\uff13"],
-    7: ["First 5, then 7"],
+    7: ["First 5, then 7", "If the answer is 5 + 2 = 7", "The answer is 6 or 7.", "Answer: 3:30 or 7",
+        "The answer is 5 more: 7", "If the answer is 5, then so be it. It is 7."],
+    12: ["The answer is 12. Step 5 confirms it.", "Answer: **12** (checked in 3 ways)",
+         "The final answer is: $12.\n5 are left.",
+         "The answer is 11.\nNo, the answer is 12 apples! 5 are red."],
     2345: ["1,2345"],
     0.5: ["He eats 1/2", "It is 1/2.", r"It is $\frac{1}{2}$", r"It is \frac{1}{2}.", "½ a pie", "5 \u00d7 10⁻¹"],
     -0.5: [r"$-\frac12$", "-1/2", "It is -½."],
