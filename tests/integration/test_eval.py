@@ -95,7 +95,7 @@ def test_generated_answers_of_lm_eval_are_recorded_without_their_text(trained, m
     assert eval_command.main([*command, "evaluation.limit=2"]) == 0
     directory = trained("mosld") / "eval" / "lm_eval-gsm8k"
     records = lines(directory / "predictions" / "gsm8k.jsonl")
-    assert [sorted(line) for line in records] == [["correct", "exact_match", "id"]] * 2
+    assert [sorted(line) for line in records] == [["correct", "exact_match", "flexible", "id", "strict"]] * 2
     results = json.loads((directory / "results.json").read_text())
     assert results["scores"]["gsm8k"]["n"] == 2
     assert "exact_match,flexible-extract" in results["lm_eval"]["results"]["gsm8k"]

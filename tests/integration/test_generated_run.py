@@ -41,7 +41,7 @@ def test_choices_and_numbers_are_in_one_table_before_and_after_training(finished
 @pytest.mark.parametrize("folder", ["predictions", "predictions/base"])
 def test_predictions_of_numbers_hold_no_text(finished, folder):
     lines = [json.loads(line) for line in (finished / folder / "gsm8k.jsonl").read_text().splitlines()]
-    assert [list(line) for line in lines] == [["id", "prediction", "correct"]] * 8
+    assert [list(line) for line in lines] == [["id", "prediction", "correct", "strict", "flexible"]] * 8
 
 
 def test_validation_scores_both_kinds(finished):
