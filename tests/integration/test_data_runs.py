@@ -2,8 +2,6 @@
 
 import json
 import math
-import re
-import shlex
 from pathlib import Path
 
 import pytest

@@ -15,6 +15,7 @@ from mosld.data.splits import TaskData
 from mosld.data.tasks import TASKS
 from mosld.recipes.context import RunContext
 from mosld.runs.console import Console
+from tests.helpers.toy_runs import evaluation_of
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_routing_json_has_the_experts_of_generated_answers(finished):
 @pytest.mark.parametrize("prompt", ["letter", "cloze"])
 def test_eval_generates_the_same_numbers_whatever_the_prompt_format_of_choices(finished, prompt):
     assert eval_command.main([f"run={finished}", f"prompt={prompt}", "evaluation.base=false"]) == 0
-    directory = finished / "eval" / f"mixture_gsm8k-{prompt}"
+    directory = evaluation_of(finished, "mixture_gsm8k", prompt)
     again = (directory / "predictions" / "gsm8k.jsonl").read_bytes()
     assert again == (finished / "predictions" / "gsm8k.jsonl").read_bytes()
     assert read(directory / "results.json")["scores"]["gsm8k"] == read(finished / "results.json")["scores"]["gsm8k"]

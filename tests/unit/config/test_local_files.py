@@ -51,8 +51,8 @@ LAYOUTS: dict[str, dict[str, dict[str, list[str]]]] = {
         "easy": {"train": ["easy/train-00000-of-00001.parquet"]},
         "hard": {"train": ["hard/train-00000-of-00001.parquet"]},
     },
-    "law/dataset_dict.json law/train/state.json law/train/data-00000-of-00001.arrow law/test/data-00000-of-00001.arrow": {
-        "law": {"train": ["law/train/data-00000-of-00001.arrow"], "test": ["law/test/data-00000-of-00001.arrow"]}
+    "l/dataset_dict.json l/train/state.json l/train/data-00000-of-00001.arrow l/test/data-00000-of-00001.arrow": {
+        "l": {"train": ["l/train/data-00000-of-00001.arrow"], "test": ["l/test/data-00000-of-00001.arrow"]}
     },
     "law/dataset_info.json law/data-00000-of-00001.arrow": {"law": {"train": ["law/data-00000-of-00001.arrow"]}},
     "_SUCCESS part-00001-c0.snappy.parquet part-00000-c0.snappy.parquet": {
@@ -137,7 +137,8 @@ def test_file_that_cannot_be_read_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "split", "rest"),
     [
-        ("dev", "validation", ""), ("Dev_Set", "validation", ""), ("evaluation", "validation", ""), ("HELD-OUT", "test", ""),
+        ("dev", "validation", ""), ("Dev_Set", "validation", ""), ("evaluation", "validation", ""),
+        ("HELD-OUT", "test", ""),
         ("test_2023", "test", ""), ("2023_law_test", "test", "2023_law"), ("law_val_v2", "validation", "law_v2"),
         ("attest", None, "attest"), ("trains", None, "trains"), ("prüfung_test", "test", "prüfung"),
     ],
