@@ -1,11 +1,13 @@
 """How many tokens a run trains on, for the plan: from the rows where they are here, else from what is published."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mosld.config.schema import Config
 from mosld.data.dataset import load_dataset
 from mosld.data.mixing import Order, quotas
-from mosld.data.tasks import TASKS
+from mosld.data.rows import AnyRow, Reply, Solution
+from mosld.data.tasks import TASKS, Task
 from mosld.training.optim import total_steps
 
 CHARACTERS = 4.2  # a token, English text; SmolLM2's tokenizer on the published rows
@@ -41,7 +43,7 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
     Raises:
         UserError: rows of a local source that cannot be read.
     """
-    counts, tokens = _published(config) if config.source.name == "hub" else _here(config)
+    tasks, counts, tokens = _published(config) if config.source.name == "hub" else _here(config)
     taken = quotas(counts, config.data)
     rows = sum(taken.values())
     mean = sum(taken[task] * tokens[task] for task in taken) / rows
@@ -49,34 +51,45 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
     steps = total_steps(order.steps_per_epoch, config.training)
     seen = min(steps * config.training.batch_size, rows * config.training.epochs)
     stages = 2 if config.method.router == "domain" and not config.method.add_task else 1  # each expert, then all
-    longest = length or max(TASKS[task].cutoff for task in counts)
+    longest = length or max(task.cutoff for task in tasks)
     return Workload(
         rows=rows,
         steps=steps,
         tokens=round(stages * seen * mean),
         row_tokens=round(mean, 1),
         length=longest,
-        answer=answer or _longest_answer(config, longest),
+        answer=answer or _longest_answer(config, tasks, longest),
         source="published counts" if config.source.name == "hub" else f"{config.source.name} rows",
     )
 
 
-def _published(config: Config) -> tuple[dict[str, int], dict[str, float]]:
+# The tasks, the train rows of each, and their mean tokens.
+Rows = tuple[list[Task], dict[str, int], dict[str, float]]
+
+
+def _published(config: Config) -> Rows:
     limit = config.data.limit
     counts = {task: min(TASKS[task].train_rows, limit or TASKS[task].train_rows) for task in config.data.tasks}
-    return counts, {task: TASKS[task].row_tokens for task in counts}
+    return [TASKS[task] for task in counts], counts, {task: TASKS[task].row_tokens for task in counts}
 
 
-def _here(config: Config) -> tuple[dict[str, int], dict[str, float]]:
+def _here(config: Config) -> Rows:
     characters = 1 if config.model.kind == "random" else CHARACTERS  # its tokens are bytes
     counts, tokens = {}, {}
-    for task, data in load_dataset(config.data, config.source).tasks.items():
-        sizes = [min(sum(map(len, row.texts)) / characters, data.task.cutoff) for row in data.train]
+    tasks = load_dataset(config.data, config.source).tasks
+    for task, data in tasks.items():
+        sizes = [min(_characters(row) / characters, data.task.cutoff) for row in data.train]
         counts[task], tokens[task] = len(sizes), sum(sizes) / len(sizes)
-    return counts, tokens
+    return [data.task for data in tasks.values()], counts, tokens
 
 
-def _longest_answer(config: Config, length: int) -> int:
-    if any(TASKS[task].generated for task in config.data.tasks):
+def _characters(row: AnyRow) -> int:
+    """The characters of a row, with an answer that is more than a letter."""
+    answer = row.answer if isinstance(row, Solution) else row.system + row.response if isinstance(row, Reply) else ""
+    return sum(map(len, row.texts)) + len(answer)
+
+
+def _longest_answer(config: Config, tasks: Sequence[Task], length: int) -> int:
+    if any(task.generated for task in tasks):
         return length  # at most all of the row
     return LETTER_ANSWER if config.prompt == "letter" else TEXT_ANSWER
