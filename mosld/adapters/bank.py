@@ -43,12 +43,15 @@ class ExpertBank(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw A at random and set B to zero."""
+        """Draw A at random and set B to zero, where the config does not ask for a random B."""
         if self.config.init == "kaiming":
             nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
         else:
             nn.init.normal_(self.A, std=1 / self.rank if self.config.init == "gaussian" else NORMAL_DEVIATION)
-        nn.init.zeros_(self.B)
+        if self.config.init_weights:
+            nn.init.zeros_(self.B)
+        else:
+            nn.init.kaiming_uniform_(self.B, a=math.sqrt(5))
 
     def down(self, x: Tensor) -> Tensor:
         """``A_i x`` for each expert [..., E, R]; with a shared A it is computed once [..., 1, R].
@@ -116,7 +119,7 @@ class Mixture(ExpertBank):
     with one mask for all tokens of a forward.
 
     Attributes:
-        router: gives the gates; None for a single LoRA, and where another module of the layer decides (router
+        router: gives the gates; None for a single LoRA, and where another module of the layer has it (router
             "domain": one router per layer).
     """
 
@@ -132,27 +135,38 @@ class Mixture(ExpertBank):
         Args:
             x_BSI: the layer's input.
             context: of the forward pass.
-            layer: name of the decoder layer, whose modules share a decision with router "domain".
+            layer: name of the adapter and decoder layer, whose modules share a decision with router "domain".
 
         Returns:
             The update [B, S, O] in the dtype of A, and the routing by its own router.
         """
         weights = [] if self.router is None else self.router.fused_logits(x_BSI)
         *logits, z = fused_linear(x_BSI, [*weights, self.down_weight(x_BSI)])
-        routing = None if self.router is None else self._route(self.router, x_BSI, logits, context, layer)
-        gates_BSE = routing.gates_BSE if routing else None
-        if self.router is None and self.config.router == "domain":
-            gates_BSE = context.decided[layer].gates_BSE
+        if self.config.router == "domain":
+            routing = self._decide(x_BSI, context, layer)
+            gates_BSE = (routing or context.decided[layer]).gates_BSE
+        else:
+            routing = None if self.router is None else self.router(x_BSI, context, *logits)
+            gates_BSE = routing.gates_BSE if routing else None
         return self.up(self.by_expert(z), gates_BSE), routing
 
-    def _route(
-        self, router: Router, x_BSI: Tensor, logits_BSE: list[Tensor], context: ForwardContext, layer: str
-    ) -> Routing:
-        if self.config.router != "domain":
-            return router(x_BSI, context, *logits_BSE)
+    def _decide(self, x_BSI: Tensor, context: ForwardContext, layer: str) -> Routing | None:
+        """Decide for all mixtures of the layer, where this one is the first to run."""
+        # A layer may run its modules in another order than it defines them, as OPT does. Only a forward pass can tell,
+        # and the role stays, since gradient checkpointing must do the same again.
+        if layer not in context.decided:
+            context.deciders[layer] = self
+        if context.deciders.setdefault(layer, self) is not self:
+            return None
         # The expert that the prompt decided is kept while the answer is generated.
         if context.decoding:
             return context.decided[layer]
+        router = self.router or context.routers[layer]
+        if router.weight.shape[-1] != x_BSI.shape[-1]:
+            raise ValueError(
+                f"{layer}: the first module to run has {x_BSI.shape[-1]} inputs and the router "
+                f"{router.weight.shape[-1]}; adapt modules with inputs of one width"
+            )
         routing = router(x_BSI, context)
         context.decided[layer] = Routing(routing.probs_BSE.detach(), routing.gates_BSE.detach())
         return routing

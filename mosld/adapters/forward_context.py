@@ -2,18 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mosld.adapters.routing import Routing
 
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from mosld.adapters.bank import Mixture
+    from mosld.adapters.router import Router
+
+
+TOKENS = ("input_ids", "inputs_embeds")  # arguments that have a value for each token
+
 
 class RoutingSlot:
-    """Where one adapted module records its routing.
+    """Where one adapter of one module records its routing.
 
-    Each module has an object of its own instead of an entry in a shared table: compiled code of one layer then serves
+    Each has an object of its own instead of an entry in a shared table: compiled code of one layer then serves
     all layers, since it depends neither on the module's name nor on what other modules recorded.
     """
 
@@ -36,6 +45,9 @@ class ForwardContext:
         votes_across_layers: whether the layers vote for one expert per sequence, which takes one more forward pass.
         votes: the choice of each layer so far in that pass; None outside it.
         elected_B: the expert with the votes of most layers.
+        handle: of the hook.
+        routers: by adapter and layer, the one router of that layer's mixtures (router "domain").
+        deciders: likewise, the mixture that runs first, whose input the router reads.
     """
 
     def __init__(self) -> None:
@@ -47,13 +59,16 @@ class ForwardContext:
         self.votes_across_layers = False
         self.votes: list[Tensor] | None = None
         self.elected_B: Tensor | None = None
+        self.handle: RemovableHandle | None = None
+        self.routers: dict[str, Router] = {}
+        self.deciders: dict[str, Mixture] = {}
         self._next_inputs: tuple[Tensor | None, Tensor | None] = (None, None)
         self._recording = False
-        self._slots: dict[str, RoutingSlot] = {}
+        self._slots: dict[str, dict[str, RoutingSlot]] = {}
 
-    def slot(self, module: str) -> RoutingSlot:
-        """The slot of the module of that name."""
-        return self._slots.setdefault(module, RoutingSlot())
+    def slot(self, adapter: str, module: str) -> RoutingSlot:
+        """The slot of an adapter of the module of that name."""
+        return self._slots.setdefault(adapter, {}).setdefault(module, RoutingSlot())
 
     def set_inputs(self, domain_B: Tensor | None, prompt_mask_BS: Tensor | None) -> None:
         """Set what the next forward of the base model alone needs besides its arguments."""
@@ -61,10 +76,10 @@ class ForwardContext:
 
     def on_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pre-hook of the base model."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        shape = kwargs["inputs_embeds"].shape[:2] if ids is None else ids.shape
+        tokens = next((known for known in (*args[:1], *map(kwargs.get, TOKENS)) if known is not None), None)
         mask = kwargs.get("attention_mask")
-        self.mask_BS = mask if getattr(mask, "shape", None) == shape else None
+        shape = getattr(tokens, "shape", ())[:2]
+        self.mask_BS = mask if len(shape) == 2 and getattr(mask, "shape", None) == shape else None
         # The pass in which layers vote has the inputs of the pass that it serves.
         if self.votes is None:
             self.domain_B, self.prompt_mask_BS = self._next_inputs
@@ -86,29 +101,41 @@ class ForwardContext:
             self.votes = None
 
     @contextmanager
-    def recording(self) -> Iterator[dict[str, Routing]]:
-        """Record routings; the dict that it yields holds them by module once the context is left."""
-        records: dict[str, Routing] = {}
+    def recording(self) -> Iterator[dict[str, dict[str, Routing]]]:
+        """Record routings; the dict that it yields holds them by adapter and module once the context is left."""
+        records: dict[str, dict[str, Routing]] = {}
         self._recording = True
         try:
             yield records
-            records.update({name: slot.routing for name, slot in self._slots.items() if slot.routing is not None})
+            for adapter, slots in self._slots.items():
+                if routings := {name: slot.routing for name, slot in slots.items() if slot.routing is not None}:
+                    records[adapter] = routings
         finally:
             self._recording = False
             # A routing that stays would hold the graph.
-            for slot in self._slots.values():
-                slot.routing = None
+            for slots in self._slots.values():
+                for slot in slots.values():
+                    slot.routing = None
 
     def record(self, slot: RoutingSlot, routing: Routing) -> None:
         """Record a module's routing; does nothing outside `recording`."""
         if self._recording:
             slot.routing = routing
 
+    def mask_of(self, x_BSI: Tensor) -> Tensor | None:
+        """The mask of these tokens, also where the base model has flattened them.
+
+        Beside an encoder, a decoder has tokens of its own: where the mask is not theirs by its size, all are tokens.
+        """
+        shape = x_BSI.shape[:-1]
+        known_BS = self.mask_BS
+        return known_BS.reshape(shape) if known_BS is not None and known_BS.numel() == shape.numel() else None
+
     def deciding_mask(self, x_BSI: Tensor) -> Tensor:
         """The mask of the tokens that decide a sequence's expert [B, S], in the dtype of `x_BSI`."""
         mask_BS = torch.ones_like(x_BSI[..., 0])
         # A pad decides nothing, even where the prompt mask includes it.
-        for known_BS in (self.mask_BS, self.prompt_mask_BS):
+        for known_BS in (self.mask_of(x_BSI), self.prompt_mask_BS):
             if known_BS is not None:
                 mask_BS = mask_BS * known_BS.to(x_BSI)
         return mask_BS

@@ -6,16 +6,19 @@ Shapes: B batch, S sequence, I in (and out of a block), F inner width of a block
 from collections.abc import Callable
 from typing import Protocol, cast
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from mosld.adapters.bank import ExpertBank, Mixture
 from mosld.adapters.config import MosldConfig
-from mosld.adapters.forward_context import ForwardContext
+from mosld.adapters.forward_context import ForwardContext, RoutingSlot
 from mosld.adapters.kernels.fused_linear import fused_linear
 from mosld.adapters.kernels.grouped import expand_slots, sum_slots
 from mosld.adapters.router import Router
 from mosld.adapters.routing import Routing, one_hot
+
+NO_MERGE = "a mixture routes every token: it cannot be merged into one weight matrix"
 
 
 class GatedBlock(Protocol):
@@ -25,6 +28,9 @@ class GatedBlock(Protocol):
     up_proj: nn.Linear
     down_proj: nn.Linear
     act_fn: Callable[[Tensor], Tensor]
+
+
+GATED_PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
 
 
 class FeedForwardMixture(nn.Module):
@@ -67,7 +73,7 @@ class FeedForwardMixture(nn.Module):
         # that B is multiplied once per token.
         z_KBSER = self.down.down(inner_KBSF)
         z_BSER = sum_slots((weights_KBS.unsqueeze(-1) * slots_KBSE).unsqueeze(-1) * z_KBSER)
-        return y_BSI + self.down.up(z_BSER, slots_KBSE.sum(0)).to(y_BSI.dtype), routing
+        return y_BSI + self.down.up(z_BSER.to(self.down.B.dtype), slots_KBSE.sum(0)).to(y_BSI.dtype), routing
 
     def _slots(self, gates_BSE: Tensor) -> tuple[Tensor, Tensor]:
         """The K experts of every token as weights [K, B, S] and one-hot rows [K, B, S, E]."""
@@ -90,7 +96,6 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         key: the module's name in the model.
         layer: the part of `key` up to the layer's number.
         context: of the model's forward passes.
-        slot: where it records its routing.
     """
 
     adapter_layer_names = ("mosld_mixture",)
@@ -102,19 +107,54 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         self.key = key
         self.layer = layer
         self.context = context
-        self.slot = context.slot(key)
         self.mosld_mixture = nn.ModuleDict()
+        # By adapter: where it records its routing, and the name of what it decides once for the whole decoder layer.
+        # A dict of objects, so that compiled code does not depend on the names.
+        self.slots: dict[str, RoutingSlot] = {}
+        self.decisions: dict[str, str] = {}
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter = []
 
-    def _add(self, name: str, mixture: nn.Module, like: Tensor) -> None:
-        self.mosld_mixture[name] = mixture.to(like.device).train(self.training)
+    @property
+    def reference_weight(self) -> Tensor:
+        """A weight of the base, whose device the mixtures share."""
+        return cast(nn.Linear, self.get_base_layer()).weight
 
-    def _active_mixtures(self) -> list[nn.Module]:
+    @property
+    def in_features(self) -> int:
+        """The width of the input."""
+        return cast(nn.Linear, self.get_base_layer()).in_features
+
+    @property
+    def out_features(self) -> int:
+        """The width of the output."""
+        return cast(nn.Linear, self.get_base_layer()).out_features
+
+    def _add(self, name: str, mixture: nn.Module) -> None:
+        self.mosld_mixture[name] = mixture.train(self.training)
+        self.slots[name] = self.context.slot(name, self.key)
+        self.decisions[name] = f"{name} in {self.layer}"
+        self._move_adapter_to_device_of_base_layer(name)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """As PEFT's, but the weights keep their dtype; those on the meta device stay there until they are loaded."""
+        mixture = self.mosld_mixture[adapter_name] if adapter_name in self.mosld_mixture else None
+        if mixture is not None and not any(parameter.is_meta for parameter in mixture.parameters()):
+            mixture.to(device or self.reference_weight.device)
+
+    def _active_mixtures(self) -> list[tuple[str, nn.Module]]:
         if self.disable_adapters:
             return []
-        return [self.mosld_mixture[name] for name in self.active_adapters if name in self.mosld_mixture]
+        return [(name, self.mosld_mixture[name]) for name in self.active_adapters if name in self.mosld_mixture]
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """As PEFT's; the layer's router and its decisions go with the adapter."""
+        super().delete_adapter(adapter_name)
+        self.slots.pop(adapter_name, None)
+        if decision := self.decisions.pop(adapter_name, None):
+            for table in (self.context.routers, self.context.deciders, self.context.decided):
+                table.pop(decision, None)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """A routed update is no fixed matrix, so it cannot become a LoRA."""
@@ -122,27 +162,54 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
 
     def merge(self, *args: object, **kwargs: object) -> None:
         """Refuse: every token has its own sum of experts, so there is no one weight to merge into."""
-        raise ValueError("a mixture routes every token: it cannot be merged into one weight matrix")
+        raise ValueError(NO_MERGE)
 
     def unmerge(self) -> None:
         """Do nothing: nothing is ever merged."""
+
+
+def layer_kind(module: nn.Module, key: str) -> type["MixtureLinear | MixtureFeedForward"]:
+    """The kind of layer that adapts a module.
+
+    Raises:
+        ValueError: none can; the message has the module's name and class.
+    """
+    if any(isinstance(part, BaseTunerLayer) for part in module.modules()):
+        raise ValueError(f"{key} carries an adapter already; take a fresh base model, or unload() that adapter first")
+    if isinstance(module, nn.Linear):
+        return MixtureLinear
+    kind = type(module).__name__
+    missing = [part for part in GATED_PARTS if not hasattr(module, part)]
+    if len(missing) == len(GATED_PARTS):
+        raise ValueError(f"{key} is a {kind}; only nn.Linear and gated feed-forward blocks can be adapted")
+    if missing:
+        raise ValueError(f"{key} ({kind}) is no gated feed-forward block: it has no {', '.join(missing)}")
+    return MixtureFeedForward
 
 
 class MixtureLinear(MixtureLayer):
     """A frozen linear layer with the mixtures of its active adapters."""
 
     def add_mixture(self, name: str, experts: int, config: MosldConfig, routed: bool) -> None:
-        """Add an adapter; a mixture that is not `routed` has no router of its own."""
-        base = cast(nn.Linear, self.get_base_layer())
-        self._add(name, Mixture(base.in_features, base.out_features, experts, config, routed), base.weight)
+        """Add an adapter; a mixture that is not `routed` is a single LoRA.
+
+        With router "domain", the first mixture of a decoder layer has the router of all.
+        """
+        domain = config.router == "domain"
+        replaced = self.mosld_mixture[name].router if name in self.mosld_mixture else None
+        routed &= not domain or self.context.routers.get(f"{name} in {self.layer}") is replaced
+        mixture = Mixture(self.in_features, self.out_features, experts, config, routed)
+        self._add(name, mixture)
+        if mixture.router is not None and domain:
+            self.context.routers[self.decisions[name]] = mixture.router
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """``W x`` plus the update of each active adapter, in the dtype of the base's output."""
         y = self.base_layer(x, *args, **kwargs)
-        for mixture in self._active_mixtures():
-            update, routing = mixture(x, self.context, self.layer)
+        for name, mixture in self._active_mixtures():
+            update, routing = mixture(x, self.context, self.decisions[name])
             if routing is not None:
-                self.context.record(self.slot, routing)
+                self.context.record(self.slots[name], routing)
             y = y + update.to(y.dtype)
         return y
 
@@ -151,17 +218,27 @@ class MixtureFeedForward(MixtureLayer):
     """A frozen feed-forward block with the experts of its active adapter."""
 
     def add_mixture(self, name: str, experts: int, config: MosldConfig, routed: bool) -> None:
-        """Add an adapter; a block always has a router.
+        """Add an adapter; a block always has a router."""
+        self._add(name, FeedForwardMixture(self._block, experts, config))
 
-        Raises:
-            ValueError: the module is no gated feed-forward block.
-        """
-        block = self.get_base_layer()
-        missing = [part for part in ("gate_proj", "up_proj", "down_proj", "act_fn") if not hasattr(block, part)]
-        if missing:
-            raise ValueError(f"{self.key} is no gated feed-forward block: it has no {', '.join(missing)}")
-        gated = cast(GatedBlock, block)
-        self._add(name, FeedForwardMixture(gated, experts, config), gated.gate_proj.weight)
+    @property
+    def _block(self) -> GatedBlock:
+        return cast(GatedBlock, self.get_base_layer())
+
+    @property
+    def reference_weight(self) -> Tensor:
+        """A weight of the base, whose device the mixtures share."""
+        return self._block.gate_proj.weight
+
+    @property
+    def in_features(self) -> int:
+        """The width of the input."""
+        return self._block.gate_proj.in_features
+
+    @property
+    def out_features(self) -> int:
+        """The width of the output."""
+        return self._block.down_proj.out_features
 
     def forward(self, x: Tensor) -> Tensor:
         """The block with the experts of the active adapter.
@@ -174,6 +251,7 @@ class MixtureFeedForward(MixtureLayer):
             raise ValueError(f"{self.key}: feed-forward experts of several adapters cannot be active at once")
         if not mixtures:
             return self.base_layer(x)
-        y, routing = mixtures[0](self.base_layer, x, self.context)
-        self.context.record(self.slot, routing)
+        name, mixture = mixtures[0]
+        y, routing = mixture(self.base_layer, x, self.context)
+        self.context.record(self.slots[name], routing)
         return y

@@ -71,7 +71,7 @@ class Router(nn.Module):
                     config.top_k,
                     config.capacity_factor,
                     config.gate_dropout,
-                    context.mask_BS,
+                    context.mask_of(x_BSI),
                     self.training,
                 )
             return top_k_routing(logits_BSE, config.top_k)

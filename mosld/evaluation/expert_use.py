@@ -55,9 +55,10 @@ class ExpertUse:
         if context is None:
             yield
             return
-        with context.recording() as routings:
+        with context.recording() as records:
             yield
-        self._add(dict(routings), batch)
+        for routings in records.values():  # of the active adapter
+            self._add(routings, batch)
 
     def _add(self, routings: dict[str, Routing], batch: Sequence[Packed]) -> None:
         # Modules with equally many experts are summed at once.
@@ -172,10 +173,11 @@ def token_experts(model: Model, prompt: Sequence[int], answer: Sequence[int]) ->
     if by_prompt(adapter_config(model)):
         inputs["prompt_mask"] = (torch.arange(ids_BS.shape[1], device=ids_BS.device) < len(prompt)).long()[None]
         first = 0
-    with context.recording() as routings:
+    with context.recording() as records:
         model(**inputs, use_cache=False)
     return {
         module: [_taken(gates_E) for gates_E in routing.gates_BSE[0, first:].tolist()]
+        for routings in records.values()  # of the active adapter
         for module, routing in routings.items()
     }
 

@@ -80,10 +80,10 @@ def test_more_modules_run_no_more_kernels_in_the_balance_loss():
         tuner = model.base_model
         assert isinstance(tuner, MosldModel)
         ids = torch.arange(12).view(2, 6)
-        with tuner.context.recording() as routings:
+        with tuner.context.recording() as records:
             tuner.model(input_ids=ids)
         with Operators() as counted:
-            tuner._auxiliary_loss(routings, tuner.peft_config["default"])
+            tuner._auxiliary_loss(records["default"], tuner.peft_config["default"])
         return counted.counts.total() - counted.counts["add"]  # the counts of each module are added up for the log
 
     assert count(2) == count(6)
