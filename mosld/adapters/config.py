@@ -74,6 +74,9 @@ class MosldConfig(PeftConfig):
         """Set the PEFT type and refuse what cannot work."""
         super().__post_init__()
         self.peft_type = MosldType.MOSLD  # type: ignore[assignment]
+        for key in ("target_modules", "exclude_modules"):
+            names = getattr(self, key)
+            setattr(self, key, set(names) if isinstance(names, list | tuple) else names)
         fewest = self.experts if isinstance(self.experts, int) else min(self.experts)
         if self.top_k is not None and not 1 <= self.top_k <= fewest:
             raise ValueError(f"top_k must be in [1, {fewest}] (the smallest number of experts), got {self.top_k}")
@@ -99,9 +102,13 @@ class MosldConfig(PeftConfig):
                 raise ValueError(f"{option.name} must be one of {', '.join(choices)}, got {value!r}")
 
     def to_dict(self) -> dict:
-        """As PEFT's, without the later options at their defaults, so that saved files are those of older versions."""
+        """As PEFT's, for saved files that are the same in every process and, at the defaults, in older versions."""
         defaults = {option.name: option.default for option in dataclasses.fields(self) if option.name in LATER_OPTIONS}
-        return {name: value for name, value in super().to_dict().items() if defaults.get(name, ...) != value}
+        return {
+            name: sorted(value) if isinstance(value, set) else value
+            for name, value in super().to_dict().items()
+            if defaults.get(name, ...) != value
+        }
 
     @classmethod
     def from_method(

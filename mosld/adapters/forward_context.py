@@ -39,6 +39,7 @@ class ForwardContext:
     Attributes:
         mask_BS: 1 for a token, 0 for a pad; None: all are tokens, or the attention mask does not tell pads.
         domain_B: index of each sequence's expert (router "domain", in training).
+        supervised: whether the pass has labels, so that a mixture of domains in training needs `domain_B`.
         prompt_mask_BS: 1 for the tokens that decide a sequence's expert; None: all tokens.
         decoding: whether this pass continues a cached prompt.
         decided: by layer, the routing of the sequences of this batch, kept while decoding.
@@ -53,6 +54,7 @@ class ForwardContext:
     def __init__(self) -> None:
         self.mask_BS: Tensor | None = None
         self.domain_B: Tensor | None = None
+        self.supervised = True
         self.prompt_mask_BS: Tensor | None = None
         self.decoding = False
         self.decided: dict[str, Routing] = {}
@@ -78,6 +80,7 @@ class ForwardContext:
         """The forward pre-hook of the base model."""
         tokens = next((known for known in (*args[:1], *map(kwargs.get, TOKENS)) if known is not None), None)
         mask = kwargs.get("attention_mask")
+        self.supervised = kwargs.get("labels") is not None
         shape = getattr(tokens, "shape", ())[:2]
         self.mask_BS = mask if len(shape) == 2 and getattr(mask, "shape", None) == shape else None
         # The pass in which layers vote has the inputs of the pass that it serves.
@@ -88,6 +91,7 @@ class ForwardContext:
         self.decoding = cache is not None and cache.get_seq_length() > 0
         if not self.decoding:
             self.decided = {}
+            self.elected_B = None
         if self.votes_across_layers and self.votes is None and not self.decoding and not model.training:
             self._vote(model, args, kwargs)
 

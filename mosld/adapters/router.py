@@ -92,9 +92,9 @@ class Router(nn.Module):
         pooled_BI = rms_norm(pooled_BI, pooled_BI.shape[-1:])
         logits_BE = linear(pooled_BI, weight)
         probs_BE = logits_BE.softmax(-1)
-        if self.training:
-            if context.domain_B is None:
-                raise ValueError("a mixture of domains is trained with domain=[B], the index of each row's own expert")
+        if self.training and context.domain_B is None and context.supervised:
+            raise ValueError("a mixture of domains is trained with domain=[B], the index of each row's own expert")
+        if self.training and context.domain_B is not None:
             gates_BE = one_hot(context.domain_B, len(weight))
             return Routing(probs_BE[:, None], gates_BE[:, None], loss=cross_entropy(logits_BE, context.domain_B))
         best_B = probs_BE.argmax(-1)
