@@ -1,41 +1,42 @@
 """What the adapted modules of one forward pass share: which tokens are real, which domains, and their routings."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from copy import copy
 
 import torch
 from torch import Tensor, nn
 
+from mosld.adapters.config import MosldConfig
 from mosld.adapters.routing import Routing
 
 
 class RoutingSlot:
-    """Where one adapted module records its routing.
+    """Where one adapted module records the routing of each active adapter.
 
     Each module has an object of its own instead of an entry in a shared table: compiled code of one layer then serves
     all layers, since it depends neither on the module's name nor on what other modules recorded.
     """
 
     def __init__(self) -> None:
-        self.routing: Routing | None = None
+        self.routings: list[tuple[str, MosldConfig, Routing]] = []
 
 
 class ForwardContext:
-    """State of one forward pass, set by a hook before each forward of the base model, so also inside `generate`.
-
-    What it holds between passes has no graph. Gradient checkpointing runs modules again during backward: they see the
-    same masks and domains, and recording is off by then, so nothing is counted twice.
+    """State of one forward pass.
 
     Attributes:
         mask_BS: 1 for a token, 0 for a pad; None: all are tokens, or the attention mask does not tell pads.
         domain_B: index of each sequence's expert (router "domain", in training).
         prompt_mask_BS: 1 for the tokens that decide a sequence's expert; None: all tokens.
         decoding: whether this pass continues a cached prompt.
-        decided: by layer, the routing of the sequences of this batch, kept while decoding.
-        votes_across_layers: whether the layers vote for one expert per sequence, which takes one more forward pass.
-        votes: the choice of each layer so far in that pass; None outside it.
+        cached: by adapter and layer, the routing of the sequences whose cache this pass continues.
+        decided: the same with those decided in this pass.
+        votes: the choice of each layer so far, in the pass in which layers vote for one expert; None in others.
         elected_B: the expert with the votes of most layers.
+        recording: whether modules record their routings.
+        owner: the module whose forward it is.
+        depth: of the owner among the hooked modules, 0 for the model and 1 for a part of it.
+        outer: the pass inside which this one runs.
+        wants_auxiliary_loss: whether the caller adds `outputs.aux_loss` to the loss.
     """
 
     def __init__(self) -> None:
@@ -43,66 +44,27 @@ class ForwardContext:
         self.domain_B: Tensor | None = None
         self.prompt_mask_BS: Tensor | None = None
         self.decoding = False
+        self.cached: dict[str, Routing] = {}
         self.decided: dict[str, Routing] = {}
-        self.votes_across_layers = False
         self.votes: list[Tensor] | None = None
         self.elected_B: Tensor | None = None
-        self._next_inputs: tuple[Tensor | None, Tensor | None] = (None, None)
-        self._recording = False
-        self._slots: dict[str, RoutingSlot] = {}
+        self.recording = False
+        self.owner: nn.Module | None = None
+        self.depth = 0
+        self.outer: ForwardContext | None = None
+        self.wants_auxiliary_loss = False
 
-    def slot(self, module: str) -> RoutingSlot:
-        """The slot of the module of that name."""
-        return self._slots.setdefault(module, RoutingSlot())
+    def rerun(self) -> "ForwardContext":
+        """The context in which gradient checkpointing runs modules of this pass again: nothing is recorded twice."""
+        context = copy(self)
+        context.decided = dict(self.cached)
+        context.recording = False
+        return context
 
-    def set_inputs(self, domain_B: Tensor | None, prompt_mask_BS: Tensor | None) -> None:
-        """Set what the next forward of the base model alone needs besides its arguments."""
-        self._next_inputs = domain_B, prompt_mask_BS
-
-    def on_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The forward pre-hook of the base model."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        shape = kwargs["inputs_embeds"].shape[:2] if ids is None else ids.shape
-        mask = kwargs.get("attention_mask")
-        self.mask_BS = mask if getattr(mask, "shape", None) == shape else None
-        # The pass in which layers vote has the inputs of the pass that it serves.
-        if self.votes is None:
-            self.domain_B, self.prompt_mask_BS = self._next_inputs
-            self._next_inputs = (None, None)
-        cache = kwargs.get("past_key_values")
-        self.decoding = cache is not None and cache.get_seq_length() > 0
-        if not self.decoding:
-            self.decided = {}
-        if self.votes_across_layers and self.votes is None and not self.decoding and not model.training:
-            self._vote(model, args, kwargs)
-
-    @torch.no_grad()
-    def _vote(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.votes = []
-        try:
-            model(*args, **{**kwargs, "past_key_values": None, "use_cache": False, "labels": None})
-            self.elected_B = torch.stack(self.votes).mode(dim=0).values if self.votes else None
-        finally:
-            self.votes = None
-
-    @contextmanager
-    def recording(self) -> Iterator[dict[str, Routing]]:
-        """Record routings; the dict that it yields holds them by module once the context is left."""
-        records: dict[str, Routing] = {}
-        self._recording = True
-        try:
-            yield records
-            records.update({name: slot.routing for name, slot in self._slots.items() if slot.routing is not None})
-        finally:
-            self._recording = False
-            # A routing that stays would hold the graph.
-            for slot in self._slots.values():
-                slot.routing = None
-
-    def record(self, slot: RoutingSlot, routing: Routing) -> None:
-        """Record a module's routing; does nothing outside `recording`."""
-        if self._recording:
-            slot.routing = routing
+    def record(self, slot: RoutingSlot, adapter: str, config: MosldConfig, routing: Routing) -> None:
+        """Record a module's routing; does nothing where nobody asks for it."""
+        if self.recording:
+            slot.routings = [*slot.routings, (adapter, config, routing)]
 
     def deciding_mask(self, x_BSI: Tensor) -> Tensor:
         """The mask of the tokens that decide a sequence's expert [B, S], in the dtype of `x_BSI`."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mosld.adapters.bank import ExpertBank, Mixture
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.forward_context import ForwardContext
+from mosld.adapters.forward_tracker import ForwardTracker
 from mosld.adapters.kernels.fused_linear import fused_linear
 from mosld.adapters.kernels.grouped import expand_slots, sum_slots
 from mosld.adapters.router import Router
@@ -89,14 +90,14 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
     Attributes:
         key: the module's name in the model.
         layer: the part of `key` up to the layer's number.
-        context: of the model's forward passes.
+        context: gives the state of the forward pass under way.
         slot: where it records its routing.
     """
 
     adapter_layer_names = ("mosld_mixture",)
     other_param_names = ()
 
-    def __init__(self, base_layer: nn.Module, key: str, layer: str, context: ForwardContext) -> None:
+    def __init__(self, base_layer: nn.Module, key: str, layer: str, context: ForwardTracker) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.key = key
@@ -111,10 +112,10 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
     def _add(self, name: str, mixture: nn.Module, like: Tensor) -> None:
         self.mosld_mixture[name] = mixture.to(like.device).train(self.training)
 
-    def _active_mixtures(self) -> list[nn.Module]:
+    def _active_mixtures(self) -> list[tuple[str, nn.Module]]:
         if self.disable_adapters:
             return []
-        return [self.mosld_mixture[name] for name in self.active_adapters if name in self.mosld_mixture]
+        return [(name, self.mosld_mixture[name]) for name in self.active_adapters if name in self.mosld_mixture]
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """A routed update is no fixed matrix, so it cannot become a LoRA."""
@@ -139,10 +140,11 @@ class MixtureLinear(MixtureLayer):
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """``W x`` plus the update of each active adapter, in the dtype of the base's output."""
         y = self.base_layer(x, *args, **kwargs)
-        for mixture in self._active_mixtures():
-            update, routing = mixture(x, self.context, self.layer)
+        context = self.context.current or ForwardContext()
+        for name, mixture in self._active_mixtures():
+            update, routing = mixture(x, context, f"{name}.{self.layer}")
             if routing is not None:
-                self.context.record(self.slot, routing)
+                context.record(self.slot, name, mixture.config, routing)
             y = y + update.to(y.dtype)
         return y
 
@@ -174,6 +176,8 @@ class MixtureFeedForward(MixtureLayer):
             raise ValueError(f"{self.key}: feed-forward experts of several adapters cannot be active at once")
         if not mixtures:
             return self.base_layer(x)
-        y, routing = mixtures[0](self.base_layer, x, self.context)
-        self.context.record(self.slot, routing)
+        name, mixture = mixtures[0]
+        context = self.context.current or ForwardContext()
+        y, routing = mixture(self.base_layer, x, context)
+        context.record(self.slot, name, mixture.router.config, routing)
         return y

@@ -44,11 +44,13 @@ def balance_loss(
             mask_BS = torch.ones_like(probs_MBSE[0, ..., 0])
         tokens_BS = mask_BS.to(probs_MBSE)
         counts_ME = torch.einsum("mbse,bs->me", chosen_MBSE, tokens_BS)
-        P_ME = torch.einsum("mbse,bs->me", probs_MBSE, tokens_BS) / tokens_BS.sum()
+        # A micro-batch of pads alone has the loss 0.
+        count = tokens_BS.sum().clamp(min=1)
+        P_ME = torch.einsum("mbse,bs->me", probs_MBSE, tokens_BS) / count
         if formula == "switch":
-            shares_ME = experts * counts_ME / counts_ME.sum(-1, keepdim=True)
+            shares_ME = experts * counts_ME / counts_ME.sum(-1, keepdim=True).clamp(min=1)
         else:
-            shares_ME = counts_ME / tokens_BS.sum() / (experts if formula == "sira" else 1)
+            shares_ME = counts_ME / count / (experts if formula == "sira" else 1)
         losses.append((shares_ME * P_ME).sum(-1))
         counts.update(zip(names, counts_ME, strict=True))
     return torch.cat(losses).mean(), counts

@@ -10,7 +10,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from mosld.adapters.forward_context import ForwardContext
+from mosld.adapters.forward_tracker import ForwardTracker
 from mosld.adapters.routing import Routing, gate_entropy
 from mosld.distributed.processes import Processes
 from mosld.evaluation.forward import Model, adapter_config, by_prompt, unwrapped
@@ -51,7 +51,7 @@ class ExpertUse:
     @contextmanager
     def record(self, model: Model, batch: Sequence[Packed]) -> Iterator[None]:
         """Count the routing of the forward pass on a batch; without experts, nothing."""
-        context = _forward_context(model)
+        context = _forward_tracker(model)
         if context is None:
             yield
             return
@@ -127,10 +127,10 @@ class ExpertUse:
 
 def has_experts(model: Model) -> bool:
     """Whether the model has an adapter with experts."""
-    return _forward_context(model) is not None
+    return _forward_tracker(model) is not None
 
 
-def _forward_context(model: Model) -> ForwardContext | None:
+def _forward_tracker(model: Model) -> ForwardTracker | None:
     return getattr(unwrapped(model), "context", None)
 
 
@@ -163,7 +163,7 @@ def token_experts(model: Model, prompt: Sequence[int], answer: Sequence[int]) ->
     Returns:
         One entry per token, or one for the whole answer in a mixture of domains; empty for a model without experts.
     """
-    context = _forward_context(model)
+    context = _forward_tracker(model)
     if context is None:
         return {}
     ids_BS = torch.tensor([[*prompt, *answer]], device=model.device)
