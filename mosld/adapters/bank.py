@@ -119,8 +119,10 @@ class Mixture(ExpertBank):
     with one mask for all tokens of a forward.
 
     Attributes:
-        router: gives the gates; None for a single LoRA, and where another module of the layer has it (router
+        router: gives the gates; None for a single LoRA, and where another module of the layer decides (router
             "domain": one router per layer).
+        layer_routers: that of the other module, which decides where this one runs first; in a list, so that it is not
+            a part of this module.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Mixture(ExpertBank):
     ) -> None:
         super().__init__(in_features, out_features, experts, config)
         self.router = Router(in_features, experts, config) if routed else None
+        self.layer_routers: list[Router] = []
 
     def forward(self, x_BSI: Tensor, context: ForwardContext, layer: str = "") -> tuple[Tensor, Routing | None]:
         """Compute the update.
@@ -135,38 +138,42 @@ class Mixture(ExpertBank):
         Args:
             x_BSI: the layer's input.
             context: of the forward pass.
-            layer: name of the adapter and decoder layer, whose modules share a decision with router "domain".
+            layer: name of the adapter and the decoder layer, whose modules share a decision with router "domain".
 
         Returns:
-            The update [B, S, O] in the dtype of A, and the routing by its own router.
+            The update [B, S, O] in the dtype of A, and the routing where it was decided here.
         """
         weights = [] if self.router is None else self.router.fused_logits(x_BSI)
         *logits, z = fused_linear(x_BSI, [*weights, self.down_weight(x_BSI)])
         if self.config.router == "domain":
-            routing = self._decide(x_BSI, context, layer)
-            gates_BSE = (routing or context.decided[layer]).gates_BSE
+            gates_BSE, routing = self._by_sequence(x_BSI, context, layer)
         else:
             routing = None if self.router is None else self.router(x_BSI, context, *logits)
             gates_BSE = routing.gates_BSE if routing else None
         return self.up(self.by_expert(z), gates_BSE), routing
 
-    def _decide(self, x_BSI: Tensor, context: ForwardContext, layer: str) -> Routing | None:
-        """Decide for all mixtures of the layer, where this one is the first to run."""
-        # A layer may run its modules in another order than it defines them, as OPT does. Only a forward pass can tell,
-        # and the role stays, since gradient checkpointing must do the same again.
-        if layer not in context.decided:
-            context.deciders[layer] = self
-        if context.deciders.setdefault(layer, self) is not self:
-            return None
-        # The expert that the prompt decided is kept while the answer is generated.
+    def _by_sequence(self, x_BSI: Tensor, context: ForwardContext, layer: str) -> tuple[Tensor, Routing | None]:
+        """The gates of each sequence, and the routing where it was decided here.
+
+        The layer's first module decides, in whatever order the model runs them. The expert that a prompt decided is
+        kept while its answer is generated.
+        """
+        if layer in context.decided:
+            decided = context.decided[layer]
+            return decided.gates_BSE, decided if self.router is not None and layer in context.cached else None
         if context.decoding:
-            return context.decided[layer]
-        router = self.router or context.routers[layer]
-        if router.weight.shape[-1] != x_BSI.shape[-1]:
             raise ValueError(
-                f"{layer}: the first module to run has {x_BSI.shape[-1]} inputs and the router "
-                f"{router.weight.shape[-1]}; adapt modules with inputs of one width"
+                "past_key_values holds no expert of this mixture of domains: fill the cache with this model and adapter"
             )
-        routing = router(x_BSI, context)
-        context.decided[layer] = Routing(routing.probs_BSE.detach(), routing.gates_BSE.detach())
-        return routing
+        routers = self.layer_routers if self.router is None else [self.router]
+        if not routers or (self.router is None and context.owner is None):
+            raise ValueError("a mixture of domains decides in a forward pass of the whole model or of its decoder")
+        width = routers[0].weight.shape[-1]
+        if x_BSI.shape[-1] != width:
+            raise ValueError(
+                f"{layer}: the first module to run has {x_BSI.shape[-1]} inputs, the router {width}; adapt modules of "
+                "one width"
+            )
+        routing = routers[0](x_BSI, context)
+        context.decided[layer] = Routing(routing.probs_BSE.detach(), routing.gates_BSE)
+        return routing.gates_BSE, routing

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mosld.adapters.bank import ExpertBank, Mixture
 from mosld.adapters.config import MosldConfig
-from mosld.adapters.forward_context import ForwardContext, RoutingSlot
+from mosld.adapters.forward_context import ForwardContext
+from mosld.adapters.forward_tracker import ForwardTracker
 from mosld.adapters.kernels.fused_linear import fused_linear
 from mosld.adapters.kernels.grouped import expand_slots, sum_slots
 from mosld.adapters.router import Router
@@ -95,23 +96,21 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
     Attributes:
         key: the module's name in the model.
         layer: the part of `key` up to the layer's number.
-        context: of the model's forward passes.
+        context: gives the state of the forward pass under way.
+        slot: where it records its routing.
     """
 
     adapter_layer_names = ("mosld_mixture",)
     other_param_names = ()
 
-    def __init__(self, base_layer: nn.Module, key: str, layer: str, context: ForwardContext) -> None:
+    def __init__(self, base_layer: nn.Module, key: str, layer: str, context: ForwardTracker) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.key = key
         self.layer = layer
         self.context = context
+        self.slot = context.slot(key)
         self.mosld_mixture = nn.ModuleDict()
-        # By adapter: where it records its routing, and the name of what it decides once for the whole decoder layer.
-        # A dict of objects, so that compiled code does not depend on the names.
-        self.slots: dict[str, RoutingSlot] = {}
-        self.decisions: dict[str, str] = {}
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter = []
@@ -133,28 +132,20 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
 
     def _add(self, name: str, mixture: nn.Module) -> None:
         self.mosld_mixture[name] = mixture.train(self.training)
-        self.slots[name] = self.context.slot(name, self.key)
-        self.decisions[name] = f"{name} in {self.layer}"
         self._move_adapter_to_device_of_base_layer(name)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """As PEFT's, but the weights keep their dtype; those on the meta device stay there until they are loaded."""
-        mixture = self.mosld_mixture[adapter_name] if adapter_name in self.mosld_mixture else None
-        if mixture is not None and not any(parameter.is_meta for parameter in mixture.parameters()):
+        if adapter_name not in self.mosld_mixture:
+            return
+        mixture = self.mosld_mixture[adapter_name]
+        if not any(parameter.is_meta for parameter in mixture.parameters()):
             mixture.to(device or self.reference_weight.device)
 
     def _active_mixtures(self) -> list[tuple[str, nn.Module]]:
         if self.disable_adapters:
             return []
         return [(name, self.mosld_mixture[name]) for name in self.active_adapters if name in self.mosld_mixture]
-
-    def delete_adapter(self, adapter_name: str) -> None:
-        """As PEFT's; the layer's router and its decisions go with the adapter."""
-        super().delete_adapter(adapter_name)
-        self.slots.pop(adapter_name, None)
-        if decision := self.decisions.pop(adapter_name, None):
-            for table in (self.context.routers, self.context.deciders, self.context.decided):
-                table.pop(decision, None)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """A routed update is no fixed matrix, so it cannot become a LoRA."""
@@ -191,25 +182,17 @@ class MixtureLinear(MixtureLayer):
     """A frozen linear layer with the mixtures of its active adapters."""
 
     def add_mixture(self, name: str, experts: int, config: MosldConfig, routed: bool) -> None:
-        """Add an adapter; a mixture that is not `routed` is a single LoRA.
-
-        With router "domain", the first mixture of a decoder layer has the router of all.
-        """
-        domain = config.router == "domain"
-        replaced = self.mosld_mixture[name].router if name in self.mosld_mixture else None
-        routed &= not domain or self.context.routers.get(f"{name} in {self.layer}") is replaced
-        mixture = Mixture(self.in_features, self.out_features, experts, config, routed)
-        self._add(name, mixture)
-        if mixture.router is not None and domain:
-            self.context.routers[self.decisions[name]] = mixture.router
+        """Add an adapter; a mixture that is not `routed` has no router of its own."""
+        self._add(name, Mixture(self.in_features, self.out_features, experts, config, routed))
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """``W x`` plus the update of each active adapter, in the dtype of the base's output."""
         y = self.base_layer(x, *args, **kwargs)
+        context = self.context.current or ForwardContext()
         for name, mixture in self._active_mixtures():
-            update, routing = mixture(x, self.context, self.decisions[name])
+            update, routing = mixture(x, context, f"{name}.{self.layer}")
             if routing is not None:
-                self.context.record(self.slots[name], routing)
+                context.record(self.slot, name, mixture.config, routing)
             y = y + update.to(y.dtype)
         return y
 
@@ -252,6 +235,7 @@ class MixtureFeedForward(MixtureLayer):
         if not mixtures:
             return self.base_layer(x)
         name, mixture = mixtures[0]
-        y, routing = mixture(self.base_layer, x, self.context)
-        self.context.record(self.slots[name], routing)
+        context = self.context.current or ForwardContext()
+        y, routing = mixture(self.base_layer, x, context)
+        context.record(self.slot, name, mixture.router.config, routing)
         return y

@@ -10,7 +10,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from mosld.adapters.forward_context import ForwardContext
+from mosld.adapters.forward_tracker import ForwardTracker
 from mosld.adapters.routing import Routing, gate_entropy
 from mosld.distributed.processes import Processes
 from mosld.evaluation.forward import Model, adapter_config, by_prompt, unwrapped
@@ -51,14 +51,13 @@ class ExpertUse:
     @contextmanager
     def record(self, model: Model, batch: Sequence[Packed]) -> Iterator[None]:
         """Count the routing of the forward pass on a batch; without experts, nothing."""
-        context = _forward_context(model)
+        context = _forward_tracker(model)
         if context is None:
             yield
             return
-        with context.recording() as records:
+        with context.recording() as routings:
             yield
-        for routings in records.values():  # of the active adapter
-            self._add(routings, batch)
+        self._add(dict(routings), batch)
 
     def _add(self, routings: dict[str, Routing], batch: Sequence[Packed]) -> None:
         # Modules with equally many experts are summed at once.
@@ -128,10 +127,10 @@ class ExpertUse:
 
 def has_experts(model: Model) -> bool:
     """Whether the model has an adapter with experts."""
-    return _forward_context(model) is not None
+    return _forward_tracker(model) is not None
 
 
-def _forward_context(model: Model) -> ForwardContext | None:
+def _forward_tracker(model: Model) -> ForwardTracker | None:
     return getattr(unwrapped(model), "context", None)
 
 
@@ -164,7 +163,7 @@ def token_experts(model: Model, prompt: Sequence[int], answer: Sequence[int]) ->
     Returns:
         One entry per token, or one for the whole answer in a mixture of domains; empty for a model without experts.
     """
-    context = _forward_context(model)
+    context = _forward_tracker(model)
     if context is None:
         return {}
     ids_BS = torch.tensor([[*prompt, *answer]], device=model.device)
@@ -173,11 +172,10 @@ def token_experts(model: Model, prompt: Sequence[int], answer: Sequence[int]) ->
     if by_prompt(adapter_config(model)):
         inputs["prompt_mask"] = (torch.arange(ids_BS.shape[1], device=ids_BS.device) < len(prompt)).long()[None]
         first = 0
-    with context.recording() as records:
+    with context.recording() as routings:
         model(**inputs, use_cache=False)
     return {
         module: [_taken(gates_E) for gates_E in routing.gates_BSE[0, first:].tolist()]
-        for routings in records.values()  # of the active adapter
         for module, routing in routings.items()
     }
 

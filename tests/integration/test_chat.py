@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from mosld import chat as chat_command
 from mosld import train as train_command
+from mosld.adapters.forward_context import ForwardContext
 from mosld.evaluation.expert_use import token_experts
 from mosld.recipes.generate import Streamer
 from mosld.recipes.load import load_trained
@@ -137,22 +138,20 @@ def test_experts_equal_gates_computed_from_the_saved_weights(method, trained):
         torch.testing.assert_close(torch.tensor([[gate for _, gate in taken] for taken in columns]), gates)
 
 
-def test_experts_equal_those_recorded_during_generate(trained):
+def test_experts_equal_those_recorded_during_generate(trained, monkeypatch):
     """Of each token while it was generated with a cache, by recording every pass by hand."""
     for method in ("mosld", "sira", "mixlora", "moa"):
         model, tokenizer = loaded(trained(method))
         prompt = tokenizer("Question: Why?\nAnswer:").input_ids
         passes = []
-        context = model.context
-        record, names = context.record, {id(slot): name for name, slot in context._slots.items()}
+        names = {id(slot): name for name, slot in model.context._slots.items()}
 
-        def noted(slot, routing, names=names, passes=passes):
+        def noted(_, slot, adapter, config, routing, names=names, passes=passes):
             passes.append((names[id(slot)], routing.gates_BSE[0]))
 
-        context.record = noted
-        with torch.inference_mode():
+        with monkeypatch.context() as patch, torch.inference_mode():
+            patch.setattr(ForwardContext, "record", noted)
             out = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=5, min_new_tokens=5, do_sample=False)
-        context.record = record
         experts = token_experts(model, prompt, out[0, len(prompt) :].tolist())
         for module, columns in experts.items():
             steps = [gates for name, gates in passes if name == module]

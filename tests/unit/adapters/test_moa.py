@@ -95,7 +95,7 @@ def test_a_row_without_a_prompt_has_finite_probabilities():
 def test_decoding_keeps_the_decision_of_the_prompt():
     ours, state = layer().eval(), context()
     _, decided = ours(tokens(3, 5), state, "layer 0")
-    state.decoding = True
+    state.decoding, state.cached = True, state.decided
     _, again = ours(100 * tokens(3, 1), state, "layer 0")
     assert torch.equal(again.gates_BSE, decided.gates_BSE)
 
@@ -110,11 +110,9 @@ def test_the_loss_has_eta_times_the_mean_cross_entropy_of_the_routers(tiny):
     ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
     model = mosld.adapt(tiny, "moa", domains=DOMAINS, dropout=0.0, dropout_on="none", router_weight=0.5, seed=0)
     plain = model.eval()(input_ids=ids, labels=ids).loss
-    trained = model.train()(input_ids=ids, labels=ids, domain=torch.tensor([0, 2]))
+    trained, routings = recorded(model.train(), input_ids=ids, labels=ids, domain=torch.tensor([0, 2]))
     torch.testing.assert_close(trained.loss, plain + 0.5 * trained.aux_loss)
-    losses = [
-        -torch.log(routing.probs_BSE[[0, 1], 0, [0, 2]]).mean() for routing in model.base_model.context.decided.values()
-    ]
+    losses = [-torch.log(routing.probs_BSE[[0, 1], 0, [0, 2]]).mean() for routing in routings]
     assert len(losses) == 4  # one router per layer
     torch.testing.assert_close(trained.aux_loss, torch.stack(losses).mean())
 
@@ -157,9 +155,17 @@ def batch(rows=TEXTS):
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def decisions(model):
-    """The expert of each layer and row in the last forward [L, B]."""
-    return torch.stack([routing.gates_BSE[:, 0].argmax(-1) for routing in model.base_model.context.decided.values()])
+def recorded(model, **inputs):
+    """The outputs of a forward and the routing of each layer."""
+    with model.base_model.context.recording() as routings:
+        outputs = model(**inputs)
+    return outputs, list(routings.values())
+
+
+def decide(model, **inputs):
+    """The logits of a forward and the expert of each layer and row [L, B]."""
+    outputs, routings = recorded(model, **inputs)
+    return outputs.logits, torch.stack([routing.gates_BSE[:, 0].argmax(-1) for routing in routings])
 
 
 def greedy(model, **inputs):
@@ -171,12 +177,11 @@ def test_a_mixed_batch_gives_each_row_the_expert_it_has_alone():
     model = moa()
     inputs = batch()
     positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    together = model(**inputs, position_ids=positions).logits
-    chosen = decisions(model)
+    together, chosen = decide(model, **inputs, position_ids=positions)
     assert all(len(layer.unique()) > 1 for layer in chosen)
     for i, row in enumerate(TEXTS):
-        alone = model(torch.tensor([row])).logits
-        assert torch.equal(decisions(model)[:, 0], chosen[:, i])
+        alone, own = decide(model, input_ids=torch.tensor([row]))
+        assert torch.equal(own[:, 0], chosen[:, i])
         torch.testing.assert_close(together[i, -len(row) :], alone[0], rtol=1e-4, atol=1e-4)
 
 
@@ -203,23 +208,21 @@ def test_generate_keeps_the_decision_of_the_prompt(inference):
 
 def test_answer_tokens_influence_no_layer_s_decision():
     model, prompt = moa(), torch.tensor([[1, 1, 1, 0, 0]] * 2)
-    model(torch.tensor([[5, 6, 7, 8, 9], [15, 16, 17, 18, 19]]), prompt_mask=prompt)
-    first = [routing.probs_BSE for routing in model.base_model.context.decided.values()]
-    model(torch.tensor([[5, 6, 7, 200, 3], [15, 16, 17, 90, 91]]), prompt_mask=prompt)
-    second = [routing.probs_BSE for routing in model.base_model.context.decided.values()]
-    torch.testing.assert_close(first, second)
+    rows = [[[5, 6, 7, 8, 9], [15, 16, 17, 18, 19]], [[5, 6, 7, 200, 3], [15, 16, 17, 90, 91]]]
+    first, second = (recorded(model, input_ids=torch.tensor(ids), prompt_mask=prompt)[1] for ids in rows)
+    assert len(first) == 4
+    torch.testing.assert_close([routing.probs_BSE for routing in first], [routing.probs_BSE for routing in second])
 
 
 def test_vote_takes_the_expert_of_most_layers_in_every_layer():
     inputs = batch()
     by_layer, voting = moa(), moa(inference="vote")
-    by_layer(**inputs)
-    named = decisions(by_layer)
+    _, named = decide(by_layer, **inputs)
     counts = [[(named[:, row] == i).sum().item() for i in range(3)] for row in range(len(TEXTS))]
     elected = torch.tensor([count.index(max(count)) for count in counts])
     assert any(len(named[:, row].unique()) > 1 for row in range(len(TEXTS))), "no layer disagrees"
-    logits = voting(**inputs).logits
-    assert torch.equal(decisions(voting), elected.expand(4, -1))
+    logits, chosen = decide(voting, **inputs)
+    assert torch.equal(chosen, elected.expand(4, -1))
     # In training mode, without dropout, each row takes the expert in `domain`.
     reference = moa(dropout=0.0, dropout_on="none").train()
     real = inputs["attention_mask"].bool()
