@@ -132,8 +132,13 @@ class ForwardTracker:
         context.wants_auxiliary_loss = self.auxiliary_loss.take_request(kwargs)
         trains = model.training and (labels is not None or torch.is_grad_enabled())
         context.recording = trains or context.wants_auxiliary_loss or self._listens
-        if trains:
-            _refuse_reentrant_checkpointing(model)
+        if trains and _checkpoints_reentrantly(model):
+            if labels is not None or context.wants_auxiliary_loss:
+                raise ValueError(
+                    "reentrant gradient checkpointing loses the gradient of the balance loss; "
+                    "enable it with use_reentrant=False"
+                )
+            context.recording = self._listens  # no loss is better than one without a gradient
         if self.chooses_by_prompt:
             self._choose_by_prompt(model, context, args, kwargs)
         self.current = context
@@ -279,14 +284,10 @@ def _checkpoints(model: nn.Module) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
-def _refuse_reentrant_checkpointing(model: nn.Module) -> None:
-    """Reentrant checkpointing runs the forward without a graph: the auxiliary loss would silently lose its gradient."""
+def _checkpoints_reentrantly(model: nn.Module) -> bool:
+    """Whether checkpointing runs the forward without a graph, so that the auxiliary loss would lose its gradient."""
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             options = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
-            if options.get("use_reentrant", False):
-                raise ValueError(
-                    "reentrant gradient checkpointing loses the gradient of the balance loss; "
-                    "enable it with use_reentrant=False"
-                )
-            return
+            return bool(options.get("use_reentrant", False))
+    return False
