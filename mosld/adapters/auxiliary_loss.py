@@ -94,7 +94,10 @@ class AuxiliaryLoss:
         if not model.training and not context.wants_auxiliary_loss:
             return outputs
         losses = [
-            (config.auxiliary_weight, self._of_adapter(f"{adapter}." if len(routings) > 1 else "", context, config, own))
+            (
+                config.auxiliary_weight,
+                self._of_adapter(f"{adapter}." if len(routings) > 1 else "", context, config, own),
+            )
             for adapter, (config, own) in routings.items()
         ]
         loss = _loss_of(outputs)
@@ -209,9 +212,7 @@ def _class_with_auxiliary_loss(kind: type[ModelOutput]) -> type[ModelOutput]:
     return dataclasses.make_dataclass(kind.__name__, [("aux_loss", Tensor | None, None)], bases=(kind,))
 
 
-def _share(
-    labels: Tensor, shift_labels: Tensor | None, num_items_in_batch: Tensor | int | None
-) -> Tensor | float:
+def _share(labels: Tensor, shift_labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | float:
     """This forward's share of the label tokens of the optimizer step.
 
     A trainer that divides the cross entropy by the tokens of the whole step sums over its micro-batches; without the

@@ -157,9 +157,7 @@ class ForwardTracker:
             self._vote(model, context, args, kwargs)
 
     @torch.no_grad()
-    def _vote(
-        self, model: nn.Module, context: ForwardContext, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _vote(self, model: nn.Module, context: ForwardContext, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         outer = self.current
         if outer is not None and outer.votes is not None:
             # The pass in which layers vote has the inputs of the pass that it serves.
