@@ -12,6 +12,7 @@ from peft import (
     get_peft_model,
     initialize_kv_prefix_from_past_key_values,
 )
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from mosld.adapters.config import MosldConfig
@@ -63,6 +64,11 @@ def adapt_with(
     model: PreTrainedModel, method: MethodConfig, allocation: AllocationConfig, seed: int | None
 ) -> PreTrainedModel | PeftModel:
     """As `adapt`, from checked configs."""
+    if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise UserError(
+            f"method={method.name}: the model carries an adapter already; take a fresh base model, or the one that "
+            "unload() of the adapted model returns."
+        )
     if method.kind == "full":
         return model.requires_grad_(True)
     if method.kind != "prefix":

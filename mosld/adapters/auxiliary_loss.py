@@ -93,6 +93,14 @@ class AuxiliaryLoss:
         """
         if not model.training and not context.wants_auxiliary_loss:
             return outputs
+        # Without labels and domains, a mixture of domains in training is not told which expert is right.
+        routings = {
+            adapter: (config, own)
+            for adapter, (config, own) in routings.items()
+            if config.router != "domain" or any(routing.loss is not None for routing in own.values())
+        }
+        if not routings:
+            return outputs
         losses = [
             (
                 config.auxiliary_weight,
@@ -164,9 +172,11 @@ class AuxiliaryLoss:
             "expert_load": the share of assignments of each expert [E]; with router "capacity" also "dropped": the
             share of assignments that full experts turned away [].
         """
-        load = {"expert_load": {name: count / count.sum() for name, count in self._assignments.items()}}
+        load = {"expert_load": {name: count / count.sum().clamp(min=1) for name, count in self._assignments.items()}}
         if self._dropped:
-            load["dropped"] = {name: count / self._assignments[name].sum() for name, count in self._dropped.items()}
+            load["dropped"] = {
+                name: count / self._assignments[name].sum().clamp(min=1) for name, count in self._dropped.items()
+            }
         self._assignments = {}
         self._dropped = {}
         return load

@@ -43,12 +43,15 @@ class ExpertBank(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw A at random and set B to zero."""
+        """Draw A at random and set B to zero, where the config does not ask for a random B."""
         if self.config.init == "kaiming":
             nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
         else:
             nn.init.normal_(self.A, std=1 / self.rank if self.config.init == "gaussian" else NORMAL_DEVIATION)
-        nn.init.zeros_(self.B)
+        if self.config.init_weights:
+            nn.init.zeros_(self.B)
+        else:
+            nn.init.kaiming_uniform_(self.B, a=math.sqrt(5))
 
     def down(self, x: Tensor) -> Tensor:
         """``A_i x`` for each expert [..., E, R]; with a shared A it is computed once [..., 1, R].
@@ -165,6 +168,12 @@ class Mixture(ExpertBank):
         routers = self.layer_routers if self.router is None else [self.router]
         if not routers or (self.router is None and context.owner is None):
             raise ValueError("a mixture of domains decides in a forward pass of the whole model or of its decoder")
+        width = routers[0].weight.shape[-1]
+        if x_BSI.shape[-1] != width:
+            raise ValueError(
+                f"{layer}: the first module to run has {x_BSI.shape[-1]} inputs, the router {width}; adapt modules of "
+                "one width"
+            )
         routing = routers[0](x_BSI, context)
-        context.decided[layer] = Routing(routing.probs_BSE.detach(), routing.gates_BSE.detach())
+        context.decided[layer] = Routing(routing.probs_BSE.detach(), routing.gates_BSE)
         return routing.gates_BSE, routing

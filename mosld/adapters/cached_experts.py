@@ -63,7 +63,8 @@ def keep_with_cache(kv_cache: object, experts: dict[str, Routing]) -> None:
         return
     if not isinstance(kv_cache, CachedExperts):
         kv_cache.__class__ = _with_experts(type(kv_cache))  # type: ignore[assignment]
-    kv_cache.mosld_experts = dict(experts)  # type: ignore[attr-defined]
+    kept = {key: Routing(*(part.detach() for part in routing[:2])) for key, routing in experts.items()}
+    kv_cache.mosld_experts = kept  # type: ignore[attr-defined]
 
 
 def experts_of_cache(kv_cache: object) -> dict[str, Routing]:

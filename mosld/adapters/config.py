@@ -12,6 +12,8 @@ from mosld.config.schema import MethodConfig
 # Equal and hash-equal to the plain string, so that PEFT finds the tuner from the JSON file.
 MosldType = enum.Enum("MosldType", {"MOSLD": "MOSLD"}, type=str)
 
+LATER_OPTIONS = ("init_weights", "layers_to_transform", "layers_pattern", "modules_to_save")
+
 
 @dataclass
 class MosldConfig(PeftConfig):
@@ -31,7 +33,13 @@ class MosldConfig(PeftConfig):
         router: how gates come from p = softmax(W_r x). "topk": the top_k largest divided by their sum; "dense": p, or
             its top_k largest as they are; "capacity": SiRA's, see `routing.capacity_routing`; "domain": MoA's, one
             expert for the whole sequence, see `router.Router`.
-        target_modules: names of linear layers, or of feed-forward blocks (MixLoRA: one router per block).
+        init_weights: False draws the experts' B at random, too, so that an untrained adapter changes the model.
+        target_modules: names of linear layers, or of feed-forward blocks (MixLoRA: one router per block). PEFT gives
+            this and the next four their meaning.
+        exclude_modules: names among them that are left alone.
+        layers_to_transform: indices of the layers to adapt; None: all.
+        layers_pattern: the name of the list of layers to which these indices belong.
+        modules_to_save: names of other modules that are trained whole and saved with the adapter.
         plain_modules: the key in saved files of `single_lora_modules`, those among `target_modules` that get a single
             LoRA without a router.
     """
@@ -54,14 +62,21 @@ class MosldConfig(PeftConfig):
     pool: str = "mean"
     inference: str = "per_layer"
     router_weight: float = 1.0
-    target_modules: list[str] | str | None = None
+    init_weights: bool = True
+    target_modules: list[str] | set[str] | str | None = None
     plain_modules: list[str] = field(default_factory=list)
-    exclude_modules: list[str] | str | None = field(default=None)
+    exclude_modules: list[str] | set[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
         """Set the PEFT type and refuse what cannot work."""
         super().__post_init__()
         self.peft_type = MosldType.MOSLD  # type: ignore[assignment]
+        for key in ("target_modules", "exclude_modules"):
+            names = getattr(self, key)
+            setattr(self, key, set(names) if isinstance(names, list | tuple) else names)
         fewest = self.experts if isinstance(self.experts, int) else min(self.experts)
         if self.top_k is not None and not 1 <= self.top_k <= fewest:
             raise ValueError(f"top_k must be in [1, {fewest}] (the smallest number of experts), got {self.top_k}")
@@ -69,6 +84,10 @@ class MosldConfig(PeftConfig):
             raise ValueError(f"router={self.router!r} needs top_k")
         if self.router == "domain" and len(self.domains or []) != self.experts:
             raise ValueError(f"router='domain' needs the name of each of its {self.experts} experts as domains")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError(f"layers_pattern={self.layers_pattern!r} needs layers_to_transform")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError("layers_to_transform needs target_modules as a list; a regex can name the layers itself")
         if self.r < 1:
             raise ValueError(f"r must be at least 1, got {self.r}")
         if self.capacity_factor <= 0:
@@ -81,6 +100,15 @@ class MosldConfig(PeftConfig):
             value = getattr(self, option.name)
             if choices and value not in choices:
                 raise ValueError(f"{option.name} must be one of {', '.join(choices)}, got {value!r}")
+
+    def to_dict(self) -> dict:
+        """As PEFT's, for saved files that are the same in every process and, at the defaults, in older versions."""
+        defaults = {option.name: option.default for option in dataclasses.fields(self) if option.name in LATER_OPTIONS}
+        return {
+            name: sorted(value) if isinstance(value, set) else value
+            for name, value in super().to_dict().items()
+            if defaults.get(name, ...) != value
+        }
 
     @classmethod
     def from_method(

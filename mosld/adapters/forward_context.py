@@ -26,6 +26,7 @@ class ForwardContext:
     Attributes:
         mask_BS: 1 for a token, 0 for a pad; None: all are tokens, or the attention mask does not tell pads.
         domain_B: index of each sequence's expert (router "domain", in training).
+        supervised: whether the pass has labels, so that a mixture of domains in training needs `domain_B`.
         prompt_mask_BS: 1 for the tokens that decide a sequence's expert; None: all tokens.
         decoding: whether this pass continues a cached prompt.
         cached: by adapter and layer, the routing of the sequences whose cache this pass continues.
@@ -42,6 +43,7 @@ class ForwardContext:
     def __init__(self) -> None:
         self.mask_BS: Tensor | None = None
         self.domain_B: Tensor | None = None
+        self.supervised = True
         self.prompt_mask_BS: Tensor | None = None
         self.decoding = False
         self.cached: dict[str, Routing] = {}
@@ -66,11 +68,20 @@ class ForwardContext:
         if self.recording:
             slot.routings = [*slot.routings, (adapter, config, routing)]
 
+    def mask_of(self, x_BSI: Tensor) -> Tensor | None:
+        """The mask of these tokens, also where the base model has flattened them.
+
+        Beside an encoder, a decoder has tokens of its own: where the mask is not theirs by its size, all are tokens.
+        """
+        shape = x_BSI.shape[:-1]
+        known_BS = self.mask_BS
+        return known_BS.reshape(shape) if known_BS is not None and known_BS.numel() == shape.numel() else None
+
     def deciding_mask(self, x_BSI: Tensor) -> Tensor:
         """The mask of the tokens that decide a sequence's expert [B, S], in the dtype of `x_BSI`."""
         mask_BS = torch.ones_like(x_BSI[..., 0])
         # A pad decides nothing, even where the prompt mask includes it.
-        for known_BS in (self.mask_BS, self.prompt_mask_BS):
+        for known_BS in (self.mask_of(x_BSI), self.prompt_mask_BS):
             if known_BS is not None:
                 mask_BS = mask_BS * known_BS.to(x_BSI)
         return mask_BS

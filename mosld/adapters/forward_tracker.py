@@ -118,11 +118,13 @@ class ForwardTracker:
         context.outer = outer
         context.domain_B = kwargs.pop("domain", None)
         context.prompt_mask_BS = kwargs.pop("prompt_mask", None)
-        inputs = kwargs.get("input_ids", kwargs.get("inputs_embeds", args[0] if args else None))
-        shape = getattr(inputs, "shape", ())[:2]
+        # Models without tokens, of images or sound, are called with arguments of other names.
+        named = (*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        shape = getattr(next((tokens for tokens in named if tokens is not None), None), "shape", ())[:2]
         mask = kwargs.get("attention_mask")
         context.mask_BS = mask if getattr(mask, "shape", None) == shape else None
         labels = kwargs.get("labels")
+        context.supervised = labels is not None
         if context.prompt_mask_BS is None:
             if self.chooses_by_prompt:
                 _refuse_packed_rows(kwargs.get("position_ids"), context.mask_BS)

@@ -6,6 +6,7 @@ Shapes: B batch, S sequence, I in (and out of a block), F inner width of a block
 from collections.abc import Callable
 from typing import Protocol, cast
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from mosld.adapters.kernels.grouped import expand_slots, sum_slots
 from mosld.adapters.router import Router
 from mosld.adapters.routing import Routing, one_hot
 
+NO_MERGE = "a mixture routes every token: it cannot be merged into one weight matrix"
+
 
 class GatedBlock(Protocol):
     """A feed-forward block ``down_proj(act_fn(gate_proj(x)) * up_proj(x))``."""
@@ -26,6 +29,9 @@ class GatedBlock(Protocol):
     up_proj: nn.Linear
     down_proj: nn.Linear
     act_fn: Callable[[Tensor], Tensor]
+
+
+GATED_PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
 
 
 class FeedForwardMixture(nn.Module):
@@ -68,7 +74,7 @@ class FeedForwardMixture(nn.Module):
         # that B is multiplied once per token.
         z_KBSER = self.down.down(inner_KBSF)
         z_BSER = sum_slots((weights_KBS.unsqueeze(-1) * slots_KBSE).unsqueeze(-1) * z_KBSER)
-        return y_BSI + self.down.up(z_BSER, slots_KBSE.sum(0)).to(y_BSI.dtype), routing
+        return y_BSI + self.down.up(z_BSER.to(self.down.B.dtype), slots_KBSE.sum(0)).to(y_BSI.dtype), routing
 
     def _slots(self, gates_BSE: Tensor) -> tuple[Tensor, Tensor]:
         """The K experts of every token as weights [K, B, S] and one-hot rows [K, B, S, E]."""
@@ -109,8 +115,32 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter = []
 
-    def _add(self, name: str, mixture: nn.Module, like: Tensor) -> None:
-        self.mosld_mixture[name] = mixture.to(like.device).train(self.training)
+    @property
+    def reference_weight(self) -> Tensor:
+        """A weight of the base, whose device the mixtures share."""
+        return cast(nn.Linear, self.get_base_layer()).weight
+
+    @property
+    def in_features(self) -> int:
+        """The width of the input."""
+        return cast(nn.Linear, self.get_base_layer()).in_features
+
+    @property
+    def out_features(self) -> int:
+        """The width of the output."""
+        return cast(nn.Linear, self.get_base_layer()).out_features
+
+    def _add(self, name: str, mixture: nn.Module) -> None:
+        self.mosld_mixture[name] = mixture.train(self.training)
+        self._move_adapter_to_device_of_base_layer(name)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """As PEFT's, but the weights keep their dtype; those on the meta device stay there until they are loaded."""
+        if adapter_name not in self.mosld_mixture:
+            return
+        mixture = self.mosld_mixture[adapter_name]
+        if not any(parameter.is_meta for parameter in mixture.parameters()):
+            mixture.to(device or self.reference_weight.device)
 
     def _active_mixtures(self) -> list[tuple[str, nn.Module]]:
         if self.disable_adapters:
@@ -123,10 +153,29 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
 
     def merge(self, *args: object, **kwargs: object) -> None:
         """Refuse: every token has its own sum of experts, so there is no one weight to merge into."""
-        raise ValueError("a mixture routes every token: it cannot be merged into one weight matrix")
+        raise ValueError(NO_MERGE)
 
     def unmerge(self) -> None:
         """Do nothing: nothing is ever merged."""
+
+
+def layer_kind(module: nn.Module, key: str) -> type["MixtureLinear | MixtureFeedForward"]:
+    """The kind of layer that adapts a module.
+
+    Raises:
+        ValueError: none can; the message has the module's name and class.
+    """
+    if any(isinstance(part, BaseTunerLayer) for part in module.modules()):
+        raise ValueError(f"{key} carries an adapter already; take a fresh base model, or unload() that adapter first")
+    if isinstance(module, nn.Linear):
+        return MixtureLinear
+    kind = type(module).__name__
+    missing = [part for part in GATED_PARTS if not hasattr(module, part)]
+    if len(missing) == len(GATED_PARTS):
+        raise ValueError(f"{key} is a {kind}; only nn.Linear and gated feed-forward blocks can be adapted")
+    if missing:
+        raise ValueError(f"{key} ({kind}) is no gated feed-forward block: it has no {', '.join(missing)}")
+    return MixtureFeedForward
 
 
 class MixtureLinear(MixtureLayer):
@@ -134,8 +183,7 @@ class MixtureLinear(MixtureLayer):
 
     def add_mixture(self, name: str, experts: int, config: MosldConfig, routed: bool) -> None:
         """Add an adapter; a mixture that is not `routed` has no router of its own."""
-        base = cast(nn.Linear, self.get_base_layer())
-        self._add(name, Mixture(base.in_features, base.out_features, experts, config, routed), base.weight)
+        self._add(name, Mixture(self.in_features, self.out_features, experts, config, routed))
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """``W x`` plus the update of each active adapter, in the dtype of the base's output."""
@@ -153,17 +201,27 @@ class MixtureFeedForward(MixtureLayer):
     """A frozen feed-forward block with the experts of its active adapter."""
 
     def add_mixture(self, name: str, experts: int, config: MosldConfig, routed: bool) -> None:
-        """Add an adapter; a block always has a router.
+        """Add an adapter; a block always has a router."""
+        self._add(name, FeedForwardMixture(self._block, experts, config))
 
-        Raises:
-            ValueError: the module is no gated feed-forward block.
-        """
-        block = self.get_base_layer()
-        missing = [part for part in ("gate_proj", "up_proj", "down_proj", "act_fn") if not hasattr(block, part)]
-        if missing:
-            raise ValueError(f"{self.key} is no gated feed-forward block: it has no {', '.join(missing)}")
-        gated = cast(GatedBlock, block)
-        self._add(name, FeedForwardMixture(gated, experts, config), gated.gate_proj.weight)
+    @property
+    def _block(self) -> GatedBlock:
+        return cast(GatedBlock, self.get_base_layer())
+
+    @property
+    def reference_weight(self) -> Tensor:
+        """A weight of the base, whose device the mixtures share."""
+        return self._block.gate_proj.weight
+
+    @property
+    def in_features(self) -> int:
+        """The width of the input."""
+        return self._block.gate_proj.in_features
+
+    @property
+    def out_features(self) -> int:
+        """The width of the output."""
+        return self._block.down_proj.out_features
 
     def forward(self, x: Tensor) -> Tensor:
         """The block with the experts of the active adapter.

@@ -31,26 +31,28 @@ def balance_loss(
     Returns:
         The loss, and for each module the number of assignments of each expert [E], without a graph.
     """
-    # Modules with the same number of experts are computed at once: four stacks instead of sixty small sums.
-    groups: dict[int, list[str]] = {}
+    # Modules of one shape are computed at once: four stacks instead of sixty small sums.
+    groups: dict[torch.Size, list[str]] = {}
     for name, routing in routings.items():
-        groups.setdefault(routing.probs_BSE.shape[-1], []).append(name)
+        groups.setdefault(routing.probs_BSE.shape, []).append(name)
     losses: list[Tensor] = []
     counts: dict[str, Tensor] = {}
-    for experts, names in groups.items():
+    for shape, names in groups.items():
+        experts = shape[-1]
         probs_MBSE = torch.stack([routings[name].probs_BSE for name in names])
         chosen_MBSE = (torch.stack([routings[name].marks_BSE for name in names]) > 0).to(probs_MBSE)
-        if mask_BS is None:
-            mask_BS = torch.ones_like(probs_MBSE[0, ..., 0])
-        tokens_BS = mask_BS.to(probs_MBSE)
-        counts_ME = torch.einsum("mbse,bs->me", chosen_MBSE, tokens_BS)
-        # A micro-batch of pads alone has the loss 0.
-        count = tokens_BS.sum().clamp(min=1)
-        P_ME = torch.einsum("mbse,bs->me", probs_MBSE, tokens_BS) / count
+        tokens_BS = torch.ones_like(probs_MBSE[0, ..., 0])
+        # A decoder beside an encoder has tokens of its own, of which the mask tells nothing.
+        if mask_BS is not None and mask_BS.numel() == tokens_BS.numel():
+            tokens_BS = mask_BS.to(probs_MBSE).reshape(tokens_BS.shape)
+        counts_ME = torch.einsum("m...e,...->me", chosen_MBSE, tokens_BS)
+        # A micro-batch of pads alone has loss 0.
+        tokens = tokens_BS.sum().clamp(min=1)
+        P_ME = torch.einsum("m...e,...->me", probs_MBSE, tokens_BS) / tokens
         if formula == "switch":
             shares_ME = experts * counts_ME / counts_ME.sum(-1, keepdim=True).clamp(min=1)
         else:
-            shares_ME = counts_ME / count / (experts if formula == "sira" else 1)
+            shares_ME = counts_ME / tokens / (experts if formula == "sira" else 1)
         losses.append((shares_ME * P_ME).sum(-1))
         counts.update(zip(names, counts_ME, strict=True))
     return torch.cat(losses).mean(), counts

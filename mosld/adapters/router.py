@@ -71,7 +71,7 @@ class Router(nn.Module):
                     config.top_k,
                     config.capacity_factor,
                     config.gate_dropout,
-                    context.mask_BS,
+                    context.mask_of(x_BSI),
                     self.training,
                 )
             return top_k_routing(logits_BSE, config.top_k)
@@ -81,7 +81,8 @@ class Router(nn.Module):
 
         p = softmax(W_r norm(h)), with h the mean or the last of the prompt's hidden states. In training, j is the
         sequence's own domain, and the router learns to name it by cross entropy. In eval j is the arg-max of p, the
-        vote of all layers, or every expert has its gate p_j.
+        vote of all layers, or every expert has its gate p_j. Training forwards without labels and domains, of losses
+        that know no right expert, decide as eval mode does, with a straight-through gradient for the router.
 
         Departures: h is detached and divided by its root mean square. Otherwise experts learn to mark the hidden
         states with their own name, which later routers read instead of the text, and in eval, where no expert is given,
@@ -92,9 +93,9 @@ class Router(nn.Module):
         pooled_BI = rms_norm(pooled_BI, pooled_BI.shape[-1:])
         logits_BE = linear(pooled_BI, weight)
         probs_BE = logits_BE.softmax(-1)
-        if self.training:
-            if context.domain_B is None:
-                raise ValueError("a mixture of domains is trained with domain=[B], the index of each row's own expert")
+        if self.training and context.domain_B is None and context.supervised:
+            raise ValueError("a mixture of domains is trained with domain=[B], the index of each row's own expert")
+        if self.training and context.domain_B is not None:
             gates_BE = one_hot(context.domain_B, len(weight))
             return Routing(probs_BE[:, None], gates_BE[:, None], loss=cross_entropy(logits_BE, context.domain_B))
         best_B = probs_BE.argmax(-1)
@@ -103,6 +104,8 @@ class Router(nn.Module):
         elif self.config.inference == "vote" and context.elected_B is not None:
             best_B = context.elected_B
         gates_BE = probs_BE if self.config.inference == "soft" else one_hot(best_B, len(weight))
+        if self.training:  # the values of eval mode, with the gradient of the probabilities
+            gates_BE = gates_BE.detach() + (probs_BE - probs_BE.detach())
         return Routing(probs_BE[:, None], gates_BE[:, None])
 
     def _pool(self, x_BSI: Tensor, mask_BS: Tensor) -> Tensor:

@@ -5,19 +5,21 @@ directly (peft >= 0.21).
 """
 
 import re
-from typing import cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
+import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
 from mosld.adapters.adapt import experts_per_layer
-from mosld.adapters.auxiliary_loss import text_config
 from mosld.adapters.bank import Mixture
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.forward_tracker import ForwardTracker
-from mosld.adapters.layers import MixtureFeedForward, MixtureLayer, MixtureLinear
+from mosld.adapters.layers import NO_MERGE, MixtureFeedForward, MixtureLayer, MixtureLinear, layer_kind
 from mosld.adapters.router import Router
 
 
@@ -36,7 +38,7 @@ class MosldModel(BaseTuner):
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
-        if not hasattr(self, "context"):
+        if "context" not in vars(self):
             # Transformers' own `load_adapter` makes a tuner for each adapter; all layers of a model share one tracker.
             tracker = next((module.context for module in model.modules() if isinstance(module, MixtureLayer)), None)
             self.context = tracker or ForwardTracker()
@@ -46,6 +48,50 @@ class MosldModel(BaseTuner):
         self.context.auxiliary_loss.announce(model, config.auxiliary_weight)
         if config.router == "domain":
             self.context.choose_by_prompt(model, vote=config.inference == "vote")
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As PEFT's; a model that cannot be adapted is left as it was."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except Exception:
+            layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, MixtureLayer)}
+            for name, layer in layers.items():
+                layer.delete_adapter(adapter_name)
+                if not layer.mosld_mixture:
+                    model.set_submodule(name, layer.base_layer)
+            if not any(layer.mosld_mixture for layer in layers.values()):
+                self.context.detach(model)
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            raise
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError(NO_MERGE)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
+        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        self.context.detach(model)
+        return cast(nn.Module, model)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:  # noqa: ARG002
+        """Put a base layer back; PEFT's own expects that it has a weight, which a feed-forward block has not."""
+        setattr(parent, child_name, new_module)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: object, **kwargs: object) -> Iterator[None]:
+        """Refuse what PEFT asks of tuners with mixed batches here; it ignores the argument for all others."""
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError("adapter_names: a mixture has one adapter for all rows of a batch; use set_adapter(name)")
+        yield
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Cast an adapter's weights, which are fp32 else, to the dtype of the base where the user asks for that."""
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for layer in self.model.modules() if not autocast_adapter_dtype else ():
+            if isinstance(layer, MixtureLayer) and adapter_name in layer.mosld_mixture:
+                dtype = layer.reference_weight.dtype
+                layer.mosld_mixture[adapter_name].to(dtype if dtype.is_floating_point else torch.float32)
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -59,13 +105,12 @@ class MosldModel(BaseTuner):
     ) -> None:
         layer = _layer_of(current_key)
         if not isinstance(target, MixtureLayer):
-            kind = MixtureLinear if isinstance(target, nn.Linear) else MixtureFeedForward
-            target = kind(target, current_key, layer, self.context)
+            target = layer_kind(target, current_key)(target, current_key, layer, self.context)
             setattr(parent, target_name, target)
         single = target_name in config.single_lora_modules
         experts = 1 if single else _experts_of(current_key, config, self.model)
         # With router "domain", one module of a layer has the router of all.
-        router = self._domain_router(adapter_name, layer) if config.router == "domain" else None
+        router = self._domain_router(adapter_name, target) if config.router == "domain" else None
         assert isinstance(target, MixtureLinear | MixtureFeedForward)
         target.add_mixture(adapter_name, experts, config, routed=not single and router is None)
         if router is not None and not single:
@@ -73,9 +118,15 @@ class MosldModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             target.mosld_mixture[adapter_name].requires_grad_(False)
 
-    def _domain_router(self, adapter_name: str, layer: str) -> Router | None:
+    def _domain_router(self, adapter_name: str, target: MixtureLayer) -> Router | None:
         for module in self.model.modules():
-            if isinstance(module, MixtureLinear) and module.layer == layer and adapter_name in module.mosld_mixture:
+            if module is target:  # its mixture of that name is about to be replaced
+                continue
+            if (
+                isinstance(module, MixtureLinear)
+                and module.layer == target.layer
+                and adapter_name in module.mosld_mixture
+            ):
                 router = cast(Mixture, module.mosld_mixture[adapter_name]).router
                 if router is not None:
                     return router
@@ -101,12 +152,11 @@ def _layer_of(key: str) -> str:
 
 
 def _experts_of(key: str, config: MosldConfig, model: nn.Module) -> int:
-    """The number of experts of the module `key`, from the index of its layer."""
+    """The number of experts of the module `key`, from the index of its layer and the length of the list it is in."""
     if isinstance(config.experts, int):
         return config.experts
-    index = re.search(r"\.(\d+)\.", key)
-    # As an attribute, a config gives the depth also where its own name for it is another, as GPT-2's n_layer.
-    depth = getattr(text_config(model), "num_hidden_layers", None)
-    if index is None or depth is None:
+    place = re.match(r"(.*?)\.(\d+)\.", key)
+    if place is None:
         raise ValueError(f"experts={config.experts} needs numbered layers, {key} has no number; give one number")
-    return experts_per_layer(config.experts, depth)[int(index[1])]
+    depth = len(list(model.get_submodule(place[1]).children()))
+    return experts_per_layer(config.experts, depth)[int(place[2])]

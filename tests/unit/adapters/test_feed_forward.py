@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import mosld
-from mosld.adapters.layers import FeedForwardMixture, MixtureFeedForward
+from mosld.adapters.layers import FeedForwardMixture
+from mosld.common.errors import UserError
 from tests.helpers import naive
 from tests.helpers.small_layers import EXPERTS, RANK, SCALE, assert_same, config_of, context, tokens
 
@@ -132,6 +133,8 @@ def test_several_adapters_active_at_once_are_refused(tiny):
         model(torch.tensor([[5, 6]]))
 
 
-def test_a_block_without_gates_is_refused():
-    with pytest.raises(ValueError, match="no gated feed-forward block"):
-        MixtureFeedForward(nn.Sequential(), "mlp", "0", context()).add_mixture("default", 2, config_of("mixlora"), True)
+def test_a_block_without_gates_is_refused(tiny):
+    for layer in tiny.model.layers:
+        del layer.mlp.gate_proj
+    with pytest.raises(UserError, match=r"layers\.0\.mlp \(.*MLP\) is no gated feed-forward block: .* no gate_proj$"):
+        mosld.adapt(tiny, "mixlora")
