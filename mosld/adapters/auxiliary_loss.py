@@ -18,10 +18,10 @@ from mosld.adapters.routing import Routing
 ROUTER_LOGITS = "output_router_logits"  # by which trainers of TRL ask a model for `outputs.aux_loss`
 ROUTER_WEIGHT = "router_aux_loss_coef"  # of the model's config, what they multiply it with
 LOST_LOSS = (
-    "the loss that was differentiated holds no auxiliary loss of the adapter (weight {weight}): it was computed from the "
-    "outputs and not from outputs.loss, as with label_smoothing_factor or compute_loss_func of transformers' Trainer and "
-    "in TRL's RewardTrainer. Add {weight} * outputs.aux_loss to it, or train without it: balance_weight=0 (with router "
-    "'domain' router_weight=0)."
+    "the loss that was differentiated holds no auxiliary loss of the adapter (weight {weight}): it was computed from "
+    "the outputs and not from outputs.loss, as with label_smoothing_factor or compute_loss_func of transformers' "
+    "Trainer and in TRL's RewardTrainer. Add {weight} * outputs.aux_loss to it, which router 'domain' has where the "
+    "forward gets domain=; or train without it: balance_weight=0 (with router 'domain' router_weight=0)."
 )
 
 RoutingsByAdapter = dict[str, tuple[MosldConfig, dict[str, Routing]]]
@@ -94,20 +94,25 @@ class AuxiliaryLoss:
         if not model.training and not context.wants_auxiliary_loss:
             return outputs
         # Without labels and domains, a mixture of domains in training is not told which expert is right.
-        routings = {
+        known = {
             adapter: (config, own)
             for adapter, (config, own) in routings.items()
             if config.router != "domain" or any(routing.loss is not None for routing in own.values())
         }
-        if not routings:
-            return outputs
         losses = [
-            (
-                config.auxiliary_weight,
-                self._of_adapter(f"{adapter}." if len(routings) > 1 else "", context, config, own),
-            )
-            for adapter, (config, own) in routings.items()
+            (config.auxiliary_weight, self._of_adapter(f"{adapter}." if len(known) > 1 else "", context, config, own))
+            for adapter, (config, own) in known.items()
         ]
+        if losses:
+            outputs = self._with_losses(model, kwargs, outputs, losses)
+        silenced = self._announced and self.weight and not getattr(text_config(model), ROUTER_WEIGHT)
+        if model.training and not silenced and not self._warned and not torch.compiler.is_compiling():
+            self._watch(outputs, max(config.auxiliary_weight for config, _ in routings.values()), losses)
+        return outputs
+
+    def _with_losses(
+        self, model: nn.Module, kwargs: Mapping[str, Any], outputs: object, losses: list[tuple[float, Tensor]]
+    ) -> object:
         loss = _loss_of(outputs)
         if loss is not None and kwargs.get("labels") is not None and model.training:
             share = _share(kwargs["labels"], kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
@@ -116,9 +121,6 @@ class AuxiliaryLoss:
             outputs = _with_loss(outputs, loss)
         if isinstance(outputs, ModelOutput):
             outputs = _with_auxiliary_loss(outputs, self._for_trainers(losses, outputs.get("aux_loss")))
-        wanted = not self._announced or getattr(text_config(model), ROUTER_WEIGHT) != 0 or self.weight == 0
-        if model.training and wanted and not self._warned and not torch.compiler.is_compiling():
-            self._watch(outputs, losses)
         return outputs
 
     def _for_trainers(self, losses: list[tuple[float, Tensor]], of_base: Tensor | None) -> Tensor:
@@ -142,10 +144,10 @@ class AuxiliaryLoss:
                 self._dropped[prefix + name] = self._dropped.get(prefix + name, 0) + routing.dropped_BS.sum()
         return torch.stack(router_losses).mean() if router_losses else balance
 
-    def _watch(self, outputs: object, losses: list[tuple[float, Tensor]]) -> None:
+    def _watch(self, outputs: object, weight: float, losses: list[tuple[float, Tensor]]) -> None:
         """Warn after a backward pass through the outputs that reached none of the losses."""
-        weighted = [(weight, loss) for weight, loss in losses if weight and loss.requires_grad]
-        if not weighted:
+        weighted = [loss for own_weight, loss in losses if own_weight and loss.requires_grad]
+        if not weight or (losses and not weighted):
             return
         reached: list[bool] = []
 
@@ -158,9 +160,9 @@ class AuxiliaryLoss:
         def warn() -> None:
             if not reached and not self._warned:
                 self._warned = True
-                warnings.warn(LOST_LOSS.format(weight=weighted[0][0]), stacklevel=2)
+                warnings.warn(LOST_LOSS.format(weight=weight), stacklevel=2)
 
-        for _, loss in weighted:
+        for loss in weighted:
             loss.register_hook(reach)
         for tensor in tensors_with_grad(outputs):
             tensor.register_hook(check)

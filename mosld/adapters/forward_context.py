@@ -37,6 +37,7 @@ class ForwardContext:
         owner: the module whose forward it is.
         depth: of the owner among the hooked modules, 0 for the model and 1 for a part of it.
         outer: the pass inside which this one runs.
+        checkpointed: whether modules run again in the backward pass.
         wants_auxiliary_loss: whether the caller adds `outputs.aux_loss` to the loss.
     """
 
@@ -54,6 +55,7 @@ class ForwardContext:
         self.owner: nn.Module | None = None
         self.depth = 0
         self.outer: ForwardContext | None = None
+        self.checkpointed = False
         self.wants_auxiliary_loss = False
 
     def rerun(self) -> "ForwardContext":

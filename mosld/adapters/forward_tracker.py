@@ -7,6 +7,7 @@ it stays on the model: an expert that a prompt decided is kept with the cache of
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -132,13 +133,16 @@ class ForwardTracker:
         context.wants_auxiliary_loss = self.auxiliary_loss.take_request(kwargs)
         trains = model.training and (labels is not None or torch.is_grad_enabled())
         context.recording = trains or context.wants_auxiliary_loss or self._listens
-        if trains and _checkpoints_reentrantly(model):
+        checkpointing = _checkpointing(model) if trains else None
+        context.checkpointed = checkpointing is not None
+        if checkpointing == "reentrant":
+            # It runs the forward without a graph, so the auxiliary loss would silently lose its gradient.
             if labels is not None or context.wants_auxiliary_loss:
                 raise ValueError(
-                    "reentrant gradient checkpointing loses the gradient of the balance loss; "
-                    "enable it with use_reentrant=False"
+                    "reentrant gradient checkpointing loses the gradient of the balance loss; enable it with "
+                    "use_reentrant=False"
                 )
-            context.recording = self._listens  # no loss is better than one without a gradient
+            context.recording = self._listens
         if self.chooses_by_prompt:
             self._choose_by_prompt(model, context, args, kwargs)
         self.current = context
@@ -175,7 +179,9 @@ class ForwardTracker:
         context.votes = []
         self.current = context
         try:
-            model(*args, **{**kwargs, "past_key_values": None, "use_cache": False, "labels": None})
+            # An attention mask of four dimensions is made for the size of the cache.
+            cache = deepcopy(kwargs.get("past_key_values"))
+            model(*args, **{**kwargs, "past_key_values": cache, "use_cache": cache is not None, "labels": None})
             context.elected_B = torch.stack(context.votes).mode(dim=0).values if context.votes else None
         finally:
             context.votes = None
@@ -195,7 +201,7 @@ class ForwardTracker:
             keep_with_cache(kwargs.get("past_key_values") or getattr(outputs, "past_key_values", None), context.decided)
         if routings:
             outputs = self.auxiliary_loss.add(model, context, kwargs, outputs, routings)
-        if model.training and not torch.compiler.is_compiling() and _checkpoints(model):
+        if context.checkpointed and not torch.compiler.is_compiling():
             self._resume_in_backward(context, outputs)
         return outputs
 
@@ -280,14 +286,10 @@ def _refuse_packed_rows(positions: Tensor | None, mask_BS: Tensor | None) -> Non
         )
 
 
-def _checkpoints(model: nn.Module) -> bool:
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-
-
-def _checkpoints_reentrantly(model: nn.Module) -> bool:
-    """Whether checkpointing runs the forward without a graph, so that the auxiliary loss would lose its gradient."""
-    for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False):
-            options = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
-            return bool(options.get("use_reentrant", False))
-    return False
+def _checkpointing(model: nn.Module) -> str | None:
+    """The kind of gradient checkpointing that is on: "plain", "reentrant", or None."""
+    module = next((module for module in model.modules() if getattr(module, "gradient_checkpointing", False)), None)
+    if module is None:
+        return None
+    options = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+    return "reentrant" if options.get("use_reentrant", False) else "plain"

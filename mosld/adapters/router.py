@@ -94,7 +94,10 @@ class Router(nn.Module):
         logits_BE = linear(pooled_BI, weight)
         probs_BE = logits_BE.softmax(-1)
         if self.training and context.domain_B is None and context.supervised:
-            raise ValueError("a mixture of domains is trained with domain=[B], the index of each row's own expert")
+            raise ValueError(
+                "a mixture of domains is trained with domain=[B], the index of each row's own expert (transformers' "
+                "Trainer keeps that column with remove_unused_columns=False; TRL's trainers cannot pass it)"
+            )
         if self.training and context.domain_B is not None:
             gates_BE = one_hot(context.domain_B, len(weight))
             return Routing(probs_BE[:, None], gates_BE[:, None], loss=cross_entropy(logits_BE, context.domain_B))
