@@ -24,7 +24,7 @@ REFUSALS = ("cannot be merged", "is a Conv1D; only nn.Linear")
 # Of PEFT's tiny models, those with the feed-forward blocks that MixLoRA adapts.
 GATED = ("llama", "qwen", "mistral", "gemma")
 
-SMALL = {"r": 4, "experts": 3, "alpha": 16.0, "dropout": 0.0}
+SMALL = {"r": 4, "experts": 3, "dropout": 0.0}
 BOTH = {"target_modules": ["lin0", "lin1"]}
 # Of PEFT's MLP, which has the linear layers lin0 and lin1.
 MLP_ROWS = {
@@ -104,7 +104,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def group_of(item: pytest.Item) -> str | None:
-    """"LORA" or "MOSLD"; None for a test that is about another method or none."""
+    """ "LORA" or "MOSLD"; None for a test that is about another method or none."""
     callspec = getattr(item, "callspec", None)
     method = method_of(tuple(callspec.params.values())) if callspec else None
     return {LoraConfig: "LORA", MosldConfig: "MOSLD"}.get(method)
