@@ -192,7 +192,7 @@ class MixtureLinear(MixtureLayer):
         for name, mixture in self._active_mixtures():
             update, routing = mixture(x, context, f"{name}.{self.layer}")
             if routing is not None:
-                context.record(self.slot, name, mixture.config, routing)
+                context.record(self.slot, name, cast(Mixture, mixture).config, routing)
             y = y + update.to(y.dtype)
         return y
 
@@ -237,5 +237,5 @@ class MixtureFeedForward(MixtureLayer):
         name, mixture = mixtures[0]
         context = self.context.current or ForwardContext()
         y, routing = mixture(self.base_layer, x, context)
-        context.record(self.slot, name, mixture.router.config, routing)
+        context.record(self.slot, name, cast(FeedForwardMixture, mixture).router.config, routing)
         return y

@@ -1,4 +1,4 @@
-"""The auxiliary loss under trainers of other libraries: there exactly once, or a warning or an error says that it is not.
+"""The auxiliary loss under trainers of other libraries: there exactly once, or a warning or an error says otherwise.
 
 With B = 0 no other loss reaches a router, so its gradient before the first update must be that of the balance losses of
 the step's micro-batches, which a loop over tokens and experts computes from the inputs that the trainer made.
@@ -116,14 +116,13 @@ def arguments(kind, folder, **options):
 
 
 def hf(model, folder, kind=Trainer, loss=None, **options):
-    trainer = kind(
+    return kind(
         model,
         arguments(TrainingArguments, folder, **options),
         train_dataset=Dataset.from_list(TOKENS),
         data_collator=default_data_collator,
         compute_loss_func=loss,
     )
-    return trainer
 
 
 def add_adapter(model, folder):
@@ -146,7 +145,11 @@ def sft(model, folder, rows=TEXTS, loss=None, **options):
 def chats():
     roles = ("user", "assistant")
     return [
-        {"messages": [{"role": role, "content": row[key]} for role, key in zip(roles, ("prompt", "completion"))]}
+        {
+            "messages": [
+                {"role": role, "content": row[key]} for role, key in zip(roles, ("prompt", "completion"), strict=True)
+            ]
+        }
         for row in TEXTS
     ]
 
@@ -291,7 +294,7 @@ def test_sft_has_the_losses_of_the_project_s_own_loop(method, tmp_path):
     examples = [
         Example(
             row,
-            tokenizer(text["prompt"] + text["completion"]).input_ids + [tokenizer.eos_token_id],
+            [*tokenizer(text["prompt"] + text["completion"]).input_ids, tokenizer.eos_token_id],
             len(text["prompt"]),
         )
         for text in texts
