@@ -212,7 +212,8 @@ def _with_loss(outputs: object, loss: Tensor) -> object:
 
 def _with_auxiliary_loss(outputs: ModelOutput, aux_loss: Tensor) -> ModelOutput:
     """The outputs with `aux_loss`, in their own class or one that has all its fields."""
-    if type(outputs) is CausalLMOutputWithPast:
+    # In that class the loss comes first and `aux_loss` second; without labels, outputs[0] are the logits.
+    if type(outputs) is CausalLMOutputWithPast and outputs.loss is not None:
         return MoeCausalLMOutputWithPast(**{**outputs, "aux_loss": aux_loss})
     if "aux_loss" not in {field.name for field in dataclasses.fields(outputs)}:  # type: ignore[arg-type]
         return _class_with_auxiliary_loss(type(outputs))(**{**outputs, "aux_loss": aux_loss})

@@ -134,7 +134,16 @@ class ForwardTracker:
         context.wants_auxiliary_loss = self.auxiliary_loss.take_request(kwargs)
         trains = model.training and (labels is not None or torch.is_grad_enabled())
         context.recording = trains or context.wants_auxiliary_loss or self._listens
-        context.checkpointed = trains and _checkpoints(model)
+        checkpointing = _checkpointing(model) if trains else None
+        context.checkpointed = checkpointing is not None
+        if checkpointing == "reentrant":
+            # It runs the forward without a graph, so the auxiliary loss would silently lose its gradient.
+            if labels is not None or context.wants_auxiliary_loss:
+                raise ValueError(
+                    "reentrant gradient checkpointing loses the gradient of the balance loss; enable it with "
+                    "use_reentrant=False"
+                )
+            context.recording = self._listens
         if self.chooses_by_prompt:
             self._choose_by_prompt(model, context, args, kwargs)
         self.current = context
@@ -278,18 +287,10 @@ def _refuse_packed_rows(positions: Tensor | None, mask_BS: Tensor | None) -> Non
         )
 
 
-def _checkpoints(model: nn.Module) -> bool:
-    """Whether gradient checkpointing is on.
-
-    Raises:
-        ValueError: the reentrant kind runs the forward without a graph: the auxiliary loss would silently lose its
-            gradient.
-    """
+def _checkpointing(model: nn.Module) -> str | None:
+    """The kind of gradient checkpointing that is on: "plain", "reentrant", or None."""
     module = next((module for module in model.modules() if getattr(module, "gradient_checkpointing", False)), None)
+    if module is None:
+        return None
     options = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
-    if options.get("use_reentrant", False):
-        raise ValueError(
-            "reentrant gradient checkpointing loses the gradient of the balance loss; enable it with "
-            "use_reentrant=False"
-        )
-    return module is not None
+    return "reentrant" if options.get("use_reentrant", False) else "plain"

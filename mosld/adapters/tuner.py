@@ -70,11 +70,11 @@ class MosldModel(BaseTuner):
         raise ValueError(NO_MERGE)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
-        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        model = cast(nn.Module, super()._unload_and_optionally_merge(*args, **kwargs))  # type: ignore[func-returns-value]
         self.context.detach(model)
-        return cast(nn.Module, model)
+        return model
 
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:  # noqa: ARG002
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """Put a base layer back; PEFT's own expects that it has a weight, which a feed-forward block has not."""
         setattr(parent, child_name, new_module)
 
@@ -119,17 +119,13 @@ class MosldModel(BaseTuner):
             target.mosld_mixture[adapter_name].requires_grad_(False)
 
     def _domain_router(self, adapter_name: str, target: MixtureLayer) -> Router | None:
+        """The router of the other modules of the target's layer."""
         for module in self.model.modules():
-            if module is target:  # its mixture of that name is about to be replaced
-                continue
-            if (
-                isinstance(module, MixtureLinear)
-                and module.layer == target.layer
-                and adapter_name in module.mosld_mixture
-            ):
-                router = cast(Mixture, module.mosld_mixture[adapter_name]).router
-                if router is not None:
-                    return router
+            # The target itself may have a mixture of that name, which is about to be replaced.
+            if isinstance(module, MixtureLinear) and module.layer == target.layer and module is not target:
+                mixtures = {name: cast(Mixture, mixture) for name, mixture in module.mosld_mixture.items()}
+                if adapter_name in mixtures and mixtures[adapter_name].router is not None:
+                    return mixtures[adapter_name].router
         return None
 
     @classmethod
