@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast, ModelOutput, MoeCausalLMOutputWithPast
 
 from mosld.adapters.config import MosldConfig
@@ -49,7 +50,7 @@ class AuxiliaryLoss:
     def announce(self, model: nn.Module, weight: float) -> None:
         """Tell trainers by the model's config, as models with experts do, that outputs have an auxiliary loss."""
         config = text_config(model)
-        if not hasattr(config, "to_dict"):  # no model of transformers
+        if not isinstance(config, PretrainedConfig):  # no model of transformers
             return
         self._announced |= not hasattr(config, ROUTER_LOGITS)
         if self._announced and not self.weight:
@@ -193,7 +194,7 @@ def tensors_with_grad(outputs: object) -> list[Tensor]:
 def text_config(model: nn.Module) -> object:
     """The config of a model's language part."""
     config = getattr(model, "config", None)
-    return config.gettext_config() if hasattr(config, "gettext_config") else config
+    return config.get_text_config() if isinstance(config, PretrainedConfig) else config
 
 
 def _loss_of(outputs: object) -> Tensor | None:

@@ -147,10 +147,9 @@ class Mixture(ExpertBank):
         *logits, z = fused_linear(x_BSI, [*weights, self.down_weight(x_BSI)])
         if self.config.router == "domain":
             gates_BSE, routing = self._by_sequence(x_BSI, context, layer)
-        else:
-            routing = None if self.router is None else self.router(x_BSI, context, *logits)
-            gates_BSE = routing.gates_BSE if routing else None
-        return self.up(self.by_expert(z), gates_BSE), routing
+            return self.up(self.by_expert(z), gates_BSE), routing
+        routing = None if self.router is None else self.router(x_BSI, context, *logits)
+        return self.up(self.by_expert(z), routing.gates_BSE if routing else None), routing
 
     def _by_sequence(self, x_BSI: Tensor, context: ForwardContext, layer: str) -> tuple[Tensor, Routing | None]:
         """The gates of each sequence, and the routing where it was decided here.

@@ -52,7 +52,7 @@ def _with_experts(kind: type) -> type:
 
 
 def _restore(kind: type, state: dict[str, Any]) -> object:
-    restored = object.__new__(_with_experts(kind))
+    restored: object = object.__new__(_with_experts(kind))
     restored.__dict__.update(state)
     return restored
 
@@ -62,7 +62,7 @@ def keep_with_cache(kv_cache: object, experts: dict[str, Routing]) -> None:
     if kv_cache is None:
         return
     if not isinstance(kv_cache, CachedExperts):
-        kv_cache.__class__ = _with_experts(type(kv_cache))  # type: ignore[assignment]
+        kv_cache.__class__ = _with_experts(type(kv_cache))  # type: ignore[arg-type]
     kept = {key: Routing(*(part.detach() for part in routing[:2])) for key, routing in experts.items()}
     kv_cache.mosld_experts = kept  # type: ignore[attr-defined]
 

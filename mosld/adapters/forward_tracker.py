@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationMixin
 
 from mosld.adapters.auxiliary_loss import AuxiliaryLoss, RoutingsByAdapter, tensors_with_grad
 from mosld.adapters.cached_experts import experts_of_cache, keep_with_cache
@@ -72,7 +73,7 @@ class ForwardTracker:
     def attach(self, model: nn.Module) -> None:
         """Hook the forward of a model and of its decoder, which chunked losses call alone."""
         self._handles += self._hook(model, depth=0)
-        decoder = model.get_decoder() if hasattr(model, "get_decoder") else getattr(model, "base_model", None)
+        decoder = getattr(model, "get_decoder", lambda: getattr(model, "base_model", None))()
         if isinstance(decoder, nn.Module) and decoder is not model:
             self._handles += self._hook(decoder, depth=1)
 
@@ -102,7 +103,7 @@ class ForwardTracker:
         kwargs["prefill_chunk_size"] = None
         prompt = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
         with self._answering(prompt if isinstance(prompt, Tensor) and prompt.dim() == 2 else None):
-            return type(model).generate(model, *args, **kwargs)  # type: ignore[operator]
+            return cast(GenerationMixin, type(model)).generate(model, *args, **kwargs)  # type: ignore[misc, arg-type]
 
     def _on_start(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], depth: int

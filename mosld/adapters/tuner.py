@@ -114,7 +114,7 @@ class MosldModel(BaseTuner):
         assert isinstance(target, MixtureLinear | MixtureFeedForward)
         target.add_mixture(adapter_name, experts, config, routed=not single and router is None)
         if router is not None and not single:
-            target.mosld_mixture[adapter_name].layer_routers = [router]
+            cast(Mixture, target.mosld_mixture[adapter_name]).layer_routers = [router]
         if adapter_name not in self.active_adapters:
             target.mosld_mixture[adapter_name].requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""The auxiliary loss under trainers of other libraries: there exactly once, or a warning or an error says that it is not.
+"""The auxiliary loss under trainers of other libraries: there exactly once, or a warning or an error says otherwise.
 
 With B = 0 no other loss reaches a router, so its gradient before the first update must be that of the balance losses of
 the step's micro-batches, which a loop over tokens and experts computes from the inputs that the trainer made.
@@ -6,6 +6,7 @@ the step's micro-batches, which a loop over tokens and experts computes from the
 
 import warnings
 from copy import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,13 +43,18 @@ METHODS = {
     "sira": {"gate_dropout": 0.0, "capacity_factor": 9.0},
     "mixlora": {},
 }
+MOA = {"domains": ["a", "b"], "router_weight": WEIGHT, "dropout": 0.0, "dropout_on": "none"}
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
     "{% else %}{{ m.content }}{% endif %}{% endfor %}"
 )
 QUESTIONS = ["What is hot?", "What is red?", "What is big?", "What is wet?"]  # rows of one length
 TEXTS = [{"prompt": text, "completion": " A sun"} for text in QUESTIONS]
-TOKENS = [{"input_ids": list(text.encode()), "labels": list(text.encode())} for text in QUESTIONS]
+# "domain" is for MoA alone; the other methods pass over it.
+TOKENS = [
+    {"input_ids": list(text.encode()), "labels": list(text.encode()), "domain": i % 2}
+    for i, text in enumerate(QUESTIONS)
+]
 COMMON = {
     "use_cpu": True,
     "bf16": False,
@@ -66,6 +72,8 @@ COMMON = {
 
 
 def fresh(method, weight=WEIGHT, **options):
+    if method == "moa":
+        return mosld.adapt(mosld.load_base("tiny")[0], method, seed=0, **MOA)
     if method != "mixlora":
         options = {"targets": "qv", "allocation": 4} | METHODS[method] | options
     return mosld.adapt(mosld.load_base("tiny")[0], method, balance_weight=weight, seed=0, **options)
@@ -85,7 +93,7 @@ class Spy(TrainerCallback):
 
     def note(self, module, args, kwargs):
         if module.training and torch.is_grad_enabled():
-            keys = ("input_ids", "attention_mask", "position_ids")
+            keys = ("input_ids", "attention_mask", "position_ids", "domain")
             self.inputs.append({key: kwargs[key].clone() for key in keys if kwargs.get(key) is not None})
 
     def on_pre_optimizer_step(self, *args, **kwargs):
@@ -99,6 +107,11 @@ def by_hand(method, inputs, base=None):
     for one in inputs:
         with model.base_model.context.recording() as routings, torch.enable_grad():
             model.get_base_model()(**one, use_cache=False)
+        if method == "moa":
+            rows = torch.arange(len(one["domain"]))
+            losses = [-r.probs_BSE[rows, 0, one["domain"]].log().mean() for r in routings.values()]
+            (WEIGHT * sum(losses) / len(losses) / len(inputs)).backward()
+            continue
         mask = one.get("attention_mask", torch.ones_like(one["input_ids"]))
         formula = "sira" if method == "sira" else "switch"
         losses = [
@@ -116,14 +129,13 @@ def arguments(kind, folder, **options):
 
 
 def hf(model, folder, kind=Trainer, loss=None, **options):
-    trainer = kind(
+    return kind(
         model,
         arguments(TrainingArguments, folder, **options),
         train_dataset=Dataset.from_list(TOKENS),
         data_collator=default_data_collator,
         compute_loss_func=loss,
     )
-    return trainer
 
 
 def add_adapter(model, folder):
@@ -146,7 +158,11 @@ def sft(model, folder, rows=TEXTS, loss=None, **options):
 def chats():
     roles = ("user", "assistant")
     return [
-        {"messages": [{"role": role, "content": row[key]} for role, key in zip(roles, ("prompt", "completion"))]}
+        {
+            "messages": [
+                {"role": role, "content": row[key]} for role, key in zip(roles, ("prompt", "completion"), strict=True)
+            ]
+        }
         for row in TEXTS
     ]
 
@@ -221,8 +237,10 @@ TRAINERS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize(
+    ("trainer", "method"),
+    [(trainer, method) for trainer in TRAINERS for method in (*METHODS, "moa") if method != "moa" or trainer[0] == "T"],
+)
 def test_routers_get_the_gradient_of_the_balance_loss_once(trainer, method, tmp_path):
     running = TRAINERS[trainer](fresh(method), tmp_path)
     spy = Spy(running.model)
@@ -243,22 +261,29 @@ WARNED = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("trainer", [*WARNED, "RewardTrainer"])
+@pytest.mark.parametrize(
+    ("trainer", "method"),
+    [
+        (trainer, method)
+        for trainer in (*WARNED, "RewardTrainer")
+        for method in (*METHODS, "moa")
+        if method != "moa" or trainer[0] != "S"
+    ],
+)
 def test_a_trainer_that_leaves_the_balance_loss_out_is_warned_of_once(trainer, method, tmp_path):
-    make = WARNED.get(trainer)
-    running = make(fresh(method), tmp_path) if make else reward(method, tmp_path)
+    running = reward(method, tmp_path) if trainer == "RewardTrainer" else WARNED[trainer](fresh(method), tmp_path)
     running.args.max_steps = 2
     with pytest.warns(UserWarning, match=r"no auxiliary loss .*weight 3.0.*label_smoothing_factor") as caught:
         running.train()
     assert sum("auxiliary loss" in str(warning.message) for warning in caught) == 1
 
 
-@pytest.mark.parametrize("trainer", [*WARNED, "RewardTrainer"])
+@pytest.mark.parametrize("trainer", [*WARNED, "SFTTrainer, router_aux_loss_coef=0"])
 def test_without_a_weight_nothing_is_warned_of(trainer, tmp_path):
-    options = {"balance_weight": 0.0}
-    model = mosld.adapt(mosld.load_base("tiny")[0], "mosl", seed=0, **options)
-    running = WARNED.get(trainer, hf)(model, tmp_path)
+    if trainer in WARNED:
+        running = WARNED[trainer](fresh("mosl", weight=0.0), tmp_path)
+    else:
+        running = sft(fresh("mosl"), tmp_path, router_aux_loss_coef=0.0)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*auxiliary loss")
         running.train()
@@ -291,7 +316,7 @@ def test_sft_has_the_losses_of_the_project_s_own_loop(method, tmp_path):
     examples = [
         Example(
             row,
-            tokenizer(text["prompt"] + text["completion"]).input_ids + [tokenizer.eos_token_id],
+            [*tokenizer(text["prompt"] + text["completion"]).input_ids, tokenizer.eos_token_id],
             len(text["prompt"]),
         )
         for text in texts
@@ -307,7 +332,7 @@ def test_sft_has_the_losses_of_the_project_s_own_loop(method, tmp_path):
     assert len(set(ours)) == 3
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "moa"])
 def test_accelerate_s_own_loop_has_the_balance_loss_once(method):
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     model = fresh(method)
@@ -331,26 +356,23 @@ def test_bf16_has_the_gradient_up_to_its_precision(tmp_path):
     torch.testing.assert_close(spy.gradients, by_hand("mosl", spy.inputs), rtol=0.1, atol=0.02)
 
 
-def moa():
-    return mosld.adapt(mosld.load_base("tiny")[0], "moa", domains=["a", "b"], seed=0, router_weight=WEIGHT)
+@pytest.mark.parametrize("trainer", [trainer for trainer in (*TRAINERS, *WARNED) if trainer[0] != "T"])
+def test_trainers_that_pass_no_domains_are_refused(trainer, tmp_path):
+    with pytest.raises(ValueError, match=r"domain=|position_ids start anew"):
+        (TRAINERS | WARNED)[trainer](fresh("moa"), tmp_path).train()
 
 
-def test_a_mixture_of_domains_trains_in_trainer_with_its_column(tmp_path):
-    rows = [{**row, "domain": i % 2} for i, row in enumerate(TOKENS)]
-    model = moa()
-    running = hf(model, tmp_path)
-    running.train_dataset = Dataset.from_list(rows)
-    spy = Spy(model)
+def test_the_coefficient_of_sft_overrides_the_weight(tmp_path):
+    running = sft(fresh("mosl"), tmp_path, router_aux_loss_coef=2 * WEIGHT)
+    spy = Spy(running.model)
     running.add_callback(spy)
     running.train()
-    alone = moa().train()
-    (WEIGHT * alone(**default_data_collator(rows)).aux_loss).backward()
-    torch.testing.assert_close(
-        spy.gradients, {name: p.grad for name, p in routers(alone).items()}, rtol=1e-4, atol=1e-7
-    )
+    wanted = {name: 2 * gradient for name, gradient in by_hand("mosl", spy.inputs).items()}
+    torch.testing.assert_close(spy.gradients, wanted, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("make", [sft, dpo, grpo])
-def test_trainers_that_have_no_domains_are_refused(make, tmp_path):
-    with pytest.raises(ValueError, match=r"domain=.*the index of each row's own expert"):
-        make(moa(), tmp_path).train()
+def test_the_page_names_every_trainer_tried_here():
+    page = (Path(__file__).parents[2] / "docs/how-to/adapters_elsewhere.md").read_text()
+    table = page[page.index("| trainer |") :].split("\n\n")[0]
+    named = {line.split("|")[1].strip() for line in table.splitlines()[2:]}
+    assert named == {*TRAINERS, *WARNED, "RewardTrainer", "accelerate's own loop", "Trainer, bf16"}
