@@ -44,8 +44,9 @@ class AuxiliaryLoss:
         self.weight = 0.0
         self._announced = False
         self._warned = False
-        self._assignments: dict[str, Tensor] = {}
-        self._dropped: dict[str, Tensor] = {}
+        # By adapter and module.
+        self._assignments: dict[tuple[str, str], Tensor] = {}
+        self._dropped: dict[tuple[str, str], Tensor] = {}
 
     def announce(self, model: nn.Module, weight: float) -> None:
         """Tell trainers by the model's config, as models with experts do, that outputs have an auxiliary loss."""
@@ -101,7 +102,7 @@ class AuxiliaryLoss:
             if config.router != "domain" or any(routing.loss is not None for routing in own.values())
         }
         losses = [
-            (config.auxiliary_weight, self._of_adapter(f"{adapter}." if len(known) > 1 else "", context, config, own))
+            (config.auxiliary_weight, self._of_adapter(adapter, context, config, own))
             for adapter, (config, own) in known.items()
         ]
         if losses:
@@ -115,8 +116,8 @@ class AuxiliaryLoss:
         self, model: nn.Module, kwargs: Mapping[str, Any], outputs: object, losses: list[tuple[float, Tensor]]
     ) -> object:
         loss = _loss_of(outputs)
-        if loss is not None and kwargs.get("labels") is not None and model.training:
-            share = _share(kwargs["labels"], kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
+        if loss is not None and model.training:
+            share = _share(kwargs.get("labels"), kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
             for weight, auxiliary in losses:
                 loss = loss + weight * share * auxiliary
             outputs = _with_loss(outputs, loss)
@@ -132,17 +133,17 @@ class AuxiliaryLoss:
         return torch.stack(terms if of_base is None else [of_base, *terms]).sum()
 
     def _of_adapter(
-        self, prefix: str, context: ForwardContext, config: MosldConfig, routings: dict[str, Routing]
+        self, adapter: str, context: ForwardContext, config: MosldConfig, routings: dict[str, Routing]
     ) -> Tensor:
         router_losses = [routing.loss for routing in routings.values() if routing.loss is not None]
         formula = "switch" if config.balance == "none" else config.balance  # the load is counted in any case
         mask_BS = None if config.router == "domain" else context.mask_BS
         balance, counts = balance_loss(routings, mask_BS, formula)
         for name, count in counts.items():
-            self._assignments[prefix + name] = self._assignments.get(prefix + name, 0) + count
+            self._assignments[adapter, name] = self._assignments.get((adapter, name), 0) + count
         for name, routing in routings.items():
             if routing.chosen_BSE is not None:  # experts have a capacity; pads never choose
-                self._dropped[prefix + name] = self._dropped.get(prefix + name, 0) + routing.dropped_BS.sum()
+                self._dropped[adapter, name] = self._dropped.get((adapter, name), 0) + routing.dropped_BS.sum()
         return torch.stack(router_losses).mean() if router_losses else balance
 
     def _watch(self, outputs: object, weight: float, losses: list[tuple[float, Tensor]]) -> None:
@@ -169,17 +170,18 @@ class AuxiliaryLoss:
             tensor.register_hook(check)
 
     def pop_load(self) -> dict[str, dict[str, Tensor]]:
-        """The load by module in the training forwards since the last call.
+        """The load by module, of several adapters by adapter and module, in the training forwards since the last call.
 
         Returns:
             "expert_load": the share of assignments of each expert [E]; with router "capacity" also "dropped": the
             share of assignments that full experts turned away [].
         """
-        load = {"expert_load": {name: count / count.sum().clamp(min=1) for name, count in self._assignments.items()}}
+        several = len({adapter for adapter, _ in self._assignments}) > 1
+        names = {key: ".".join(key) if several else key[1] for key in self._assignments}
+        totals = {key: count.sum().clamp(min=1) for key, count in self._assignments.items()}
+        load = {"expert_load": {names[key]: count / totals[key] for key, count in self._assignments.items()}}
         if self._dropped:
-            load["dropped"] = {
-                name: count / self._assignments[name].sum().clamp(min=1) for name, count in self._dropped.items()
-            }
+            load["dropped"] = {names[key]: count / totals[key] for key, count in self._dropped.items()}
         self._assignments = {}
         self._dropped = {}
         return load
@@ -226,14 +228,16 @@ def _class_with_auxiliary_loss(kind: type[ModelOutput]) -> type[ModelOutput]:
     return dataclasses.make_dataclass(kind.__name__, [("aux_loss", Tensor | None, None)], bases=(kind,))
 
 
-def _share(labels: Tensor, shift_labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | float:
+def _share(
+    labels: Tensor | None, shift_labels: Tensor | None, num_items_in_batch: Tensor | int | None
+) -> Tensor | float:
     """This forward's share of the label tokens of the optimizer step.
 
     A trainer that divides the cross entropy by the tokens of the whole step sums over its micro-batches; without the
     share the auxiliary loss would count once for each micro-batch. It counts the labels that are predicted: shifted
     ones where given, else all but each row's first.
     """
-    if num_items_in_batch is None:
+    if num_items_in_batch is None or labels is None:
         return 1.0
     predicted = shift_labels if shift_labels is not None else labels[..., 1:] if labels.dim() > 1 else labels
     return (predicted != -100).sum() / torch.as_tensor(num_items_in_batch, device=labels.device)
