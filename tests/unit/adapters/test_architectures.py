@@ -49,20 +49,21 @@ def test_a_mixture_of_domains_decides_where_a_layer_runs_first(base, targets, tm
     options = {"router": "domain", "domains": ["a", "b"], "experts": 2, "top_k": None, "share": "none"}
     model = adapted(base(), target_modules=targets, **options).eval()
     inputs, outputs = {}, {}
-    layers = {name: module for name, module in model.named_modules() if name.endswith(("q_proj", "v_proj"))}
-    for name, layer in layers.items():
-        layer.register_forward_hook(
-            lambda _, args, output, name=name: (inputs.update({name: args[0]}), outputs.update({name: output})) and None
-        )
+    layers = [module for name, module in model.named_modules() if name.endswith(("q_proj", "v_proj"))]
+
+    def record(layer, args, output):
+        inputs[layer.key], outputs[layer.key] = args[0], output
+
+    for layer in layers:
+        layer.register_forward_hook(record)
     logits = model(IDS).logits
-    for name, layer in layers.items():
-        attention = name.rpartition(".")[0]
-        block = attention.rpartition(".")[0]
-        router = next(p for key, p in model.named_parameters() if key.startswith(f"{block}.") and "router" in key)
+    for layer in layers:
+        attention = layer.key.rpartition(".")[0]
+        router = next(p for name, p in model.named_parameters() if f".{layer.layer}." in name and "router" in name)
         pooled = inputs[f"{attention}.q_proj"].mean(1)
         experts = (rms_norm(pooled, pooled.shape[-1:]) @ router.T).argmax(-1).tolist()
         mixture = layer.mosld_mixture["default"]
-        for x, output, expert in zip(inputs[name], outputs[name], experts, strict=True):
+        for x, output, expert in zip(inputs[layer.key], outputs[layer.key], experts, strict=True):
             part = slice(2 * expert, 2 * expert + 2)
             expected = layer.base_layer(x) + 8.0 * x @ mixture.A[part].T @ mixture.B[:, part].T
             torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
@@ -89,7 +90,7 @@ def test_a_mixture_of_domains_decides_where_a_layer_runs_first(base, targets, tm
         ),
         ("OPTForCausalLM", "opt", DEEP | {"word_embed_proj_dim": 16, "ffn_dim": 24}, ["fc1"], [2, 2, 3, 3]),
         ("BertModel", "bert", DEEP, ["query"], [2, 2, 3, 3]),
-        ("T5ForConditionalGeneration", "t5", T5, ["q"], [2, 3] + [2, 2, 2, 2, 3, 3, 3, 3]),
+        ("T5ForConditionalGeneration", "t5", T5, ["q"], [2, 3, 2, 2, 2, 2, 3, 3, 3, 3]),
         ("ViTModel", "vit", VIT, ["q_proj"], [2, 2, 3, 3]),
     ],
 )
