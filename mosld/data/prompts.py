@@ -14,7 +14,7 @@ from string import ascii_uppercase
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mosld.data.parsing import FINAL
+from mosld.data.numbers import FINAL
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import subject_of
 from mosld.data.tasks import TASKS, Task

@@ -6,7 +6,7 @@ Of equally likely options the first is chosen, as in lm-evaluation-harness.
 import re
 from collections.abc import Sequence
 
-from mosld.data.parsing import value
+from mosld.data.numbers import value
 
 
 def likeliest(scores: Sequence[float]) -> int:

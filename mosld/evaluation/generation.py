@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
-from mosld.data.parsing import final_number
+from mosld.data.numbers import final_number
 from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Reply, Solution
 from mosld.distributed.fsdp import input_device

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from mosld.data.columns import AmbiguousAnswersError, answer_form, choice_index, explain_answer
-from mosld.data.parsing import final_number, value
+from mosld.data.numbers import final_number, value
 
 # By value, the answers of a model whose final number has it.
 MARKED = {
