@@ -3,8 +3,11 @@
 letter  lettered options in the prompt; the answer is one letter
 list    options listed in the prompt; the answer is the option's text
 cloze   no options in the prompt; the answer is the option's text (as lm-evaluation-harness scores ARC)
+chat    the tokenizer's chat template: lettered options, or a conversation; without a template the plain form of letter
 
-A question without options has one format: its answer is the worked solution or the response.
+A question without options has one plain form: its answer is the worked solution or the response. A conversation is a
+series of such questions, each answer with the end-of-text token. Texts are literal: a special token that a user wrote
+out is text, and only a template writes special tokens.
 """
 
 import re
@@ -14,7 +17,9 @@ from string import ascii_uppercase
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mosld.data.numbers import FINAL
+from mosld.data.chat_template import ChatTemplate, Conversation, PromptText
+from mosld.data.literal_text import LiteralText
+from mosld.data.numbers import FINAL, value
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import subject_of
 from mosld.data.tasks import TASKS, Task
@@ -26,6 +31,11 @@ if TYPE_CHECKING:
 Keep = Callable[[AnyRow], Sequence[int]]
 # `<<48/2=24>>` in a published solution, for a calculator that fills in the result.
 CALCULATOR_MARK = re.compile("<<[^<>]*>>")
+# `#### 72`, or a heading.
+MARKED_LINE = re.compile(r"^####[ \t]*([^#\n]*)$", re.MULTILINE)
+TURN_SEPARATOR = "\n\n"
+# The share of the cutoff that the prompt of a reply keeps where its response is truncated.
+REPLY_PROMPT_SHARE = 3 / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +46,10 @@ class Encoded:
         row: the question.
         prompt: tokens that all options share.
         options: the tokens of each option after the shared ones; none where the answer is generated.
-        cut: whether the passage was truncated to fit the task's cutoff.
+        cut: whether earlier turns were dropped or the passage was truncated to fit the task's cutoff.
         shots: solved examples before the question.
+        earlier: where the answers of earlier turns lie in the prompt, each from its first token to after its last.
+        untruncated: tokens before the row was shortened; 0 if it was not too long.
     """
 
     row: AnyRow
@@ -45,6 +57,8 @@ class Encoded:
     options: list[list[int]]
     cut: bool = False
     shots: int = 0
+    earlier: tuple[tuple[int, int], ...] = ()
+    untruncated: int = 0
 
     @property
     def length(self) -> int:
@@ -53,12 +67,14 @@ class Encoded:
 
 
 def render(row: AnyRow, style: str) -> tuple[str, list[str]]:
-    """The prompt and the options of a row as text; each option begins with a space."""
+    """The prompt and the options of a row as text, without earlier turns; each option begins with a space."""
     passage = f"{row.context}\n\n" if row.context else ""
     if isinstance(row, Solution):
         return f"{passage}Question: {row.question}\nAnswer:", [f" {solution_text(row)}"]
     if isinstance(row, Reply):
-        system = f"{row.system}\n\n" if row.system else ""
+        if is_plain_text(row):
+            return "", [row.response]
+        system = f"{row.system}\n\n" if row.system and not row.history else ""
         return f"{system}{passage}Question: {row.question}\nAnswer:", [f" {row.response}"]
     if style == "cloze":
         stem = row.task in TASKS and TASKS[row.task].stem and not passage
@@ -67,9 +83,49 @@ def render(row: AnyRow, style: str) -> tuple[str, list[str]]:
     if style == "list":
         listed = "\n".join(f"- {choice}" for choice in row.choices)
         return f"{passage}Question: {row.question}\n{listed}\nAnswer:", [f" {choice}" for choice in row.choices]
-    letters = ascii_uppercase[: len(row.choices)]
-    listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, row.choices, strict=True))
-    return f"{passage}Question: {row.question}\n{listed}\nAnswer:", [f" {letter}" for letter in letters]
+    return f"{passage}Question: {row.question}\n{_lettered(row)}\nAnswer:", [f" {letter}" for letter in _letters(row)]
+
+
+def _letters(row: Row) -> str:
+    return ascii_uppercase[: len(row.choices)]
+
+
+def _lettered(row: Row) -> str:
+    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(_letters(row), row.choices, strict=True))
+
+
+def earlier_turns(row: AnyRow) -> list[tuple[str, str]]:
+    """The turns before a reply's question in the plain form: the text before each answer, and the answer."""
+    if not isinstance(row, Reply) or not row.history:
+        return []
+    system = f"{row.system}\n\n" if row.system else ""
+    return [
+        (f"{'' if position else system}{TURN_SEPARATOR if position else ''}Question: {question}\nAnswer:", f" {answer}")
+        for position, (question, answer) in enumerate(row.history)
+    ]
+
+
+def conversation(row: AnyRow, examples: Sequence[AnyRow]) -> Conversation:
+    """A row as the messages of a chat, after solved examples; an answer to a question of choice is its letter."""
+    passage = f"{row.context}\n\n" if row.context else ""
+    system, turns, answers = "", [], [""]
+    question = f"{passage}{row.question}"
+    for example in examples:
+        solved = conversation(example, ())
+        turns.append((solved.question, solved.answers[right_option(example)[0]]))
+    if isinstance(row, Reply):
+        system, answers = row.system, [row.response]
+        turns += row.history
+    elif isinstance(row, Solution):
+        answers = [solution_text(row)]
+    else:
+        question, answers = f"{question}\n{_lettered(row)}", list(_letters(row))
+    return Conversation(f"{row.task} {row.id}", system, turns, question, answers)
+
+
+def is_plain_text(row: AnyRow) -> bool:
+    """Whether a row is a text to learn as a whole, without a question."""
+    return isinstance(row, Reply) and not (row.question or row.history or row.system or row.context)
 
 
 def solution_text(row: Solution) -> str:
@@ -78,6 +134,8 @@ def solution_text(row: Solution) -> str:
     # No calculator runs in training or scoring, and its marks repeat each sum: without them the published solutions
     # have a quarter fewer tokens.
     steps = CALCULATOR_MARK.sub("", row.answer[:end]).rstrip()
+    # A number alone behind the mark ends an answer, so that no step may look like it.
+    steps = MARKED_LINE.sub(lambda line: line[1] if value(line[1]) is not None else line[0], steps)
     return f"{steps}\n#### {row.final}" if steps else f"#### {row.final}"
 
 
@@ -87,7 +145,11 @@ def right_option(row: AnyRow) -> list[int]:
 
 
 class PromptEncoder:
-    """Encodes rows in one prompt format."""
+    """Encodes rows in one prompt format.
+
+    Attributes:
+        template: the chat template of prompt format `chat`; None: the plain form.
+    """
 
     def __init__(
         self,
@@ -95,68 +157,196 @@ class PromptEncoder:
         style: str,
         tasks: Mapping[str, Task] = TASKS,
         examples: Mapping[str, Sequence[AnyRow]] = MappingProxyType({}),
+        all_turns: bool = True,
+        context_length: int | None = None,
     ) -> None:
         """Find out whether the tokenizer adds a BOS token.
 
         Args:
             tokenizer: of the base model.
-            style: letter, list or cloze.
+            style: letter, list, cloze or chat.
             tasks: the tasks of the rows, with their cutoffs.
             examples: by subject, the solved examples before a question.
+            all_turns: all answers of a conversation are trained on; False: the last one.
+            context_length: the most tokens that the model reads; None: any number.
         """
         self.tokenizer = tokenizer
         self.style = style
         self.tasks = tasks
         self.examples = examples
+        self.all_turns = all_turns
+        self.context_length = context_length
+        self.literal = LiteralText(tokenizer)
+        self.template = ChatTemplate(tokenizer, self.literal) if style == "chat" and tokenizer.chat_template else None
         first = tokenizer("a").input_ids[0]
         self.bos = [first] if tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id else []
 
-    def encode(self, rows: Sequence[AnyRow], keep: Keep | None = None) -> list[Encoded]:
-        """Encode the options of each row that `keep` names (default: all), and shorten rows that exceed the cutoff."""
-        shots = [len(self.examples.get(subject_of(row.id), ())) for row in rows]
-        texts = [self._texts(row, keep, count) for row, count in zip(rows, shots, strict=True)]
+    def in_template(self, row: AnyRow) -> bool:
+        """Whether a row is put in a chat template, which writes its own BOS token."""
+        return self.template is not None and not is_plain_text(row)
+
+    def ends_with_eos(self, row: AnyRow) -> bool:
+        """Whether a trained answer is followed by the end-of-text token, rather than by what its template puts."""
+        return self.template is None or self.template.end_of_turn is None or is_plain_text(row)
+
+    def limit(self, task: str, training: bool) -> int:
+        """The most tokens of a row of a task, without the end-of-text token of a train row."""
+        cutoff = self.tasks[task].cutoff
+        return cutoff if self.context_length is None else min(cutoff, self.context_length - training)
+
+    def limit_key(self, task: str) -> str:
+        """What decides that limit: the key, or the model."""
+        cutoff = self.tasks[task].cutoff
+        fits = self.context_length is None or cutoff < self.context_length
+        return "data.cutoff" if fits else f"the model reads {self.context_length:,}"
+
+    def encode(self, rows: Sequence[AnyRow], keep: Keep | None = None, training: bool = False) -> list[Encoded]:
+        """Encode the options of each row that `keep` names (default: all), and shorten rows that exceed the cutoff.
+
+        Args:
+            rows: the rows.
+            keep: the options to encode.
+            training: the options end as they are learned, and the prompt of a reply leaves room for its response.
+
+        Raises:
+            UserError: the chat template refuses a row.
+        """
+        shots = [len(self.examples.get(subject_of(row.id), ())) if self.examples else 0 for row in rows]
+        texts = [self._text(row, keep, count, training) for row, count in zip(rows, shots, strict=True)]
         encoded = [
-            replace(question, shots=count) for question, count in zip(self._tokenize(rows, texts), shots, strict=True)
+            replace(question, shots=count) if count else question
+            for question, count in zip(self._tokenize(rows, texts), shots, strict=True)
         ]
         return [
-            self._shorten(question, keep) if question.length > self.tasks[question.row.task].cutoff else question
+            self._shorten(question, keep, training)
+            if question.length > self.limit(question.row.task, training)
+            else question
             for question in encoded
         ]
 
-    def _texts(self, row: AnyRow, keep: Keep | None, shots: int) -> tuple[str, list[str]]:
-        """The prompt, after its solved examples, and the options to encode."""
-        prompt, options = render(row, self.style)
+    def _text(self, row: AnyRow, keep: Keep | None, shots: int, training: bool) -> PromptText:
+        """The text of a row after its solved examples, with the options to encode."""
+        examples = self.examples.get(subject_of(row.id), ())[:shots] if shots else ()
+        if self.template and self.in_template(row):
+            asked = conversation(row, examples)
+            answers = asked.answers if keep is None else [asked.answers[i] for i in keep(row)]
+            return self.template.text(replace(asked, answers=answers), training, self.all_turns)
+        style = "letter" if self.style == "chat" else self.style
+        prompt, options = render(row, style)
         solved = ""
-        for example in self.examples.get(subject_of(row.id), ())[:shots]:
-            question, answers = render(example, self.style)
+        for example in examples:
+            question, answers = render(example, style)
             solved += f"{question}{answers[right_option(example)[0]]}\n\n"
-        return solved + prompt, options if keep is None else [options[i] for i in keep(row)]
+        if self.template:
+            options = [self.literal.mark(option) for option in options]
+        earlier = earlier_turns(row)
+        before = TURN_SEPARATOR if earlier else solved
+        return PromptText(earlier, before + prompt, options if keep is None else [options[i] for i in keep(row)])
 
-    def _tokenize(self, rows: Sequence[AnyRow], texts: Sequence[tuple[str, list[str]]]) -> list[Encoded]:
-        flat = [text for prompt, options in texts for text in (prompt, *(prompt + option for option in options))]
-        tokens = iter(self.tokenizer(flat, add_special_tokens=False).input_ids if flat else [])
+    def _tokenize(self, rows: Sequence[AnyRow], texts: Sequence[PromptText]) -> list[Encoded]:
+        """The tokens of texts, in one call of the tokenizer."""
+        joined = [self._joined(row, text) for row, text in zip(rows, texts, strict=True)]
+        flat = [text for one in joined for text in one]
+        tokens = iter(self._tokens(flat))
         return [
-            _split_prompt(row, self.bos, next(tokens), [next(tokens) for _ in options])
-            for row, (_, options) in zip(rows, texts, strict=True)
+            self._assemble(row, text, [next(tokens) for _ in one])
+            for row, text, one in zip(rows, texts, joined, strict=True)
         ]
 
-    def _shorten(self, question: Encoded, keep: Keep | None) -> Encoded:
-        """Drop examples, then truncate the passage; question and options stay whole, even beyond the cutoff."""
-        row = question.row
-        cutoff = self.tasks[row.task].cutoff
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.literal.rendered_tokens(texts) if self.template else self.literal.tokens(texts)
+
+    def _joined(self, row: AnyRow, text: PromptText) -> list[str]:
+        """The text up to each border between prompt and answer, since the last end-of-text token."""
+        joined = []
+        start = ""
+        for before, answer in text.earlier:
+            joined += [start + before, start + before + answer]
+            start = "" if self.ends_with_eos(row) else joined[-1]
+        prompt = start + text.prompt
+        return [*joined, prompt, *(prompt + option for option in text.options)]
+
+    def _assemble(self, row: AnyRow, text: PromptText, joined: list[list[int]]) -> Encoded:
+        """Put the tokens of a row together, so that what is asked begins what is trained.
+
+        Text is tokenized as one; where that would change the tokens before an answer, the answer is tokenized alone.
+        """
+        done = [] if self.in_template(row) else [*self.bos]
+        if isinstance(row, Row) and not self.template:
+            return _split_prompt(row, done, joined[0], joined[1:])
+        spans: list[tuple[int, int]] = []
+        parts = iter(joined)
+        segment = Segment(self._tokens)
+        for before, answer in text.earlier:
+            segment.append(before, next(parts))
+            start = len(done) + len(segment.tokens)
+            segment.append(answer, next(parts))
+            if self.ends_with_eos(row):
+                done += [*segment.tokens, self.tokenizer.eos_token_id]
+                segment = Segment(self._tokens)
+            spans.append((start, len(done) + len(segment.tokens)))
+        segment.append(text.prompt, next(parts))
+        options = [segment.after(option, tokens) for option, tokens in zip(text.options, parts, strict=True)]
+        return Encoded(row, done + segment.tokens, options, earlier=tuple(spans))
+
+    def _shorten(self, question: Encoded, keep: Keep | None, training: bool) -> Encoded:
+        """Drop examples, then the earliest turns, then truncate the passage; question and options stay whole.
+
+        The response of a reply can be truncated in training. So its prompt makes room for it only down to
+        `REPLY_PROMPT_SHARE` of the cutoff: a model that is asked with a passage learns to answer with it.
+        """
+        whole, row = question, question.row
+        limit = self.limit(row.task, training)
         shots = question.shots
-        while question.length > cutoff and shots:
+        least = int(limit * REPLY_PROMPT_SHARE) if training and isinstance(row, Reply) else 0
+
+        def excess() -> int:
+            return min(question.length - limit, len(question.prompt) - least) if least else question.length - limit
+
+        def encode_again() -> Encoded:
+            return self._tokenize([row], [self._text(row, keep, shots, training)])[0]
+
+        while excess() > 0 and shots:
             shots -= 1
-            (question,) = self._tokenize([row], [self._texts(row, keep, shots)])
-        passage = self.tokenizer(row.context, add_special_tokens=False).input_ids
-        cut = False
-        while question.length > cutoff and passage:
-            passage = passage[: -(question.length - cutoff)]
+            question = encode_again()
+        while excess() > 0 and isinstance(row, Reply) and row.history:
+            row = replace(row, history=row.history[1:])
+            question = encode_again()
+        (passage,) = self.literal.tokens([row.context]) if row.context else ([],)
+        while excess() > 0 and passage:
+            passage = passage[: -excess()]
             # A replacement character at the end is half a character.
-            context = str(self.tokenizer.decode(passage)).rstrip("\ufffd")
-            (question,) = self._tokenize([row], [self._texts(replace(row, context=context), keep, 0)])
-            cut = True
-        return replace(question, shots=shots, cut=cut)
+            row = replace(row, context=str(self.tokenizer.decode(passage)).rstrip("\ufffd"))
+            question = encode_again()
+        return replace(
+            question, row=whole.row, shots=shots, cut=row is not whole.row, untruncated=whole.length + training
+        )
+
+
+class Segment:
+    """Text between two end-of-text tokens, of which each part begins with all tokens of the parts before it.
+
+    Attributes:
+        tokens: of the parts so far.
+    """
+
+    def __init__(self, tokenize: Callable[[Sequence[str]], list[list[int]]]) -> None:
+        self.tokens: list[int] = []
+        self._tokenize = tokenize
+        self._joint = True
+
+    def append(self, part: str, joined: list[int]) -> None:
+        """Add a part, whose text with all before it has the tokens `joined`."""
+        tokens = self.tokens + self.after(part, joined)
+        # From where the tokens differ, every part is tokenized alone.
+        self._joint = self._joint and tokens == joined
+        self.tokens = tokens
+
+    def after(self, part: str, joined: list[int]) -> list[int]:
+        """The tokens that a part would add."""
+        if self._joint and joined[: len(self.tokens)] == self.tokens:
+            return joined[len(self.tokens) :]
+        return self._tokenize([part])[0]
 
 
 def _split_prompt(row: AnyRow, bos: list[int], prompt: list[int], texts: list[list[int]]) -> Encoded:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mosld.config.schema import Config
+from mosld.config.schema import LETTER_PROMPTS, Config
 from mosld.data.dataset import load_dataset
 from mosld.data.mixing import Order, quotas
 from mosld.data.tasks import TASKS
@@ -79,4 +79,4 @@ def _here(config: Config) -> tuple[dict[str, int], dict[str, float]]:
 def _longest_answer(config: Config, length: int) -> int:
     if any(TASKS[task].generated for task in config.data.tasks):
         return length  # at most all of the row
-    return LETTER_ANSWER if config.prompt == "letter" else TEXT_ANSWER
+    return LETTER_ANSWER if config.prompt in LETTER_PROMPTS else TEXT_ANSWER

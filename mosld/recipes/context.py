@@ -23,8 +23,10 @@ from mosld.data.dataset import Dataset
 from mosld.data.encoding import Example, encode_train
 from mosld.data.mixing import Order, quotas
 from mosld.data.token_cache import CachedEncoder
+from mosld.data.too_long import messages
 from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.forward import context_length
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.training.build import build_loop, build_stepper
@@ -42,26 +44,45 @@ Model = PreTrainedModel | PeftModel
 
 @dataclass(frozen=True)
 class RunContext:
-    """Config, rows, tokenizer and console of one run."""
+    """Config, rows, tokenizer and console of one run.
+
+    Attributes:
+        context_length: the most tokens that the model reads; None: any number.
+    """
 
     config: Config
     dataset: Dataset
     tokenizer: "PreTrainedTokenizerBase"
     console: Console
+    context_length: int | None = None
 
     @cached_property
     def encoder(self) -> CachedEncoder:
         """The run's prompt format with its tokenizer; tokens are read from the cache where they are known."""
         # The prompt is filled in when the config is checked.
         assert self.config.prompt is not None
-        encoder = CachedEncoder(self.tokenizer, self.config.prompt, self.dataset.known, self.dataset.examples)
+        encoder = CachedEncoder(
+            self.tokenizer,
+            self.config.prompt,
+            self.dataset.known,
+            self.dataset.examples,
+            all_turns=self.config.data.train_turns == "all",
+            context_length=self.context_length,
+        )
+        if encoder.style == "chat":
+            form = (
+                "the tokenizer's chat template"
+                if encoder.template
+                else "the plain form: this tokenizer has no template"
+            )
+            self.console.say(f"prompt=chat: rows are put in {form}")
         encoder.progress = self.console.track("tokenising")
         return encoder
 
     def encode_questions(self, split: str, limit: int | None) -> Questions:
         """The questions of a split as tokens, at most `limit` per task."""
-        questions = Questions(self.dataset.tasks, split, limit, self.encoder)
-        self._say(questions.shortened(split))
+        questions = Questions(self.dataset.tasks, split, limit, self.encoder, self.config.data.too_long)
+        self._say(messages(questions.too_long))
         return questions
 
     def encode_train(self) -> list[Example]:
@@ -70,8 +91,8 @@ class RunContext:
         Raises:
             UserError: no train row fits into its task's cutoff.
         """
-        rows = encode_train(self.dataset.train, self.encoder, self.tokenizer.eos_token_id)
-        self._say(rows.shortened())
+        rows = encode_train(self.dataset.train, self.encoder, self.tokenizer.eos_token_id, self.config.data.too_long)
+        self._say(messages(rows.too_long))
         if not rows.examples:
             raise UserError(f"data.tasks={self.config.data.tasks}: no train row fits into its task's cutoff.")
         return rows.examples
@@ -87,14 +108,23 @@ class RunContext:
             self.console.say(f"rows per epoch (data.mixing={config.data.mixing}): {listed}")
         return Order(tuple(counts.values()), tuple(shares.values()), config.training.batch_size, config.seed)
 
-    def score(self, model: Model, questions: Questions, title: str, use: ExpertUse | None = None) -> Evaluation:
+    def score(
+        self, model: Model, questions: Questions, title: str, use: ExpertUse | None = None, trained: bool = True
+    ) -> Evaluation:
         """Accuracy of a model, in eval mode; `use` records the experts of each task."""
+        track = self.console.track(title)
         with uncompiled(self.config.training.compile):
-            return evaluate(model, questions, self.tokenizer, self.config.evaluation, self.console.track(title), use)
+            return evaluate(model, questions, self.tokenizer, self.config.evaluation, track, use, trained)
 
     def _say(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.console.say(line)
+
+
+def readable_tokens(config: Config, model: Model) -> int | None:
+    """The most tokens of a row that the base model will read with the method's adapter; None: any number."""
+    length = context_length(model)
+    return length - config.method.virtual_tokens if length and config.method.kind == "prefix" else length
 
 
 def add_adapter(context: RunContext, model: Model) -> Model:

@@ -19,7 +19,7 @@ from mosld.distributed.launch import launch
 from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare
+from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare, readable_tokens
 from mosld.recipes.load import load_base_model
 from mosld.recipes.moa import add_task_experts
 from mosld.recipes.request import TrainRequest, show_results
@@ -83,7 +83,8 @@ def _check(request: TrainRequest) -> None:
     config = request.config
     console = Console()
     model, tokenizer = load_base_model(config.model, console)
-    stepper, examples = prepare(RunContext(config, request.dataset, tokenizer, console), model)
+    context = RunContext(config, request.dataset, tokenizer, console, readable_tokens(config, model))
+    stepper, examples = prepare(context, model)
     with console.working(TRYING):
         rows = fit_micro_batch(stepper, examples, config.training.micro_batch_size, config.training.batch_size)
     length = max(len(example.tokens) for example in examples)
@@ -148,7 +149,7 @@ def _train_and_score(
     for line in dataset.summary():
         console.say(f"  {line}")
     model, tokenizer = load_base_model(config.model, console)
-    context = RunContext(config, dataset, tokenizer, console)
+    context = RunContext(config, dataset, tokenizer, console, readable_tokens(config, model))
     test = context.encode_questions("test", config.evaluation.limit)
     if config.evaluation.base:
         results.add(**_score_base(context, model, test, run))
@@ -187,7 +188,7 @@ def _score_base(context: RunContext, model: Model, test: Questions, run: RunDire
     """Scores of the untrained model; a resumed run reads them back."""
     if recorded := processes().broadcast(read_json(run.base_scores)):
         return recorded
-    evaluation = context.score(model, test, "scoring the untrained model")
+    evaluation = context.score(model, test, "scoring the untrained model", trained=False)
     run.write_predictions(evaluation.records(), "base")
     scores = {"base_scores": evaluation.scores, "base_average": evaluation.average}
     write_json(run.base_scores, scores)
