@@ -1,12 +1,16 @@
 """Train rows as tokens: prompts, right answers and their ends, with the spans that have a loss."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+
+import numpy
+from pyarrow import RecordBatch
 
 from mosld.data.prompts import Encoded, PromptEncoder, right_option
 from mosld.data.rows import AnyRow
-from mosld.data.too_long import TooLong, refuse
+from mosld.data.token_table import Record, TokenTable, record_batch
+from mosld.data.too_long import SHOWN_ROWS, TooLong, refuse
 
 Spans = tuple[tuple[int, int], ...]
 
@@ -38,6 +42,39 @@ class Example:
         return [token for start, end in self.spans for token in self.tokens[start:end]]
 
 
+class Examples(Sequence[Example]):
+    """Train rows as tokens, each made when it is asked for.
+
+    Attributes:
+        lengths: tokens of each row.
+    """
+
+    def __init__(self, rows: Sequence[AnyRow], table: TokenTable, kept: numpy.ndarray) -> None:
+        """Take the rows of `kept`, their indices in rows and table."""
+        self._rows = rows
+        self._table = table
+        self._kept = kept
+        self.lengths = table.lengths[kept]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = int(self._kept[index])
+        record = self._table[position]
+        start, *spans = record.marks
+        return Example(
+            self._rows[position], list(record.tokens), start, tuple(zip(spans[::2], spans[1::2], strict=True))
+        )
+
+    def task_counts(self, names: Sequence[str]) -> dict[str, int]:
+        """The number of rows of each task, in the order of the rows; `names` are the encoder's tasks."""
+        numbers, first, counts = numpy.unique(self._table.task[self._kept], return_index=True, return_counts=True)
+        return {names[numbers[i]]: int(counts[i]) for i in numpy.argsort(first)}
+
+
 @dataclass(frozen=True)
 class TrainRows:
     """The train rows as tokens.
@@ -47,7 +84,7 @@ class TrainRows:
         too_long: by task, the rows that are longer than its limit.
     """
 
-    examples: Sequence[Example]
+    examples: Examples
     too_long: list[TooLong]
 
 
@@ -64,19 +101,47 @@ def encode_train(rows: Sequence[AnyRow], encoder: PromptEncoder, end: int, too_l
     Raises:
         UserError: there are rows that are too long, and `too_long` is "error".
     """
-    examples: list[Example] = []
-    kept: list[bool] = []
-    encoded = encoder.encode(rows, right_option, training=True)
-    for question in encoded:
-        example = train_example(question, encoder, end)
-        fits = example is not None and not (too_long == "drop" and question.untruncated)
-        kept.append(fits)
-        if example is not None and fits:
-            examples.append(example)
-    report = report_too_long(encoded, kept, encoder)
+
+    def encode(chunk: Sequence[AnyRow]) -> RecordBatch:
+        questions = encoder.encode_chunk(chunk, right_option, training=True)
+        return record_batch([_record(question, encoder, end) for question in questions])
+
+    table = encoder.table(rows, encode, ("train", end))
+    kept = table.flag & (table.untruncated == 0) if too_long == "drop" else table.flag
+    report = list(_too_long(rows, table, kept, encoder))
     if too_long == "error":
         refuse(report)
-    return TrainRows(examples, report)
+    return TrainRows(Examples(rows, table, numpy.flatnonzero(kept)), report)
+
+
+def _record(question: Encoded, encoder: PromptEncoder, end: int) -> Record:
+    example = train_example(question, encoder, end)
+    task = encoder.task_number(question.row)
+    if example is None:
+        return Record([], [0], question.untruncated, task, 0, False)
+    marks = [example.answer_start, *chain.from_iterable(example.earlier)]
+    return Record(example.tokens, marks, question.untruncated, task, 0, True)
+
+
+def _too_long(
+    rows: Sequence[AnyRow], table: TokenTable, kept: numpy.ndarray, encoder: PromptEncoder
+) -> Iterator[TooLong]:
+    """The train rows that are too long, by task."""
+    for number, task in enumerate(encoder.tasks):
+        longer = numpy.flatnonzero((table.task == number) & (table.untruncated > 0))
+        if len(longer):
+            truncated = int(kept[longer].sum())
+            yield TooLong(
+                task,
+                "train",
+                rows=int((table.task == number).sum()),
+                count=len(longer),
+                limit=encoder.limit(task, training=True),
+                first=[rows[int(i)].id for i in longer[:SHOWN_ROWS]],
+                longest=int(table.untruncated[longer].max()),
+                outcomes={"truncated": truncated, "dropped": len(longer) - truncated},
+                keys=encoder.limit_key(task),
+            )
 
 
 def train_example(question: Encoded, encoder: PromptEncoder, end: int) -> Example | None:
@@ -99,27 +164,11 @@ def train_example(question: Encoded, encoder: PromptEncoder, end: int) -> Exampl
     return Example(question.row, tokens, start, question.earlier if encoder.all_turns else ())
 
 
-def report_too_long(encoded: Sequence[Encoded], kept: Sequence[bool], encoder: PromptEncoder) -> list[TooLong]:
-    """The train rows that are too long, by task."""
-    rows: dict[str, int] = defaultdict(int)
-    longer: dict[str, list[tuple[Encoded, bool]]] = defaultdict(list)
-    for question, fits in zip(encoded, kept, strict=True):
-        rows[question.row.task] += 1
-        if question.untruncated:
-            longer[question.row.task].append((question, fits))
-    return [
-        TooLong(
-            task,
-            "train",
-            rows[task],
-            encoder.limit(task, training=True),
-            [question.row.id for question, _ in questions],
-            max(question.untruncated for question, _ in questions),
-            {"truncated": sum(fits for _, fits in questions), "dropped": sum(not fits for _, fits in questions)},
-            encoder.limit_key(task),
-        )
-        for task, questions in longer.items()
-    ]
+def longest(examples: Sequence[Example], count: int) -> list[Example]:
+    """The longest rows, the longest first."""
+    lengths = examples.lengths if isinstance(examples, Examples) else [len(example.tokens) for example in examples]
+    order = numpy.argsort(-numpy.asarray(lengths), kind="stable")
+    return [examples[int(i)] for i in order[:count]]
 
 
 def answer_tokens(examples: Sequence[Example]) -> int:

@@ -11,7 +11,7 @@ out is text, and only a template writes special tokens.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from types import MappingProxyType
@@ -23,12 +23,16 @@ from mosld.data.numbers import FINAL, value
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import subject_of
 from mosld.data.tasks import TASKS, Task
+from mosld.data.token_table import Chunks, TokenTable
 
 if TYPE_CHECKING:
+    from pyarrow import RecordBatch
     from transformers import PreTrainedTokenizerBase
 
 # The indices of the options of a row to encode.
 Keep = Callable[[AnyRow], Sequence[int]]
+# Makes a batch of a table from a chunk of rows.
+EncodeChunk = Callable[[Sequence[AnyRow]], "RecordBatch"]
 # `<<48/2=24>>` in a published solution, for a calculator that fills in the result.
 CALCULATOR_MARK = re.compile("<<[^<>]*>>")
 # `#### 72`, or a heading.
@@ -174,6 +178,7 @@ class PromptEncoder:
         self.style = style
         self.tasks = tasks
         self.examples = examples
+        self._task_numbers = {name: number for number, name in enumerate(tasks)}
         self.all_turns = all_turns
         self.context_length = context_length
         self.literal = LiteralText(tokenizer)
@@ -200,7 +205,11 @@ class PromptEncoder:
         fits = self.context_length is None or cutoff < self.context_length
         return "data.cutoff" if fits else f"the model reads {self.context_length:,}"
 
-    def encode(self, rows: Sequence[AnyRow], keep: Keep | None = None, training: bool = False) -> list[Encoded]:
+    def encode(self, rows: Sequence[AnyRow], keep: Keep | None = None) -> list[Encoded]:
+        """Encode questions; see `encode_chunk`."""
+        return self.encode_chunk(rows, keep)
+
+    def encode_chunk(self, rows: Sequence[AnyRow], keep: Keep | None = None, training: bool = False) -> list[Encoded]:
         """Encode the options of each row that `keep` names (default: all), and shorten rows that exceed the cutoff.
 
         Args:
@@ -223,6 +232,19 @@ class PromptEncoder:
             else question
             for question in encoded
         ]
+
+    def table(self, rows: Sequence[AnyRow], encode: EncodeChunk, name: object) -> TokenTable:
+        """The rows in a table, encoded chunk by chunk; `name` says what `encode` makes of them."""
+        del name
+        return TokenTable(list(self.batches(rows, encode)))
+
+    def batches(self, rows: Sequence[AnyRow], encode: EncodeChunk) -> Iterator["RecordBatch"]:
+        """The encoded chunks of rows, one after the other."""
+        return map(encode, Chunks(rows))
+
+    def task_number(self, row: AnyRow) -> int:
+        """The position of a row's task among the encoder's tasks."""
+        return self._task_numbers[row.task]
 
     def _text(self, row: AnyRow, keep: Keep | None, shots: int, training: bool) -> PromptText:
         """The text of a row after its solved examples, with the options to encode."""

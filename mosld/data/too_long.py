@@ -16,8 +16,9 @@ class TooLong:
         task: the task.
         split: train, validation or test.
         rows: how many rows the split has.
+        count: how many of them are longer.
         limit: most tokens of a row.
-        ids: the rows that are longer.
+        first: the ids of the first of them.
         longest: tokens of the longest.
         outcomes: what becomes of them: words and how many rows.
         keys: what decides the limit.
@@ -26,11 +27,12 @@ class TooLong:
     task: str
     split: str
     rows: int
+    count: int
     limit: int
-    ids: Sequence[str]
+    first: Sequence[str]
     longest: int
     outcomes: dict[str, int]
-    keys: str = "data.cutoff"
+    keys: str
 
     def message(self) -> str:
         """One line for the log."""
@@ -39,15 +41,15 @@ class TooLong:
 
     def refusal(self) -> str:
         """One line for `data.too_long=error`."""
-        listed = ", ".join(self.ids[:SHOWN_ROWS])
+        listed = ", ".join(self.first)
         return (
             f"data.too_long=error: {self._count()}, the first: {listed}. Shorten them, raise the limit ({self.keys}), "
             "or set data.too_long=truncate or drop."
         )
 
     def _count(self) -> str:
-        are = "is" if len(self.ids) == 1 else "are"
-        rows = f"{len(self.ids):,} of {self.rows:,} {self.split} rows {are} longer"
+        are = "is" if self.count == 1 else "are"
+        rows = f"{self.count:,} of {self.rows:,} {self.split} rows {are} longer"
         return f"{self.task}: {rows} than {self.limit:,} tokens (longest {self.longest:,})"
 
 

@@ -105,7 +105,7 @@ class Questions:
             name: [question for question in questions if not question.untruncated]
             for name, questions in self.by_task.items()
         }
-        self.too_long = [replace(one, outcomes={"dropped": len(one.ids)}) for one in self.too_long]
+        self.too_long = [replace(one, outcomes={"dropped": one.count}) for one in self.too_long]
         if empty := [one for one in self.too_long if not self.by_task[one.task]]:
             raise UserError(*(f"{one.message()}; no {split} row is left." for one in empty))
 
@@ -121,9 +121,17 @@ def _too_long(name: str, split: str, questions: Sequence[Encoded], encoder: Prom
     outcomes = {
         "truncated": truncated, "with fewer examples": len(longer) - whole - truncated, "scored whole": whole,
     }  # fmt: skip
-    ids = [question.row.id for question in longer]
-    longest = max(question.untruncated for question in longer)
-    return TooLong(name, split, len(questions), limit, ids, longest, outcomes, encoder.limit_key(name))
+    return TooLong(
+        name,
+        split,
+        rows=len(questions),
+        count=len(longer),
+        limit=limit,
+        first=[question.row.id for question in longer[:SHOWN_ROWS]],
+        longest=max(question.untruncated for question in longer),
+        outcomes=outcomes,
+        keys=encoder.limit_key(name),
+    )
 
 
 def _unreadable(by_task: Mapping[str, Sequence[Encoded]], split: str, encoder: PromptEncoder) -> Iterator[str]:

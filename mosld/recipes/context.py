@@ -5,7 +5,6 @@
 3. `make_loop` builds the training loop.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from mosld.adapters.load import base_model_of, parameter_counts
 from mosld.common.errors import UserError
 from mosld.config.schema import Config
 from mosld.data.dataset import Dataset
-from mosld.data.encoding import Example, encode_train
+from mosld.data.encoding import Examples, encode_train
 from mosld.data.mixing import Order, quotas
 from mosld.data.token_cache import CachedEncoder
 from mosld.data.too_long import messages
@@ -85,7 +84,7 @@ class RunContext:
         self._say(messages(questions.too_long))
         return questions
 
-    def encode_train(self) -> list[Example]:
+    def encode_train(self) -> Examples:
         """The train rows as tokens.
 
         Raises:
@@ -97,11 +96,11 @@ class RunContext:
             raise UserError(f"data.tasks={self.config.data.tasks}: no train row fits into its task's cutoff.")
         return rows.examples
 
-    def mix_tasks(self, examples: list[Example]) -> Order:
+    def mix_tasks(self, examples: Examples) -> Order:
         """Which rows each step takes, the tasks mixed as `data.mixing` says."""
         config = self.config
         # In the order of the tasks, as the rows lie.
-        counts = dict(Counter(example.row.task for example in examples))
+        counts = examples.task_counts(list(self.dataset.known))
         shares = quotas(counts, config.data)
         if shares != counts:
             listed = ", ".join(f"{task} {count}" for task, count in shares.items())
@@ -142,7 +141,7 @@ def add_adapter(context: RunContext, model: Model) -> Model:
 
 def prepare(
     context: RunContext, model: Model, adapt: Callable[[RunContext, Model], Model] = add_adapter
-) -> tuple[Stepper, list[Example]]:
+) -> tuple[Stepper, Examples]:
     """Everything a training step needs: the adapted model in a stepper, and the train rows as tokens.
 
     Args:
@@ -167,7 +166,7 @@ def prepare(
 def make_loop(
     context: RunContext,
     stepper: Stepper,
-    examples: list[Example],
+    examples: Examples,
     run: RunDirectory,
     stop: StopSignals,
     track: Callable[[dict[str, object]], None] = lambda _: None,

@@ -15,6 +15,7 @@ from mosld.common.errors import ExitCode, UserError
 from mosld.common.files import disk_is_full, read_json, write_json
 from mosld.common.process import is_distributed, is_main, silence_libraries
 from mosld.common.secrets import redact
+from mosld.data.encoding import longest
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions
@@ -87,7 +88,7 @@ def _check(request: TrainRequest) -> None:
     stepper, examples = prepare(context, model)
     with console.working(TRYING):
         rows = fit_micro_batch(stepper, examples, config.training.micro_batch_size, config.training.batch_size)
-    length = max(len(example.tokens) for example in examples)
+    length = len(longest(examples, 1)[0].tokens)
     console.say(f"check passed: the longest micro-batch ({rows} rows, {length} tokens) went forward and backward")
 
 

@@ -49,7 +49,7 @@ class Loop:
     """
 
     stepper: Stepper
-    examples: list[Example]
+    examples: Sequence[Example]
     order: Order
     config: TrainingConfig
     validate: Callable[[], tuple[float | None, dict[str, float]]]

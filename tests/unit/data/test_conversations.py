@@ -80,7 +80,7 @@ FORMS = [
 ]
 
 
-@pytest.fixture(params=FORMS, ids=lambda form: "-".join(map(str, form)))
+@pytest.fixture(scope="module", params=FORMS, ids=lambda form: "-".join(map(str, form)))
 def form(request):
     """A tokenizer, and how to make an encoder of its rows."""
     name, style, template = request.param

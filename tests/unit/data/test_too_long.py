@@ -78,9 +78,7 @@ def train(*rows: AnyRow, too_long: str = "truncate", context_length: int | None 
 
 def ask(*rows: AnyRow, too_long: str = "truncate", context_length: int | None = None) -> Questions:
     encoder = PromptEncoder(byte_tokenizer(), "letter", TASKS, context_length=context_length)
-    return Questions(
-        {rows[0].task: TaskData(TASKS[rows[0].task], [], [], list(rows))}, "test", None, encoder, too_long
-    )
+    return Questions({rows[0].task: TaskData(TASKS[rows[0].task], [], [], list(rows))}, "test", None, encoder, too_long)
 
 
 @pytest.mark.parametrize("part", LONG)
