@@ -4,7 +4,8 @@
         [--tasks arc_easy,arc_challenge,openbookqa] [--state FILE] [--json FILE]
 
 The harness reads the rows through its own task files, which hold prompt, options and metrics. Compared are the option
-chosen as a whole (acc) and per character (acc_norm), whether each is right, and the log-likelihoods. Needs the extra
+chosen as a whole (acc) and per character (acc_norm), whether each is right, and the log-likelihoods; of gsm8k, which is
+asked without examples, whether the generated number is right (strict-match and flexible-extract). Needs the extra
 `lm-eval`. Exit code 1 if an item differs; each one that does is named with both records.
 
 All items of the three sets take about an hour of one core. With --state every compared item is a line of that file, and
@@ -26,6 +27,7 @@ from mosld.config.compose import load_config
 from mosld.data.dataset import load_dataset
 from mosld.data.prompts import PromptEncoder
 from mosld.data.splits import sample
+from mosld.evaluation.generation import generate_answers
 from mosld.evaluation.lm_eval.build import task_manager, task_on_rows
 from mosld.evaluation.lm_eval.evaluate import run_lm_eval
 from mosld.evaluation.lm_eval.tasks import TASK_MAPPINGS
@@ -35,20 +37,28 @@ from mosld.recipes.load import load_base_model
 
 PART = 50  # items that are compared, and written to the state, at once
 SAME = ("id", "prediction", "correct", "normalised", "normalised_correct")
+SAME_GENERATED = ("id", "strict", "flexible")
 
 
 def compare(name: str, rows: Any, model: Any, tokenizer: Any, batch_tokens: int) -> Iterator[dict[str, Any]]:
     """By item: what the harness says, whether we say the same, the largest difference of a log-likelihood."""
     manager = task_manager([name])
-    result = run_lm_eval(model, tokenizer, [task_on_rows(name, manager, {"test": rows})], manager, batch_tokens)
-    encoded = PromptEncoder(tokenizer, "cloze").encode(rows)
-    ours = [asdict(one) for one in score_choices(model, encoded, tokenizer.pad_token_id, batch_tokens)]
+    generated = name == "gsm8k"
+    task = task_on_rows(name, manager, {"test": rows}, shots=0 if generated else None)
+    result = run_lm_eval(model, tokenizer, [task], manager, batch_tokens)
+    encoded = PromptEncoder(tokenizer, "cloze").encode(rows, keep=(lambda _: ()) if generated else None)
+    if generated:
+        # 256 is lm-eval's length of an answer, too.
+        answers: Any = generate_answers(model, encoded, tokenizer, 256, batch_tokens)
+    else:
+        answers = score_choices(model, encoded, tokenizer.pad_token_id, batch_tokens)
+    ours = [asdict(one) for one in answers]
     for mine, theirs in zip(ours, result.records[name], strict=True):
         yield {
             "task": name,
             "id": mine["id"],
-            "agrees": all(mine[key] == theirs[key] for key in SAME),
-            "gap": max(abs(a - b) for a, b in zip(mine["scores"], theirs["scores"], strict=True)),
+            "agrees": all(mine[key] == theirs[key] for key in (SAME_GENERATED if generated else SAME)),
+            "gap": max(abs(a - b) for a, b in zip(mine.get("scores", [0]), theirs.get("scores", [0]), strict=True)),
             "ours": mine,
             "harness": theirs,
         }
@@ -56,9 +66,8 @@ def compare(name: str, rows: Any, model: Any, tokenizer: Any, batch_tokens: int)
 
 def summary(name: str, found: list[dict[str, Any]], total: int) -> dict[str, Any]:
     """The line of the table for one task: how many agree in every field, and what the harness's scores are."""
-    raw, normalised = (
-        accuracy_score([one["harness"][key] for one in found]) for key in ("correct", "normalised_correct")
-    )
+    keys = ("strict", "flexible") if name == "gsm8k" else ("correct", "normalised_correct")
+    raw, normalised = (accuracy_score([one["harness"][key] for one in found]) for key in keys)
     return {
         "task": name,
         "items": f"{len(found):,}" + (f" of {total:,}" if len(found) < total else ""),

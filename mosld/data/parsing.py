@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from mosld.common.files import JsonObject
-from mosld.data.numbers import FINAL, value
+from mosld.data.numbers import final_line, value
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import require_subject
 from mosld.data.tasks import Task
@@ -44,11 +44,11 @@ def _solution(task: str, record: JsonObject) -> Solution:
     answer, final = record["answer"].strip(), record["final"].strip()
     if value(final) is None:
         raise ValueError(f"'final' is not a number: '{final}'")
-    marked = next(reversed(list(FINAL.finditer(answer))), None)
-    if marked and value(marked[1]) != value(final):
-        raise ValueError(f"'final' is {final}, but 'answer' ends in #### {marked[1]}")
-    if marked and "\n" in answer[marked.end() :]:
-        raise ValueError(f"'answer' has text after its line '#### {marked[1]}'")
+    line = final_line(answer)
+    if line and value(line[1]) != value(final):
+        raise ValueError(f"'final' is {final}, but 'answer' ends in #### {line[1].strip()}")
+    if line and "\n" in answer[line.end() :]:
+        raise ValueError(f"'answer' has text after its line '#### {line[1].strip()}'")
     context, question = record.get("context", "").strip(), record["question"].strip()
     return Solution(task, record["id"], context, question, answer, final)
 

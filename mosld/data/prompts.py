@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from mosld.data.chat_template import ChatTemplate, Conversation, PromptText
 from mosld.data.literal_text import LiteralText
-from mosld.data.numbers import FINAL, value
+from mosld.data.numbers import final_line, value
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import subject_of
 from mosld.data.tasks import TASKS, Task
@@ -134,10 +134,10 @@ def is_plain_text(row: AnyRow) -> bool:
 
 def solution_text(row: Solution) -> str:
     """The solution as it is learned: its steps, and a last line `#### ` with the final number."""
-    end = max((line.start() for line in FINAL.finditer(row.answer)), default=len(row.answer))
+    line = final_line(row.answer)
     # No calculator runs in training or scoring, and its marks repeat each sum: without them the published solutions
     # have a quarter fewer tokens.
-    steps = CALCULATOR_MARK.sub("", row.answer[:end]).rstrip()
+    steps = CALCULATOR_MARK.sub("", row.answer[: line.start() if line else None]).rstrip()
     # A number alone behind the mark ends an answer, so that no step may look like it.
     steps = MARKED_LINE.sub(lambda line: line[1] if value(line[1]) is not None else line[0], steps)
     return f"{steps}\n#### {row.final}" if steps else f"#### {row.final}"

@@ -3,10 +3,21 @@
 Of equally likely options the first is chosen, as in lm-evaluation-harness.
 """
 
-import re
+import unicodedata
 from collections.abc import Sequence
 
+import regex
+
 from mosld.data.numbers import value
+
+# The filters strict-match and flexible-extract of lm-evaluation-harness for gsm8k, and what its exact_match ignores.
+STRICT = regex.compile(r"#### (\-?[0-9\.\,]+)")
+FLEXIBLE = regex.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
+IGNORED = regex.compile(r"[,$]|\.(?=[,$]*$)")
+
+_SENTENCE_MARKS = regex.compile(r"^[¿¡]+|\s*[\p{Terminal_Punctuation}…‥]+$")
+_QUOTED = regex.compile(r"\p{Quotation_Mark}(.*)\p{Quotation_Mark}")
+_BRACKETED = regex.compile(r"\p{Open_Punctuation}(.*)\p{Close_Punctuation}")
 
 
 def likeliest(scores: Sequence[float]) -> int:
@@ -20,15 +31,49 @@ def likeliest_per_character(scores: Sequence[float], choices: Sequence[str]) -> 
 
 
 def same_number(answer: str | None, expected: str) -> bool:
-    """Whether the answer is a number with the value of the expected one, however each is written."""
-    number = value(answer or "")
-    return number is not None and number == value(expected)
+    """Whether the answer is a number with the value of the expected one, however each is written.
+
+    72% is 72, and it is 0.72, too, unless both have a percent sign.
+    """
+    answer = answer or ""
+    number, right = value(answer), value(expected)
+    if number is None or right is None or number == right:
+        return number is not None and number == right
+    signs = [text.rstrip(" $").endswith("%") for text in (answer, expected)]
+    return signs[0] != signs[1] and (number / 100 == right if signs[0] else number == right / 100)
+
+
+def strict_match(text: str, expected: str) -> bool:
+    """Whether the first number after `####` is spelt like the expected one, as lm-evaluation-harness scores gsm8k."""
+    return _exact_match(STRICT.findall(text)[:1], expected)
+
+
+def flexible_match(text: str, expected: str) -> bool:
+    """Whether the last number of a text is spelt like the expected one, as lm-evaluation-harness scores gsm8k."""
+    return _exact_match(FLEXIBLE.findall(text)[-1:], expected)
+
+
+def _exact_match(numbers: Sequence[str], expected: str) -> bool:
+    return [IGNORED.sub("", number) for number in numbers] == [IGNORED.sub("", expected)]
 
 
 def same_text(answer: str, expected: str) -> bool:
-    """Whether two texts are equal apart from case, white space, and punctuation at either end."""
-    return _normalised(answer) == _normalised(expected)
+    """Whether two texts are equal apart from case, white space, quotation marks around them and the end of a sentence.
+
+    Spellings that Unicode regards as one (NFC and NFD) are equal. So are texts of which one stands in brackets.
+    """
+    answer, expected = _folded(answer), _folded(expected)
+    return answer == expected or _without_brackets(answer) == expected or answer == _without_brackets(expected)
 
 
-def _normalised(text: str) -> str:
-    return re.sub(r"^\W+|\W+$", "", " ".join(text.casefold().split())) or text.strip()
+def _folded(text: str) -> str:
+    text = " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
+    quoted = _QUOTED.fullmatch(text)
+    bare = quoted[1].strip() if quoted else _SENTENCE_MARKS.sub("", text)
+    # A text of nothing but marks is kept.
+    return _folded(bare) if bare and bare != text else text
+
+
+def _without_brackets(text: str) -> str:
+    match = _BRACKETED.fullmatch(text)
+    return _folded(match[1]) if match else text

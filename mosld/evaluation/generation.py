@@ -19,7 +19,7 @@ from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Reply, Solution
 from mosld.distributed.fsdp import input_device
 from mosld.distributed.processes import processes
-from mosld.evaluation.correctness import same_number, same_text
+from mosld.evaluation.correctness import flexible_match, same_number, same_text, strict_match
 from mosld.evaluation.expert_use import ExpertUse, has_experts
 from mosld.evaluation.forward import Model, Progress, context_length, inputs_for, run_batches, scoring_mode, unwrapped
 from mosld.evaluation.packing import batches, pack
@@ -79,6 +79,19 @@ class GeneratedPrediction:
     correct: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SolutionPrediction(GeneratedPrediction):
+    """The answer to a question with a worked solution.
+
+    Attributes:
+        strict: whether the number is right by the filter strict-match of lm-evaluation-harness for gsm8k.
+        flexible: whether it is by its filter flexible-extract.
+    """
+
+    strict: bool
+    flexible: bool
+
+
 def generate_answers(
     model: Model,
     questions: Sequence[Encoded],
@@ -107,7 +120,7 @@ def generate_answers(
         One prediction per question, in their order.
     """
 
-    def answer(batch: list[Encoded], recorded: bool) -> list[str | None]:
+    def answer(batch: list[Encoded], recorded: bool) -> list[str]:
         endings = [Ending(isinstance(question.row, Solution), stop_at_question) for question in batch]
         answers = generate(model, [question.prompt for question in batch], tokenizer, max_new_tokens, endings)
         if expert_use is not None and has_experts(model):
@@ -115,15 +128,13 @@ def generate_answers(
             counts = expert_use if recorded else ExpertUse()
             _record_experts(model, batch, answers, tokenizer.pad_token_id, batch_tokens, counts)
         texts = [ending.cut(text) for ending, text in zip(endings, decode(tokenizer, answers), strict=True)]
-        return [
-            _answer(question.row, text.lstrip().removeprefix(lead)) for question, text in zip(batch, texts, strict=True)
-        ]
+        return [text.lstrip().removeprefix(lead) for text in texts]
 
     with scoring_mode(model):
         # Each new token costs a forward pass: larger batches are worth any padding of their prompts.
         work = list(batches(questions, batch_tokens, max_padding=batch_tokens))
-        answers = run_batches(work, answer, progress)
-    return [_prediction(question.row, answers[id(question)]) for question in questions]
+        texts = run_batches(work, answer, progress)
+    return [_prediction(question.row, texts[id(question)]) for question in questions]
 
 
 def generate(
@@ -242,10 +253,13 @@ def _answer(row: AnyRow, text: str) -> str | None:
     return reply if isinstance(row, Reply) and "\n" in row.response else reply.partition("\n")[0].rstrip()
 
 
-def _prediction(row: AnyRow, answer: str | None) -> GeneratedPrediction:
+def _prediction(row: AnyRow, text: str | None) -> GeneratedPrediction:
+    text = text or ""
+    answer = _answer(row, text)
     if isinstance(row, Solution):
-        return GeneratedPrediction(row.id, answer, same_number(answer, row.final))
+        right = same_number(answer, row.final)
+        strict, flexible = strict_match(text, row.final), flexible_match(text, row.final)
+        return SolutionPrediction(row.id, answer, right, strict, flexible)
     # Choices are scored by likelihood.
     assert isinstance(row, Reply)
-    reply = answer or ""
-    return GeneratedPrediction(row.id, reply, same_text(reply, row.response))
+    return GeneratedPrediction(row.id, answer, same_text(answer or "", row.response))

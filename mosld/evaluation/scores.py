@@ -6,7 +6,7 @@ from typing import NotRequired, TypedDict, TypeVar
 
 from mosld.config.schema import LETTER_PROMPTS
 from mosld.data.subjects import CATEGORIES, CATEGORY, subject_of
-from mosld.evaluation.generation import GeneratedPrediction
+from mosld.evaluation.generation import GeneratedPrediction, SolutionPrediction
 from mosld.evaluation.multiple_choice import ChoicePrediction
 
 Prediction = ChoicePrediction | GeneratedPrediction
@@ -21,6 +21,10 @@ class Score(TypedDict):
     n: int
     accuracy_raw: NotRequired[float]
     stderr_raw: NotRequired[float]
+    strict: NotRequired[float]
+    stderr_strict: NotRequired[float]
+    flexible: NotRequired[float]
+    stderr_flexible: NotRequired[float]
     by_subject: NotRequired[dict[str, "Score"]]
     by_category: NotRequired[dict[str, "Score"]]
 
@@ -36,9 +40,16 @@ def task_score(predictions: Sequence[Prediction], style: str) -> Score:
     """The score of one task.
 
     Where the answer of a multiple-choice question is the option's text (`style` is list or cloze), `accuracy` compares
-    likelihoods per character, since the raw comparison favours short options; that one is `accuracy_raw`.
+    likelihoods per character, since the raw comparison favours short options; that one is `accuracy_raw`. Worked
+    solutions also have the scores of lm-evaluation-harness, `strict` and `flexible`.
     """
     score = accuracy_score([prediction.correct for prediction in predictions])
+    solutions = [one for one in predictions if isinstance(one, SolutionPrediction)]
+    if solutions:
+        strict = accuracy_score([one.strict for one in solutions])
+        flexible = accuracy_score([one.flexible for one in solutions])
+        score["strict"], score["stderr_strict"] = strict["accuracy"], strict["stderr"]
+        score["flexible"], score["stderr_flexible"] = flexible["accuracy"], flexible["stderr"]
     normalised = [one.normalised_correct for one in predictions if isinstance(one, ChoicePrediction)]
     if style in LETTER_PROMPTS or not normalised:
         return score

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mosld.reporting.collect import CollectedRuns
 from mosld.reporting.run import Run, common_settings_note, group_by, heading, row_differences, row_order, sort_tasks
 from mosld.reporting.significance import mean_and_spread
 
+ScoreName = Literal["accuracy", "strict", "flexible"]
 RANK, DROPOUT, ALLOCATION = "method.rank", "method.dropout", "allocation.experts"
 
 
@@ -53,9 +54,10 @@ class Row:
     def task_runs(self, task: str) -> list[Run]:
         return list(self.runs.get(task, {}).values())
 
-    def accuracies(self, task: str) -> dict[int, float]:
-        """Accuracy by seed; empty if there is no run."""
-        return {seed: run.accuracy(task) for seed, run in sorted(self.runs.get(task, {}).items())}
+    def accuracies(self, task: str, score: ScoreName = "accuracy") -> dict[int, float]:
+        """Accuracy by seed, or `strict` or `flexible`; empty if there is no run with this score."""
+        by_seed = sorted(self.runs.get(task, {}).items())
+        return {seed: float(run.scores[task][score]) for seed, run in by_seed if score in run.scores[task]}
 
     def averages(self, tasks: Iterable[str]) -> dict[int, float]:
         """Mean accuracy over these tasks, weighted equally, for each seed that has them all."""

@@ -1,7 +1,8 @@
 """Tables of significance: each row against a reference row, and each mixture against its runs on single tasks."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mosld.config.schema import LETTER_PROMPTS
 from mosld.reporting.blocks import Block, Row
 from mosld.reporting.run import Run
 from mosld.reporting.significance import (
+    ROUNDING_ERROR,
     Floats,
     bootstrap_means,
     bootstrap_p,
@@ -21,20 +23,32 @@ from mosld.reporting.significance import (
     welch_t,
 )
 from mosld.reporting.table import NO_VALUE, Cell, Table
-from mosld.reporting.tables import AVERAGE, single_row
+from mosld.reporting.tables import AVERAGE, accuracies_of, columns_of, single_row
+from mosld.runs.power import (
+    ALPHA,
+    MAX_SEEDS,
+    POWER,
+    SMALLEST,
+    pooled_deviation,
+    seeds_needed,
+    smallest_for_error,
+    smallest_on_average,
+    smallest_over_seeds,
+)
 
 SIGNIFICANCE_LEVEL = 0.05
 TESTS = ("items", "paired", "welch")
 COLUMNS = [
     "method", "task", "difference", "95 % interval", "p, items", "Holm", "p, paired seeds", "Holm", "p, Welch", "Holm",
-    "seeds",
+    "seeds", "seeds needed",
 ]  # fmt: skip
 NOTES = [
     "Difference in points of accuracy. p, items: bootstrap over the test items ({resamples:,} resamples, percentile "
     "interval), paired by item and seed; p, paired seeds: Student's t-test of accuracies paired by seed; p, Welch: "
     "Welch's t-test over seeds. Holm: corrected over all rows of this table. - needs two seeds, or predictions.",
     "Seeds: those of each side; the difference, its interval and the paired tests use the seeds that both have. Tests "
-    "over items say nothing about other seeds, tests over seeds nothing about other items.",
+    "over items say nothing about other seeds, tests over seeds nothing about other items. Seeds needed: of each side, "
+    f"to show this difference by Welch's test (power {POWER:g}, alpha {ALPHA:g}, before Holm's correction).",
 ]
 
 Bootstrap = tuple[float, Floats]
@@ -104,6 +118,7 @@ class Comparison:
         here: accuracies of the row.
         there: accuracies of the row that it is compared with.
         interval: of the difference; None without predictions.
+        item_error: the bootstrap's standard error of the difference; None without predictions.
         p: by test; None if it needs more seeds or predictions.
         corrected: the same after Holm's correction over the table.
     """
@@ -113,6 +128,7 @@ class Comparison:
     here: dict[int, float]
     there: dict[int, float]
     interval: tuple[float, float] | None = None
+    item_error: float | None = None
     p: dict[str, float | None] = field(default_factory=dict)
     corrected: dict[str, float | None] = field(default_factory=dict)
 
@@ -127,6 +143,15 @@ class Comparison:
             [side[seed] for seed in self.shared_seeds] or list(side.values()) for side in (self.here, self.there)
         )
         return mean_and_spread(here)[0] - mean_and_spread(there)[0]
+
+    @property
+    def seeds_needed(self) -> str:
+        """How many seeds a side would show the difference, by Welch's test; "-" where the spread is unknown."""
+        deviation = pooled_deviation([list(self.here.values()), list(self.there.values())])
+        if deviation is None or abs(self.difference) < ROUNDING_ERROR:
+            return NO_VALUE.text
+        needed = seeds_needed(self.difference, deviation)
+        return f"> {MAX_SEEDS:,}" if needed is None else str(needed)
 
 
 @dataclass(frozen=True)
@@ -201,6 +226,7 @@ def _compare(
     comparison = Comparison(name, task, here, there)
     if bootstrap:
         comparison.interval = percentile_interval(bootstrap[1])
+        comparison.item_error = float(bootstrap[1].std())
         comparison.p["items"] = bootstrap_p(*bootstrap)
     seeds = comparison.shared_seeds
     comparison.p["paired"] = paired_t([here[seed] for seed in seeds], [there[seed] for seed in seeds])
@@ -228,6 +254,61 @@ def comparison_table(title: str, comparisons: Sequence[Comparison], facts: Seque
     return Table(title, COLUMNS, rows, [*facts, NOTES[0].format(resamples=resamples), NOTES[1]], long=True)
 
 
+def scores_power_note(block: Block, comparisons: Sequence[Comparison]) -> str | None:
+    """What a table of scores can show of the average (or the only task) of two rows, and the seeds its two best need.
+
+    Args:
+        block: of the table.
+        comparisons: of its rows with one of them.
+    """
+    column = columns_of(block)[-1]
+    accuracies = {row.name: accuracies_of(row, block.tasks, column) for row in block.rows}
+    rows = sorted((-mean_and_spread(list(row.values()))[0], name) for name, row in accuracies.items() if row)
+    tasks_of_rows = [_accuracies_and_items(row, block.tasks) for row in block.rows]
+    sizes = [smallest_on_average(tasks) for tasks in tasks_of_rows if len(tasks) == len(block.tasks)]
+    note = _power_note(accuracies.values(), [one for one in comparisons if one.task == column], sizes)
+    if note is None or len(rows) < 2:
+        return note
+    (_, best), (_, second), *_ = rows
+    pair = Comparison(best, column, accuracies[best], accuracies[second])
+    points, needed = 100 * pair.difference, pair.seeds_needed
+    if needed == NO_VALUE.text:
+        return note
+    return f"{note}; {best} - {second} ({points:+.1f}) needs {needed} seeds a side on these items"
+
+
+def gains_power_note(mixture: Block, comparisons: Sequence[Comparison]) -> str | None:
+    """What a table of the mixture minus single tasks can show of one task."""
+    tasks = [task for row in mixture.rows for task in _accuracies_and_items(row, mixture.tasks)]
+    sizes = [smallest_on_average([task]) for task in tasks]
+    sides = [side for one in comparisons for side in (one.here, one.there)]
+    return _power_note(sides, comparisons, sizes)
+
+
+def _accuracies_and_items(row: Row, tasks: Sequence[str]) -> list[tuple[float, int]]:
+    """Of the first run of each task; without tasks that have none, or that do not say how many items they have."""
+    runs = [(task, run) for task in tasks for run in row.task_runs(task)[:1]]
+    return [(run.accuracy(task), items) for task, run in runs if (items := run.test_items[task])]
+
+
+def _power_note(
+    sides: Iterable[Mapping[int, float]], comparisons: Sequence[Comparison], independent: Sequence[float]
+) -> str | None:
+    """The smallest differences over items, from the comparisons' own errors if there are any, and over seeds."""
+    errors = [one.item_error for one in comparisons if one.item_error]
+    sizes = [smallest_for_error(error) for error in errors] or independent
+    if not sizes:
+        return None
+    groups = [list(side.values()) for side in sides if len(side) > 1]
+    deviation = pooled_deviation(groups)
+    over_items = 100 * math.sqrt(sum(size**2 for size in sizes) / len(sizes))
+    note = f"{SMALLEST}: {over_items:.1f} points over items{' (paired)' if errors else ''}"
+    if deviation is None:
+        return f"{note}; over seeds: one run cannot tell"
+    seeds = min(map(len, groups))
+    return f"{note}, {100 * smallest_over_seeds(deviation, seeds):.1f} over {seeds} seeds a side"
+
+
 def _cells(comparison: Comparison) -> Iterator[Cell]:
     yield Cell(comparison.name)
     yield Cell(comparison.task)
@@ -243,6 +324,8 @@ def _cells(comparison: Comparison) -> Iterator[Cell]:
         yield _p_cell(comparison.corrected.get(test))
     here, there = len(comparison.here), len(comparison.there)
     yield Cell(f"{here}" if here == there else f"{here} and {there}", min(here, there))
+    needed = comparison.seeds_needed
+    yield Cell(needed, float(needed)) if needed.isdigit() else Cell(needed)
 
 
 def _p_cell(value: float | None) -> Cell:

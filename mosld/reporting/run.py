@@ -29,10 +29,12 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class TaskScore(TypedDict, total=False):
-    """Accuracy on one task as a share of 1, and its number of test items."""
+    """Accuracy on one task as a share of 1, and its number of test items; other scores of worked solutions."""
 
     accuracy: Required[float]
     n: int
+    strict: float
+    flexible: float
 
 
 class RunData(TypedDict, total=False):

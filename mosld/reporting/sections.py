@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from mosld.common.errors import UserError, nearest
 from mosld.reporting.blocks import Block, Row
-from mosld.reporting.compare import SIGNIFICANCE_LEVEL, Comparer, Predictions, comparison_table, significance_marks
+from mosld.reporting.compare import (
+    SIGNIFICANCE_LEVEL,
+    Comparer,
+    Predictions,
+    comparison_table,
+    gains_power_note,
+    scores_power_note,
+    significance_marks,
+)
 from mosld.reporting.table import Table
 from mosld.reporting.tables import PaperNumbers, cost_table, gains_table, paper_table, scores_table
 
@@ -66,7 +74,8 @@ def _tables(
     reference = _reference_row(block, against)
     comparisons = comparer.against(block, [row for row in block.rows if row is not reference], reference)
     marks = significance_marks(comparisons)
-    yield _with_star_note(scores_table(block, marks), marks, reference.name)
+    scores = _with_note(scores_table(block, marks), scores_power_note(block, comparisons))
+    yield _with_star_note(scores, marks, reference.name)
     if paper and (table := paper_table(block, paper)):
         yield table
     if not block.single_tasks and not block.run.trained_on:
@@ -74,6 +83,7 @@ def _tables(
         marks = significance_marks(gain_comparisons)
         gains = gains_table(block, singles, marks)
         if gains:
+            gains = _with_note(gains, gains_power_note(block, gain_comparisons))
             yield _with_star_note(gains, marks, "0")
             title = f"significance of mixture minus single, {block.title}"
             yield comparison_table(title, gain_comparisons, block.facts, comparer.resamples)
@@ -96,6 +106,10 @@ def _reference_row(block: Block, against: str | None) -> Row:
 
 def _mean(by_seed: Mapping[int, float]) -> float:
     return sum(by_seed.values()) / len(by_seed) if by_seed else -1.0
+
+
+def _with_note(table: Table, note: str | None) -> Table:
+    return replace(table, notes=[*table.notes, f"{note}."]) if note else table
 
 
 def _with_star_note(table: Table, marks: Mapping[tuple[str, str], str], reference: str) -> Table:

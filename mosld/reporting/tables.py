@@ -6,19 +6,22 @@ from typing import TypedDict
 
 import yaml
 
-from mosld.reporting.blocks import Block, Row
+from mosld.reporting.blocks import Block, Row, ScoreName
 from mosld.reporting.run import Run
 from mosld.reporting.significance import mean_and_spread
 from mosld.reporting.table import NO_VALUE, Cell, Table, mark_best
 
 AVERAGE = "average"
 SCORES_NOTE = "Accuracy in %, mean ± standard deviation over seeds (one seed: no ±); best in bold; - no run."
+OTHERS_NOTE = "Strict, flexible: as lm-evaluation-harness scores the same texts (strict-match, flexible-extract)."
 GAINS_NOTE = (
     "Mean over seeds of the run on the mixture minus that of the run on the task alone, in points; the same rows "
     "of the task in both; - no such pair."
 )
 COST_NOTE = "Means over runs. Training: optimiser steps only; run: with loading, validation and scoring."
 PAPER_NOTE = "The paper's scores are on published data, ours on {} data: only scores on published data can be compared."
+
+OTHER_SCORES: tuple[ScoreName, ...] = ("strict", "flexible")
 
 Marks = Mapping[tuple[str, str], str]
 """By (row name, task) what stands behind a number: a star where a difference is significant."""
@@ -53,20 +56,36 @@ def accuracies_of(row: Row, tasks: Iterable[str], column: str) -> dict[int, floa
 def scores_table(block: Block, marks: Marks) -> Table:
     """Accuracy by method and task."""
     columns = columns_of(block)
+    others = _other_scores(block)
     untrained = any(run.results.get("base_scores") for row in block.rows for run in row.all_runs)
-    rows = [_untrained(block, columns)] if untrained else []
-    rows += [_scores(row, block.tasks, columns, marks) for row in block.rows]
-    for column in range(1, len(columns) + 1):
+    rows = [_untrained(block, columns, others)] if untrained else []
+    rows += [_scores(row, block.tasks, columns, others, marks) for row in block.rows]
+    for column in range(1, len(columns) + len(others) + 1):
         mark_best(rows, column)
-    return Table(block.title, ["method", *columns, "seeds", "trained weights"], rows, [*block.facts, SCORES_NOTE])
+    heads = ["method", *columns, *(f"{task}, {score}" for task, score in others), "seeds", "trained weights"]
+    notes = [*block.facts, SCORES_NOTE, *([OTHERS_NOTE] if others else [])]
+    return Table(block.title, heads, rows, notes)
 
 
-def _scores(row: Row, tasks: Sequence[str], columns: Sequence[str], marks: Marks) -> list[Cell]:
+def _other_scores(block: Block) -> list[tuple[str, ScoreName]]:
+    """The tasks whose solutions lm-evaluation-harness would score in another way, with the names of these scores."""
+    return [
+        (task, score)
+        for task in block.tasks
+        for score in OTHER_SCORES
+        if any(row.accuracies(task, score) for row in block.rows)
+    ]
+
+
+def _scores(
+    row: Row, tasks: Sequence[str], columns: Sequence[str], others: Sequence[tuple[str, ScoreName]], marks: Marks
+) -> list[Cell]:
     cells = [Cell(row.name)]
     for column in columns:
         by_seed = accuracies_of(row, tasks, column)
         runs = row.all_runs if column == AVERAGE else row.task_runs(column)
         cells.append(_accuracy(by_seed, runs, marks.get((row.name, column), "")))
+    cells += [_accuracy(row.accuracies(task, score), row.task_runs(task), "") for task, score in others]
     counts = sorted({len(row.runs[task]) for task in tasks if row.runs.get(task)})
     return [*cells, Cell(_range(counts), counts[0]), _trained_weights(row.all_runs)]
 
@@ -89,19 +108,20 @@ def _range(counts: Sequence[int]) -> str:
     return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
 
 
-def _untrained(block: Block, columns: Sequence[str]) -> list[Cell]:
+def _untrained(block: Block, columns: Sequence[str], others: Sequence[tuple[str, ScoreName]]) -> list[Cell]:
     """The row of the untrained model: no seeds, since nothing is random."""
     scores: dict[str, tuple[float, Run]] = {}
     for row in block.rows:
         for run in row.all_runs:
             for task, score in (run.results.get("base_scores") or {}).items():
                 scores.setdefault(task, (100 * score["accuracy"], run))
+                for other in (other for name, other in others if name == task and other in score):
+                    scores.setdefault(f"{task}, {other}", (100 * score[other], run))
     if all(task in scores for task in block.tasks):
         values = [scores[task][0] for task in block.tasks]
         scores[AVERAGE] = (sum(values) / len(values), scores[block.tasks[0]][1])
-    cells = [
-        Cell(f"{scores[c][0]:.1f}", scores[c][0], runs=[scores[c][1]]) if c in scores else NO_VALUE for c in columns
-    ]
+    heads = [*columns, *(f"{task}, {score}" for task, score in others)]
+    cells = [Cell(f"{scores[c][0]:.1f}", scores[c][0], runs=[scores[c][1]]) if c in scores else NO_VALUE for c in heads]
     return [Cell("(untrained)"), *cells, NO_VALUE, Cell("0", 0)]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mosld.common.files import JsonObject, write_text
 from mosld.config.schema import Config, MethodConfig, ModelConfig
+from mosld.runs.power import independent_note
 
 CARD = """---
 library_name: {library}
@@ -40,7 +41,7 @@ def write_model_card(folder: Path, config: Config, results: JsonObject) -> None:
         what=f"{_describe(method)} {model.name},",
         facts=f", {results['parameters']['trainable']:,} trainable parameters.",
         tag=method.name if method.name != "mosld" else "",
-        scores=_score_table(results, config.prompt) + _average_row(results),
+        scores=_score_table(results, config.prompt, average=True),
         whole=method.kind == "full",
     )
     write_text(folder / "README.md", card)
@@ -60,7 +61,7 @@ def write_merged_card(
         dtype: the type of the saved weights.
     """
     method, model = config.method, config.model
-    scores = _score_table(results, config.prompt) if results and results.get("scores") else ""
+    scores = _score_table(results, config.prompt, average=False) if results and results.get("scores") else ""
     card = _card(
         config,
         title=title,
@@ -103,16 +104,16 @@ def _describe(method: MethodConfig) -> str:
     return f"{method.name} adapter (rank {method.rank}, alpha {method.alpha:g}) for"
 
 
-def _score_table(results: JsonObject, prompt: str | None) -> str:
+def _score_table(results: JsonObject, prompt: str | None, average: bool) -> str:
+    scores = results["scores"]
     rows = [
         f"| {task} | {100 * score['accuracy']:.1f} ± {100 * score['stderr']:.1f} | {score['n']} |\n"
-        for task, score in results["scores"].items()
+        for task, score in scores.items()
     ]
-    return f"\n| task | accuracy (prompt {prompt}) | items |\n|---|---|---|\n{''.join(rows)}"
-
-
-def _average_row(results: JsonObject) -> str:
-    return f"| average | {100 * results['average']:.1f} | |\n" if results["scores"] else ""
+    if average and scores:
+        rows.append(f"| average | {100 * results['average']:.1f} | |\n")
+    note = f"\n{independent_note(scores)}.\n" if scores else ""
+    return f"\n| task | accuracy (prompt {prompt}) | items |\n|---|---|---|\n{''.join(rows)}{note}"
 
 
 def _load_base(model: ModelConfig) -> str:

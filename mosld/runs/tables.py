@@ -16,6 +16,7 @@ from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
 from mosld.data.dataset import leak_notes
 from mosld.data.subjects import CATEGORY
+from mosld.runs.power import independent_note
 
 # The experts that a token took, with their gates.
 TakenExperts = Sequence[tuple[int, float]]
@@ -28,9 +29,10 @@ WHOLE = "row: layer; cell: expert:gate; the prompt decides, and all modules and 
 
 
 def results_table(results: JsonObject) -> RenderableType:
-    """A row per task and the average, followed by notes about leaked test items.
+    """A row per task and the average, and notes: the smallest difference that could be shown, leaked test items.
 
-    A task with subjects also has a row per category, and a second table by subject.
+    A task with worked solutions also has rows with lm-evaluation-harness's scores; one with subjects has a row per
+    category, and a second table by subject.
     """
     scores = results["scores"]
     base_scores = results.get("base_scores") or {}
@@ -40,6 +42,9 @@ def results_table(results: JsonObject) -> RenderableType:
     for task, score in scores.items():
         base = base_scores.get(task)
         _add_row(table, task, score, base)
+        for name in ("strict", "flexible"):
+            if name in score and (not base or name in base):
+                _add_row(table, f"  {name}", _other(score, name), base and _other(base, name))
         for name, part in score.get("by_category", {}).items():
             _add_row(table, f"  {name}", part, base and base["by_category"][name])
     table.add_section()
@@ -50,7 +55,8 @@ def results_table(results: JsonObject) -> RenderableType:
         cells = [f"{base_average:.1f}", *cells, f"{average - base_average:+.1f}"]
     table.add_row("average", "", *cells, style="bold")
     subjects = _subject_tables(scores, base_scores)
-    return Group(f"{_title(results)}: accuracy ± s.e. in %", table, *subjects, *_leak_notes(results["data"]))
+    notes: list[RenderableType] = [independent_note(scores), *subjects, *_leak_notes(results["data"])]
+    return Group(f"{_title(results)}: accuracy ± s.e. in %", table, *notes)
 
 
 def _title(results: JsonObject) -> str:
@@ -73,6 +79,11 @@ def _add_row(table: Table, name: str, score: JsonObject, base: JsonObject | None
         table.add_row(name, str(score["n"]), _percent(base), _percent(score), f"{gain:+.1f}")
     else:
         table.add_row(name, str(score["n"]), _percent(score))
+
+
+def _other(score: JsonObject, name: str) -> JsonObject:
+    """The score that lm-evaluation-harness would give: `strict` or `flexible`."""
+    return {"accuracy": score[name], "stderr": score[f"stderr_{name}"], "n": score["n"]}
 
 
 def _subject_tables(scores: JsonObject, base_scores: JsonObject) -> Iterator[Table]:

@@ -27,6 +27,7 @@ from mosld.config.sweep import job_overrides
 from mosld.data.dataset import load_dataset
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.power import smallest_on_average
 from mosld.sweeps.worker import StopFlag, WorkerExit, run_in_worker
 
 StartJob = Callable[[list[str], StopFlag, Mapping[str, str], Path | None], WorkerExit]
@@ -210,6 +211,7 @@ def _record(number: int, overrides: Sequence[str], run: RunDirectory, ended: Wor
     results = _read_object(run.results)
     if results.get("status") != status:
         results = {}
+    scored = [(score["accuracy"], score["n"]) for score in (results.get("scores") or {}).values()]
     explained = status in ("finished", "passed the check", "interrupted")
     return {
         "job": number + 1,
@@ -218,6 +220,7 @@ def _record(number: int, overrides: Sequence[str], run: RunDirectory, ended: Wor
         "status": status,
         "average": results.get("average"),
         "validation_average": results.get("validation_average"),
+        "smallest_difference": smallest_on_average(scored) if scored else None,
         "seconds": results.get("seconds"),
         "error": None if explained else ended.message or results.get("error") or status,
     }

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from mosld.common.files import JsonObject, write_json
 from mosld.config.sweep import Sweep, varying
+from mosld.runs.power import SMALLEST
 
 SCHEMA_VERSION = 1
 GOOD = {"finished", "passed the check"}
@@ -60,7 +61,14 @@ def summary_table(summary: JsonObject) -> RenderableType:
         style = "bold" if job["job"] == summary["best"] else ""
         table.add_row(str(job["job"]), what, job["status"], *scores, seconds, style=style)
     title = f"Sweep {summary['name']}: {summary['finished']} of {len(jobs)} jobs finished; accuracy in %"
-    return Group(title, table, *(Text(line) for job in jobs if (line := _trouble(job))))
+    return Group(title, table, *_power_note(jobs), *(Text(line) for job in jobs if (line := _trouble(job))))
+
+
+def _power_note(jobs: list[JsonObject]) -> list[str]:
+    sizes = [job["smallest_difference"] for job in jobs if job.get("smallest_difference") is not None]
+    if not sizes:
+        return []
+    return [f"{SMALLEST}: test average {100 * max(sizes):.1f} points over items; over seeds: see mosld.report"]
 
 
 def _status(statuses: set[str], error: str, stopped: bool, complete: bool) -> str:
@@ -80,7 +88,7 @@ def _trouble(job: JsonObject) -> str:
 
 def _planned(number: int, overrides: list[str]) -> JsonObject:
     """A job that has left no record."""
-    empty = dict.fromkeys(("run", "average", "validation_average", "seconds", "error"))
+    empty = dict.fromkeys(("run", "average", "validation_average", "smallest_difference", "seconds", "error"))
     return {"job": number, "overrides": overrides, "status": "not started", **empty}
 
 

@@ -55,11 +55,12 @@ def test_lines_that_were_scored_are_kept(call, toy_root, tmp_path):
     assert rows(tmp_path / "zero_shot.json")[0]["accuracy, %"] == "kept"
 
 
-def test_agreement_goes_on_where_it_was_stopped(call, toy_root, tmp_path):
+@pytest.mark.parametrize("task", ["arc_easy", "gsm8k"])
+def test_agreement_goes_on_where_it_was_stopped(task, call, mixed_root, tmp_path):
     pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
     root, state = tmp_path / "rows", tmp_path / "state.jsonl"
-    shutil.copytree(toy_root, root)
-    command = ["--root", root, "--model", "tiny", "--tasks", "arc_easy", "--state", state, "--json", tmp_path / "json"]
+    shutil.copytree(mixed_root, root)
+    command = ["--root", root, "--model", "tiny", "--tasks", task, "--state", state, "--json", tmp_path / "json"]
     assert call("agreement", *command, "--limit", 4) == 0
     before = state.read_text().splitlines()
     assert len(before) == 4

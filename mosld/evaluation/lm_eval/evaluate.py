@@ -20,6 +20,8 @@ from mosld.evaluation.scores import Score, accuracy_score, add_subjects
 
 # The metric that is `accuracy` in results.json: the first of these that a task has.
 ACCURACIES = ("acc_norm", "acc", "exact_match")
+# The filters of gsm8k, and what the fields of a `SolutionPrediction` call them.
+FILTERS = {"strict-match": "strict", "flexible-extract": "flexible"}
 MMLU = "mmlu"
 Json = dict[str, object]
 # Metrics of a task, and a scored item, as lm-eval returns them.
@@ -68,11 +70,11 @@ def run_lm_eval(
         wrapper = bounded_model(model, tokenizer, batch_tokens, progress)
         results = lm_eval.simple_evaluate(model=wrapper, tasks=list(tasks), task_manager=manager, limit=limit)
     built = {task.task_name: task for task in tasks if isinstance(task, ConfigurableTask)}
-    samples = {name: _one_per_item(listed) for name, listed in results["samples"].items()}
-    scores = {name: _score(results["results"][name], items) for name, items in samples.items()}
+    samples: dict[str, list[Sample]] = results["samples"]
+    scores = {name: _score(results["results"][name], _one_per_item(listed)) for name, listed in samples.items()}
     return LmEvalResult(
         scores={name: score for name, score in scores.items() if score is not None},
-        records={name: [_record(one, built.get(name)) for one in items] for name, items in samples.items()},
+        records={name: _records(listed, built.get(name)) for name, listed in samples.items()},
         reported={name: _json_numbers(metrics) for name, metrics in results["results"].items()},
         versions=results["versions"],
     )
@@ -104,6 +106,9 @@ def _score(reported: Reported, items: Sequence[Sample]) -> Score | None:
     score: Score = {"accuracy": accuracy, "stderr": stderr, "n": len(items)}
     if metric == "acc_norm" and f"acc,{suffix}" in reported:
         score["accuracy_raw"], score["stderr_raw"] = _accuracy(reported, "acc", suffix)
+    if metric == "exact_match" and all(f"{metric},{name}" in reported for name in FILTERS):
+        score["strict"], score["stderr_strict"] = _accuracy(reported, metric, "strict-match")
+        score["flexible"], score["stderr_flexible"] = _accuracy(reported, metric, "flexible-extract")
     return score
 
 
@@ -116,6 +121,16 @@ def _accuracy(reported: Reported, metric: str, suffix: str) -> tuple[float, floa
 def _json_numbers(reported: Reported) -> Json:
     """Replace numpy's floats by Python's."""
     return {name: float(entry) if isinstance(entry, float) else entry for name, entry in reported.items()}
+
+
+def _records(samples: Sequence[Sample], task: ConfigurableTask | None) -> list[Json]:
+    """The lines of predictions/<task>.jsonl; where a task has the filters of gsm8k, with what each says."""
+    records = [_record(sample, task) for sample in _one_per_item(samples)]
+    for name, key in FILTERS.items():
+        matches = [bool(sample["exact_match"]) for sample in samples if sample["filter"] == name]
+        for record, match in zip(records, matches, strict=False):
+            record[key] = match
+    return records
 
 
 def _record(sample: Sample, task: ConfigurableTask | None) -> Json:

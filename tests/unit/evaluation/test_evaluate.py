@@ -67,9 +67,9 @@ def test_tasks_of_both_kinds_are_scored_in_one_call_each_in_its_own_way(tokenize
     }
     assert {task: sorted(score) for task, score in evaluation.scores.items()} == {
         "obqa": ["accuracy", "accuracy_raw", "n", "stderr", "stderr_raw"],
-        "gsm8k": ["accuracy", "n", "stderr"],
+        "gsm8k": ["accuracy", "flexible", "n", "stderr", "stderr_flexible", "stderr_strict", "strict"],
     }
-    assert list(evaluation.records()["gsm8k"][0]) == ["id", "prediction", "correct"]
+    assert list(evaluation.records()["gsm8k"][0]) == ["id", "prediction", "correct", "strict", "flexible"]
 
 
 def test_truncated_passages_are_reported_with_their_number_and_cutoff(tokenizer):

@@ -19,13 +19,17 @@ ROWS: list[AnyRow] = [
     Solution("solution", "calculator", "", "How many?", "8/2 = <<8/2=4>>4 nuts.\n#### 4", "4"),
     Solution("solution", "number alone", "", "How many in all?", "#### 1,200", "1200"),
     Solution("solution", "headings", "", "Half of 8, and 3 more?", HEADINGS, "7"),
-    Solution("solution", "a number line before the last", "", "9 times 9?", "Guess:\n#### 80\nOne more.\n#### 81", "81"),
+    Solution(
+        "solution", "a number line before the last", "", "9 times 9?", "Guess:\n#### 80\nOne more.\n#### 81", "81"
+    ),
     Reply("reply", "one line", "", "Capital of France?", "Paris."),
     Reply("reply", "lines", "Tom has a cat.", "Count.", "one\ntwo\n\nthree", "Be brief."),
     Reply("reply", "heading", "", "How?", "#### 1\nFirst.\n#### 2\nThen.\n#### 3\nLast."),
     Reply("reply", "question", "", "Write a quiz.", "Here it is.\n\nQuestion: What is 2 + 2?\nAnswer: 4\n\nGood luck!"),
     Reply("reply", "special tokens", "", "How is it marked?", "<s>old</s> and <|im_end|>, or <pad>."),
-    Reply("reply", "history", "", "And Bob?", "A dog.\nNo cat.", "Be brief.", (("And Tom?", "A cat."), ("Ann?", "No."))),
+    Reply(
+        "reply", "history", "", "And Bob?", "A dog.\nNo cat.", "Be brief.", (("And Tom?", "A cat."), ("Ann?", "No."))
+    ),
     Reply("reply", "code", "", "Write code.", "    return 1\n\n# Done.\n"),
 ]
 TEMPLATES = {

@@ -1,16 +1,27 @@
 """Comparisons of rows: paired by item and seed, corrected over a table."""
 
 import json
+import math
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from mosld.reporting.blocks import Block, make_blocks
 from mosld.reporting.collect import collect
-from mosld.reporting.compare import Comparer, Comparison, Predictions, comparison_table, significance_marks
+from mosld.reporting.compare import (
+    Comparer,
+    Comparison,
+    Predictions,
+    comparison_table,
+    scores_power_note,
+    significance_marks,
+)
 from mosld.reporting.significance import holm
-from tests.helpers.result_trees import answers, write_run
+from mosld.runs.power import seeds_needed, smallest_for_error, smallest_over_seeds
+from tests.helpers.result_trees import answers, blocks, run, write_run
 
 GOOD, BAD = answers("1" * 45 + "0" * 5), answers("1" * 15 + "0" * 35)
 
@@ -60,6 +71,38 @@ def test_items_are_paired_and_averaged_over_seeds(three_seeds: Path):
     # Item by item over the seeds: 0+0+0, 1+1+0, 1+1+0, 0+1+1, each of three.
     assert differences is not None
     assert differences.tolist() == pytest.approx([0, 2 / 3, 2 / 3, 2 / 3])
+
+
+def test_power_note_is_of_the_same_items_and_of_the_seeds(three_seeds: Path):
+    comparisons, _ = compare(three_seeds)
+    lora, mosld = ([0.75, 1.0, 0.75], [0.25, 0.25, 0.5])
+    deviation = math.sqrt((stats.tvar(lora) + stats.tvar(mosld)) / 2)
+    assert comparisons["lora", "obqa"].seeds_needed == str(seeds_needed(0.5, deviation))
+    # On average over obqa and csqa, which all get right: half of the deviation, and half of the bootstrap's error.
+    note = scores_power_note(block_of(three_seeds), list(comparisons.values()))
+    assert note is not None
+    errors = np.std([0, 2 / 3, 2 / 3, 2 / 3]) / math.sqrt(4) / 2
+    over_items, over_seeds = (float(number) for number in re.findall(r"(\d+\.\d) (?:points )?over", note))
+    # The deviation of 2,000 resamples is off by 1 / sqrt(4000), 1.6 %, and rarely by five times as much.
+    assert over_items == pytest.approx(100 * smallest_for_error(errors), rel=0.08)
+    assert over_seeds == pytest.approx(100 * smallest_over_seeds(deviation / 2, 3), abs=0.05)
+    assert f"lora - mosld (+25.0) needs {seeds_needed(0.25, deviation / 2)} seeds a side" in note
+
+
+def test_power_note_without_predictions_or_seeds_is_of_independent_items(tmp_path: Path):
+    for method, pattern in (("mosld", "10" * 50), ("lora", "1" * 100)):
+        write_run(tmp_path / method, {"obqa": answers(pattern)}, method=method)
+    comparisons, _ = compare(tmp_path, resamples=0)
+    # The root mean square of 2.8016 sqrt(2 / 4 / 100) and 2.8016 sqrt(2 (101/102) (1/102) / 100).
+    assert scores_power_note(block_of(tmp_path), list(comparisons.values())) == (
+        "Smallest difference that could be shown (power 0.8, alpha 0.05): 14.3 points over items; over seeds: one run "
+        "cannot tell"
+    )
+
+
+def test_results_without_a_number_of_items_have_no_power_note():
+    (block,) = blocks(run(scores={"obqa": {"accuracy": 0.5}}))
+    assert scores_power_note(block, []) is None
 
 
 def test_clear_difference_is_starred_and_the_average_is_that_of_the_tasks(good_and_bad: Path):
@@ -148,5 +191,5 @@ def test_table_shows_every_number(good_and_bad: Path):
     cells = [cell.text for cell in table.rows[0]]
     assert cells[:3] == ["lora", "obqa", "+60.0"]
     # p over items is (1 + 0) / (1 + 2000), and three times that as the smallest of three.
-    assert cells[4:] == ["< .001", ".001", "-", "-", "-", "-", "1"]
+    assert cells[4:] == ["< .001", ".001", "-", "-", "-", "-", "1", "-"]
     assert table.notes[0] == "facts"

@@ -49,6 +49,18 @@ def test_untrained_model_has_a_row():
     assert texts(scores_table(block, {}))[0] == ["(untrained)", "25.0", "50.0", "37.5", "-", "0"]
 
 
+def test_other_scores_of_solutions_have_columns_and_older_results_a_dash():
+    score = {"accuracy": 0.5, "n": 4, "strict": 0.25, "stderr_strict": 0.2, "flexible": 0.75, "stderr_flexible": 0.2}
+    base = {"gsm8k": {**score, "strict": 0.0}}
+    new = run({"gsm8k": answers("1100")}, scores={"gsm8k": score}, base_scores=base)
+    (block,) = blocks(new, run({"gsm8k": answers("1100")}, method="lora", base_scores=base))
+    table = scores_table(block, {})
+    assert table.columns == ["method", "gsm8k", "gsm8k, strict", "gsm8k, flexible", "seeds", "trained weights"]
+    assert [row[:4] for row in texts(table)] == [
+        ["(untrained)", "50.0", "0.0", "75.0"], ["lora", "50.0", "-", "-"], ["mosld", "50.0", "25.0", "75.0"],
+    ]  # fmt: skip
+
+
 def test_mark_is_behind_its_number_and_each_number_knows_its_runs():
     (block,) = blocks(run(seed=0, name="a"), run(ALL_CORRECT, seed=1, name="b"))
     cells = scores_table(block, {("mosld", "obqa"): "*"}).rows[0]
