@@ -88,8 +88,10 @@ class TrainRows:
     too_long: list[TooLong]
 
 
-def encode_train(rows: Sequence[AnyRow], encoder: PromptEncoder, end: int, too_long: str = "truncate") -> TrainRows:
-    """Encode the train rows.
+def encode_train(
+    rows: Sequence[AnyRow], encoder: PromptEncoder, end: int, too_long: str = "truncate", split: str = "train"
+) -> TrainRows:
+    """Encode rows with their answers, to train on them or to measure the loss.
 
     Args:
         rows: the rows.
@@ -97,6 +99,7 @@ def encode_train(rows: Sequence[AnyRow], encoder: PromptEncoder, end: int, too_l
         end: the end-of-text token.
         too_long: what becomes of rows that are too long: truncate, drop or error. Rows that cannot be truncated are
             dropped: a worked solution, for instance, would teach to give no result.
+        split: of the rows, for messages.
 
     Raises:
         UserError: there are rows that are too long, and `too_long` is "error".
@@ -108,7 +111,7 @@ def encode_train(rows: Sequence[AnyRow], encoder: PromptEncoder, end: int, too_l
 
     table = encoder.table(rows, encode, ("train", end))
     kept = table.flag & (table.untruncated == 0) if too_long == "drop" else table.flag
-    report = list(_too_long(rows, table, kept, encoder))
+    report = list(_too_long(rows, table, kept, encoder, split))
     if too_long == "error":
         refuse(report)
     return TrainRows(Examples(rows, table, numpy.flatnonzero(kept)), report)
@@ -124,16 +127,16 @@ def _record(question: Encoded, encoder: PromptEncoder, end: int) -> Record:
 
 
 def _too_long(
-    rows: Sequence[AnyRow], table: TokenTable, kept: numpy.ndarray, encoder: PromptEncoder
+    rows: Sequence[AnyRow], table: TokenTable, kept: numpy.ndarray, encoder: PromptEncoder, split: str
 ) -> Iterator[TooLong]:
-    """The train rows that are too long, by task."""
+    """The rows that are too long, by task."""
     for number, task in enumerate(encoder.tasks):
         longer = numpy.flatnonzero((table.task == number) & (table.untruncated > 0))
         if len(longer):
             truncated = int(kept[longer].sum())
             yield TooLong(
                 task,
-                "train",
+                split,
                 rows=int((table.task == number).sum()),
                 count=len(longer),
                 limit=encoder.limit(task, training=True),

@@ -6,7 +6,7 @@ out again once the template's own are found.
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +56,7 @@ class LiteralText:
         start = 0
         for special in self.special.finditer(text):
             tokens += self._piece(text[start : special.start()])
-            tokens.append(self.tokenizer.convert_tokens_to_ids(special[0]))
+            tokens.append(cast("int", self.tokenizer.convert_tokens_to_ids(special[0])))
             start = special.end()
         return tokens + self._piece(text[start:])
 

@@ -62,7 +62,14 @@ class Order:
         """Indices of the rows of optimizer step `step` (from 0)."""
         epoch, index = divmod(step, self.steps_per_epoch)
         order = _epoch(self.counts, self.quotas, self.seed, epoch)
-        return list(order[index * self.batch_size :][: self.batch_size])
+        start = index * self.batch_size
+        return list(order[start : start + self.batch_size])
+
+    def distinct_rows(self, steps: int) -> int:
+        """How many different rows the first `steps` steps take."""
+        if self.quotas == self.counts:
+            return min(sum(self.counts), steps * self.batch_size)
+        return len({row for step in range(steps) for row in self.rows(step)})
 
 
 @functools.lru_cache(maxsize=2)

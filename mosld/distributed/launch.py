@@ -87,17 +87,20 @@ def require_launch(config: Config) -> None:
         *_missing_processes(),
         *_unsupported_launch(),
         *_unsupported_keys(config.model, config.training),
-        *missing_packages(config.model),
+        *missing_packages(config.model, config.training),
     ]
     if errors:
         raise UserError(*errors)
 
 
-def missing_packages(model: ModelConfig) -> list[str]:
-    """A message for each package that the model's config needs and that is not installed."""
-    if model.quantize and not find_spec("bitsandbytes"):
-        return [f"model.quantize={model.quantize}: needs bitsandbytes; pip install 'mosld[quant]'."]
-    return []
+def missing_packages(model: ModelConfig, training: TrainingConfig | None = None) -> list[str]:
+    """A message for each key of the config that needs a package which is not installed."""
+    needing = [f"model.quantize={model.quantize}"] if model.quantize else []
+    if training and training.optimizer == "adamw_8bit":
+        needing.append("training.optimizer=adamw_8bit")
+    if find_spec("bitsandbytes"):
+        return []
+    return [f"{key}: needs bitsandbytes; pip install 'mosld[quant]'." for key in needing]
 
 
 def _missing_processes() -> list[str]:
@@ -180,6 +183,11 @@ def _unsupported_keys(model: ModelConfig, training: TrainingConfig) -> list[str]
         errors.append(
             "training.micro_batch_size=auto: a process that runs out of memory leaves the others waiting with "
             f"{engine}; give a number."
+        )
+    if training.optimizer == "adamw_8bit":
+        errors.append(
+            f"training.optimizer=adamw_8bit: its state cannot be sharded by {engine}, which divides it over the "
+            "processes anyway; use training.optimizer=adamw, or ddp.yaml."
         )
     if training.compile:
         errors.append(f"training.compile=true: does not work with {engine}; use ddp.yaml, or leave one of the two out.")

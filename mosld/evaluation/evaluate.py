@@ -136,15 +136,16 @@ def _too_long(name: str, split: str, questions: Sequence[Encoded], encoder: Prom
 
 def _unreadable(by_task: Mapping[str, Sequence[Encoded]], split: str, encoder: PromptEncoder) -> Iterator[str]:
     """Messages about questions that the model cannot read even after they are truncated."""
-    for name, questions in by_task.items() if encoder.context_length is not None else ():
+    most = encoder.context_length
+    for name, questions in by_task.items() if most is not None else ():
         # A generated answer needs a position of its own.
-        longer = [one for one in questions if one.length + (not one.options) > encoder.context_length]
+        longer = [one for one in questions if one.length + (not one.options) > (most or 0)]
         if longer:
             rows = f"{len(longer):,} of {len(questions):,} {split} rows"
             longest = max(one.length for one in longer)
             ids = ", ".join(one.row.id for one in longer[:SHOWN_ROWS])
             yield (
-                f"{name}: {rows} are longer than the {encoder.context_length:,} tokens that the model reads (longest "
+                f"{name}: {rows} are longer than the {most:,} tokens that the model reads (longest "
                 f"{longest:,}), the first: {ids}. Shorten them, or leave them out with data.too_long=drop."
             )
 

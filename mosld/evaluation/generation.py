@@ -206,7 +206,7 @@ class AnswerEnds(StoppingCriteria):
         return torch.tensor(done_B, device=input_ids.device)
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]]) -> list[str]:
+def decode(tokenizer: PreTrainedTokenizerBase, answers: list[list[int]]) -> list[str]:
     """The texts of answers: without special tokens, but with what a model spelled like one."""
     texts: list[str] = tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return texts

@@ -6,7 +6,7 @@ recomputation counts itself and no formula of ours has to.
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -197,7 +197,8 @@ def _inputs(model: "PreTrainedModel | PeftModel", batch: BatchShape, domains: Se
 
 def _update_peak(model: nn.Module, ledger: MemoryLedger, training: TrainingConfig, accelerator: bool) -> int:
     """Most bytes at once in an optimiser step, its state not counted."""
-    optimizer = make_optimizer(model, training)
+    # In 8 bits the state is smaller, and its update needs no more memory.
+    optimizer = make_optimizer(model, replace(training, optimizer="adamw"))
     for group in optimizer.param_groups:
         # What AdamW chooses by itself on either device.
         group["foreach"] = accelerator

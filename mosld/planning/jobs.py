@@ -58,7 +58,8 @@ def _shaping(config: Config) -> tuple[object, ...]:
     """The parts of a config that a measured step depends on. Of dropout it matters only whether there is any."""
     training = config.training
     method = replace(config.method, dropout=0.5 if config.method.dropout else 0.0, own_learning_rate=None)
-    return (config.model, method, config.allocation, training.batch_size, training.micro_batch_size)
+    sizes = (training.batch_size, training.micro_batch_size)
+    return (config.model, method, config.allocation, training.optimizer, *sizes)
 
 
 def summed(plans: Sequence[JsonObject]) -> JsonObject:

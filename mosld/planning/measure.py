@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # nf4 keeps a float32 scale for each block of 64 weights.
+MOMENT_BYTES = {"adamw": 8, "adamw_8bit": 2}  # of both moments of a weight
 BYTES_PER_QUANTIZED_WEIGHT = {"nf4": 0.5 + 4 / 64, "int8": 1.0}
 
 
@@ -60,7 +61,7 @@ def measure_step(config: Config, length: int, answer: int, gpus: int) -> StepNee
     recomputing = config.method.kind != "prefix"
     return StepNeeds(
         parameters={**counts, "base": base, "lora_matrices": lora_matrices(model)},
-        sizes=_model_bytes(model, config.model.quantize),
+        sizes=_model_bytes(model, config.model.quantize, MOMENT_BYTES[config.training.optimizer]),
         rows=rows,
         plain=_cost(config, gpus > 0, False, batch),
         saving=_cost(config, gpus > 0, True, batch) if recomputing else None,
@@ -121,7 +122,7 @@ def _cost_of(config: Config, accelerator: bool, checkpointing: bool, batch: Batc
     )
 
 
-def _model_bytes(model: "PreTrainedModel | PeftModel", quantize: str | None) -> ModelBytes:
+def _model_bytes(model: "PreTrainedModel | PeftModel", quantize: str | None, moment_bytes: int) -> ModelBytes:
     """The bytes of an adapted model's weights, as they would lie in memory while it trains."""
     whole = not isinstance(model, PeftModel)
     weight_bytes = BYTES_PER_QUANTIZED_WEIGHT.get(quantize or "")
@@ -142,7 +143,7 @@ def _model_bytes(model: "PreTrainedModel | PeftModel", quantize: str | None) -> 
             layers[layer[1]] = layers.get(layer[1], 0) + size
         else:
             rest += size
-    moments = 8 * sum(tensor.numel() for name, tensor in named if name in trained)
+    moments = moment_bytes * sum(tensor.numel() for name, tensor in named if name in trained)
     return ModelBytes(weights, adapter, moments, max(layers.values(), default=0), rest, not weight_bytes, whole)
 
 

@@ -5,7 +5,7 @@
 3. `make_loop` builds the training loop.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,21 +17,24 @@ from transformers import PreTrainedModel
 from mosld.adapters.adapt import adapt_with
 from mosld.adapters.load import base_model_of, parameter_counts
 from mosld.common.errors import UserError
-from mosld.config.schema import Config
+from mosld.config.schema import Config, EvaluationConfig
 from mosld.data.dataset import Dataset
-from mosld.data.encoding import Examples, encode_train
+from mosld.data.encoding import Example, Examples, TrainRows, encode_train
 from mosld.data.mixing import Order, quotas
+from mosld.data.rows import AnyRow
+from mosld.data.splits import sample
 from mosld.data.token_cache import CachedEncoder
 from mosld.data.too_long import messages
 from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.forward import context_length
+from mosld.evaluation.validation import Validation, chosen_by, validation_losses
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.training.build import build_loop, build_stepper
 from mosld.training.compile import compile_layers, uncompiled
 from mosld.training.loop import Loop
-from mosld.training.optim import ready_to_train
+from mosld.training.optim import ready_to_train, total_steps
 from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper
 
@@ -90,17 +93,55 @@ class RunContext:
         Raises:
             UserError: no train row fits into its task's cutoff.
         """
-        rows = encode_train(self.dataset.train, self.encoder, self.tokenizer.eos_token_id, self.config.data.too_long)
+        rows = self._encode(self.dataset.train, "train")
         self._say(messages(rows.too_long))
         if not rows.examples:
             raise UserError(f"data.tasks={self.config.data.tasks}: no train row fits into its task's cutoff.")
         return rows.examples
 
+    def _encode(self, rows: Sequence[AnyRow], split: str) -> TrainRows:
+        return encode_train(rows, self.encoder, self.tokenizer.eos_token_id, self.config.data.too_long, split)
+
+    def _task_counts(self, examples: Examples) -> dict[str, int]:
+        return examples.task_counts(list(self.dataset.known))
+
+    def encode_validation(self) -> dict[str, Examples]:
+        """By task, the validation rows as train rows are encoded, at most `evaluation.validation_limit` of each.
+
+        A task without validation rows, or none that fits into its cutoff, is left out.
+        """
+        limit = self.config.evaluation.validation_limit
+        known = self.dataset.known
+        encoded = {
+            name: self._encode(sample(data.validation, limit, "validation"), "validation")
+            for name, data in self.dataset.tasks.items()
+        }
+        # The questions of a scored task say what is too long.
+        self._say(messages(one for rows in encoded.values() for one in rows.too_long if not known[one.task].scored))
+        return {name: rows.examples for name, rows in encoded.items() if rows.examples}
+
+    def describe_steps(self, order: Order, examples: Examples) -> None:
+        """Say how many steps are trained on how many rows, and how many rows are never seen."""
+        training = self.config.training
+        tasks = ", ".join(self._task_counts(examples))
+        steps = order.steps_per_epoch
+        planned = steps * training.epochs
+        total = total_steps(steps, training)
+        max_steps = f"training.max_steps={training.max_steps}"
+        self.console.say(
+            f"{tasks}: {len(examples):,} train rows, {_counted(training.epochs, 'epoch')} of "
+            f"{_counted(steps, 'step')} = {_counted(planned, 'step')}"
+            + (f"; it ends at step {total:,} ({max_steps})" if total < planned else "")
+        )
+        if unseen := len(examples) - order.distinct_rows(total):
+            reason = max_steps if total < planned else f"data.mixing={self.config.data.mixing}"
+            self.console.say(f"{unseen:,} of {len(examples):,} rows are never seen ({reason})")
+
     def mix_tasks(self, examples: Examples) -> Order:
         """Which rows each step takes, the tasks mixed as `data.mixing` says."""
         config = self.config
         # In the order of the tasks, as the rows lie.
-        counts = examples.task_counts(list(self.dataset.known))
+        counts = self._task_counts(examples)
         shares = quotas(counts, config.data)
         if shares != counts:
             listed = ", ".join(f"{task} {count}" for task, count in shares.items())
@@ -124,6 +165,10 @@ def readable_tokens(config: Config, model: Model) -> int | None:
     """The most tokens of a row that the base model will read with the method's adapter; None: any number."""
     length = context_length(model)
     return length - config.method.virtual_tokens if length and config.method.kind == "prefix" else length
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def add_adapter(context: RunContext, model: Model) -> Model:
@@ -163,6 +208,12 @@ def prepare(
     return stepper, context.encode_train()
 
 
+def _validation_batches(stepper: Stepper, examples: Sequence[Example], config: EvaluationConfig) -> list[list[Example]]:
+    """The validation rows of one task in forward passes of at most `evaluation.batch_tokens` padded tokens."""
+    longest = max(len(example.tokens) for example in examples)
+    return stepper.batches.split(examples, max(1, config.batch_tokens // longest))
+
+
 def make_loop(
     context: RunContext,
     stepper: Stepper,
@@ -183,18 +234,25 @@ def make_loop(
     """
     config = context.config
     questions = context.encode_questions("validation", config.evaluation.validation_limit)
+    held_out = context.encode_validation()
+    batches = {task: _validation_batches(stepper, rows, config.evaluation) for task, rows in held_out.items()}
 
-    def validate() -> tuple[float | None, dict[str, float]]:
+    def validate() -> Validation:
         with stepper.autocast():
             evaluation = context.score(stepper.model, questions, "validating")
-        return evaluation.average, {task: score["accuracy"] for task, score in evaluation.scores.items()}
+            with uncompiled(config.training.compile):
+                losses = validation_losses(stepper.model, batches, stepper.batches.inputs)
+        return Validation({task: score["accuracy"] for task, score in evaluation.scores.items()}, losses)
 
+    order = context.mix_tasks(examples)
+    context.describe_steps(order, examples)
     return build_loop(
         stepper,
         examples,
-        context.mix_tasks(examples),
+        order,
         config.training,
         validate=validate,
+        best_by=chosen_by(context.dataset.known, held_out),
         run=run,
         log_every=config.logger.every,
         console=context.console,

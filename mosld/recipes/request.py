@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from mosld.common.errors import UserError
 from mosld.common.process import is_distributed, is_main
 from mosld.config.compose import load_config
 from mosld.config.identity import run_directory
@@ -82,4 +83,9 @@ def check_request(overrides: list[str]) -> TrainRequest:
     require_launch(config)
     dataset = load_dataset(config.data, config.source)
     require_token(config.hub)
+    if config.training.patience and not any(task.validation for task in dataset.tasks.values()):
+        raise UserError(
+            f"training.patience={config.training.patience}: {', '.join(dataset.tasks)} has no validation rows; set it "
+            "to null, or add a validation file."
+        )
     return TrainRequest(config, dataset, RunDirectory(run_directory(config)), overrides)

@@ -20,6 +20,7 @@ from mosld.distributed.launch import launch
 from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions
 from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.validation import perplexity
 from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare, readable_tokens
 from mosld.recipes.load import load_base_model
 from mosld.recipes.moa import add_task_experts
@@ -32,6 +33,7 @@ from mosld.runs.tables import results_table
 from mosld.tracking.tracker import NoTracker, Tracker, make_tracker
 from mosld.training.loop import DivergedError
 from mosld.training.memory import TRYING, fit_micro_batch
+from mosld.training.optim import require_optimizer
 from mosld.training.signals import StopSignals
 
 DISK_FULL = "{}: the disk is full; the checkpoints there are whole. Free some space, and the same command resumes."
@@ -67,6 +69,7 @@ def train_run(request: TrainRequest, wait: bool = False) -> TrainResult:
         UserError: the directory holds another run, the model cannot be had, or memory is too small.
     """
     silence_libraries()
+    require_optimizer(request.config.training, processes().device)
     run = request.run
     if request.config.check:
         _check(request)
@@ -158,7 +161,8 @@ def _train_and_score(
     by_task = config.method.router == "domain"
     adapt = partial(add_task_experts, run=run, stop=stop) if by_task else add_adapter
     stepper, examples = prepare(context, model, adapt)
-    progress = make_loop(context, stepper, examples, run, stop, tracker.step).run()
+    loop = make_loop(context, stepper, examples, run, stop, tracker.step)
+    progress = loop.run()
     trained = stepper.finalize(base_dtype)
     use = ExpertUse(config.method.domains)
     evaluation = context.score(trained, test, "scoring", use)
@@ -173,7 +177,11 @@ def _train_and_score(
         steps=progress.step,
         skipped_steps=progress.skipped,
         best_step=progress.best_step,
+        best_by=loop.best_by,
+        stopped_early=progress.step < loop.total_steps,
         validation_average=None if evaluation.average is None else progress.best_score,
+        validation_loss=progress.best_loss,
+        validation_perplexity=perplexity(progress.best_loss),
         train_tokens=progress.tokens,
         train_seconds=round(progress.seconds, 3),
         tokens_per_second=round(progress.tokens / progress.seconds, 2),

@@ -16,6 +16,7 @@ from mosld.reporting.tables import AVERAGE
 MAX_LINES = 24
 MAX_LOSS_POINTS = 100
 LOSS = re.compile(rb'^\{"step": (\d+),.*?"cross_entropy": ([-+.\deE]+)[,}]')
+VALIDATION_LOSS = re.compile(rb'^\{"step": (\d+),.*?"validation_loss_average": ([-+.\deE]+)[,}]')
 # The experts' load behind the head of a line of metrics.jsonl is a hundred times as long.
 LINE_HEAD_BYTES = 400
 
@@ -104,31 +105,35 @@ def _openorca_figure(block: Block, series: dict[str, list[tuple[int, float, floa
 
 
 def loss_figure(block: Block) -> RenderedFigure | None:
-    """Cross entropy by optimiser step, a line for each row: the run of its first seed."""
+    """Cross entropy by optimiser step, a line for each row: the run of its first seed; dashed: validation."""
     if len(block.rows) > MAX_LINES or block.single_tasks or block.run.trained_on:
         return None
-    curves = [(row.name, _losses(row.run)) for row in block.rows]
-    curves = [(name, curve) for name, curve in curves if len(curve) > 1]
+    curves = [(row.name, _losses(row.run, LOSS), _losses(row.run, VALIDATION_LOSS)) for row in block.rows]
+    curves = [(name, curve, validations) for name, curve, validations in curves if len(curve) > 1]
     if not curves:
         return None
     with style():
         title = f"loss, {block.title}"
         figure, axes = new_axes(title, "optimiser step", "cross entropy, nats a token")
-        for i, (name, curve) in enumerate(curves):
+        for i, (name, curve, validations) in enumerate(curves):
             steps, losses = zip(*curve, strict=True)
             axes.plot(steps, losses, label=name, markevery=max(1, len(steps) // 8), **line_style(i))
+            if validations:
+                steps, losses = zip(*validations, strict=True)
+                (line,) = axes.plot(steps, losses, label=f"{name}, validation", **line_style(i))
+                line.set(linestyle="--", linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend(axes, len(curves))
+        legend(axes, len(axes.lines))
         return render(figure, title)
 
 
-def _losses(run: Run) -> list[tuple[int, float]]:
+def _losses(run: Run, pattern: re.Pattern[bytes]) -> list[tuple[int, float]]:
     """Step and loss out of metrics.jsonl, averaged over intervals of steps to at most `MAX_LOSS_POINTS` points."""
     try:
         lines = (run.path / "metrics.jsonl").read_bytes().splitlines()
     except OSError:
         return []
-    points = [(int(match[1]), float(match[2])) for line in lines if (match := LOSS.match(line[:LINE_HEAD_BYTES]))]
+    points = [(int(match[1]), float(match[2])) for line in lines if (match := pattern.match(line[:LINE_HEAD_BYTES]))]
     size = max(1, -(-len(points) // MAX_LOSS_POINTS))
     parts = [points[i : i + size] for i in range(0, len(points), size)]
     return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]

@@ -65,7 +65,8 @@ class Results:
             seconds=round(time.perf_counter() - self._start, 3),
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_MAXRSS,
         )
-        write_json(self.run.results, self.tree)
+        # JSON has no infinity, which a perplexity can be.
+        write_json(self.run.results, _finite(self.tree))
         return self.tree
 
 

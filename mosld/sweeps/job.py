@@ -28,6 +28,7 @@ from mosld.data.dataset import load_dataset
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.runs.power import smallest_on_average
+from mosld.sweeps.summary import validation_score
 from mosld.sweeps.worker import StopFlag, WorkerExit, run_in_worker
 
 StartJob = Callable[[list[str], StopFlag, Mapping[str, str], Path | None], WorkerExit]
@@ -64,7 +65,7 @@ class SweepJob:
     start: StartJob = run_in_worker
 
     def __call__(self, cfg: DictConfig) -> float:
-        """Train the job that Hydra's config names; returns its validation accuracy, nan where there is none.
+        """Train the job that Hydra's config names; returns its `validation_score`, nan where there is none.
 
         Raises:
             KeyboardInterrupt: the sweep is asked to stop, and jobs run one after the other in this process.
@@ -82,7 +83,7 @@ class SweepJob:
         record = _read_object(self.directory / "jobs" / f"{number + 1}.json")
         if stop.requested() and self.launcher == "basic":
             raise KeyboardInterrupt
-        score = record.get("validation_average")
+        score = validation_score(record)
         if self.total == 0 and score is None:
             raise JobFailedError(record.get("error") or record.get("status", "not started"))
         return float("nan") if score is None else float(score)
@@ -221,6 +222,8 @@ def _record(number: int, overrides: Sequence[str], run: RunDirectory, ended: Wor
         "average": results.get("average"),
         "validation_average": results.get("validation_average"),
         "smallest_difference": smallest_on_average(scored) if scored else None,
+        "validation_loss": results.get("validation_loss"),
+        "best_by": results.get("best_by"),
         "seconds": results.get("seconds"),
         "error": None if explained else ended.message or results.get("error") or status,
     }

@@ -29,8 +29,8 @@ def summarise(plan: Sweep, seconds: float, error: str, stopped: bool) -> JsonObj
         record = json.loads(path.read_text())
         jobs[record["job"]] = record
     records = [jobs[number] for number in sorted(jobs)]
-    scored = [job for job in records if job["validation_average"] is not None]
-    best = max(scored, key=lambda job: job["validation_average"], default=None)
+    validated = [(score, -job["job"], job) for job in records if (score := validation_score(job)) is not None]
+    best = max(validated)[-1] if validated else None
     summary = {
         "schema_version": SCHEMA_VERSION,
         "name": plan.name,
@@ -47,8 +47,15 @@ def summarise(plan: Sweep, seconds: float, error: str, stopped: bool) -> JsonObj
     return summary
 
 
+def validation_score(job: JsonObject) -> float | None:
+    """What a job is compared by, the higher the better: its validation accuracy, or minus its loss (`best_by`)."""
+    if job.get("best_by") == "loss":
+        return None if job["validation_loss"] is None else -job["validation_loss"]
+    return job.get("validation_average")
+
+
 def summary_table(summary: JsonObject) -> RenderableType:
-    """A line for every job, the best validation accuracy marked, and below it why jobs did not finish."""
+    """A line for every job, the best by validation marked, and below it why jobs did not finish."""
     jobs = summary["jobs"]
     table = Table("job", Column("what differs", overflow="fold"), "status")
     for column in ("validation", "test", "seconds"):
@@ -88,7 +95,8 @@ def _trouble(job: JsonObject) -> str:
 
 def _planned(number: int, overrides: list[str]) -> JsonObject:
     """A job that has left no record."""
-    empty = dict.fromkeys(("run", "average", "validation_average", "smallest_difference", "seconds", "error"))
+    names = ("run", "average", "validation_average", "validation_loss", "best_by", "smallest_difference", "seconds")
+    empty = dict.fromkeys((*names, "error"))
     return {"job": number, "overrides": overrides, "status": "not started", **empty}
 
 

@@ -1,8 +1,8 @@
 """Weights & Biases: online if an API key is configured, else offline into the run directory.
 
-The dashboard shows train/* over train/step and by_tokens/* over train/tokens, validation/* and test/* per task, tables
-of scores and predictions, and the run's figures. No secret and no question text is sent: the config holds none of them,
-and the environment is not recorded.
+The dashboard shows train/* over train/step and by_tokens/* over train/tokens, validation/* (accuracy) and
+validation_loss/*, test/* per task, tables of scores and predictions, and the run's figures. No secret and no question
+text is sent: the config holds none of them, and the environment is not recorded.
 """
 
 import json
@@ -112,11 +112,20 @@ class WandbTracker:
             scores = {f"validation/{task}": score for task, score in values["validation_accuracy"].items()}
             if values["validation_average"] is not None:
                 scores["validation/average"] = values["validation_average"]
+            # Lines of older runs have no loss.
+            losses = {**values.get("validation_loss", {}), **_averages(values)}
+            scores |= {f"validation_loss/{name}": loss for name, loss in losses.items()}
             self._run.log({"train/step": values["step"], **scores})
             return
         numbers = {f"train/{key}": value for key, value in values.items() if isinstance(value, int | float)}
         by_tokens = {f"by_tokens/{key}": values[key] for key in METRICS_BY_TOKENS if values.get(key) is not None}
         self._run.log({**numbers, **_expert_shares(values), **by_tokens})
+
+
+def _averages(values: JsonObject) -> dict[str, float]:
+    """The average loss of a validation and its perplexity, where they are known and finite."""
+    keys = {"average": "validation_loss_average", "perplexity": "validation_perplexity"}
+    return {name: values[key] for name, key in keys.items() if values.get(key) is not None}
 
 
 def _expert_shares(values: JsonObject) -> dict[str, float]:
@@ -139,6 +148,7 @@ def _define_metrics(run: wandb.Run) -> None:
     run.define_metric("train/*", step_metric="train/step")
     run.define_metric("by_tokens/*", step_metric="train/tokens")
     run.define_metric("validation/*", step_metric="train/step", summary="max")
+    run.define_metric("validation_loss/*", step_metric="train/step", summary="min")
 
 
 def _read_lines(path: Path) -> Iterator[JsonObject]:

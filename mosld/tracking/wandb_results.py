@@ -13,8 +13,9 @@ from mosld.tracking.tracker import Predictions
 ROWS_PER_TASK = 200
 RUNNING_MEAN_STEPS = 20
 SUMMARY_KEYS = (
-    "status", "average", "base_average", "validation_average", "parameters", "tokens_per_second", "peak_memory_bytes",
-    "train_tokens", "best_step", "skipped_steps", "routing_accuracy",
+    "status", "average", "base_average", "validation_average", "validation_loss", "validation_perplexity", "parameters",
+    "tokens_per_second", "peak_memory_bytes", "train_tokens", "best_step", "best_by", "stopped_early", "skipped_steps",
+    "routing_accuracy",
 )  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def send_figures(run: wandb.Run, lines: Sequence[JsonObject], figures: Path) -> 
 
 
 def draw_loss_curve(lines: Sequence[JsonObject], path: Path) -> None:
-    """Draw cross entropy per step with its running mean, and validation accuracy if there is any, as a PNG."""
+    """Draw the loss of each step with its running mean, and the loss and accuracy of each validation, as a PNG."""
     # Importing it takes a second. Without pyplot there is no window and no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -79,21 +80,29 @@ def draw_loss_curve(lines: Sequence[JsonObject], path: Path) -> None:
     trained = [line for line in lines if line.get("cross_entropy") is not None]
     steps = [line["step"] for line in trained]
     losses = [line["cross_entropy"] for line in trained]
-    validated = [line for line in lines if line.get("validation_average") is not None]
+    accuracies = _points(lines, "validation_average")
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="optimiser step", ylabel="cross entropy, nats a token")
     axes.plot(steps, losses, color="0.75", linewidth=1, label="each step")
     axes.plot(steps, _running_mean(losses), color="C0", label=f"mean of {RUNNING_MEAN_STEPS} steps")
+    validation_losses = _points(lines, "validation_loss_average")
+    if validation_losses:
+        axes.plot(*zip(*validation_losses, strict=True), "s--", color="C2", label="validation loss")
     handles = list(axes.lines)
-    if validated:
+    if accuracies:
         right = axes.twinx()
         right.set_ylabel("validation accuracy, %")
-        points = [(line["step"], 100 * line["validation_average"]) for line in validated]
+        points = [(step, 100 * share) for step, share in accuracies]
         handles += right.plot(*zip(*points, strict=True), "o-", color="C1", label="validation accuracy")
     axes.legend(handles=handles, loc="upper right")
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def _points(lines: Sequence[JsonObject], key: str) -> list[tuple[int, float]]:
+    """Step and value of the lines that have one."""
+    return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:

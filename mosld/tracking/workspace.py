@@ -32,6 +32,7 @@ def make_workspace(entity: str, project: str, name: str) -> ws.Workspace:
             _line_plot("cross entropy over tokens", "by_tokens/cross_entropy", x="train/tokens"),
             _line_plot("balance loss", "train/balance_loss"),
             _line_plot("validation accuracy", "validation/average"),
+            _line_plot("validation loss", "validation_loss/average"),
             _line_plot("gradient norm", "train/grad_norm"),
             _line_plot("tokens per second", "train/tokens_per_second"),
         ],

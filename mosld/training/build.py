@@ -12,6 +12,7 @@ from mosld.data.encoding import Example
 from mosld.data.mixing import Order
 from mosld.distributed.fsdp import move_to_device
 from mosld.distributed.processes import processes
+from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.training.checkpoint import Checkpoints
@@ -65,7 +66,8 @@ def build_loop(
     order: Order,
     config: TrainingConfig,
     *,
-    validate: Callable[[], tuple[float | None, dict[str, float]]],
+    validate: Callable[[], Validation],
+    best_by: str,
     run: RunDirectory,
     log_every: int,
     console: Console,
@@ -80,6 +82,7 @@ def build_loop(
         order=order,
         config=config,
         validate=validate,
+        best_by=best_by,
         pop_expert_load=lambda: pop_expert_load(stepper.model),
         checkpoints=Checkpoints(run.checkpoints, config.keep_last),
         metrics_path=run.metrics,

@@ -32,8 +32,10 @@ class Progress:
         step: optimiser steps taken; the rows of the next one are a pure function of it.
         tokens: tokens seen, pads not counted.
         seconds: time spent training, over all starts.
-        best_score: best mean validation accuracy so far.
-        best_step: the step of that validation.
+        best_step: the step of the best validation so far.
+        best_score: its mean accuracy; -1 before the first validation and where nothing is scored.
+        best_loss: its mean loss, in nats a token; None before the first validation and without validation rows.
+        not_improved: validations in a row, up to this step, that were no better than one before.
         skipped: steps whose loss or gradient was not finite.
         skipped_in_a_row: of these, the ones just before this step.
         micro_batch_size: rows per forward pass that fit in memory; 0 before step 1.
@@ -42,8 +44,10 @@ class Progress:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    best_score: float = -1.0
     best_step: int = 0
+    best_score: float = -1.0
+    best_loss: float | None = None
+    not_improved: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
     micro_batch_size: int = 0

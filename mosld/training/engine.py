@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mosld.adapters.load import trained_parameters
+from mosld.common.errors import UserError
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import gather, local_shard, scatter
 from mosld.training.tensor_files import SavedTensors
@@ -114,10 +115,10 @@ class Engine:
 
     def optimizer_state(self) -> NamedTensors:
         """What the optimiser keeps of each weight, by "<name>|<key>"."""
-        names = list(trained_parameters(self.model))
-        for index, entries in self.optimizer.state_dict()["state"].items():
-            for key, value in entries.items():
-                yield f"{names[index]}|{key}", gather(value, self.processes)
+        for name, parameter in trained_parameters(self.model).items():
+            for key, value in self.optimizer.state[parameter].items():
+                # AdamW8bit counts its steps in a plain number.
+                yield f"{name}|{key}", gather(torch.as_tensor(value), self.processes)
 
     def load_weights(self, saved: SavedTensors | None) -> None:
         """Load saved weights, which only the main process reads."""
@@ -125,14 +126,32 @@ class Engine:
             scatter(parameter.data, saved.read(name) if saved else None, self.processes)
 
     def load_optimizer_state(self, saved: SavedTensors | None) -> None:
-        """Load what the optimiser kept, which only the main process reads."""
+        """Load what the optimiser kept, which only the main process reads.
+
+        Raises:
+            UserError: another optimiser kept it.
+        """
         trained = trained_parameters(self.model)
         indices = {name: index for index, name in enumerate(trained)}
-        state: dict[int, dict[str, Tensor]] = {}
-        for entry, is_scalar in self.processes.broadcast(saved.entries() if saved else None):
+        state: dict[int, dict[str, Tensor | float]] = {}
+        entries = self.processes.broadcast(saved.entries() if saved else None)
+        is_adamw = isinstance(self.optimizer, torch.optim.AdamW)
+        if entries and is_adamw != any(entry.endswith("|exp_avg") for entry, _ in entries):
+            raise UserError(
+                "the checkpoint holds the state of another optimiser; resume with the same training.optimizer, or "
+                "start anew with training.resume=never."
+            )
+        for entry, is_scalar in entries:
             name, _, key = entry.rpartition("|")
-            value = torch.zeros(()) if is_scalar else torch.empty_like(trained[name].data)
-            scatter(value, saved.read(entry) if saved else None, self.processes)
+            source = saved.read(entry) if saved else None
+            value: Tensor | float
+            if is_adamw:
+                value = torch.zeros(()) if is_scalar else torch.empty_like(trained[name].data)
+                scatter(value, source, self.processes)
+            else:
+                # The tensors of AdamW8bit have shapes and types of their own.
+                value = self.processes.broadcast(source)
+                value = value.item() if is_scalar else value
             state.setdefault(indices[name], {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 

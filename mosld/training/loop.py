@@ -3,6 +3,7 @@
 A step whose loss or gradient is not finite is skipped and its rows are named; three in a row end the run.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from mosld.common.files import damage
 from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example
 from mosld.data.mixing import Order
+from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console
 from mosld.runs.results import MetricsLog
 from mosld.training.checkpoint import Checkpoints, Progress, load_state, load_weights, save_state, save_weights
@@ -21,6 +23,10 @@ from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper, StepResult
 
 MAX_SKIPPED_STEPS = 3
+# Why the weights that a run keeps are the best.
+BEST_BY = {
+    "accuracy": "best validation accuracy", "loss": "lowest validation loss", "last": "the last: no validation rows",
+}  # fmt: skip
 
 
 class DivergedError(RuntimeError):
@@ -36,8 +42,8 @@ class Loop:
         examples: the train rows as tokens.
         order: which rows each step takes.
         config: the training group.
-        validate: scores the validation split; returns the average accuracy (None where nothing is scored) and the
-            accuracy of each task.
+        validate: measures accuracy and loss on the validation split.
+        best_by: which of the two chooses the best weights: "accuracy", "loss", or "last" for the last weights.
         pop_expert_load: what metrics.jsonl records of the experts since the last call.
         checkpoints: the run's checkpoints.
         metrics_path: metrics.jsonl.
@@ -52,7 +58,8 @@ class Loop:
     examples: Sequence[Example]
     order: Order
     config: TrainingConfig
-    validate: Callable[[], tuple[float | None, dict[str, float]]]
+    validate: Callable[[], Validation]
+    best_by: str
     pop_expert_load: Callable[[], dict[str, dict[str, list[float] | float]]]
     checkpoints: Checkpoints
     metrics_path: Path
@@ -78,17 +85,31 @@ class Loop:
         progress.micro_batch_size = self._fit_micro_batch(requested)
         if self.config.micro_batch_size == "auto":
             self.console.say(f"micro-batches of up to {progress.micro_batch_size} rows fit in memory")
-        total = total_steps(self.order.steps_per_epoch, self.config)
+        total = self.total_steps
         with (
             MetricsLog(self.metrics_path, progress.step) as metrics,
             self.console.progress("training", total, progress.step) as advance,
             self.stop.waiting(),
             explain_oom(self.config.micro_batch_size),
         ):
-            while progress.step < total:
+            while progress.step < total and not self._out_of_patience(progress):
                 advance(self._step(metrics, progress, total))
+        if progress.step < total:
+            self.console.say(
+                f"stopped at step {progress.step} of {total}: the validation {self.best_by} did not improve "
+                f"{progress.not_improved} time{'s' if progress.not_improved > 1 else ''} in a row "
+                f"(training.patience={self.config.patience})"
+            )
         self._load_best(progress)
         return progress
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run; it may end earlier, out of patience."""
+        return total_steps(self.order.steps_per_epoch, self.config)
+
+    def _out_of_patience(self, progress: Progress) -> bool:
+        return self.config.patience is not None and progress.not_improved >= self.config.patience
 
     def _fit_micro_batch(self, requested: int | str) -> int:
         with self.console.working(TRYING):
@@ -107,7 +128,6 @@ class Loop:
         best = self.checkpoints.best(progress.best_step)
         if progress.best_step and processes.broadcast(processes.main and any(damage(best))):
             self.console.say(f"{best.name} is damaged: the best weights are chosen again from here on")
-            progress.best_score = -1.0
             progress.best_step = 0
         return progress
 
@@ -160,7 +180,7 @@ class Loop:
             # Validation takes long: a signal may have reached any process meanwhile.
             stopping = any(processes.all_gather(stopping or self._stop_requested()))
         # A new best is checkpointed at once: the best weights on disk are always those that a checkpoint names.
-        if best or due or stopping:
+        if best or due or stopping or self._out_of_patience(progress):
             self._save(metrics, progress)
         if stopping:
             self.console.say(f"{self.stop.requested or 'a signal'}: step {progress.step} is saved")
@@ -189,21 +209,28 @@ class Loop:
             self._log(metrics, {"step": progress.step, "checkpoint_seconds": seconds, "checkpoint_bytes": size})
 
     def _validate(self, metrics: MetricsLog, progress: Progress) -> bool:
-        """Score the validation split; if it is the best so far, keep the weights and return True."""
-        average, accuracy = self.validate()
-        self._log(metrics, {"step": progress.step, "validation_accuracy": accuracy, "validation_average": average})
-        # Where nothing is scored the last weights are the best.
-        best = average is None or average > progress.best_score
+        """Measure the validation split; if it is the best so far, keep the weights and return True."""
+        validation = self.validate()
+        self._log(metrics, {"step": progress.step, **validation.record()})
+        rank = self._rank(validation.average, validation.average_loss)
+        rank_before = self._rank(progress.best_score, progress.best_loss) if progress.best_step else -math.inf
+        # Of equally good weights the later ones are kept: they have learned from more rows.
+        best = rank >= rank_before
+        progress.not_improved = 0 if rank > rank_before or self.best_by == "last" else progress.not_improved + 1
         if best:
-            progress.best_score = -1.0 if average is None else average
+            progress.best_score = -1.0 if validation.average is None else validation.average
+            progress.best_loss = validation.average_loss
             progress.best_step = progress.step
             engine = self.stepper.engine
             self.checkpoints.save_best(progress.step, lambda folder: save_weights(engine, folder))
-        if average is not None:
-            by_task = ", ".join(f"{task} {100 * value:.1f}" for task, value in accuracy.items())
-            mark = "  best so far" if best else ""
-            self.console.say(f"step {progress.step}: validation accuracy {100 * average:.1f} ({by_task}){mark}")
+        if description := validation.describe():
+            self.console.say(f"step {progress.step}: validation {description}{'  best so far' if best else ''}")
         return best
+
+    def _rank(self, accuracy: float | None, loss: float | None) -> float:
+        """How good a validation is, the higher the better; minus infinity where its measure is missing or NaN."""
+        measure = {"accuracy": accuracy, "loss": None if loss is None else -loss, "last": 0.0}[self.best_by]
+        return -math.inf if measure is None or math.isnan(measure) else measure
 
     def _log_step(
         self, metrics: MetricsLog, progress: Progress, result: StepResult, rate: float, seconds: float
@@ -235,7 +262,7 @@ class Loop:
             progress.best_step = progress.step
         else:
             load_weights(self.stepper.engine, best)
-            self.console.say(f"kept the weights of step {progress.best_step}")
+            self.console.say(f"kept the weights of step {progress.best_step} ({BEST_BY[self.best_by]})")
 
 
 def _note(result: StepResult, seconds: float, auxiliary: str) -> str:

@@ -5,27 +5,43 @@ The learning rate is a pure function of the step, so no state of a schedule has 
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftModel
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW, Optimizer
+from transformers import get_scheduler
 
 from mosld.adapters.load import base_model_of, trained_parameters
+from mosld.common.errors import UserError
 from mosld.config.schema import TrainingConfig
 from mosld.distributed.tensors import cast_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Names of transformers for the schedules whose rate is not computed here.
+SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
+
 
 def learning_rate(step: int, total: int, config: TrainingConfig) -> float:
-    """The rate of optimiser step `step` (from 0): linear warm-up to `learning_rate`, then linear decay to zero."""
+    """The rate of optimiser step `step` (from 0): linear warm-up to `learning_rate`, then as `schedule` says."""
     warmup = math.ceil(config.warmup * total)
+    # transformers' own warm-up begins with a step at rate 0, which trains nothing.
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
-    return config.learning_rate * (total - step) / (total - warmup)
+    if config.schedule == "linear":
+        return config.learning_rate * (total - step) / (total - warmup)
+    return config.learning_rate * _decay(SCHEDULES[config.schedule], warmup, total)(step)
+
+
+@cache
+def _decay(name: str, warmup: int, total: int) -> Callable[[int], float]:
+    """The share of the peak rate at each step, as transformers computes it."""
+    scheduler = get_scheduler(name, SGD([torch.zeros(1)], lr=1.0), warmup, total)
+    return scheduler.lr_lambdas[0]
 
 
 def total_steps(steps_per_epoch: int, config: TrainingConfig) -> int:
@@ -33,10 +49,36 @@ def total_steps(steps_per_epoch: int, config: TrainingConfig) -> int:
     return min(steps_per_epoch * config.epochs, config.max_steps or math.inf)  # type: ignore[return-value]
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> AdamW:
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     """AdamW over the trained parameters, in the order of their names."""
     parameters = list(trained_parameters(model).values())
+    if config.optimizer == "adamw_8bit":
+        # An extra, which also takes a second to import.
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     return AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def require_optimizer(config: TrainingConfig, device: torch.device) -> None:
+    """Take one step of `adamw_8bit` on a small weight, because its library may lack the device's kernels.
+
+    Raises:
+        UserError: the optimiser does not work on this device.
+    """
+    if config.optimizer != "adamw_8bit":
+        return
+    weight = nn.Parameter(torch.zeros(64, 64, device=device))
+    try:
+        optimizer = make_optimizer(nn.ParameterList([weight]), config)
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    except Exception as error:  # whatever the library says of a device that it was not built for
+        raise UserError(
+            f"training.optimizer=adamw_8bit: bitsandbytes does not work on {device.type} here "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "use training.optimizer=adamw."
+        ) from error
 
 
 def ready_to_train(

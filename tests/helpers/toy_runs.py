@@ -11,6 +11,7 @@ from mosld.data.encoding import Example
 from mosld.data.mixing import Order
 from mosld.data.rows import Row
 from mosld.distributed.processes import processes
+from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console
 from mosld.training.checkpoint import Checkpoints
 from mosld.training.loop import Loop
@@ -66,7 +67,7 @@ def small_loop(checkpoints: Path, method: str, micro: int, steps: int, **changes
     checkpoints.mkdir(parents=True, exist_ok=True)
     return Loop(
         small_stepper(method), rows, Order((len(rows),), (len(rows),), config.batch_size, 0), config,
-        validate=lambda: (0.5, {"arc_e": 0.5}), pop_expert_load=dict,
+        validate=lambda: Validation({"arc_e": 0.5}, {"arc_e": 1.0}), best_by="accuracy", pop_expert_load=dict,
         checkpoints=Checkpoints(checkpoints, config.keep_last), metrics_path=checkpoints / "metrics.jsonl", log_every=1,
         console=Console(), stop=StopSignals(),
     )  # fmt: skip

@@ -112,7 +112,7 @@ def test_interrupted_run_is_resumed(copies):
     assert [line["step"] for line in steps] == list(range(1, 25))
     assert steps[: len(steps_before)] == steps_before  # it went on: nothing was trained twice
     recorded = json.loads((FOLDER / "finished" / "results.json").read_text())
-    assert results.keys() - {"error"} == recorded.keys()
+    assert results.keys() - {"error"} >= recorded.keys()
 
 
 def _steps(run: Path) -> list[dict]:

@@ -48,6 +48,7 @@ def test_curves_use_keys_that_runs_send(sections):
              for metric in panel["config"]["metrics"]}  # fmt: skip
     assert drawn == {
         "train/cross_entropy", "by_tokens/cross_entropy", "train/balance_loss", "validation/average",
+        "validation_loss/average",
         "train/grad_norm", "train/tokens_per_second", "train/busiest_expert_share", "train/idlest_expert_share",
     }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Whole runs by the commands a user types: instructions beside the tasks, mmlu, and the user's own files."""
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -114,3 +115,49 @@ def test_run_without_scored_tasks_saves_its_last_weights_and_says_so(root, tmp_p
     assert "nothing was scored" in capsys.readouterr().out
     assert (run / "adapter" / "README.md").is_file()
     assert eval_command.main([f"run={run}"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "keys", "best_by", "lines"),
+    [
+        ("law", [], "accuracy", ["law: 24 train rows, 3 epochs of 3 steps = 9 steps"]),
+        ("chat", ["training.epochs=1"], "loss", ["chat: 24 train rows, 1 epoch of 3 steps = 3 steps"]),
+        (
+            "chat", ["training.max_steps=2"], "loss",
+            [
+                "chat: 24 train rows, 3 epochs of 3 steps = 9 steps; it ends at step 2 (training.max_steps=2)",
+                "8 of 24 rows are never seen (training.max_steps=2)",
+            ],
+        ),
+        (
+            "chat", ["data.score_replies=false", "data.mixing=cap", "data.cap=5"], "last",
+            [
+                "chat: 30 train rows, 3 epochs of 1 step = 3 steps",
+                "15 of 30 rows are never seen (data.mixing=cap)",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_own_files_are_trained_in_epochs_and_the_log_says_what_is_not_seen(
+    task, keys, best_by, lines, root, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    data = ["data=local", "source=local", f"source.root={root}", MAPS, f"data.tasks=[{task}]"]
+    small = ["method=lora", "model=tiny", "logger=files", "evaluation.limit=2", "evaluation.max_new_tokens=4"]
+    assert train_command.main([*data, *small, *keys, f"output_dir={run}"]) == 0
+    said = (run / "train.log").read_text().splitlines()
+    assert [line for line in said if "train rows," in line or "never seen" in line] == lines
+    results = read(run / "results.json")
+    assert (results["best_by"], results["stopped_early"]) == (best_by, False)
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["validation_loss_average"] for line in metrics if "validation_loss" in line}
+    assert results["validation_loss"] == losses[results["best_step"]]
+    if best_by == "loss":
+        assert results["validation_loss"] == min(losses.values())
+        assert results["validation_perplexity"] == pytest.approx(math.exp(results["validation_loss"]))
+
+
+def test_patience_without_validation_rows_is_refused(root, capsys):
+    data = ["data=local", "source=local", f"source.root={root}", MAPS, "data.tasks=[chat]", "data.score_replies=false"]
+    assert train_command.main([*data, "model=tiny", "logger=files", "training.patience=2"]) == 2
+    assert "training.patience=2: chat has no validation rows" in capsys.readouterr().err

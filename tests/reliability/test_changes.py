@@ -18,6 +18,7 @@ KEYS = {
     "training.batch_size=8": "training.batch_size: was 4, is 8",
     "method=mosl": "method.name: was mosld, is mosl",
     "prompt=cloze": "prompt: was letter, is cloze",
+    "training.schedule=cosine": "training.schedule: was linear, is cosine",
 }
 
 

@@ -56,6 +56,7 @@ def _as_one(method: str, more: list[str], folder: Path, **environment: str) -> O
     assert results[0]["scores"] == results[1]["scores"]
     assert results[0].get("base_scores") == results[1].get("base_scores")
     assert results[0]["parameters"] == results[1]["parameters"]
+    assert results[1]["validation_loss"] == pytest.approx(results[0]["validation_loss"], rel=CLOSE)
     assert (folder / "log-1").read_text() == "", "the second process printed something"
     _eval_alone_and_in_parts(folder, results[1]["scores"])
     worst = max(abs(a - b) / abs(a) for a, b in zip(losses(folder / "one"), losses(folder / "two"), strict=True))

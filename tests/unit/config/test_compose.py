@@ -13,7 +13,8 @@ from mosld.common.errors import UserError
 from mosld.config.compose import load_config
 from mosld.config.fields import field_types
 from mosld.config.groups import group_options
-from mosld.config.identity import identity, run_directory
+from mosld.config.identity import all_results_keys, identity, results_keys, run_directory, unhashed_defaults
+from mosld.config.rerun import rerun_config
 from mosld.config.schema import TASKS as SCHEMA_TASKS
 from mosld.config.schema import Config
 from mosld.data.tasks import TASKS
@@ -185,3 +186,37 @@ def test_output_dir_is_the_run_directory():
 def test_name_with_a_slash_is_refused_as_it_would_leave_outputs():
     with pytest.raises(UserError, match=r"method\.name"):
         load_config(["method.name=../../elsewhere"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "recipe"),
+    [
+        ([], ("own", 3, None, 8, 3e-4)),
+        (["method=full"], ("own", 3, None, 8, 2e-5)),
+        (["training.max_steps=7"], ("own", 3, 7, 8, 3e-4)),
+        (["training.epochs=1", "training.learning_rate=1e-3"], ("own", 1, None, 8, 1e-3)),
+        (["training=default"], ("default", 3, 200, 4, 3e-3)),
+        (["training=paper"], ("paper", 10, None, 128, 3e-4)),
+        (["debug=fast"], ("own", 3, 2, 4, 3e-4)),
+        (["debug=overfit"], ("own", 30, None, 16, 3e-4)),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_own_files_choose_their_recipe_and_what_is_typed_wins(overrides: list[str], recipe: tuple, first: bool):
+    data = ["data=local", *LOCAL]
+    training = load_config([*data, *overrides] if first else [*overrides, *data]).training
+    values = (training.name, training.epochs, training.max_steps, training.batch_size, training.learning_rate)
+    assert values == recipe
+
+
+def test_eval_reads_an_option_of_data_that_chooses_in_another_group(default: Config):
+    config = rerun_config(dataclasses.asdict(default), ["data=local", *LOCAL])
+    assert (config.data.kind, config.training) == ("own", default.training)
+
+
+def test_keys_with_unhashed_defaults_are_hashed_when_set():
+    plain = load_config([])
+    assert results_keys(plain).keys() & unhashed_defaults().keys() == set()
+    assert all_results_keys(plain).keys() >= unhashed_defaults().keys()
+    cosine = load_config(["training.schedule=cosine"])
+    assert results_keys(cosine) == {**results_keys(plain), "training.schedule": "cosine"}

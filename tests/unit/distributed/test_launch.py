@@ -79,6 +79,7 @@ def test_launch_is_read_from_the_environment(
         (DEEPSPEED, ["model.quantize=int8"], "quantized weights cannot be sharded by DeepSpeed"),
         (DEEPSPEED, ["training.micro_batch_size=auto"], "waiting with DeepSpeed; give a number"),
         (DEEPSPEED, ["training.compile=true"], r"training\.compile=true: does not work with DeepSpeed"),
+        (DEEPSPEED, ["training.optimizer=adamw_8bit"], r"adamw_8bit: its state cannot be sharded by DeepSpeed"),
         ({**TWO, "ACCELERATE_USE_MEGATRON_LM": "true"}, [], "Megatron-LM"),
         (FSDP, ["model.quantize=int8"], "quantized weights cannot be sharded"),
         (FSDP, ["training.micro_batch_size=auto"], "give a number"),
@@ -98,10 +99,11 @@ def test_all_errors_are_reported_at_once(environment: Any):
     assert len(caught.value.messages) == 3
 
 
-def test_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch, environment: Any):
+@pytest.mark.parametrize("key", ["model.quantize=nf4", "training.optimizer=adamw_8bit"])
+def test_missing_bitsandbytes_is_named(key: str, monkeypatch: pytest.MonkeyPatch, environment: Any):
     monkeypatch.setattr(launching, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"model.quantize=nf4: needs bitsandbytes; pip install 'mosld\[quant\]'"):
-        require_launch(load_config(["model=tiny", "model.quantize=nf4"]))
+    with pytest.raises(UserError, match=rf"{key}: needs bitsandbytes; pip install 'mosld\[quant\]'"):
+        require_launch(load_config(["model=tiny", key]))
 
 
 @pytest.mark.parametrize("variables", [FSDP, {**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}])

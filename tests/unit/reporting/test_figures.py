@@ -1,11 +1,13 @@
 """Figures: those that the runs allow, labelled with units, readable without colour, the same bytes each time."""
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from matplotlib import colormaps
 
+from mosld.evaluation.validation import Validation
 from mosld.reporting import style as drawing
 from mosld.reporting.blocks import Block, grids, make_blocks, sweeps
 from mosld.reporting.collect import collect
@@ -99,7 +101,12 @@ def test_losses_are_lines(tmp_path: Path):
     lines = [f'{{"step": {i}, "epoch": 0.1, "tokens": 3, "cross_entropy": {5 / i}, "x": 1}}' for i in range(1, 300)]
     (path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 300, "cross_entropy": null}', '{"step": 3']))
     (block,) = make_blocks(collect([str(tmp_path)]))
-    assert kind(loss_figure(block)) == "loss"
+    figure = loss_figure(block)
+    assert kind(figure) == "loss"
+    assert "mosld, validation" not in figure.svg
+    validation = Validation(dict.fromkeys(SIX, 0.5), dict.fromkeys(SIX, 2.5)).record()
+    (path / "metrics.jsonl").write_text("\n".join([*lines, json.dumps({"step": 300, **validation})]))
+    assert "mosld, validation" in loss_figure(block).svg
     assert loss_figure(blocks(run())[0]) is None  # no metrics.jsonl
 
 

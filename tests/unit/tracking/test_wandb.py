@@ -82,8 +82,17 @@ def test_history_has_every_step_and_validation(sent):
     assert steps == [1, 2, 3]
     assert all({"train/balance_loss", "train/tokens", "train/busiest_expert_share"} <= line.keys()
                for line in history if "train/cross_entropy" in line)  # fmt: skip
-    assert any("validation/arc_e" in line for line in history)
+    (validation,) = [line for line in history if "validation/arc_e" in line]
+    assert {"validation_loss/arc_e", "validation_loss/average", "validation_loss/perplexity"} <= validation.keys()
     assert any(key.startswith("predictions") for line in history for key in line)
+
+
+def test_validation_of_an_older_run_has_no_loss():
+    logged = []
+    tracker = WandbTracker.__new__(WandbTracker)
+    tracker._run = SimpleNamespace(log=logged.append)
+    tracker._log({"step": 4, "validation_accuracy": {"obqa": 0.25}, "validation_average": 0.25})
+    assert logged == [{"train/step": 4, "validation/obqa": 0.25, "validation/average": 0.25}]
 
 
 def test_dropped_share_is_the_mean_over_modules():

@@ -3,21 +3,26 @@
 import dataclasses
 import hashlib
 import json
+import math
+from contextlib import nullcontext
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import mosld
 from mosld.adapters.load import trained_parameters
+from mosld.common.errors import UserError
 from mosld.config.schema import TrainingConfig
 from mosld.data.encoding import Example
 from mosld.data.mixing import Order
 from mosld.data.rows import Row
 from mosld.distributed.processes import processes
+from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console
 from mosld.training.checkpoint import Checkpoints
-from mosld.training.loop import DivergedError, Loop
-from mosld.training.optim import make_optimizer
+from mosld.training.loop import BEST_BY, DivergedError, Loop
+from mosld.training.optim import learning_rate, make_optimizer
 from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper
 
@@ -40,8 +45,11 @@ def examples(count=14):
     ]
 
 
-def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, poison=()):
-    """A loop on a fresh tiny model; `kill_at`: the step before which it dies; `poison`: steps with a NaN loss."""
+def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, poison=(), best_by="accuracy"):
+    """A loop on a fresh tiny model; `kill_at`: the step before which it dies; `poison`: steps with a NaN loss.
+
+    `scores`: what each validation measures, an accuracy and also a loss.
+    """
     torch.manual_seed(0)
     model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0)
     optimizer = make_optimizer(model, config)
@@ -68,13 +76,17 @@ def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, 
         loop_state["step"] += 1
         return result
 
+    def validate():
+        score = next(taken)
+        return Validation({"arc_e": score}, {"arc_e": score}) if best_by != "last" else Validation({}, {})
+
     steps: list[int] = []
     loop_state = {"step": 0}
     stepper.step = step
     rows = examples()
     loop = Loop(
         stepper, rows, Order((len(rows),), (len(rows),), config.batch_size, 0), config,
-        validate=lambda: (next(taken), {"arc_e": 0.5}), pop_expert_load=dict,
+        validate=validate, best_by=best_by, pop_expert_load=dict,
         checkpoints=Checkpoints(folder / "checkpoints", config.keep_last), metrics_path=folder / "metrics.jsonl",
         log_every=1, console=Console(), stop=StopSignals(),
     )  # fmt: skip
@@ -114,6 +126,27 @@ def test_run_killed_at_any_step_resumes_bit_equal(method, tmp_path):
         assert digest(again) == digest(straight), kill_at
 
 
+def test_eight_bit_state_resumes_bit_equal_and_another_optimiser_is_refused(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
+    config = dataclasses.replace(CONFIG, optimizer="adamw_8bit")
+    # Full: some of its weights are large enough for a state of 8 bits.
+    straight = make_loop(tmp_path, "full", config)
+    straight.run()
+    saved = load_file(tmp_path / "checkpoints" / "step-000005" / "optimizer.safetensors")
+    assert {tensor.dtype for name, tensor in saved.items() if name.endswith("state1")} == {torch.uint8, torch.float32}
+    for kill_at in (1, 5):
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        with pytest.raises(Killed):
+            make_loop(folder, "full", config, kill_at=kill_at).run()
+        again = make_loop(folder, "full", config)
+        again.run()
+        ours, theirs = trained_parameters(again.stepper.model), trained_parameters(straight.stepper.model)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(UserError, match="state of another optimiser"):
+        make_loop(tmp_path, "full", CONFIG).run()
+
+
 def metric_steps(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["step"] for line in lines if "cross_entropy" in line]
@@ -127,16 +160,69 @@ def test_metrics_hold_every_step_once_after_resuming(tmp_path):
     assert metric_steps(tmp_path) == list(range(1, 9))
 
 
-def test_weights_of_the_best_validation_are_loaded_at_the_end(tmp_path):
-    loop = make_loop(tmp_path, scores=[0.1, 0.4, 0.4, 0.2])
+@pytest.mark.parametrize(
+    ("best_by", "scores", "best_step"),
+    [
+        ("accuracy", [0.1, 0.4, 0.4, 0.2], 6),
+        ("accuracy", [0.0, 0.0, 0.0, 0.0], 8),
+        ("accuracy", [0.1, 0.2, 0.3, 0.2], 6),
+        ("loss", [3.0, 2.0, 2.5, 2.1], 4),
+        ("loss", [3.0, 2.0, 2.0, 2.1], 6),
+        ("loss", [math.nan, 2.0, math.nan, math.inf], 4),
+        ("loss", [math.nan, math.nan, math.nan, math.nan], 8),
+        ("last", [0.4, 0.3, 0.2, 0.1], 8),
+    ],
+)
+def test_weights_of_the_best_validation_are_loaded_at_the_end_and_of_equal_ones_the_later(
+    best_by, scores, best_step, tmp_path, capsys
+):
+    loop = make_loop(tmp_path, scores=scores, best_by=best_by)
     progress = loop.run()
-    assert progress.best_step == 4  # the first of two equal ones
+    assert progress.best_step == best_step
+    assert f"kept the weights of step {best_step} ({BEST_BY[best_by]})" in capsys.readouterr().err
     (tmp_path / "shorter").mkdir()
-    shorter = make_loop(tmp_path / "shorter", kill_at=4)
-    with pytest.raises(Killed):
+    shorter = make_loop(tmp_path / "shorter", kill_at=best_step, scores=scores, best_by=best_by)
+    with pytest.raises(Killed) if best_step < 8 else nullcontext():
         shorter.run()
     ours, theirs = trained_parameters(loop.stepper.model), trained_parameters(shorter.stepper.model)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("patience", "scores", "steps"),
+    [
+        (1, [0.1, 0.1, 0.9, 0.9], 4),
+        (2, [0.2, 0.1, 0.1, 0.9], 6),
+        (2, [0.2, 0.1, 0.3, 0.2], 8),
+        (3, [0.2, 0.1, 0.1, 0.1], 8),
+    ],
+)
+def test_run_stops_after_so_many_validations_without_improvement_also_when_resumed(patience, scores, steps, tmp_path):
+    config = dataclasses.replace(CONFIG, patience=patience)
+    straight = make_loop(tmp_path, config=config, scores=scores)
+    progress = straight.run()
+    assert progress.step == steps
+    for kill_at in range(1, steps):
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        with pytest.raises(Killed):
+            make_loop(folder, config=config, scores=scores, kill_at=kill_at).run()
+        again = make_loop(folder, config=config, scores=scores)
+        # The time differs.
+        assert dataclasses.replace(again.run(), seconds=0) == dataclasses.replace(progress, seconds=0)
+        assert digest(again) == digest(straight)
+    ended = make_loop(tmp_path, config=config, scores=scores)
+    assert ended.run().step == steps
+    assert metric_steps(tmp_path) == list(range(1, steps + 1))
+
+
+def test_run_that_stops_early_says_why_and_keeps_the_planned_schedule(tmp_path, capsys):
+    config = dataclasses.replace(CONFIG, patience=1)
+    make_loop(tmp_path, config=config, scores=[0.2, 0.1]).run()
+    assert "stopped at step 4 of 8: the validation accuracy did not improve 1 time in a row" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
+    assert rates == [learning_rate(step, 8, config) for step in range(4)]
 
 
 def test_old_checkpoints_are_deleted_and_the_best_weights_stay(tmp_path):

@@ -1,9 +1,18 @@
 """The learning rate of each step, and the number of steps."""
 
-import pytest
+import dataclasses
+import sys
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
 
+import pytest
+import torch
+from torch.optim import SGD
+from transformers import get_scheduler
+
+from mosld.common.errors import UserError
 from mosld.config.schema import TrainingConfig
-from mosld.training.optim import learning_rate, total_steps
+from mosld.training.optim import learning_rate, require_optimizer, total_steps
 
 CONFIG = TrainingConfig(learning_rate=1.0, warmup=0.1, epochs=3)
 
@@ -24,3 +33,34 @@ def test_max_steps_limits_the_steps_of_all_epochs():
     assert total_steps(7, CONFIG) == 21
     assert total_steps(7, TrainingConfig(epochs=3, max_steps=5)) == 5
     assert total_steps(7, TrainingConfig(epochs=3, max_steps=50)) == 21
+
+
+@pytest.mark.parametrize(("schedule", "theirs"), [("cosine", "cosine"), ("constant", "constant_with_warmup")])
+def test_rates_after_the_warmup_are_those_of_transformers(schedule, theirs):
+    config = dataclasses.replace(CONFIG, learning_rate=0.3, schedule=schedule)
+    optimizer = SGD([torch.zeros(1)], lr=0.3)
+    scheduler = get_scheduler(theirs, optimizer, num_warmup_steps=10, num_training_steps=100)
+    for step in range(100):
+        if step >= 10:
+            assert learning_rate(step, 100, config) == scheduler.get_last_lr()[0], step
+        optimizer.step()
+        scheduler.step()
+    assert [learning_rate(step, 100, config) for step in (0, 9)] == pytest.approx([0.03, 0.3])
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_eight_bit_optimiser_that_does_not_run_on_the_device_is_refused(works, monkeypatch):
+    class Library(SGD):
+        def __init__(self, parameters, lr, weight_decay):
+            super().__init__(parameters, lr=lr)
+
+        def step(self, closure=None):
+            if not works:
+                raise NotImplementedError("no kernel\nfor this device")
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", SimpleNamespace(AdamW8bit=Library))
+    expected = nullcontext() if works else pytest.raises(UserError, match=r"adamw_8bit: .* cpu .*no kernel\); use")
+    with expected:
+        require_optimizer(TrainingConfig(optimizer="adamw_8bit"), torch.device("cpu"))
+    require_optimizer(TrainingConfig(), torch.device("cpu"))
