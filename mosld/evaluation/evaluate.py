@@ -137,9 +137,11 @@ def _too_long(name: str, split: str, questions: Sequence[Encoded], encoder: Prom
 def _unreadable(by_task: Mapping[str, Sequence[Encoded]], split: str, encoder: PromptEncoder) -> Iterator[str]:
     """Messages about questions that the model cannot read even after they are truncated."""
     most = encoder.context_length
-    for name, questions in by_task.items() if most is not None else ():
+    if most is None:
+        return
+    for name, questions in by_task.items():
         # A generated answer needs a position of its own.
-        longer = [one for one in questions if one.length + (not one.options) > (most or 0)]
+        longer = [one for one in questions if one.length + (not one.options) > most]
         if longer:
             rows = f"{len(longer):,} of {len(questions):,} {split} rows"
             longest = max(one.length for one in longer)
