@@ -6,6 +6,7 @@ from mosld.data.encoding import encode_train
 from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import AnyRow, Reply, Row
 from mosld.data.tasks import Task
+from mosld.models.tiny import byte_tokenizer
 from mosld.recipes.chat import Session
 from mosld.recipes.generate import Answer, Answerer
 
@@ -23,6 +24,12 @@ TYPED: list[tuple[str, str, str, tuple, AnyRow]] = [
     ("chat", "question", "And Bob?", HISTORY, Reply("mine", "1", "", "And Bob?", "A dog.", "", HISTORY)),
     ("letter", "chat", "And Bob?", HISTORY, Reply("mine", "1", "", "And Bob?", "A dog.", "", HISTORY)),
 ]  # fmt: skip
+
+
+@pytest.fixture
+def tokenizer():
+    """One of its own: its template and special tokens change."""
+    return byte_tokenizer()
 
 
 @pytest.mark.parametrize("template", [CHATML, None])

@@ -19,6 +19,7 @@ from mosld.evaluation.generation import (
     generate,
     generate_answers,
 )  # fmt: skip
+from mosld.models.tiny import byte_tokenizer
 
 METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
 PROMPTS = [[5, 6, 7], list(range(40, 60)), [8], list(range(100, 107))]
@@ -103,7 +104,8 @@ def test_an_answer_ends_with_the_last_token_that_the_model_reads(model_answering
     assert [len(tokens) for tokens in generate(model, [[5], [6, 7, 8]], tokenizer, 60)] == [8, 6]
 
 
-def test_an_answer_ends_with_the_end_of_a_turn_in_the_chat_template(model_answering, tokenizer):
+def test_an_answer_ends_with_the_end_of_a_turn_in_the_chat_template(model_answering):
+    tokenizer = byte_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '<unk>' }}{% endfor %}"
     assert tokenizer.batch_decode(generate(model_answering("Yes<unk>No"), [[5]], tokenizer, 60)) == ["Yes"]
 

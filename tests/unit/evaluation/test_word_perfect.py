@@ -12,6 +12,7 @@ from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.splits import TaskData
 from mosld.data.tasks import Task
 from mosld.evaluation.evaluate import Questions, evaluate
+from mosld.models.tiny import byte_tokenizer
 
 TASKS = {kind: Task(kind, kind, cutoff=2048, kind=kind) for kind in ("choice", "solution", "reply")}
 HEADINGS = "#### Step 1: half of 8\nHalf of 8 is 4.\n#### 2. Add 3\n4 + 3 = 7.\n#### 7"
@@ -47,6 +48,12 @@ TEMPLATES = {
         "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
     ),
 }
+
+
+@pytest.fixture
+def tokenizer():
+    """One of its own: its template and special tokens change."""
+    return byte_tokenizer()
 
 
 @pytest.fixture(params=["letter", "list", "cloze", *TEMPLATES])
