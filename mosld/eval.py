@@ -18,8 +18,8 @@ USAGE = """Score a finished run, or a saved adapter directory, on the run's own 
   python -m mosld.eval run=outputs/... model.dtype=bfloat16 compare=model.dtype=float32
   python -m mosld.eval run=outputs/... backend=lm_eval tasks=arc_easy,arc_challenge
 
-Writes RUN/eval/<data>-<prompt>/results.json and predictions/. What can be set: data, source, prompt, evaluation.*,
-model.dtype, model.path, logger. evaluation.base=true also scores the untrained model; logger=wandb sends the scores to
+Writes RUN/eval/<data>-<hash>-<prompt>/results.json and predictions/: other rows, limits or examples have another
+directory. What can be set: data, source, prompt, evaluation.*, model.dtype, model.path, logger. evaluation.base=true also scores the untrained model; logger=wandb sends the scores to
 Weights & Biases as a run of their own.
 
 compare=KEY=VALUE scores once more with another model.dtype, model.attention or evaluation.batch_tokens, and lists the
@@ -52,7 +52,10 @@ def _evaluate(arguments: list[str]) -> int:
         result = evaluate_by_lm_eval(config, rows, run, options)
     else:
         compared = rerun_config(run.recorded, [*options.overrides, options.compare]) if options.compare else None
-        dataset = load_dataset(config.data, config.source, training=False, shots=config.evaluation.shots)
+        record = run.record()
+        dataset = load_dataset(config.data, config.source, training=False, shots=config.evaluation.shots, record=record)
+        if record is None:
+            dataset.notes.append(f"{run.path} has no record of the rows that it was trained on: leaks are not counted")
         from mosld.recipes.evaluate import evaluate_run
 
         result = evaluate_run(config, dataset, run, options.overrides, compared)

@@ -25,7 +25,9 @@ from mosld.config.schema import (
     TrainingConfig,
 )
 
-COLUMNS = ("id", "context", "question", "choices", "answer", "final", "response", "system")
+COLUMNS = ("id", "context", "question", "choices", "answer", "final", "response", "system", "messages", "text")
+# Columns that a row can do without, and that null leaves aside.
+OPTIONAL_COLUMNS = ("id", "context", "system")
 # The keys that only data.kind=own reads, with their defaults.
 DEFAULTS_OF_OWN_DATA = {"columns": {}, "answer_as": "auto", "holdout": 0.1, "score_replies": True}
 
@@ -156,7 +158,7 @@ def check_data(data: DataConfig, source: SourceConfig, shots: int = 0) -> Iterat
     if source.name == "local" and not source.root:
         yield "source.root: source=local needs a directory, as in source.root=my/data."
     if source.name != "local" and source.root:
-        yield f"source.root={source.root}: the {source.name} source has no directory; add source=local."
+        yield f"source.root={source.root}: the {source.name} source has no directory; leave source={source.name} out."
 
 
 def _check_benchmarks(data: DataConfig) -> Iterator[str]:
@@ -174,7 +176,7 @@ def _check_benchmarks(data: DataConfig) -> Iterator[str]:
 
 def _check_own_data(data: DataConfig, source: SourceConfig) -> Iterator[str]:
     if source.name != "local":
-        yield f"data={data.name}: reads your own files; add source=local and source.root=my/data."
+        yield f"data={data.name}: reads your own files; add source.root=my/data (a directory or a file)."
     maps = data.columns if maps_by_task(data) else {"": data.columns}
     for task, columns in maps.items():
         for column, user_column in columns.items():
@@ -195,6 +197,8 @@ def _check_column(prefix: str, column: str, user_column: object) -> Iterator[str
         if column != "choices" or len(user_column) < 2:
             value = format_value(user_column)
             yield f"{prefix}{column}={value}: a list of at least two columns can hold the choices alone."
+    elif user_column is None and column in OPTIONAL_COLUMNS:
+        return
     elif not isinstance(user_column, str | int):
         yield f"{prefix}{column}={format_value(user_column)}: must be the name of a column."
 

@@ -55,12 +55,22 @@ def compose_tree(overrides: Sequence[str]) -> tuple[JsonObject, list[str]]:
     """The composed tree of the valid overrides, and a message for each other one."""
     errors: list[str] = []
     valid = [text for text in overrides if not override_mistakes(text, errors) and not is_null_group(text)]
+    valid = [*implied_groups(valid), *valid]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
             return _compose(valid), errors
         except COMPOSE_ERRORS:
             return _compose(_composable(valid, errors)), errors
+
+
+def implied_groups(overrides: Sequence[str]) -> list[str]:
+    """The options that `source.root` implies: source=local where no source is chosen, and data=local without data."""
+    keys = {parse_override(text).key_or_group for text in overrides}
+    if "source.root" not in keys or "source" in keys:
+        return []
+    chosen = {"data", "experiment", "data.kind", "data.name"} & keys
+    return ["source=local"] if chosen else ["source=local", "data=local"]
 
 
 def checked_config(tree: JsonObject, errors: list[str], training: bool = True) -> Config:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
@@ -29,6 +30,7 @@ def rerun_config(recorded: JsonObject, overrides: Sequence[str]) -> Config:
     tree = copy.deepcopy(recorded)
     errors: list[str] = []
     tree["logger"] = option_tree("logger", "files", errors)
+    overrides = [*_implied(tree, overrides), *overrides]
     # Groups first, as Hydra does: a key of a group holds whatever the order.
     for text in sorted(overrides, key=lambda override: "." in override.split("=")[0]):
         if override_mistakes(text, errors):
@@ -51,6 +53,19 @@ def rerun_config(recorded: JsonObject, overrides: Sequence[str]) -> Config:
         if errors:
             raise UserError(*errors)
     return config
+
+
+def _implied(recorded: JsonObject, overrides: Sequence[str]) -> list[str]:
+    """What `source.root` alone implies: source=local, and the user's own tasks, all of them."""
+    roots = [text.partition("=")[2] for text in overrides if text.startswith("source.root=")]
+    keys = {text.partition("=")[0] for text in overrides}
+    if not roots or "source" in keys:
+        return []
+    data = recorded.get("data") or {}
+    if data.get("kind") == "own" and "data" not in keys:
+        return ["source=local", *([] if "data.tasks" in keys else ["data.tasks=[]"])]
+    benchmarks = "data" in keys or any((Path(roots[-1]) / str(task)).is_dir() for task in data.get("tasks") or [])
+    return ["source=local", *([] if benchmarks else ["data=local"])]
 
 
 @dataclass(frozen=True)

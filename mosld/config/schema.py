@@ -62,12 +62,15 @@ class DataConfig:
     )
     cap: int | None = setting(None, "Mixing cap: most rows of each task in an epoch.", minimum=1)
     columns: JsonObject = setting(
-        {}, "Your column for each of mosld's, as in {question: q, choices: options, answer: label}; or a map per task."
+        {},
+        "Your column for each of mosld's, as in {question: q.stem, choices: options, answer: label}, null to leave one "
+        "aside; or a map per task.",
     )
     answer_as: str = setting(
         "auto",
-        "How your answers name a choice; auto: detected from the rows; index counts from 0, number from 1.",
-        choices=("auto", "index", "number", "letter", "text"),
+        "How your answers name a choice; auto: detected from the rows; label: of labelled choices; index counts from 0, "
+        "number from 1.",
+        choices=("auto", "label", "text", "letter", "index", "number"),
     )
     holdout: float = setting(
         0.1,

@@ -9,10 +9,10 @@ from functools import cached_property
 from mosld.common.errors import UserError, format_value
 from mosld.common.files import JsonObject
 from mosld.config.schema import DataConfig, SourceConfig
-from mosld.data.local import read_own
-from mosld.data.rows import AnyRow, Reply, Row, Solution
-from mosld.data.sources import Published, read_splits
-from mosld.data.splits import TaskData, item, items, split_rows
+from mosld.data.leaks import Record, count_leaks, joined_keys, leak_notes, record_of
+from mosld.data.rows import AnyRow, ColumnarRows, Reply, Row, Solution
+from mosld.data.sources import ReadTask, read_splits
+from mosld.data.splits import NO_KEYS, JoinedRows, Rows, TaskData, split_rows
 from mosld.data.subjects import solved_examples
 from mosld.data.tasks import TASKS, Task
 
@@ -30,7 +30,9 @@ class Dataset:
         source: name of the source, for results and tables.
         notes: what a user should know about the rows (skipped rows, equal choices, leaks), one line each.
         policy: the split policy.
-        leaks: by task, test items that are also in the train rows of any task; None where no train row was read.
+        leaks, other_leaks: how many rows stand in two splits, see `count_leaks`.
+        files: of the user's own tasks, what each file was taken for, one line each.
+        record: which rows the run is trained on; None where that is not known.
     """
 
     tasks: dict[str, TaskData]
@@ -38,11 +40,17 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
     policy: str = "official"
     leaks: dict[str, int] | None = None
+    other_leaks: dict[str, dict[str, int]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    record: Record | None = None
 
     @property
-    def train(self) -> list[AnyRow]:
+    def train(self) -> Rows:
         """All train rows, task after task."""
-        return [row for data in self.tasks.values() for row in data.train]
+        parts = [data.train for data in self.tasks.values()]
+        if any(isinstance(rows, ColumnarRows) for rows in parts):
+            return JoinedRows(parts)
+        return [row for rows in parts for row in rows]
 
     @property
     def known(self) -> dict[str, Task]:
@@ -69,10 +77,7 @@ class Dataset:
         whole = hashlib.sha256()
         by_task: dict[str, str] = {}
         for name, data in self.tasks.items():
-            texts = [
-                json.dumps([_values(row) for row in rows]).encode() for rows in (data.train, data.validation, data.test)
-            ]
-            content = b"".join(texts)
+            content = b"".join(map(_content, (data.train, data.validation, data.test)))
             whole.update(content)
             by_task[name] = hashlib.sha256(content).hexdigest()[:16]
         return whole.hexdigest()[:16], by_task
@@ -87,7 +92,7 @@ class Dataset:
             f"{task}: {rows['train']} train, {rows['validation']} validation, {rows['test']} test rows"
             for task, rows in self.counts().items()
         ]
-        return [*counts, *(f"note: {note}" for note in self.notes)]
+        return [*self.files, *counts, *(f"note: {note}" for note in self.notes)]
 
     def describe(self) -> JsonObject:
         """The part of results.json about the data; it holds no rows."""
@@ -102,40 +107,28 @@ class Dataset:
         }
 
     def leak_counts(self) -> JsonObject:
-        """Rows by task and split, test items that are also in train, and train rows dropped for that reason."""
+        """Rows by task and split, how many of them stand in two splits, and train rows dropped for that reason."""
         dropped = {name: data.dropped for name, data in self.tasks.items() if data.dropped}
-        return {"counts": self.counts(), "leaks": self.leaks, "dropped_leaks": dropped}
+        others = {"other_leaks": self.other_leaks} if self.other_leaks else {}
+        return {"counts": self.counts(), "leaks": self.leaks, **others, "dropped_leaks": dropped}
+
+
+def _content(rows: Rows) -> bytes:
+    """What the fingerprint of a split is made of."""
+    if isinstance(rows, ColumnarRows):
+        return rows.fingerprint.encode()
+    return json.dumps([_values(row) for row in rows]).encode()
 
 
 def _values(row: AnyRow) -> list[object]:
-    """The values of the fingerprint; a reply without earlier turns has the fingerprint that it had before turns were
-    read.
-    """
+    """All values of a row; those of a reply without earlier turns are what they were before turns were read."""
     values = [getattr(row, name) for name in FIELDS[type(row)]]
     return values[:-1] if isinstance(row, Reply) and not row.history else values
 
 
-def leak_notes(data: JsonObject) -> list[str]:
-    """Messages about test items that are trained on, and about train rows dropped for that reason.
-
-    Recorded results hold these texts, and a report lists them once for all runs: they must stay.
-
-    Args:
-        data: what `Dataset.leak_counts` returns, which is part of results.json.
-    """
-    leaks = [
-        f"{task}: {count} of {data['counts'][task]['test']} test items also stand in train"
-        for task, count in (data.get("leaks") or {}).items()
-        if count
-    ]
-    dropped = [
-        f"{task}: {count} train rows left out that stand in a test"
-        for task, count in (data.get("dropped_leaks") or {}).items()
-    ]
-    return [*leaks, *dropped]
-
-
-def load_dataset(data: DataConfig, source: SourceConfig, training: bool = True, shots: int = 0) -> Dataset:
+def load_dataset(
+    data: DataConfig, source: SourceConfig, training: bool = True, shots: int = 0, record: Record | None = None
+) -> Dataset:
     """Read and check the rows of every task; without `training`, of the test split only.
 
     Args:
@@ -143,34 +136,49 @@ def load_dataset(data: DataConfig, source: SourceConfig, training: bool = True, 
         source: where their rows come from.
         training: whether train and validation rows are wanted.
         shots: solved examples before each question, of tasks that have some.
+        record: without `training`, the rows that the run was trained on.
 
     Raises:
-        UserError: a task that the source lacks, a missing file, or bad rows (all of them, as file:line: reason).
+        UserError: a task that the source lacks, a missing file, or bad rows (by kind, as file:line: reason).
     """
-    tasks, published = _read(data, source, training, shots)
-    bad = [error for _, errors in published.values() for error in errors]
+    read = _read(data, source, training, shots, record)
+    bad = [message for task in read.values() for message in task.bad.messages]
+    count = sum(task.bad.count for task in read.values())
     if bad and source.on_bad_row == "error":
-        raise UserError(*bad, f"{len(bad)} bad rows: correct them, or leave them out with source.on_bad_row=skip.")
-    notes = [f"{len(bad)} bad rows were left out (source.on_bad_row=skip), the first: {bad[0]}"] if bad else []
-    rows = {name: splits for name, (splits, _) in published.items()}
-    test_rows = [row for name, task in tasks.items() if task.scored for row in rows[name][task.test_split]]
-    leaked = items(test_rows) if training and data.drop_leaks else set()
+        raise UserError(*bad, f"{count:,} bad rows: correct them, or leave them out with source.on_bad_row=skip.")
+    notes = [f"{count:,} bad rows were left out (source.on_bad_row=skip), the first: {bad[0]}"] if bad else []
+    notes += [note for task in read.values() for note in task.notes]
+    tests = {name: task.splits[task.task.test_split] for name, task in read.items() if task.task.scored}
+    keys = joined_keys(tests.values()) if data.drop_leaks else NO_KEYS
     split = {
-        name: split_rows(task, rows[name], _limit(name, data), data.split_policy, leaked)
-        for name, task in tasks.items()
+        name: split_rows(task.task, task.splits, _limit(name, data), data.split_policy, data.drop_leaks, keys)
+        for name, task in read.items()
     }
-    if errors := list(_missing_rows(split, rows, data, source, training)):
+    if errors := list(_missing_rows(split, read, data, source, training)):
         raise UserError(*errors)
     if shots:
         split = {
-            name: replace(task, examples=solved_examples(task.task, rows[name], shots)) for name, task in split.items()
+            name: replace(task, examples=solved_examples(task.task, read[name].splits, shots))
+            for name, task in split.items()
         }
     notes += [note for task in split.values() for note in _duplicate_choices(task)]
-    dataset = Dataset(split, source.name, notes, data.split_policy, _count_leaks(split) if training else None)
+    if training:
+        record = record_of(split.values())
+    dataset = Dataset(
+        split,
+        source.name,
+        notes,
+        data.split_policy,
+        *count_leaks(split, record, training),
+        [line for task in read.values() for line in task.files],
+        record,
+    )
     return replace(dataset, notes=[*notes, *leak_notes(dataset.leak_counts())])
 
 
-def _read(data: DataConfig, source: SourceConfig, training: bool, shots: int) -> tuple[dict[str, Task], Published]:
+def _read(
+    data: DataConfig, source: SourceConfig, training: bool, shots: int, record: Record | None
+) -> dict[str, ReadTask]:
     """Read the published rows of the tasks, and set the tasks' cutoff."""
     untrained = [name for name in data.tasks if data.kind == "benchmarks" and training and not TASKS[name].trained]
     if untrained:
@@ -179,15 +187,17 @@ def _read(data: DataConfig, source: SourceConfig, training: bool, shots: int) ->
             f"python -m mosld.eval run=RUN data={untrained[0]}"
         )
     if data.kind == "own":
-        tasks, published = read_own(data, source, training)
+        # Arrow takes a while, and the benchmarks do without it.
+        from mosld.data.local import read_own
+
+        read = read_own(data, source, training, record)
     else:
-        tasks = {name: TASKS[name] for name in data.tasks}
-        published = read_splits(data.tasks, source, training, shots)
-    if not training and not any(task.scored for task in tasks.values()):
-        raise UserError(f"data.tasks={format_value(list(tasks))}: is for training only; there is nothing to score.")
+        read = read_splits(data.tasks, source, training, shots)
+    if not training and not any(task.task.scored for task in read.values()):
+        raise UserError(f"data.tasks={format_value(list(read))}: is for training only; there is nothing to score.")
     if data.cutoff is not None:
-        tasks = {name: replace(task, cutoff=data.cutoff) for name, task in tasks.items()}
-    return tasks, published
+        read = {name: replace(task, task=replace(task.task, cutoff=data.cutoff)) for name, task in read.items()}
+    return read
 
 
 def _limit(name: str, data: DataConfig) -> int | None:
@@ -198,7 +208,7 @@ def _limit(name: str, data: DataConfig) -> int | None:
 
 def _missing_rows(
     tasks: Mapping[str, TaskData],
-    rows: Mapping[str, Mapping[str, list[AnyRow]]],
+    read: Mapping[str, ReadTask],
     data: DataConfig,
     source: SourceConfig,
     training: bool,
@@ -207,24 +217,21 @@ def _missing_rows(
     origin = source.root or f"the {source.name} source"
     for name, task in tasks.items():
         needed = (SPLITS if task.task.scored else ("train",)) if training else ("test",) if task.task.scored else ()
-        files = ", ".join(f"{split}.jsonl" for split in rows[name])
         for split in needed:
-            if not getattr(task, split):
-                yield f"{name}: no rows for {split} in {files} of {origin}"
-    count = len(rows["openorca"]["train"]) if training and "openorca" in rows else 0
+            if not len(getattr(task, split)):
+                yield f"{name}: no rows for {split} in {', '.join(read[name].splits)} of {origin}"
+    count = len(read["openorca"].splits["train"]) if training and "openorca" in read else 0
     if count and count < (data.n_openorca or 0):
         yield f"data.n_openorca={data.n_openorca}: {origin} has {count} rows of openorca; ask for no more."
 
 
 def _duplicate_choices(data: TaskData) -> Iterator[str]:
     """A note with the number of rows that have two equal choices, which published sets do."""
-    rows = [*data.train, *data.validation, *data.test]
-    count = sum(isinstance(row, Row) and len(set(row.choices)) < len(row.choices) for row in rows)
+    count = 0
+    for rows in (data.train, data.validation, data.test):
+        if isinstance(rows, ColumnarRows):
+            count += rows.with_equal_choices()
+        else:
+            count += sum(isinstance(row, Row) and len(set(row.choices)) < len(row.choices) for row in rows)
     if count:
-        yield f"{data.task.name}: {count} rows have two equal choices"
-
-
-def _count_leaks(tasks: Mapping[str, TaskData]) -> dict[str, int]:
-    """By scored task, the number of test items that are in the train rows of any task."""
-    trained = items(row for data in tasks.values() for row in data.train)
-    return {name: sum(item(row) in trained for row in data.test) for name, data in tasks.items() if data.task.scored}
+        yield f"{data.task.name}: {count:,} rows have two equal choices"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mosld.common.errors import UserError, explain_hub_error
 from mosld.common.files import JsonObject, build_once, cache_directory
+from mosld.data.bad_rows import RowError
 from mosld.data.records import write_records
 from mosld.data.splits import needed_splits
 from mosld.data.tasks import TASKS, HubSet, Task
@@ -86,6 +87,47 @@ CONVERTERS: dict[str, Callable[[JsonObject, str], JsonObject]] = {
     "openorca": _openorca,
     "mmlu": _mmlu,
 }
+
+
+# The columns by which a row in the hub's own form is known, where they are not the project's as well.
+_OWN_COLUMNS = {
+    "obqa": {"question_stem", "choices", "answerKey"},
+    "csqa": {"question", "choices", "answerKey"},
+    "race": {"example_id", "article", "question", "options", "answer"},
+    "mctest": {"story", "question", "answer_options", "answer"},
+    "arc_e": {"question", "choices", "answerKey"},
+    "arc_c": {"question", "choices", "answerKey"},
+    "gsm8k": {"question", "answer"},
+    "openorca": {"id", "system_prompt", "question", "response"},
+    "mmlu": {"question", "subject", "choices", "answer"},
+}
+
+
+def converted(task: Task, record: object, split: str, number: int) -> object:
+    """A row in the hub's own form as the project's record, with the id that it has there; any other as it is.
+
+    Args:
+        task: the benchmark.
+        record: a row of a file.
+        split: its published split.
+        number: of the row in the split, from 0.
+
+    Raises:
+        ValueError: the row has the hub's columns, but not their values.
+    """
+    assert task.hub
+    if not isinstance(record, dict) or not _OWN_COLUMNS[task.name] <= set(record):
+        return record
+    # The project's own form of these two has the same columns and more.
+    if {"gsm8k": "final", "openorca": "system"}.get(task.name) in record:
+        return record
+    try:
+        return CONVERTERS[task.name](record, f"{task.hub.configs[0]}/{split}/{number}")
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        columns = ", ".join(sorted(_OWN_COLUMNS[task.name]))
+        raise RowError(
+            f"has the hub's columns ({columns}), but not their form ({type(error).__name__}: {error})"
+        ) from error
 
 
 def hub_root(tasks: Iterable[str]) -> Path:

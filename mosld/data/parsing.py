@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable, Sequence
 
 from mosld.common.files import JsonObject
+from mosld.data.bad_rows import RowError, quoted
 from mosld.data.numbers import final_line, value
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import require_subject
 from mosld.data.tasks import Task
+from mosld.data.values import type_name
 
 # Half of a surrogate pair, which no UTF-8 text can hold.
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -17,10 +19,10 @@ def parse_row(task: Task, record: object) -> AnyRow:
     """Turn a JSON record into a row of the task's kind.
 
     Raises:
-        ValueError: the record is bad, with the reason in the terms of the file.
+        RowError: the record is bad, with the reason in the terms of the file.
     """
     if not isinstance(record, dict):
-        raise ValueError(f"must be an object, is {_type(record)}")
+        raise RowError(f"must be an object, is {type_name(record)}")
     row = PARSERS[task.kind](task.name, record)
     if task.subjects:
         require_subject(row.id)
@@ -34,7 +36,7 @@ def _choice(task: str, record: JsonObject) -> Row:
         id=record["id"],
         context=record.get("context", "").strip(),
         question=record["question"].strip(),
-        choices=_choices(record["choices"]),
+        choices=check_choices(record["choices"]),
         answer=_answer(record["answer"], len(record["choices"])),
     )
 
@@ -43,26 +45,41 @@ def _solution(task: str, record: JsonObject) -> Solution:
     _check(record, texts=("id", "question", "answer", "final"))
     answer, final = record["answer"].strip(), record["final"].strip()
     if value(final) is None:
-        raise ValueError(f"'final' is not a number: '{final}'")
+        raise RowError(f"'final' is not a number: {quoted(final)}", "'final' is not a number")
     line = final_line(answer)
     if line and value(line[1]) != value(final):
-        raise ValueError(f"'final' is {final}, but 'answer' ends in #### {line[1].strip()}")
+        raise RowError(
+            f"'final' is {final}, but 'answer' ends in #### {line[1].strip()}", "'final' is not what 'answer' ends in"
+        )
     if line and "\n" in answer[line.end() :]:
-        raise ValueError(f"'answer' has text after its line '#### {line[1].strip()}'")
+        raise RowError(
+            f"'answer' has text after its line '#### {line[1].strip()}'", "'answer' has text after its final line"
+        )
     context, question = record.get("context", "").strip(), record["question"].strip()
     return Solution(task, record["id"], context, question, answer, final)
 
 
 def _reply(task: str, record: JsonObject) -> Reply:
     _check(record, texts=("id", "question", "response"), optional=("context", "system"))
-    texts = (record.get(key, "").strip() for key in ("context", "question", "response", "system"))
-    return Reply(task, record["id"], *texts)
+    context, question, response, system = (
+        record.get(key, "").strip() for key in ("context", "question", "response", "system")
+    )
+    history = tuple((question, response) for question, response in record.get("history", ()))
+    for text in (text for turn in history for text in turn):
+        _check_text("an earlier turn", text)
+    return Reply(task, record["id"], context, question, response, system, history)
+
+
+def _text(task: str, record: JsonObject) -> Reply:
+    _check(record, texts=("id", "text"), optional=())
+    return Reply(task, record["id"], context="", question="", response=record["text"].strip())
 
 
 PARSERS: dict[str, Callable[[str, JsonObject], AnyRow]] = {
     "choice": _choice,
     "solution": _solution,
     "reply": _reply,
+    "text": _text,
 }
 
 
@@ -72,54 +89,49 @@ def _check(
     """Require the keys of `texts`, as text that is not empty, and of `others`; the `optional` ones are text if set."""
     for key in (*texts, *others):
         if key not in record:
-            raise ValueError(f"has no '{key}'")
+            raise RowError(f"has no '{key}'")
     for key in (*texts, *optional):
         _check_text(f"'{key}'", record.get(key, ""))
     for key in texts:
         if not record[key].strip():
-            raise ValueError(f"'{key}' is empty")
+            raise RowError(f"'{key}' is empty")
 
 
 def _check_text(name: str, text: object) -> None:
     if not isinstance(text, str):
-        raise ValueError(f"{name} must be text, is {_type(text)}")
-    if SURROGATE.search(text):
-        raise ValueError(f"{name} holds half a surrogate pair, which is not a character")
+        raise RowError(f"{name} must be text, is {type_name(text)}")
+    if not text.isascii() and SURROGATE.search(text):
+        raise RowError(f"{name} holds half a surrogate pair, which is not a character")
 
 
-def _choices(choices: object) -> tuple[str, ...]:
+def check_choices(choices: object) -> tuple[str, ...]:
+    """The choices without white space around them.
+
+    Raises:
+        RowError: they are no list of at least two texts.
+    """
     if not isinstance(choices, list):
-        raise ValueError(f"'choices' must be a list, is {_type(choices)}")
+        raise RowError(f"'choices' must be a list, is {type_name(choices)}")
     if len(choices) < 2:
-        raise ValueError(f"'choices' has {len(choices)} entries, needs at least 2")
+        raise RowError(f"'choices' has {len(choices)} entries, needs at least 2", "'choices' has too few entries")
     if len(choices) > 26:
-        raise ValueError(f"'choices' has {len(choices)} entries, there are letters for 26")
+        raise RowError(f"'choices' has {len(choices)} entries, there are letters for 26", "'choices' has too many")
     for index, choice in enumerate(choices):
-        _check_text(f"choice {index}", choice)
+        try:
+            _check_text(f"choice {index}", choice)
+        except RowError as error:
+            raise RowError(str(error), f"a choice is {type_name(choice)}") from error
         if not choice.strip():
-            raise ValueError(f"choice {index} is empty")
+            raise RowError(f"choice {index} is empty", "a choice is empty")
     return tuple(choice.strip() for choice in choices)
 
 
 def _answer(answer: object, count: int) -> int:
     if answer is None:
-        raise ValueError("'answer' is hidden (null)")
+        raise RowError("'answer' is hidden (null)")
     if not isinstance(answer, int) or isinstance(answer, bool):
-        raise ValueError(
-            f"'answer' must be a whole number from 0, is {answer if isinstance(answer, float) else _type(answer)}"
-        )
+        shown = answer if isinstance(answer, float) else type_name(answer)
+        raise RowError(f"'answer' must be a whole number from 0, is {shown}", "'answer' must be a whole number from 0")
     if not 0 <= answer < count:
-        raise ValueError(f"'answer' is {answer}, must lie in 0..{count - 1}")
+        raise RowError(f"'answer' is {answer}, must lie in 0..{count - 1}", "'answer' is out of range")
     return answer
-
-
-def _type(value: object) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "text",
-        bool: "a truth value",
-        int: "a number",
-        float: "a number",
-    }
-    return names.get(type(value), "null")

@@ -1,32 +1,91 @@
-"""Records of data files with the line (in parquet: the row) of each, so that an error can name it.
+"""Records of data files with the line of each, so that an error can name it.
 
-jsonl      one JSON value a line
-csv, tsv   a header, then one record a row, which may span lines; the delimiter is the commonest of , ; and tab in the
-           header
-parquet    typed columns
+jsonl           one JSON value a line
+json            an array of objects, objects one after another, or one object that holds the array; rows are counted
+csv, tsv        see `delimited`
+parquet, arrow  typed columns; rows are counted
+
+Each may be compressed (.gz, .zst), and text may be UTF-8 or, with a byte-order mark, UTF-16. Records are read as they
+are asked for: a file need not fit in memory, but for JSON that is not one value a line.
 """
 
 import codecs
-import csv
+import gzip
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
+from mosld.config.local_files import data_format
+from mosld.data.bad_rows import BadRows, RowError
+from mosld.data.delimited import delimited_header, delimited_records
 from mosld.data.rows import AnyRow
 
 if TYPE_CHECKING:
-    from _csv import Reader
-
-    from pyarrow import RecordBatch, Table
+    from pyarrow import RecordBatch, Schema
 
 # The line, and the value there; a ValueError where it cannot be read.
 Record = tuple[int, object]
-# What `surrogateescape` makes of bytes that are not UTF-8.
-ESCAPED = range(0xDC80, 0xDD00)
+# Columns and forms are found from this many records.
+HEAD = 1000
+# Rows of a typed file that are converted at once.
+BATCH_ROWS = 1000
+# Of a text that is not UTF-8, `surrogateescape` makes these characters.
+NOT_UTF8 = 'is not UTF-8; save the file as UTF-8 (in Excel: "CSV UTF-8")'
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """A file of records in any format that is read."""
+
+    path: Path
+
+    def columns(self) -> list[str]:
+        """The names of its columns; of JSON those of the first records.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        with _explained(self.path):
+            form = data_format(self.path)[0]
+            if form in (".parquet", ".arrow"):
+                return list(_typed(self.path, form)[0].names)
+            if form in (".csv", ".tsv"):
+                with open_text(self.path) as text:
+                    return delimited_header(text, self.path)
+            head = (record for _, record in islice(self.records(), HEAD) if isinstance(record, dict))
+            return list(dict.fromkeys(str(key) for record in head for key in record))
+
+    def records(self, columns: Collection[str] | None = None) -> Iterator[Record]:
+        """The records; one that cannot be read is a ValueError with the reason.
+
+        Args:
+            columns: of a typed file the columns to convert; others hold what Python cannot, and nobody reads.
+
+        Raises:
+            UserError: the whole file cannot be read.
+        """
+        form = data_format(self.path)[0]
+        with _explained(self.path):
+            if form in (".parquet", ".arrow"):
+                yield from _typed_records(self.path, form, columns)
+                return
+            with open_text(self.path) as text:
+                if form in (".csv", ".tsv"):
+                    yield from delimited_records(text, self.path)
+                elif form == ".json" or _is_array(self.path):
+                    yield from _json_values(text.read(), self.path)
+                else:
+                    yield from ((number, _json(line)) for number, line in enumerate(text, 1) if line.strip())
 
 
 def write_records(path: Path, records: Iterable[JsonObject]) -> None:
@@ -35,119 +94,218 @@ def write_records(path: Path, records: Iterable[JsonObject]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Read the records of a file with their lines; one that cannot be read is a ValueError with the reason.
-
-    Raises:
-        UserError: the whole file cannot be read.
-    """
-    try:
-        return {".parquet": _parquet, ".jsonl": _jsonl}.get(path.suffix, _csv)(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
 def parse_rows(
-    path: Path, records: Iterable[Record], parse: Callable[[int, object], AnyRow], errors: list[str]
+    path: Path, records: Iterable[Record], parse: Callable[[int, object], AnyRow], bad: BadRows
 ) -> list[AnyRow]:
-    """Turn records into rows with `parse`; ``file:line: reason`` is appended to `errors` for each bad one."""
+    """Turn records into rows with `parse`; those that cannot be read are added to `bad`."""
     rows: list[AnyRow] = []
     first_lines: dict[str, int] = {}
     for line, record in records:
-        if isinstance(record, ValueError):
-            errors.append(f"{path}:{line}: {record}")
-            continue
         try:
+            if isinstance(record, ValueError):
+                raise record
             row = parse(line, record)
+            if row.id in first_lines:
+                raise RowError(f"id '{row.id}' is already used in line {first_lines[row.id]}", "an id is used twice")
         except ValueError as error:
-            errors.append(f"{path}:{line}: {error}")
+            bad.add(path, line, error)
             continue
-        if row.id in first_lines:
-            errors.append(f"{path}:{line}: id '{row.id}' is already used in line {first_lines[row.id]}")
-        else:
-            first_lines[row.id] = line
-            rows.append(row)
+        first_lines[row.id] = line
+        rows.append(row)
     return rows
 
 
-def _jsonl(path: Path) -> Iterator[Record]:
-    lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    return ((number, _json(line)) for number, line in enumerate(lines, start=1) if line.strip())
+def open_text(path: Path) -> io.TextIOWrapper:
+    """A file as text, decompressed; bytes that are not text become lone surrogates."""
+    binary = _open(path)
+    start = binary.peek(4)
+    encoding = next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
+    return io.TextIOWrapper(binary, encoding, errors="surrogateescape", newline="")
 
 
-def _json(line: bytes) -> object:
+def _open(path: Path) -> io.BufferedReader:
+    compression = data_format(path)[1]
+    if compression == ".gz":
+        return io.BufferedReader(gzip.open(path))
+    if compression == ".zst":
+        # Takes a while, and few runs need it.
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the readers raise for a damaged file into one message."""
     try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return ValueError(f"is not UTF-8 (byte {error.start})")
+        yield
+    except (UserError, GeneratorExit):
+        raise
+    except _DAMAGED as error:
+        raise UserError(
+            f"{path}: is not a complete {data_format(path)[1]} file ({error or 'it ends early'})"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read: {reason}") from error
+    except (UnicodeError, MemoryError) as error:
+        raise UserError(f"{path}: cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a file of lines is one JSON array instead."""
+    with open_text(path) as text:
+        return next((line.lstrip()[:1] for line in text if line.strip()), "") == "["
+
+
+def _json(line: str) -> object:
+    if not line.isascii() and not is_utf8(line):
+        return RowError(NOT_UTF8)
+    try:
+        return json.loads(line.rstrip("\r\n"))
     except json.JSONDecodeError as error:
-        return ValueError(f"is not JSON ({error.msg}, column {error.colno})")
+        return RowError(f"is not JSON ({error.msg}, column {error.colno})", "is not JSON")
     except (ValueError, RecursionError):
-        return ValueError("is not JSON (a number too long, or nested too deep)")
+        return RowError("is not JSON (a number too long, or nested too deep)", "is not JSON")
 
 
-def _csv(path: Path) -> Iterator[Record]:
-    text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")
-    first_line = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first_line.count), strict=True)
+def is_utf8(text: str) -> bool:
+    """Whether a text read with `open_text` holds no byte that is not UTF-8."""
     try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise UserError(f"{path}:1: is not the header of a csv file ({error}).") from error
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if not header or _not_utf8(header) or repeated:
-        reason = f"two columns are called '{repeated[0]}'" if repeated else "needs a header line, in UTF-8"
-        raise UserError(f"{path}:1: {reason}.")
-    return _csv_rows(reader, header)
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _csv_rows(reader: "Reader", header: list[str]) -> Iterator[Record]:
-    while True:
-        line = reader.line_num + 1
+def _json_values(text: str, path: Path) -> Iterator[Record]:
+    """The elements of an array, or the objects that stand one after another, with their numbers."""
+    if not text.isascii() and not is_utf8(text):
+        raise UserError(f"{path}: {NOT_UTF8}")
+    position = _skip(text, 0, "")
+    array = text[position : position + 1] == "["
+    position = _skip(text, position + array, "")
+    decoder = json.JSONDecoder()
+    number = 0
+    first: object = None
+    while position < len(text) and not (array and text[position] == "]"):
         try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, ValueError(f"is not a row of a csv file ({error})")
-            continue
-        if not any(field.strip() for field in fields):
-            continue
-        if _not_utf8(fields):
-            yield line, ValueError("is not UTF-8")
-        elif len(fields) != len(header):
-            yield line, ValueError(f"has {len(fields)} fields, the header has {len(header)}")
+            value, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path}: is not complete JSON ({error.msg}, line {error.lineno}, column {error.colno})"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: is not JSON (a number too long, or nested too deep)") from error
+        number += 1
+        if number == 2:
+            yield 1, first
+        if number == 1:
+            first = value
         else:
-            yield line, dict(zip(header, fields, strict=True))
+            yield number, value
+        position = _skip(text, position, "," if array else "")
+    if array and position >= len(text):
+        raise UserError(f"{path}: is not a complete JSON array (it ends after {number} rows)")
+    if number == 1:
+        yield from [(1, first)] if array else _lone_object(first, path)
 
 
-def _not_utf8(fields: list[str]) -> bool:
-    return any(ord(letter) in ESCAPED for field in fields for letter in field)
+def _skip(text: str, position: int, more: str) -> int:
+    """The position after white space and the characters of `more`."""
+    while position < len(text) and (text[position].isspace() or text[position] in more):
+        position += 1
+    return position
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _lone_object(value: object, path: Path) -> Iterator[Record]:
+    """The rows of a file that is one object: those of the one array in it, or the object itself."""
+    if not isinstance(value, dict):
+        yield 1, value
+        return
+    arrays = [
+        rows
+        for rows in value.values()
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+    ]
+    # {"data": [...], "version": "1.1"}, but not one conversation {"messages": [...]}
+    if len(arrays) == 1 and not {"role", "from"} & set(arrays[0][0]):
+        yield from enumerate(arrays[0], 1)
+    elif len(value) > 1 and all(isinstance(column, dict | list) for column in value.values()):
+        raise UserError(
+            f"{path}: is one JSON object with the keys {', '.join(list(value)[:5])}; write an array of objects, or one "
+            "object a line (pandas: to_json(path, orient='records', lines=True))"
+        )
+    else:
+        yield 1, value
+
+
+def _typed(path: Path, form: str) -> tuple["Schema", Iterator["RecordBatch"]]:
+    """Schema and batches of a parquet or Arrow file.
+
+    Raises:
+        UserError: it is damaged.
+    """
     # Takes a while, and few runs need it.
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import ipc, parquet
 
+    source = pyarrow.BufferReader(_open(path).read()) if data_format(path)[1] else str(path)
     try:
-        table = parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: is not a complete parquet file ({str(error).splitlines()[0]})") from error
-    return enumerate(_parquet_rows(table), start=1)
-
-
-def _parquet_rows(table: "Table") -> Iterator[object]:
-    for batch in table.to_batches(max_chunksize=1000):
+        if form == ".parquet":
+            file = parquet.ParquetFile(source)
+            return file.schema_arrow, file.iter_batches(batch_size=BATCH_ROWS)
+        source = pyarrow.memory_map(source) if isinstance(source, str) else source
         try:
-            yield from batch.to_pylist()
-        except UnicodeDecodeError:
-            # In one of these rows.
-            yield from (_parquet_row(batch.slice(index, 1)) for index in range(batch.num_rows))
+            reader = ipc.open_file(source)
+        except pyarrow.ArrowInvalid:
+            source.seek(0)
+            stream = ipc.open_stream(source)
+            return stream.schema, iter(stream)
+        return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise UserError(f"{path}: is not a complete {form[1:]} file ({str(error).splitlines()[0][:200]})") from error
 
 
-def _parquet_row(row: "RecordBatch") -> object:
+def _typed_records(path: Path, form: str, columns: Collection[str] | None) -> Iterator[Record]:
+    import pyarrow
+
+    schema, batches = _typed(path, form)
+    wanted = [name for name in schema.names if columns is None or name in columns]
+    number = 0
     try:
-        return row.to_pylist()[0]
-    except UnicodeDecodeError:
-        return ValueError("is not UTF-8")
+        for whole in batches:
+            for start in range(0, whole.num_rows, BATCH_ROWS):
+                batch = whole.slice(start, BATCH_ROWS).select(wanted)
+                for row in _converted(batch):
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{path}: is not a complete {form[1:]} file (after row {number}: {reason})") from error
+
+
+def _converted(batch: "RecordBatch") -> Iterable[object]:
+    # An Arrow error here is one of the values, not of the file.
+    import pyarrow
+
+    failures = (UnicodeDecodeError, OverflowError, ValueError, pyarrow.ArrowException)
+    try:
+        return batch.to_pylist(maps_as_pydicts="lossy")
+    except failures:
+        return [_converted_row(batch.slice(index, 1), failures) for index in range(batch.num_rows)]
+
+
+def _converted_row(row: "RecordBatch", failures: tuple[type[Exception], ...]) -> Mapping[str, object] | RowError:
+    values: dict[str, object] = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            values[name] = column[0].as_py(maps_as_pydicts="lossy")
+        except UnicodeDecodeError:
+            return RowError(f"'{name}' {NOT_UTF8}")
+        except failures as error:
+            return RowError(f"'{name}' cannot be converted ({column.type}: {str(error).splitlines()[0][:100]})", name)
+    return values

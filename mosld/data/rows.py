@@ -1,6 +1,11 @@
 """The kinds of rows: a choice among options, a solution that ends in a number, and a reply in free text."""
 
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +82,41 @@ class Reply(_Question):
 
 
 AnyRow = Row | Solution | Reply
+
+
+def item(row: AnyRow) -> tuple[str, ...]:
+    """The texts that identify a row as an item: passage, question and sorted choices, without case and white space."""
+    return tuple(" ".join(text.lower().split()) for text in row.texts)
+
+
+def hash_of(*texts: str) -> int:
+    """A hash of 64 bits."""
+    return int.from_bytes(hashlib.blake2b("\x1f".join(texts).encode(), digest_size=8).digest(), "little")
+
+
+class ColumnarRows(Sequence[AnyRow]):
+    """Many rows that are made when they are asked for, with hashes for what concerns all of them."""
+
+    @abstractmethod
+    def hashes(self, name: str) -> numpy.ndarray:
+        """A hash of each row [rows], uint64: "key" of its `item`, "group" of its passage or else its item."""
+
+    @abstractmethod
+    def take(self, positions: numpy.ndarray) -> "ColumnarRows":
+        """The rows at these positions."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over everything in these rows, in their order."""
+
+    @abstractmethod
+    def with_equal_choices(self) -> int:
+        """How many rows have two equal choices."""
+
+
+def row_keys(rows: Sequence[AnyRow]) -> numpy.ndarray:
+    """The hash of the `item` of each row [rows], uint64: equal for rows that ask the same, wherever they stand."""
+    if isinstance(rows, ColumnarRows):
+        return rows.hashes("key")
+    return numpy.fromiter((hash_of(*item(row)) for row in rows), numpy.uint64, len(rows))

@@ -5,25 +5,44 @@ read and checked like the user's.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mosld.common.errors import UserError, nearest
 from mosld.common.files import build_once, cache_directory
+from mosld.config.local_files import split_files
 from mosld.config.schema import SourceConfig
 from mosld.data import bundled
-from mosld.data.hub import hub_root
+from mosld.data.bad_rows import BadRows
+from mosld.data.hub import converted, hub_root
 from mosld.data.parsing import parse_row
-from mosld.data.records import parse_rows, read_records, write_records
+from mosld.data.records import RecordFile, parse_rows, write_records
 from mosld.data.rows import AnyRow
-from mosld.data.splits import needed_splits
+from mosld.data.splits import Rows, needed_splits
 from mosld.data.tasks import TASKS, Task
 
-# By task: the rows of each published split, and a message for each bad row.
-Published = dict[str, tuple[dict[str, list[AnyRow]], list[str]]]
+
+@dataclass(frozen=True)
+class ReadTask:
+    """What was read of a task.
+
+    Attributes:
+        task: the benchmark, or the user's own task.
+        splits: its rows by published split.
+        bad: the rows that cannot be used.
+        notes: what a user should know about the rows, one line each.
+        files: what each file was taken for, one line each.
+    """
+
+    task: Task
+    splits: Mapping[str, Rows]
+    bad: BadRows
+    notes: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
 
-def read_splits(tasks: Sequence[str], source: SourceConfig, training: bool, shots: int = 0) -> Published:
+def read_splits(tasks: Sequence[str], source: SourceConfig, training: bool, shots: int = 0) -> dict[str, ReadTask]:
     """Read the published splits that each task needs.
 
     Raises:
@@ -33,29 +52,42 @@ def read_splits(tasks: Sequence[str], source: SourceConfig, training: bool, shot
     if not root.is_dir():
         raise UserError(f"source.root={source.root}: no such directory.")
     files = {
-        name: {split: root / name / f"{split}.jsonl" for split in needed_splits(task, training, shots)}
+        name: {split: split_files(root / name, split) for split in needed_splits(task, training, shots)}
         for name, task in TASKS.items()
     }
-    complete = sorted(name for name in files if all(path.is_file() for path in files[name].values()))
+    complete = sorted(name for name in files if all(files[name].values()))
     incomplete = [name for name in tasks if name not in complete]
     if incomplete:
         missing = [
-            f"{name}: {path} is missing" for name in incomplete for path in files[name].values() if not path.is_file()
+            f"{name}: {root / name / split}.jsonl is missing"
+            for name in incomplete
+            for split, paths in files[name].items()
+            if not paths
         ]
         others = [name for name in tasks if name in complete]
         advice = f"leave them out with data.tasks=[{','.join(others)}]" if others else nearest(incomplete[0], complete)
         raise UserError(f"source.root={source.root} lacks {', '.join(incomplete)}; {advice}", *missing)
-    published: Published = {}
+    read: dict[str, ReadTask] = {}
     for name in tasks:
-        errors: list[str] = []
-        rows = {split: read_rows(path, TASKS[name], errors) for split, path in files[name].items()}
-        published[name] = rows, errors
-    return published
+        bad = BadRows()
+        rows = {split: read_rows(paths, TASKS[name], split, bad) for split, paths in files[name].items()}
+        read[name] = ReadTask(TASKS[name], rows, bad)
+    return read
 
 
-def read_rows(path: Path, task: Task, errors: list[str]) -> list[AnyRow]:
-    """Read the rows of a benchmark's file; ``file:line: reason`` is appended to `errors` for each bad one."""
-    return parse_rows(path, read_records(path), lambda _, record: parse_row(task, record), errors)
+def read_rows(paths: Sequence[Path], task: Task, split: str, bad: BadRows) -> list[AnyRow]:
+    """Read the rows of a benchmark's split, in the project's columns or in those of the hub."""
+    rows: list[AnyRow] = []
+    number = 0
+
+    def parse(_: int, record: object) -> AnyRow:
+        nonlocal number
+        number += 1
+        return parse_row(task, converted(task, record, split, number - 1))
+
+    for path in paths:
+        rows += parse_rows(path, RecordFile(path).records(), parse, bad)
+    return rows
 
 
 def _root(tasks: Sequence[str], source: SourceConfig) -> Path:

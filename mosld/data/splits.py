@@ -1,11 +1,18 @@
-"""Which rows serve for training, validation and test: functions of the rows' ids only, the same for every seed."""
+"""Which rows serve for training, validation and test: functions of the rows alone, the same for every seed."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
-from mosld.data.rows import AnyRow
+import numpy
+
+from mosld.data.rows import AnyRow, ColumnarRows, row_keys
 from mosld.data.tasks import Task
+
+Rows = Sequence[AnyRow]
+NO_KEYS = numpy.zeros(0, numpy.uint64)
 
 # Share of train and validation together that the paper's split policy holds out as validation.
 PAPER_HOLDOUT = 0.1
@@ -18,15 +25,17 @@ class TaskData:
     Attributes:
         task: the benchmark, or the user's own task.
         train, validation, test: its rows.
-        dropped: train rows that were left out because they are test items.
+        dropped: train rows that were left out because they are test or validation items.
+        unused: hashes (see `row_keys`) of the train rows that are not in `train`.
         examples: by subject, the solved examples before a question; none without `evaluation.shots`.
     """
 
     task: Task
-    train: list[AnyRow]
-    validation: list[AnyRow]
-    test: list[AnyRow]
+    train: Rows
+    validation: Rows
+    test: Rows
     dropped: int = 0
+    unused: numpy.ndarray = field(default_factory=lambda: NO_KEYS)
     examples: dict[str, list[AnyRow]] = field(default_factory=dict)
 
 
@@ -40,66 +49,127 @@ def needed_splits(task: Task, training: bool, shots: int = 0) -> tuple[str, ...]
 
 def split_rows(
     task: Task,
-    published: Mapping[str, Sequence[AnyRow]],
+    published: Mapping[str, Rows],
     limit: int | None,
     policy: str = "official",
-    leaked: Collection[tuple[str, ...]] = (),
+    drop_leaks: bool = False,
+    tests: numpy.ndarray = NO_KEYS,
 ) -> TaskData:
     """Apply the task's split rule to its published rows.
 
     official  the published splits; without a validation split, the share `task.holdout` of train
     paper     train and validation joined, a tenth held out as validation; a validation split that is the test stays it
 
-    The split of a row depends on the ids only, so neither seed nor limit moves a row to another split.
+    Neither seed nor limit moves a row to another split.
 
     Args:
         task: the benchmark.
         published: rows by published split.
         limit: most train rows; None: all.
         policy: official or paper.
-        leaked: items (see `item`) to leave out of train.
+        drop_leaks: leave validation and test items out of train, and test items out of validation.
+        tests: keys (see `row_keys`) of the test items of all tasks.
     """
-    train = list(published.get("train", []))
-    validation = [] if task.holdout else list(published.get("validation", []))
+    train: Rows = published.get("train", [])
+    validation: Rows = [] if task.holdout else published.get("validation", [])
     share = task.holdout
     if policy == "paper" and validation:
-        train += validation
+        train = [*train, *validation]
         share = PAPER_HOLDOUT
     if share:
         train, validation = hold_out(train, share, "validation")
-    clean = [row for row in train if item(row) not in leaked]
-    return TaskData(
-        task,
-        sample(clean, limit, "train"),
-        validation,
-        list(published[task.test_split]) if task.scored else [],
-        len(train) - len(clean),
-    )
+    test = published[task.test_split] if task.scored else []
+    if drop_leaks:
+        validation = without(validation, tests)
+        tests = numpy.concatenate([tests, row_keys(validation)])
+    clean = without(train, tests) if drop_leaks else train
+    chosen = sample(clean, limit, "train")
+    unused = NO_KEYS if chosen is train else numpy.setdiff1d(row_keys(train), row_keys(chosen))
+    return TaskData(task, chosen, validation, test, len(train) - len(clean), unused)
 
 
-def hold_out(rows: Sequence[AnyRow], share: float, purpose: str) -> tuple[list[AnyRow], list[AnyRow]]:
-    """Split rows into the rest and a share of them, of at least one row."""
-    chosen = _choose(rows, max(1, round(len(rows) * share)), purpose)
-    return [row for i, row in enumerate(rows) if i not in chosen], [rows[i] for i in sorted(chosen)]
+def hold_out(rows: Rows, share: float, purpose: str) -> tuple[Rows, Rows]:
+    """Split rows into the rest and a share of them, of at least one row.
+
+    A benchmark's rows are chosen by their ids. Of the user's rows, whose ids are line numbers, those with the lowest
+    hashes of what they say are chosen: they stay the same ones when the file is sorted, or saved in another format.
+    Equal rows stay together, and so do the questions on one passage where there are passages enough.
+    """
+    count = max(1, round(len(rows) * share))
+    if isinstance(rows, ColumnarRows):
+        held = numpy.flatnonzero(_lowest_groups(rows, count, share))
+    else:
+        held = numpy.array(sorted(_choose(rows, count, purpose)), numpy.int64)
+    rest = numpy.setdiff1d(numpy.arange(len(rows)), held, assume_unique=True)
+    return take(rows, rest), take(rows, held)
 
 
-def sample(rows: Sequence[AnyRow], count: int | None, purpose: str) -> list[AnyRow]:
-    """`count` rows (None: all), chosen by a hash of purpose and id, in their own order."""
+def _lowest_groups(rows: ColumnarRows, count: int, share: float) -> numpy.ndarray:
+    """Which rows are among those of the lowest hashes, at least `count` of them, but not all [rows], bool."""
+    for name in ("group", "key"):
+        hashes = rows.hashes(name)
+        groups, sizes = numpy.unique(hashes, return_counts=True)
+        if len(groups) * share >= 1:
+            break
+    chosen = min(int(numpy.searchsorted(numpy.cumsum(sizes), count)) + 1, len(groups) - 1)
+    return numpy.isin(hashes, groups[:chosen])
+
+
+def sample(rows: Rows, count: int | None, purpose: str) -> Rows:
+    """`count` rows (None: all), chosen by a hash of purpose and id, or of what they say, in their own order."""
     if count is None or count >= len(rows):
-        return list(rows)
+        return rows
+    if isinstance(rows, ColumnarRows):
+        # Not those with the lowest hashes, which are held out.
+        return rows.take(numpy.sort(numpy.argsort(rows.hashes("key"), kind="stable")[-count:]))
     return [rows[i] for i in sorted(_choose(rows, count, purpose))]
 
 
-def _choose(rows: Sequence[AnyRow], count: int, purpose: str) -> set[int]:
+def take(rows: Rows, positions: numpy.ndarray) -> Rows:
+    """The rows at these positions."""
+    return rows.take(positions) if isinstance(rows, ColumnarRows) else [rows[i] for i in positions]
+
+
+def without(rows: Rows, keys: numpy.ndarray) -> Rows:
+    """The rows whose key (see `row_keys`) is none of these."""
+    return take(rows, numpy.flatnonzero(~numpy.isin(row_keys(rows), keys))) if len(keys) else rows
+
+
+def _choose(rows: Rows, count: int, purpose: str) -> set[int]:
     ranked = sorted(range(len(rows)), key=lambda i: hashlib.sha256(f"{purpose}:{rows[i].id}".encode()).digest())
     return set(ranked[:count])
 
 
-def item(row: AnyRow) -> tuple[str, ...]:
-    """The texts that identify a row as an item: passage, question and sorted choices, without case and white space."""
-    return tuple(" ".join(text.lower().split()) for text in row.texts)
+class JoinedRows(Sequence[AnyRow]):
+    """The rows of several tasks, one after another."""
 
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts = parts
+        self._ends = list(itertools.accumulate(map(len, parts)))
 
-def items(rows: Iterable[AnyRow]) -> set[tuple[str, ...]]:
-    """The items of these rows."""
-    return {item(row) for row in rows}
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> AnyRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[AnyRow]: ...
+    def __getitem__(self, index: int | slice) -> AnyRow | list[AnyRow]:
+        start, stop, step = (index if isinstance(index, slice) else slice(index, index + 1)).indices(len(self))
+        if step != 1:
+            raise ValueError(f"step {step}: only a step of 1 is supported")
+        rows: list[AnyRow] = []
+        for part, end in zip(self._parts, self._ends, strict=True):
+            begin = end - len(part)
+            if begin < stop and start < end:
+                rows += part[max(start, begin) - begin : min(stop, end) - begin]
+        return rows if isinstance(index, slice) else rows[0]
+
+    def __iter__(self) -> Iterator[AnyRow]:
+        return itertools.chain.from_iterable(self._parts)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What the rows of all parts are, in few digits; None where a part does not say it without reading them."""
+        known = [getattr(rows, "fingerprint", None) for rows in self._parts]
+        return None if None in known else repr((known, self._ends))

@@ -1,6 +1,7 @@
 """Score a finished run, from a checked config to results.json in a directory below the run."""
 
 import dataclasses
+import hashlib
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from mosld.runs.saved import SavedRun
 from mosld.runs.tables import results_table
 from mosld.tracking.tracker import make_tracker
 
+MAX_NAME_CHARACTERS = 40
 # The items that a second scoring answers differently.
 DIFFERENCES = "differences.jsonl"
 
@@ -46,13 +48,12 @@ class EvaluationOutput:
         Args:
             config: the run's config with the overrides.
             run: the run that is scored.
-            name: name of the directory, to which the number of examples is added.
+            name: name of the directory.
             overrides: what the user typed, for results.json.
             data: description of the rows, for results.json.
         """
-        shots = f"-{config.evaluation.shots}shot" if config.evaluation.shots else ""
         self.config = config
-        self.directory = RunDirectory(run.path / "eval" / f"{name}{shots}")
+        self.directory = RunDirectory(run.path / "eval" / name)
         if is_main():
             for path in (self.directory.results, self.directory.path / DIFFERENCES):
                 path.unlink(missing_ok=True)
@@ -81,6 +82,18 @@ class EvaluationOutput:
         return EvaluationResult(self.directory.path, results)
 
 
+def evaluation_name(config: Config, dataset: Dataset) -> str:
+    """The directory of an evaluation below the run: the same for the same rows and settings, another for others.
+
+    <data>-<hash>-<prompt>, the data being the names of the user's tasks; the hash is of the rows, and of how many of
+    them are scored after how many examples.
+    """
+    data = config.data.name if config.data.kind == "benchmarks" else "+".join(dataset.tasks)[:MAX_NAME_CHARACTERS]
+    counted = (dataset.fingerprint, config.evaluation.limit, config.evaluation.shots)
+    shots = f"-{config.evaluation.shots}shot" if config.evaluation.shots else ""
+    return f"{data}-{hashlib.sha256(repr(counted).encode()).hexdigest()[:8]}-{config.prompt}{shots}"
+
+
 def evaluate_run(
     config: Config, dataset: Dataset, run: SavedRun, overrides: list[str], compared: Config | None = None
 ) -> EvaluationResult:
@@ -94,7 +107,7 @@ def evaluate_run(
         compared: a config with which to score once more, listing the items that are answered differently.
     """
     silence_libraries()
-    output = EvaluationOutput(config, run, f"{config.data.name}-{config.prompt}", overrides, dataset.describe())
+    output = EvaluationOutput(config, run, evaluation_name(config, dataset), overrides, dataset.describe())
     directory = output.directory
     model, tokenizer = load_trained(config.model, run, output.console)
     context = RunContext(config, dataset, tokenizer, output.console, context_length(model))

@@ -26,7 +26,8 @@ def evaluate_by_lm_eval(
         arguments: lm-eval's tasks, and the overrides.
     """
     silence_libraries()
-    name = f"lm_eval-{'+'.join(arguments.tasks)}"[:MAX_NAME_CHARACTERS]
+    shots = f"-{config.evaluation.shots}shot" if config.evaluation.shots else ""
+    name = f"lm_eval-{'+'.join(arguments.tasks)}"[:MAX_NAME_CHARACTERS] + shots
     data = dataset.describe() if dataset else {"source": config.source.name, "tasks": list(arguments.tasks)}
     output = EvaluationOutput(config, run, name, arguments.overrides, {**data, "name": "lm_eval"})
     output.results.add(prompt="lm_eval", backend="lm_eval")

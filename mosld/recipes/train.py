@@ -86,6 +86,8 @@ def _check(request: TrainRequest) -> None:
     """Run everything that can fail before step 1: model, adapter, and the longest micro-batch."""
     config = request.config
     console = Console()
+    for line in request.dataset.summary():
+        console.say(f"  {line}")
     model, tokenizer = load_base_model(config.model, console)
     context = RunContext(config, request.dataset, tokenizer, console, readable_tokens(config, model))
     stepper, examples = prepare(context, model)
@@ -152,6 +154,8 @@ def _train_and_score(
         console.say(f"  {launch().describe()}")
     for line in dataset.summary():
         console.say(f"  {line}")
+    if dataset.record:
+        dataset.record.write(run.rows)
     model, tokenizer = load_base_model(config.model, console)
     context = RunContext(config, dataset, tokenizer, console, readable_tokens(config, model))
     test = context.encode_questions("test", config.evaluation.limit)

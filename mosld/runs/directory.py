@@ -18,7 +18,8 @@ from mosld.config.schema import Config
 # In the order of removal: config.yaml and data.json, which mark the directory as a run, go last.
 RUN_FILES = (
     "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id", "routing.json", "checkpoints",
-    "adapter", "model", "experts", "predictions", "figures", "eval", "inspect", "wandb", "config.yaml", "data.json",
+    "adapter", "model", "experts", "predictions", "figures", "eval", "inspect", "wandb", "rows.json", "config.yaml",
+    "data.json",
 )  # fmt: skip
 
 
@@ -29,6 +30,7 @@ class RunDirectory:
         path: the directory.
         config: the resolved config.
         data: what identifies the run's rows: fingerprint, counts, notes.
+        rows: hashes of the rows that it is trained on.
         metrics: one JSON object per logged step.
         log: what the run printed.
         checkpoints: all that resuming needs.
@@ -43,6 +45,7 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.yaml"
         self.data = path / "data.json"
+        self.rows = path / "rows.json"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "train.log"
         self.checkpoints = path / "checkpoints"

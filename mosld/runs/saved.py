@@ -7,6 +7,7 @@ from mosld.common.errors import UserError
 from mosld.common.files import MANIFEST, JsonObject, damage
 from mosld.config.rerun import rerun_config
 from mosld.config.schema import Config
+from mosld.data.leaks import Record
 from mosld.runs.directory import read_config_tree
 
 
@@ -25,6 +26,11 @@ class SavedRun:
     weights: Path
     whole: bool
     recorded: JsonObject
+
+    def record(self) -> Record | None:
+        """Which rows the run was trained on; None where that was not recorded."""
+        folders = (self.path, self.weights.parent)
+        return next((record for folder in folders if (record := Record.read(folder / "rows.json"))), None)
 
     def config(self, **model: str) -> Config:
         """The checked config of the run, with keys of the model group replaced (path, dtype).

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
-from mosld.data.dataset import leak_notes
+from mosld.data.leaks import leak_notes
 from mosld.data.subjects import CATEGORY
 from mosld.runs.power import independent_note
 

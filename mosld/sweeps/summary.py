@@ -95,8 +95,17 @@ def _trouble(job: JsonObject) -> str:
 
 def _planned(number: int, overrides: list[str]) -> JsonObject:
     """A job that has left no record."""
-    names = ("run", "average", "validation_average", "validation_loss", "best_by", "smallest_difference", "seconds")
-    empty = dict.fromkeys((*names, "error"))
+    names = (
+        "run",
+        "average",
+        "validation_average",
+        "smallest_difference",
+        "validation_loss",
+        "best_by",
+        "seconds",
+        "error",
+    )
+    empty = dict.fromkeys(names)
     return {"job": number, "overrides": overrides, "status": "not started", **empty}
 
 

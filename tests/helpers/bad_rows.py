@@ -1,7 +1,7 @@
 """Every kind of bad row, with words of the message that names it, and good rows in unusual forms."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ BAD: dict[str, dict[str, tuple[bytes, str]]] = {  # by task and kind: a line of 
         "a list": (b"[1]", "must be an object, is a list"),
         "a number": (b"3", "must be an object, is a number"),
         "null": (b"null", "must be an object, is null"),
-        "not UTF-8": (b'{"id": "\xff"}', "is not UTF-8 (byte 8)"),
+        "not UTF-8": (b'{"id": "\xff"}', "is not UTF-8"),
         "nested too deep": (b'{"id": ' + b"[" * 100_000, "is not JSON"),
         "no id": (line(id=...), "has no 'id'"),
         "no question": (line(question=...), "has no 'question'"),
@@ -66,7 +66,7 @@ BAD: dict[str, dict[str, tuple[bytes, str]]] = {  # by task and kind: a line of 
         "no id": (line("gsm8k", id=...), "has no 'id'"),
         "no question": (line("gsm8k", question=...), "has no 'question'"),
         "no answer": (line("gsm8k", answer=...), "has no 'answer'"),
-        "no final": (line("gsm8k", final=...), "has no 'final'"),
+        "no final": (line("gsm8k", final=..., answer="Many."), "'final' is not a number"),
         "empty answer": (line("gsm8k", answer="\n"), "'answer' is empty"),
         "empty final": (line("gsm8k", final=""), "'final' is empty"),
         "answer hidden": (line("gsm8k", answer=None), "'answer' must be text, is null"),
@@ -115,9 +115,8 @@ CSV: dict[str, tuple[bytes, Kinds]] = {  # by task: the header, its rows
             "choice of a wrong type": (b'i,Q?,"[""x"",[1]]",A', "choice 1 must be text, is a list"),
             "empty question": (b'j," ",' + CHOICES + b",A", "'q' is empty"),
             "answer hidden": (b"k,Q?," + CHOICES + b",", "'label' is hidden"),
-            "answer out of range": (b"l,Q?," + CHOICES + b",D", "'label' must be a letter, A..C, is 'D'"),
-            "answer in another form": (b"m,Q?," + CHOICES + b",y!", "'label' must be a letter, A..C, is 'y!'"),
-            "id that comes twice": (b"first,Q?," + CHOICES + b",A", "id 'first' is already used in line 2"),
+            "answer out of range": (b"l,Q?," + CHOICES + b",D", "must be the letter of a choice, from A, is 'D'"),
+            "answer in another form": (b"m,Q?," + CHOICES + b",y!", "must be the letter of a choice, from A, is 'y!'"),
             "not UTF-8": (b"n,Q\xff?," + CHOICES + b",A", "is not UTF-8"),
             "a quote within a field": (b'o,"Q"?,' + CHOICES + b",A", "is not a row of a csv file"),
             "good, after a quote": (b"p,Q4?," + CHOICES + b",A", ""),
@@ -132,7 +131,7 @@ CSV: dict[str, tuple[bytes, Kinds]] = {  # by task: the header, its rows
             "good, the last": (b"Q3?,x,y,z,C", ""),
             "one choice of its columns": (b"Q?,x,,,A", "has 1 entries, needs at least 2"),
             "a gap in its columns": (b"Q?,x,,z,A", "choice 1 is empty"),
-            "answer for an empty column": (b"Q?,x,y,,C", "'label' must be a letter, A..B, is 'C'"),
+            "answer for an empty column": (b"Q?,x,y,,C", "must be the letter of a choice, from A, is 'C'"),
         },
     ),
     "sums": (
@@ -165,12 +164,14 @@ PARQUET: dict[str, Kinds] = {  # by task: its rows
         "choices null": ({"name": "c", "q": "Q?", "options": None, "label": "A"}, "'options' must be a list, is null"),
         "no choice": ({"name": "d", "q": "Q?", "options": [], "label": "A"}, "has 0 entries, needs at least 2"),
         "one choice": ({"name": "e", "q": "Q?", "options": ["x"], "label": "A"}, "has 1 entries, needs at least 2"),
-        "empty choice": ({"name": "f", "q": "Q?", "options": ["x", ""], "label": "A"}, "choice 1 is empty"),
-        "choice null": ({"name": "g", "q": "Q?", "options": ["x", None], "label": "A"}, "choice 1 is empty"),
+        "empty choice": ({"name": "f", "q": "Q?", "options": ["x", "", "y"], "label": "A"}, "choice 1 is empty"),
+        "choice null": ({"name": "g", "q": "Q?", "options": ["x", None, "y"], "label": "A"}, "choice 1 is empty"),
         "answer hidden": ({"name": "h", "q": "Q?", "options": THREE, "label": None}, "'label' is hidden"),
         "answer empty": ({"name": "i", "q": "Q?", "options": THREE, "label": ""}, "'label' is hidden"),
-        "answer out of range": ({"name": "j", "q": "Q?", "options": THREE, "label": "D"}, "must be a letter, A..C"),
-        "id that comes twice": ({"name": "first", "q": "Q?", "options": THREE, "label": "A"}, "already used in line 1"),
+        "answer out of range": (
+            {"name": "j", "q": "Q?", "options": THREE, "label": "D"},
+            "must be the letter of a choice, from A",
+        ),
         "not UTF-8": ({"name": "k", "q": b"Q\xff?", "options": THREE, "label": "A"}, "is not UTF-8"),
     },
     "listed": {  # a column has one type: what is wrong with it is wrong with every row
@@ -230,17 +231,29 @@ def read_own_files(root: Path, form: str) -> list[str]:
     return unnamed_rows(data, root, [row for rows in by_task.values() for row in rows])
 
 
-def unnamed_rows(data: DataConfig, root: Path, expected: Iterable[tuple[str, str]]) -> list[str]:
-    """Load rows that are bad; return the expected (``file:line: ``, reason) without a message, and other messages."""
+def unnamed_rows(data: DataConfig, root: Path, expected: Sequence[tuple[str, str]]) -> list[str]:
+    """Load rows that are bad; see `missed`."""
     messages: list[str] = []
     try:
         load_dataset(data, SourceConfig(name="local", root=str(root)))
     except UserError as error:
         messages = error.messages
+    return missed(messages, expected)
+
+
+def missed(messages: Sequence[str], expected: Sequence[tuple[str, str]]) -> list[str]:
+    """The expected (``file:line: ``, reason) without a message, and the messages that were not expected."""
     wrong = []
+    if not messages[-1:] or not messages[-1].startswith(f"{len(expected):,} bad rows"):
+        wrong.append(f"{len(expected)} bad rows, the last message is {messages[-1:]}")
+    others = set(messages[:-1])  # the last message is the number of bad rows
     for start, reason in expected:
-        named = [message for message in messages if message.startswith(start) and reason in message]
-        if not named:
+        path, line = start.rsplit(":", 2)[:2]
+        alone = [message for message in messages if message.startswith(start) and reason in message]
+        # Rows with one kind of mistake share a message, which names the first three of them.
+        of_file = [message for message in messages if message.startswith(f"{path}:") and "such rows" in message]
+        shared = [m for m in of_file if reason in m or line in m.rpartition("the first ")[2].split(", ")]
+        if not (alone or shared):
             wrong.append(f"no message {start}{reason}")
-        messages = [message for message in messages if message not in named]
-    return [*wrong, *messages[:-1]]  # the last message is the number of bad rows
+        others -= {*alone, *shared}
+    return [*wrong, *others]

@@ -71,3 +71,9 @@ def small_loop(checkpoints: Path, method: str, micro: int, steps: int, **changes
         checkpoints=Checkpoints(checkpoints, config.keep_last), metrics_path=checkpoints / "metrics.jsonl", log_every=1,
         console=Console(), stop=StopSignals(),
     )  # fmt: skip
+
+
+def evaluation_of(run: Path, data: str = "", prompt: str = "*") -> Path:
+    """The one directory below a run that holds an evaluation on this data by mosld's own scoring."""
+    (folder,) = (path for path in run.glob(f"eval/{data}*-*-{prompt}") if not path.name.startswith("lm_eval"))
+    return folder

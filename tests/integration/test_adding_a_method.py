@@ -10,6 +10,7 @@ import pytest
 import mosld
 from mosld import eval, train
 from mosld.config import compose, groups
+from tests.helpers.toy_runs import evaluation_of
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def test_the_yaml_of_the_document_is_a_method_that_trains_and_evaluates(with_the
     assert train.main([*options, *data]) == 0
     assert eval.main([f"run={run}"]) == 0
     before = json.loads((run / "results.json").read_text())
-    after = json.loads((run / "eval" / "mixture-letter" / "results.json").read_text())
+    after = json.loads((evaluation_of(run, "mixture") / "results.json").read_text())
     assert before["method"] == "mosld_ffn"
     assert after["scores"] == before["scores"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from mosld import eval as eval_command
 from mosld import train as train_command
+from tests.helpers.toy_runs import evaluation_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "own_data.md"
 FAST = ["debug=fast", "logger=files"]
@@ -44,8 +45,7 @@ def test_results_record_split_policy_and_leaks(instructed):
 def test_mmlu_is_scored_by_subject_and_category(prompt, shots, instructed, capsys):
     command = [f"run={instructed}", "data=mmlu", f"prompt={prompt}", f"evaluation.shots={shots}", "evaluation.limit=30"]
     assert eval_command.main([*command, "evaluation.base=true"]) == 0
-    suffix = f"-{shots}shot" if shots else ""
-    directory = instructed / "eval" / f"mmlu-{prompt}{suffix}"
+    directory = evaluation_of(instructed, "mmlu", f"{prompt}-{shots}shot" if shots else prompt)
     output = capsys.readouterr().out
     results = read(directory / "results.json")
     score = results["scores"]["mmlu"]
@@ -102,7 +102,7 @@ def test_own_tasks_of_two_kinds_are_trained_and_evaluated_again(root, tmp_path):
     lines = [json.loads(line) for line in (run / "predictions" / "chat.jsonl").read_text().splitlines()]
     assert [sorted(line) for line in lines] == [["correct", "id", "prediction"]] * 3
     assert eval_command.main([f"run={run}", "evaluation.base=false"]) == 0
-    assert read(run / "eval" / "local-letter" / "results.json")["scores"] == results["scores"]
+    assert read(evaluation_of(run, "") / "results.json")["scores"] == results["scores"]
 
 
 def test_run_without_scored_tasks_saves_its_last_weights_and_says_so(root, tmp_path, capsys):

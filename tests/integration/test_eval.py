@@ -12,6 +12,7 @@ from mosld import eval as eval_command
 from mosld import train as train_command
 from mosld.evaluation.lm_eval import tasks as lm_eval_tasks
 from mosld.recipes import evaluate as recipe
+from tests.helpers.toy_runs import evaluation_of
 
 pytestmark = pytest.mark.slow
 
@@ -205,7 +206,7 @@ def test_two_batch_sizes_differ_in_no_item_in_fp32(trained, capsys):
     command = [f"run={trained('mosld')}", *BOTH, "evaluation.batch_tokens=64"]
     assert eval_command.main([*command, "compare=evaluation.batch_tokens=4096"]) == 0
     assert "0 of 40 items are answered differently" in capsys.readouterr().out
-    directory = trained("mosld") / "eval" / "mixture-letter"
+    directory = evaluation_of(trained("mosld"), "mixture")
     assert lines(directory / "differences.jsonl") == []
     # No item is nearly tied: in fp32 the scores of these options, of two tokens each, have errors of about 3e-6.
     records = [record for task in TASKS.values() for record in lines(directory / "predictions" / f"{task}.jsonl")]

@@ -10,6 +10,7 @@ from mosld import inspect as inspect_command
 from mosld import plan as plan_command
 from mosld import train as train_command
 from mosld.config.groups import group_options
+from tests.helpers.toy_runs import evaluation_of
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ def finished(request, runs, toy_root) -> Path:
 def evaluated(finished) -> Path:
     """What eval makes of the run: here, as another process of the tests may have the other tests."""
     assert eval_command.main([f"run={finished}", "evaluation.base=true"]) == 0
-    return finished / "eval" / "mixture-letter"
+    return evaluation_of(finished, "mixture")
 
 
 def read(path: Path) -> dict:

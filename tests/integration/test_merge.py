@@ -16,6 +16,7 @@ from mosld import train as train_command
 from mosld.common.files import damage
 from mosld.recipes.load import load_trained
 from mosld.runs.saved import saved_run
+from tests.helpers.toy_runs import evaluation_of
 
 
 def train(method: str, toy_root: Path, run: Path) -> Path:
@@ -48,7 +49,7 @@ def load(folder: Path):
 
 
 def records(run: Path) -> list[dict]:
-    files = sorted((run / "eval" / "mixture-letter" / "predictions").glob("*.jsonl"))
+    files = sorted((evaluation_of(run, "mixture") / "predictions").glob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from mosld import eval as eval_command
 from mosld import train as train_command
 from mosld.training.loop import Loop
+from tests.helpers.toy_runs import evaluation_of
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +131,9 @@ def test_extended_run_is_scored_without_the_first_run(extended, frozen, tmp_path
         assert eval_command.main([f"run={moved}"]) == 0
     finally:
         hidden.rename(frozen)
-    before, after = (json.loads((moved / p / "results.json").read_text()) for p in ("", "eval/mixture-letter"))
+    before, after = (
+        json.loads((moved / p / "results.json").read_text()) for p in ("", evaluation_of(moved, "mixture"))
+    )
     assert after["scores"] == before["scores"]
     assert sorted(after["routing_accuracy"]) == ["arc_e", "csqa", "obqa"]
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from mosld import eval as eval_command
 from mosld import train as train_command
 from mosld.training.step import Stepper
+from tests.helpers.toy_runs import evaluation_of
 
 TASKS = "data.tasks=[obqa,csqa,arc_e]"
 
@@ -100,8 +101,8 @@ def test_finished_run_is_not_trained_again_and_its_directory_is_printed(finished
 
 def test_eval_scores_equal_those_of_train(finished, capsys):
     assert eval_command.main([f"run={finished}"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(finished / "eval" / "mixture-letter")
-    folder = finished / "eval" / "mixture-letter"
+    assert capsys.readouterr().out.splitlines()[-1] == str(evaluation_of(finished, "mixture"))
+    folder = evaluation_of(finished, "mixture")
     scores = read(folder / "results.json")["scores"]
     assert scores == read(finished / "results.json")["scores"]
     for name in (f"predictions/{task}.jsonl" for task in scores):
@@ -111,7 +112,7 @@ def test_eval_scores_equal_those_of_train(finished, capsys):
 def test_eval_of_an_adapter_directory_scores_the_base_too(finished, tmp_path):
     adapter = shutil.copytree(finished / "adapter", tmp_path / "copied")
     assert eval_command.main([f"run={adapter}", "evaluation.base=true"]) == 0
-    results = read(adapter / "eval" / "mixture-letter" / "results.json")
+    results = read(evaluation_of(adapter, "mixture") / "results.json")
     assert results["base_scores"] == read(finished / "results.json")["base_scores"]
 
 

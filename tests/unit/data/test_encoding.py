@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mosld.data.bad_rows import BadRows
 from mosld.data.encoding import TrainRows, encode_train
 from mosld.data.prompts import PromptEncoder, render
 from mosld.data.rows import AnyRow, Reply, Solution
@@ -36,9 +37,9 @@ def test_loss_is_on_the_answer_and_the_end_only(row, prompt, answer, tokenizer):
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is missing: the published rows are not part of the project")
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_published_solution_ends_in_its_number(split):
-    errors: list[str] = []
-    rows = read_rows(REAL / f"{split}.jsonl", TASKS["gsm8k"], errors)
-    assert (len(rows), errors) == ({"train": 7473, "test": 1319}[split], [])
+    bad = BadRows()
+    rows = read_rows([REAL / f"{split}.jsonl"], TASKS["gsm8k"], split, bad)
+    assert (len(rows), bad.count) == ({"train": 7473, "test": 1319}[split], 0)
     texts = [(row, render(row, "letter")[1][0]) for row in rows if isinstance(row, Solution)]
     wrong = [row.id for row, text in texts if not re.search(rf"[^#\n]\n#### {row.final}\Z", text) or "<<" in text]
     assert wrong == []

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mosld.config.schema import DataConfig, SourceConfig
-from mosld.data.dataset import Dataset, leak_notes, load_dataset
+from mosld.data.dataset import Dataset, load_dataset
+from mosld.data.leaks import leak_notes
 from mosld.runs.console import Console
 from mosld.runs.tables import results_table
 

@@ -11,7 +11,6 @@ from pyarrow import parquet
 
 from mosld.common.errors import UserError
 from mosld.config.compose import load_config
-from mosld.config.local_files import own_files
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.rows import Reply, Row, Solution
@@ -83,26 +82,11 @@ def test_answers_are_read_as_index_number_letter_or_text(label, keys, index, tmp
     assert answers(load(tmp_path, **keys)) == {f"What is {i}?": index(i) for i in range(20)}
 
 
-def test_ambiguous_answers_are_refused_with_the_key_that_decides(tmp_path):
-    write(tmp_path / "law.jsonl", [{**row, "label": 1 + i % 3} for i, row in enumerate(rows(20))])
-    (message,) = refusal(tmp_path)
-    assert message.startswith("law: the answers ('label') can be read as index or number")
-    assert "data.answer_as" in message
-
-
 def test_a_column_for_each_choice_may_be_empty_at_the_end(tmp_path):
     records = [{"q": f"Q{i}?", "a": "x", "b": "y", "c": "z" if i % 2 else "", "label": "AB"[i % 2]} for i in range(20)]
     write(tmp_path / "law.csv", records)
     dataset = load(tmp_path, {**MAP, "choices": ["a", "b", "c"]})
     assert {len(row.choices) for row in dataset.train} == {2, 3}
-
-
-def test_choices_with_labels_are_matched_by_label(tmp_path):
-    nested = {"text": COLOURS, "label": ["1", "2", "3", "4"]}
-    write(tmp_path / "law.jsonl", [{"q": f"Q{i}?", "options": nested, "label": "2"} for i in range(20)])
-    assert {row.answer for row in load(tmp_path).train} == {1}
-    write(tmp_path / "law.jsonl", [{"q": f"Q{i}?", "options": nested, "label": "5"} for i in range(20)])
-    assert refusal(tmp_path)[0] == "law.jsonl:1: 'label' must be one of the labels 1, 2, 3, 4, is '5'"
 
 
 def test_the_map_tells_replies_from_solutions(tmp_path):
@@ -134,55 +118,6 @@ def test_files_of_splits_are_used_as_they_are(tmp_path):
     for split, count in (("train", 30), ("validation", 6), ("test", 5)):
         write(tmp_path / "law" / f"{split}.csv", rows(count))
     assert load(tmp_path).counts() == {"law": {"train": 30, "validation": 6, "test": 5}}
-
-
-def test_missing_splits_are_held_out_of_train_the_same_way_every_time(tmp_path):
-    write(tmp_path / "law.csv", rows(50))
-    first, again = load(tmp_path, holdout=0.2), load(tmp_path, holdout=0.2)
-    assert first.counts() == {"law": {"train": 32, "validation": 8, "test": 10}}
-    assert first.fingerprint == again.fingerprint
-    ids = [row.id for row in [*first.train, *first.tasks["law"].validation, *first.tasks["law"].test]]
-    assert sorted(ids) == sorted(f"train/{line}" for line in range(2, 52))
-    assert load(tmp_path, training=False, holdout=0.2).tasks["law"].test == first.tasks["law"].test
-
-
-@pytest.mark.parametrize(
-    ("files", "tasks"),
-    [
-        (["law.csv", "art.jsonl"], ["art", "law"]),
-        (["law/train.csv", "law/test.csv", "art.jsonl"], ["law", "art"]),
-        (["train.csv", "test.csv"], ["root"]),
-        (["law/train.csv", "notes/read.me", "law.txt"], ["law"]),
-    ],
-)
-def test_tasks_are_found_below_the_root(files, tasks, tmp_path):
-    for name in files:
-        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "root" / name).touch()
-    assert list(own_files(tmp_path / "root")) == tasks
-
-
-def test_one_file_is_one_task(tmp_path):
-    assert list(own_files(write(tmp_path / "law.parquet", rows(3)))) == ["law"]
-
-
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
-        (["law/train.csv", "law/dev.csv"], "dev.csv: is no split"),
-        (["law/train.csv", "law/train.jsonl"], "the split train has another file: train.csv"),
-        (["law/train.csv", "law.csv"], "the task law has another file"),
-        (["law.json"], "did you mean '.jsonl'"),
-        ([], "holds no data"),
-        (["a b.csv"], "'a b'"),
-    ],
-)
-def test_ambiguous_or_unknown_files_are_refused(files, words, tmp_path):
-    for name in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    with pytest.raises(UserError, match=words):
-        own_files(tmp_path)
 
 
 def test_config_lists_the_tasks_that_it_finds(tmp_path):
@@ -231,9 +166,90 @@ def test_bad_rows_can_be_left_out(tmp_path):
     assert load(tmp_path, on_bad_row="skip").notes[0].startswith("1 bad rows were left out")
 
 
-def test_repeated_id_is_refused(tmp_path):
-    write(tmp_path / "law.jsonl", [{**row, "n": 7} for row in rows(2)])
-    assert refusal(tmp_path, {**MAP, "id": "n"})[0] == "law.jsonl:2: id '7' is already used in line 1"
+def test_ambiguous_answers_are_refused_with_a_row_and_the_key_that_decides(tmp_path):
+    write(tmp_path / "law.jsonl", [{**row, "label": 1 + i % 3} for i, row in enumerate(rows(20))])
+    (message,) = refusal(tmp_path)
+    assert message.startswith(
+        "law.jsonl:1: the answers ('label') can be read as index or number, which differ: here '1'"
+    )
+    assert "data.answer_as=index or data.answer_as=number" in message
+    assert answers(load(tmp_path, answer_as="number"))["What is 0?"] == 0
+
+
+def test_answer_that_is_no_label_is_refused_with_the_labels(tmp_path):
+    nested = {"text": COLOURS, "label": ["1", "2", "3", "4"]}
+    write(tmp_path / "law.jsonl", [{"q": f"Q{i}?", "options": nested, "label": "25"[i // 19]} for i in range(20)])
+    assert refusal(tmp_path)[0] == "law.jsonl:20: 'label' must be one of the labels 1, 2, 3, 4, is '5'"
+
+
+def held_out(dataset: Dataset) -> tuple[set[str], set[str]]:
+    """The questions of validation and test."""
+    data = dataset.tasks["law"]
+    return {row.question for row in data.validation}, {row.question for row in data.test}
+
+
+def test_held_out_rows_are_chosen_by_what_they_say(tmp_path):
+    write(tmp_path / "law.csv", rows(50))
+    first = load(tmp_path, holdout=0.2)
+    assert first.counts() == {"law": {"train": 32, "validation": 8, "test": 10}}
+    ids = [row.id for row in [*first.train, *first.tasks["law"].validation, *first.tasks["law"].test]]
+    assert sorted(ids) == sorted(f"train/{line}" for line in range(2, 52))
+    (tmp_path / "law.csv").unlink()
+    write(tmp_path / "law.jsonl", rows(50)[::-1])
+    assert held_out(load(tmp_path, holdout=0.2)) == held_out(first)
+
+
+def test_inserted_row_changes_at_most_one_of_the_held_out_ones(tmp_path):
+    write(tmp_path / "law.jsonl", rows(50))
+    before = held_out(load(tmp_path, holdout=0.2))[1]
+    write(tmp_path / "law.jsonl", [{**rows(1)[0], "q": "Another?"}, *rows(50)])
+    assert len(before - held_out(load(tmp_path, holdout=0.2))[1]) <= 1
+
+
+def test_equal_rows_and_questions_on_one_passage_stay_on_one_side(tmp_path):
+    both = [{**row, "context": f"Passage {i // 2}."} for i, row in enumerate(rows(60))]
+    write(tmp_path / "law.jsonl", [*both, *both])
+    data = load(tmp_path, holdout=0.2).tasks["law"]
+    sides = [{row.context for row in split} for split in (data.train, data.validation, data.test)]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 30
+    assert all(sides)
+
+
+def test_ids_that_rows_share_are_numbered_and_noted(tmp_path):
+    write(tmp_path / "law.jsonl", [{**row, "n": i // 2} for i, row in enumerate(rows(20))])
+    dataset = load(tmp_path, {**MAP, "id": "n"})
+    assert {row.id for row in dataset.train} <= {f"{i}/{k}" for i in range(10) for k in (1, 2)}
+    assert dataset.notes == [
+        "law: 20 of 20 train rows share their id ('n') with another: they are numbered, as in 7/1 and 7/2"
+    ]
+    write(tmp_path / "law.jsonl", [{**row, "id": "biology"} for row in rows(20)])
+    aside = load(tmp_path, {**MAP, "id": None})
+    assert (aside.notes, aside.train[0].id.startswith("train/")) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("count", "files", "words"),
+    [
+        (0, ["law.jsonl"], "law.jsonl: has no rows"),
+        (2, ["law.jsonl"], "law.jsonl: has 2 rows; a share of them is held out for test and for validation"),
+        (
+            1,
+            ["law/train.jsonl", "law/test.jsonl"],
+            "law/train.jsonl: has 1 rows; a share of them is held out for valid",
+        ),
+    ],
+)
+def test_too_few_rows_are_refused_with_the_file_and_their_number(count, files, words, tmp_path):
+    for name in files:
+        write(tmp_path / name, rows(count))
+    assert [message.startswith(words) for message in refusal(tmp_path)] == [True]
+
+
+def test_file_named_as_a_test_is_never_trained_on(tmp_path):
+    path = write(tmp_path / "law_test.jsonl", rows(20))
+    with pytest.raises(UserError, match="never trained on"):
+        load(path)
+    assert load(path, training=False).counts()["law"]["test"] == 20
 
 
 def test_equal_choices_are_noted_and_not_refused(tmp_path):
@@ -242,23 +258,9 @@ def test_equal_choices_are_noted_and_not_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"PAR1 no", "law.parquet: is not a complete parquet file"),
-        (b"q,q\n", "law.csv:1: two columns are called 'q'"),
-        (b"", "law.csv:1: needs a header line, in UTF-8"),
-        (b"q,\xff\n", "law.csv:1: needs a header line, in UTF-8"),
-    ],
-)
-def test_unreadable_file_is_refused(content, words, tmp_path):
-    (tmp_path / words.partition(":")[0]).write_bytes(content)
-    assert refusal(tmp_path)[0].startswith(words)
-
-
-@pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["data=local"], "add source=local"),
+        (["data=local"], "add source.root=my/data"),
         (["data.columns={question: q}"], "take data=local"),
         (["data.answer_as=letter"], "take data=local"),
         (["data=local", "source=local", "source.root=x", "data.columns={qestion: q}"], "did you mean 'question'"),

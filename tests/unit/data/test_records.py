@@ -7,6 +7,7 @@ import pytest
 
 from mosld.common.errors import UserError
 from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.bad_rows import BadRows
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.sources import read_rows
 from mosld.data.tasks import TASKS
@@ -41,9 +42,9 @@ READABLE: dict[str, tuple[str, bytes, str]] = {  # task, content of its file, th
 def read(tmp_path: Path, task: str, content: bytes) -> tuple[list, list[str]]:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
-    errors: list[str] = []
-    rows = read_rows(path, TASKS[task], errors)
-    return rows, [error.removeprefix(str(path)) for error in errors]
+    bad = BadRows()
+    rows = read_rows([path], TASKS[task], "train", bad)
+    return rows, [message.removeprefix(str(path)) for message in bad.messages]
 
 
 def load(root: Path, *tasks: str, training: bool = True, **source: str) -> Dataset:
@@ -137,8 +138,7 @@ def test_missing_directory_is_refused(tmp_path):
 
 def test_split_without_rows_is_refused_with_its_file(root):
     (root / "obqa" / "test.jsonl").write_text("\n")
-    files = "train.jsonl, validation.jsonl, test.jsonl"
-    assert refusal(root, "obqa") == [f"obqa: no rows for test in {files} of {root}"]
+    assert refusal(root, "obqa") == [f"obqa: no rows for test in train, validation, test of {root}"]
 
 
 def test_scoring_needs_the_test_file_only(root):

@@ -1,0 +1,153 @@
+"""The choices of a question in every form that people keep them in, and which of them an answer names.
+
+A list | {"A": "red", "B": "blue"} | [{"label": "A", "text": "red"}] | {"label": [...], "text": [...]} | any of these as
+JSON or as Python writes it, in a cell of a table | one column for each choice.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from string import ascii_uppercase
+
+import numpy
+
+from mosld.data.bad_rows import RowError, quoted
+from mosld.data.values import is_missing, text_of, whole_number
+
+# How an answer names a choice: by its label, its text, its letter, its index from 0 or its number from 1.
+ANSWER_FORMS = ("label", "text", "letter", "index", "number")
+# Longer cells are not parsed.
+MAX_CELL = 1_000_000
+_WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
+_TRUTH = {True: ("true", "yes"), False: ("false", "no")}
+
+
+def read_choices(value: object, absent: object = None) -> tuple[object, list[str]]:
+    """The texts of the choices, and their labels where they have any; what is no list is returned for the checks.
+
+    Raises:
+        RowError: a cell holds no list.
+    """
+    if value is absent:
+        return value, []
+    if isinstance(value, str):
+        value = _parse_cell(value)
+    labels: list[str] = []
+    if isinstance(value, dict) and isinstance(value.get("text"), list | tuple):
+        labels = [str(label) for label in value.get("label") or []]
+        value = list(value["text"])
+    elif isinstance(value, dict) and value:
+        present = {label: text for label, text in value.items() if not is_missing(text)}
+        labels, value = list(map(str, present)), list(present.values())
+    elif isinstance(value, list | tuple) and all(isinstance(choice, dict) and "text" in choice for choice in value):
+        labels = [str(choice.get("label", "")) for choice in value]
+        value = [choice["text"] for choice in value]
+    if not isinstance(value, list | tuple):
+        return value, []
+    texts = [text_of(choice) for choice in value]
+    # A row with fewer choices leaves its last ones empty.
+    while texts and texts[-1] == "":
+        texts.pop()
+    return texts, labels[: len(texts)] if len(labels) >= len(texts) and any(labels) else []
+
+
+def _parse_cell(cell: str) -> object:
+    # Python joins texts without a comma between them: ['a' 'b'] is ['ab'].
+    joined = _WITHOUT_COMMA.search(cell)
+    if len(cell) <= MAX_CELL:
+        for parse in (json.loads,) if joined else (json.loads, ast.literal_eval):
+            try:
+                value = parse(cell.strip())
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+            if isinstance(value, list | tuple | dict):
+                return value
+    commas = " (it has no commas, as numpy writes lists)" if joined else ""
+    raise RowError(
+        f'\'choices\' is not a list{commas}, is {quoted(cell)}; write a JSON list such as ["a", "b"], or name a column '
+        "for each choice, as in data.columns={choices: [a, b, c]}",
+        "'choices' is not a list",
+    )
+
+
+def choice_index(answer: object, choices: Sequence[str], labels: Sequence[str], form: str) -> int:
+    """The index of the choice that an answer names in this form; -1 if it names none."""
+    index: int | None = None
+    if form == "text":
+        index = _index_of_text(answer, choices)
+    elif form == "label":
+        named = str(answer).strip()
+        number = whole_number(answer)
+        index = next((i for i, label in enumerate(labels) if label.strip() in (named, str(number))), None)
+    elif form == "letter":
+        letter = answer.strip().strip("().: ").upper() if isinstance(answer, str) else ""
+        index = ascii_uppercase.find(letter) if len(letter) == 1 else None
+    else:
+        number = whole_number(answer)
+        index = number - 1 if number is not None and form == "number" else number
+    return index if index is not None and 0 <= index < len(choices) else -1
+
+
+def _index_of_text(answer: object, choices: Sequence[str]) -> int | None:
+    exact = [choice.strip() for choice in choices]
+    lower = [choice.lower() for choice in exact]
+    if isinstance(answer, bool):
+        return next((lower.index(word) for word in _TRUTH[answer] if word in lower), None)
+    text = text_of(answer)
+    if not isinstance(text, str):
+        return None
+    for wanted, texts in ((text.strip(), exact), (text.strip().lower(), lower)):
+        if wanted in texts:
+            return texts.index(wanted)
+    number = _number(text)
+    if number is None:
+        return None
+    return next((i for i, choice in enumerate(exact) if _number(choice) == number), None)
+
+
+def _number(text: str) -> Fraction | None:
+    text = text.strip()
+    return Fraction(text) if len(text) < 20 and re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII) else None
+
+
+class AmbiguousAnswersError(ValueError):
+    """The answers of a task can be read in two forms that name different choices.
+
+    Attributes:
+        forms: the two forms.
+        row: the first row where they differ.
+    """
+
+    def __init__(self, forms: tuple[str, str], row: int) -> None:
+        super().__init__(f"{forms[0]} or {forms[1]}")
+        self.forms = forms
+        self.row = row
+
+
+def answer_form(indices: Mapping[str, numpy.ndarray]) -> str:
+    """The form of a task's answers: the one in which all of them name a choice, or else most of them.
+
+    Args:
+        indices: by form, the index that each row's answer has in it [rows], -1 for none.
+
+    Raises:
+        AmbiguousAnswersError: two forms fit equally well and name different choices.
+    """
+    matches = {form: int((rows >= 0).sum()) for form, rows in indices.items()}
+    count = len(next(iter(indices.values())))
+    most = max(matches.values())
+    best = next(form for form in ANSWER_FORMS if matches[form] == most)
+    for form in ANSWER_FORMS:
+        # Labels that fit all answers are meant, whatever letters or numbers they look like.
+        if form == best or not most or (best == "label" and form != "text"):
+            continue
+        # Texts that half of the answers name may be what is meant, whatever else fits the others as well.
+        text = most < count and form in ("label", "text")
+        if matches[form] < (count / 2 if text else most):
+            continue
+        differing = numpy.flatnonzero((indices[form] != indices[best]) & (indices[form] >= 0) & (indices[best] >= 0))
+        if len(differing):
+            raise AmbiguousAnswersError((best, form), int(differing[0]))
+    return best

@@ -1,0 +1,90 @@
+"""Conversations as OpenAI ({role, content}) and ShareGPT ({from, value}) keep them, read into the fields of a reply."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+
+from mosld.common.files import JsonObject
+from mosld.data.bad_rows import RowError, quoted
+from mosld.data.values import type_name
+
+ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "model": "assistant", "ai": "assistant", "bot": "assistant",
+}  # fmt: skip
+
+
+def read_conversation(values: Sequence[object], system: str) -> JsonObject:
+    """The fields of a reply: the last turn, with the system prompt and the turns before it.
+
+    Args:
+        values: lists of messages that follow each other, or their JSON.
+        system: what a column of its own says.
+
+    Raises:
+        RowError: the messages are no turns of a user and an assistant, one after the other.
+    """
+    messages = [_message(message) for value in values for message in _list(value)]
+    if messages and messages[0][0] == "system":
+        inner = messages.pop(0)[1]
+        if system and inner != system:
+            raise RowError("'messages' has a system prompt of its own beside the one in 'system'")
+        system = inner
+    roles = [role for role, _ in messages]
+    if "system" in roles:
+        raise RowError("'messages' has a system prompt after the first message")
+    if not roles or roles[0] != "user":
+        raise RowError("'messages' must begin with what the user says")
+    if any(first == second for first, second in pairwise(roles)):
+        raise RowError("'messages' has two messages of one role, one after the other")
+    if roles[-1] != "assistant":
+        raise RowError("'messages' ends with what the user says: there is no answer to learn")
+    texts = [text for _, text in messages]
+    turns = list(zip(texts[::2], texts[1::2], strict=True))
+    if any(not text for text in texts):
+        raise RowError("'messages' has an empty message")
+    question, response = turns[-1]
+    return {"system": system, "history": turns[:-1], "question": question, "response": response}
+
+
+def _list(value: object) -> list[object]:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise RowError("'messages' is not a JSON list") from error
+    if not isinstance(value, list):
+        raise RowError(f"'messages' must be a list of messages, is {type_name(value)}")
+    return value
+
+
+def _message(message: object) -> tuple[str, str]:
+    """The role and the text of a message."""
+    if not isinstance(message, dict):
+        raise RowError(f"a message must be an object, is {type_name(message)}")
+    name = message.get("role", message.get("from"))
+    role = ROLES.get(str(name).strip().lower())
+    if role is None:
+        raise RowError(
+            f"a message is from {quoted(name)}; known are {', '.join(ROLES)} (calls of tools are not trained on)",
+            f"a message is from {name}",
+        )
+    if message.get("weight") not in (None, 1):
+        raise RowError("a message has a weight other than 1, which is not supported")
+    if any(message.get(key) for key in ("tool_calls", "function_call")):
+        raise RowError("a message calls a tool; calls of tools are not trained on")
+    text = next((message[key] for key in ("content", "value", "text") if message.get(key) is not None), None)
+    if isinstance(text, list):
+        text = "".join(map(_part, text))
+    if not isinstance(text, str):
+        raise RowError(f"the text of a message must be text, is {type_name(text)}")
+    return role, text.strip()
+
+
+def _part(part: object) -> str:
+    """The text of one part of a message."""
+    if isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text") == "text":
+        return part["text"]
+    raise RowError("a message holds more than text (images and sound are not read)")

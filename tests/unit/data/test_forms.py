@@ -1,0 +1,228 @@
+"""The forms in which people keep rows, each read without a map and said in one line."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from mosld.common.errors import UserError
+from mosld.config.schema import DataConfig, SourceConfig
+from mosld.data.dataset import Dataset, load_dataset
+from mosld.data.rows import Reply, Row, Solution
+
+# What a row should be, without its task and id.
+CHOICE = Row("", "", "", "What is 3 doubled?", ("6", "none"), 0)
+NESTED = [{"label": "A", "text": "6"}, {"label": "B", "text": "none"}]
+REPLY = Reply("", "", "", "Double 3.", "6")
+TURNS = Reply("", "", "", "Once more.", "12", "Be short.", (("Double 3.", "6"),))
+MESSAGES = [
+    ("system", "Be short."),
+    ("user", "Double 3."),
+    ("assistant", "6"),
+    ("user", "Once more."),
+    ("assistant", "12"),
+]
+
+
+def openai(**names: str) -> list[dict[str, str]]:
+    return [{"role": names.get(role, role), "content": text} for role, text in MESSAGES]
+
+
+def sharegpt() -> list[dict[str, str]]:
+    names = {"user": "human", "assistant": "gpt"}
+    return [{"from": names.get(role, role), "value": text} for role, text in MESSAGES]
+
+
+# By form: a record in it, and the row that it is.
+FORMS: dict[str, tuple[dict, object]] = {
+    "letter": ({"question": CHOICE.question, "choices": ["6", "none"], "answer": "A"}, CHOICE),
+    "options": ({"question": CHOICE.question, "options": ["6", "none"], "answer": "A"}, CHOICE),
+    "index": ({"question": CHOICE.question, "choices": ["6", "none"], "label": 0}, CHOICE),
+    "index as a float": ({"question": CHOICE.question, "choices": ["6", "none"], "label": 0.0}, CHOICE),
+    "capitals": ({"Question": CHOICE.question, "Choices": ["6", "none"], "Answer": "a"}, CHOICE),
+    "text": ({"question": CHOICE.question, "choices": ["6", "none"], "answer": "6"}, CHOICE),
+    "number as a choice": ({"question": CHOICE.question, "choices": [6, 9], "answer": 6}, Row("", "", "", CHOICE.question, ("6", "9"), 0)),
+    "object of choices": ({"question": CHOICE.question, "choices": {"A": "6", "B": "none"}, "answer": "A"}, CHOICE),
+    "list of labels and texts": ({"question": CHOICE.question, "choices": NESTED, "answerKey": "A"}, CHOICE),
+    "labels and texts": (
+        {"question": CHOICE.question, "choices": {"label": ["A", "B"], "text": ["6", "none"]}, "answerKey": "A"},
+        CHOICE,
+    ),
+    "stem": ({"question": {"stem": CHOICE.question, "choices": NESTED}, "answerKey": "A"}, CHOICE),
+    "JSON in a cell": ({"question": CHOICE.question, "choices": '["6", "none"]', "answer": "A"}, CHOICE),
+    "Python in a cell": ({"question": CHOICE.question, "choices": "['6', 'none']", "answer": "A"}, CHOICE),
+    "padded": ({"question": CHOICE.question, "choices": ["6", "none", "", None], "answer": "A"}, CHOICE),
+    "columns by letter": ({"question": CHOICE.question, "A": "6", "B": "none", "answer": "A"}, CHOICE),
+    "columns by number": ({"question": CHOICE.question, "option1": "6", "option2": "none", "answer": "1"}, CHOICE),
+    "race": (
+        {"article": "He has 3.", "question": CHOICE.question, "options": ["6", "none"], "answer": "A"},
+        Row("", "", "He has 3.", *[CHOICE.question, CHOICE.choices, 0]),
+    ),
+    "gsm8k": (
+        {"question": "Double 3?", "answer": "3+3=<<3+3=6>>6\n#### 6"},
+        Solution("", "", "", "Double 3?", "3+3=<<3+3=6>>6\n#### 6", "6"),
+    ),
+    "final": (
+        {"question": "Double 3?", "answer": "It is 6.", "final": 6},
+        Solution("", "", "", "Double 3?", "It is 6.", "6"),
+    ),
+    "prompt and response": ({"prompt": "Double 3.", "response": "6"}, REPLY),
+    "prompt and completion": ({"prompt": "Double 3.", "completion": "6"}, REPLY),
+    "question and answer": ({"question": "Double 3.", "answer": "6"}, REPLY),
+    "alpaca": ({"instruction": "Double it.", "input": "3", "output": "6"}, Reply("", "", "3", "Double it.", "6")),
+    "alpaca without input": ({"instruction": "Double 3.", "input": "", "output": "6"}, REPLY),
+    "openorca": (
+        {"system_prompt": "Be short.", "question": "Double 3.", "response": "6"},
+        Reply("", "", "", "Double 3.", "6", "Be short."),
+    ),
+    "messages": ({"messages": openai()}, TURNS),
+    "messages with other names": ({"messages": openai(system="developer")}, TURNS),
+    "messages of parts": ({"messages": [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in openai()]}, TURNS),
+    "messages as JSON": ({"messages": json.dumps(openai())}, TURNS),
+    "conversations": ({"conversations": sharegpt()}, TURNS),
+    "system beside conversations": ({"system": "Be short.", "conversations": sharegpt()[1:]}, TURNS),
+    "prompt and completion of messages": ({"prompt": openai()[:4], "completion": openai()[4:]}, TURNS),
+    "text": ({"question": CHOICE.question, "choices": ["6", "none"], "answer": "6"}, CHOICE),
+    "plain text": ({"text": "Six is twice three."}, Reply("", "", "", "", "Six is twice three.")),
+}  # fmt: skip
+# What keeps twelve rows apart.
+NUMBERED = "3"
+
+
+def records(form: str, count: int = 12) -> list[dict]:
+    """Rows in a form, with another number in each question."""
+    text = json.dumps(FORMS[form][0])
+    return [json.loads(text.replace("Double", f"({i}) Double").replace("What", f"({i}) What").replace("Six", f"({i}) Six"))
+            for i in range(count)]  # fmt: skip
+
+
+def load(root: Path, **keys) -> Dataset:
+    return load_dataset(DataConfig(name="local", kind="own", **keys), SourceConfig(name="local", root=str(root)))
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    path.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def write_array(path: Path, rows: list[dict]) -> None:
+    path.with_suffix(".json").write_text(json.dumps(rows, indent=2))
+
+
+def write_parquet(path: Path, rows: list[dict]) -> None:
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path.with_suffix(".parquet"))
+
+
+def plain(row: object) -> str:
+    """A row without task, id and the number that keeps it apart."""
+    text = repr(row)
+    for i in range(12):
+        text = text.replace(f"({i}) ", "")
+    return text[text.index("context=") :]
+
+
+@pytest.mark.parametrize("write", [write_lines, write_array, write_parquet])
+@pytest.mark.parametrize("form", FORMS)
+def test_form_is_read_without_a_map(form, write: Callable, tmp_path):
+    write(tmp_path / "law", records(form))
+    dataset = load(tmp_path)
+    rows = [*dataset.train, *dataset.tasks["law"].validation, *dataset.tasks["law"].test]
+    assert {plain(row) for row in rows} == {plain(FORMS[form][1])}
+    assert len({row.texts if row.question else row.response for row in rows}) == 12
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ("messages", "law: law.jsonl: 12 conversations (messages), 2.0 turns on average: train"),
+        ("alpaca", "law: law.jsonl: 12 replies (instruction, output, input): train"),
+        (
+            "letter",
+            "law: law.jsonl: 12 multiple-choice questions (question, choices, answer), answers as letters: train",
+        ),
+        ("gsm8k", "law: law.jsonl: 12 worked solutions (question, answer): train"),
+        ("plain text", "law: law.jsonl: 12 texts (text): train"),
+    ],
+)
+def test_what_a_file_was_taken_for_is_said_in_one_line(form, line, tmp_path):
+    write_lines(tmp_path / "law", records(form))
+    assert load(tmp_path).summary()[0] == line
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda root, data: data.save_to_disk(str(root / "law")),
+        lambda root, data: datasets.DatasetDict(train=data, test=data).save_to_disk(str(root / "law")),
+        lambda root, data: data.to_json(str(root / "law.jsonl.gz"), compression="gzip"),
+        lambda root, data: (root / "law.json").write_text(json.dumps({"version": 1, "data": data.to_list()})),
+        lambda root, data: (root / "law.json").write_text("\n\n".join(json.dumps(row, indent=1) for row in data)),
+        lambda root, data: (root / "law.jsonl").write_text(json.dumps(data.to_list())),
+        lambda root, data: (root / "law.jsonl").write_text("\n".join(map(json.dumps, data)), encoding="utf-16"),
+        lambda root, data: (root / "law.JSON.GZ").write_bytes(gzip.compress(json.dumps(data.to_list()).encode())),
+        lambda root, data: pyarrow.output_stream(str(root / "law.jsonl.zst"), compression="zstd").write(
+            "\n".join(map(json.dumps, data)).encode()
+        ),
+        lambda root, data: [data.shard(3, i).to_parquet(str(root / f"train-{i:05}-of-00003.parquet")) for i in range(3)],
+    ],
+    ids=["save_to_disk", "save_to_disk of splits", "gz", "data in an object", "objects", "array in jsonl", "utf-16",
+         "capitals and gz", "zst", "shards"],
+)  # fmt: skip
+def test_file_format_gives_the_same_rows(write, tmp_path):
+    write(tmp_path, datasets.Dataset.from_list(records("letter")))
+    (data,) = load(tmp_path).tasks.values()
+    rows = [*data.train, *data.validation, *data.test]
+    assert {plain(row) for row in rows} == {plain(CHOICE)}
+    assert len({row.question for row in rows}) == 12
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"chosen": "a", "rejected": "b", "prompt": "c"}, "preference pairs"),
+        ({"text": "A film.", "label": "good"}, "no known form"),
+        ({"sentence1": "a", "sentence2": "b"}, "no known form"),
+        ({"qestion": "Q?", "choices": ["a", "b"], "answer": 0}, "has no column 'question'.* did you mean 'qestion'"),
+        ({"question": "Q?", "choices": ["a", "b"]}, "has no column 'answer'"),
+        ({"messages": [{"role": "user", "content": "Hi."}]}, "ends with what the user says"),
+        ({"messages": [{"role": "assistant", "content": "Hi."}]}, "must begin with what the user says"),
+        ({"messages": [*openai(), {"role": "tool", "content": "x"}]}, "a message is from 'tool'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "more than text"),
+        ({"messages": [{"role": "user", "content": "a"}] * 2}, "two messages of one role"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [1]}]}, "calls a tool"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}, "weight"),
+        ({"messages": []}, "must begin with what the user says"),
+        ({"messages": "Hi."}, "must be a list of messages, is text"),
+        ({"messages": openai(), "system": "Be long."}, "a system prompt of its own"),
+    ],
+)  # fmt: skip
+def test_form_that_is_not_read_is_refused_in_one_line(record, words, tmp_path):
+    write_lines(tmp_path / "law", [record] * 40)
+    with pytest.raises(UserError, match=words) as caught:
+        load(tmp_path)
+    assert len(caught.value.messages) <= 2
+    assert caught.value.messages[0].count("\n") == 0
+
+
+def test_only_some_answers_with_a_final_number_are_refused_with_both_fixes(tmp_path):
+    rows = records("gsm8k")
+    rows[3]["answer"] = rows[7]["answer"] = "It is 6."
+    write_lines(tmp_path / "law", rows)
+    with pytest.raises(UserError, match=r"in 10 of the first 12 rows.*data.columns=\{response: answer\}"):
+        load(tmp_path)
+    assert load(tmp_path, columns={"response": "answer"}).tasks["law"].task.kind == "reply"
+
+
+def test_nested_column_is_named_with_dots(tmp_path):
+    rows = [{"q": {"stem": f"Q{i}?", "from": {"red": "x", "blue": "y"}}, "key": "blue"} for i in range(12)]
+    write_lines(tmp_path / "law", rows)
+    columns = {"question": "q.stem", "choices": "q.from", "answer": "key"}
+    assert {(row.choices, row.answer) for row in load(tmp_path, columns=columns).train if isinstance(row, Row)} == {
+        (("x", "y"), 1)
+    }
+    with pytest.raises(UserError, match="has no column 'q.stm'; did you mean 'q.stem'"):
+        load(tmp_path, columns={**columns, "question": "q.stm"})
