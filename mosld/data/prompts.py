@@ -13,12 +13,13 @@ out is text, and only a template writes special tokens.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 from string import ascii_uppercase
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mosld.data.chat_template import ChatTemplate, Conversation, PromptText
-from mosld.data.literal_text import LiteralText
+from mosld.data.literal_text import LiteralText, Segment
 from mosld.data.numbers import final_line, value
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import subject_of
@@ -267,48 +268,68 @@ class PromptEncoder:
 
     def _tokenize(self, rows: Sequence[AnyRow], texts: Sequence[PromptText]) -> list[Encoded]:
         """The tokens of texts, in one call of the tokenizer."""
-        joined = [self._joined(row, text) for row, text in zip(rows, texts, strict=True)]
-        flat = [text for one in joined for text in one]
-        tokens = iter(self._tokens(flat))
+        separate = [
+            all(starmap(self.literal.splits_between, self._borders(row, text)))
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        parts = [
+            self._parts(row, text, joined=not alone) for row, text, alone in zip(rows, texts, separate, strict=True)
+        ]
+        tokens = iter(self._tokens([part for one in parts for part in one]))
         return [
-            self._assemble(row, text, [next(tokens) for _ in one])
-            for row, text, one in zip(rows, texts, joined, strict=True)
+            self._assemble(row, text, [next(tokens) for _ in one], alone)
+            for row, text, one, alone in zip(rows, texts, parts, separate, strict=True)
         ]
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return self.literal.rendered_tokens(texts) if self.template else self.literal.tokens(texts)
 
-    def _joined(self, row: AnyRow, text: PromptText) -> list[str]:
-        """The text up to each border between prompt and answer, since the last end-of-text token."""
-        joined = []
+    def _borders(self, row: AnyRow, text: PromptText) -> Iterator[tuple[str, str]]:
+        """What stands before and after each border between prompt and answer."""
+        yield from text.earlier
+        if not self.ends_with_eos(row):
+            starts = [*(before for before, _ in text.earlier[1:]), text.prompt]
+            yield from zip((answer for _, answer in text.earlier), starts, strict=False)
+        for option in text.options:
+            yield text.prompt, option
+
+    def _parts(self, row: AnyRow, text: PromptText, joined: bool) -> list[str]:
+        """The texts between those borders; joined, each with all before it since the last end-of-text token."""
+        parts = []
         start = ""
         for before, answer in text.earlier:
-            joined += [start + before, start + before + answer]
-            start = "" if self.ends_with_eos(row) else joined[-1]
+            parts += [start + before, start + before + answer if joined else answer]
+            start = parts[-1] if joined and not self.ends_with_eos(row) else ""
         prompt = start + text.prompt
-        return [*joined, prompt, *(prompt + option for option in text.options)]
+        return [*parts, prompt, *(prompt + option if joined else option for option in text.options)]
 
-    def _assemble(self, row: AnyRow, text: PromptText, joined: list[list[int]]) -> Encoded:
+    def _assemble(self, row: AnyRow, text: PromptText, parts: list[list[int]], separate: bool) -> Encoded:
         """Put the tokens of a row together, so that what is asked begins what is trained.
 
         Text is tokenized as one; where that would change the tokens before an answer, the answer is tokenized alone.
+
+        Args:
+            row: the row.
+            text: its text.
+            parts: the tokens of `_parts`.
+            separate: whether they are not joined.
         """
         done = [] if self.in_template(row) else [*self.bos]
-        if isinstance(row, Row) and not self.template:
-            return _split_prompt(row, done, joined[0], joined[1:])
+        if isinstance(row, Row) and not self.template and not separate:
+            return _split_prompt(row, done, parts[0], parts[1:])
         spans: list[tuple[int, int]] = []
-        parts = iter(joined)
-        segment = Segment(self._tokens)
+        remaining = iter(parts)
+        segment = Segment(self._tokens, separate)
         for before, answer in text.earlier:
-            segment.append(before, next(parts))
+            segment.append(before, next(remaining))
             start = len(done) + len(segment.tokens)
-            segment.append(answer, next(parts))
+            segment.append(answer, next(remaining))
             if self.ends_with_eos(row):
                 done += [*segment.tokens, self.tokenizer.eos_token_id]
-                segment = Segment(self._tokens)
+                segment = Segment(self._tokens, separate)
             spans.append((start, len(done) + len(segment.tokens)))
-        segment.append(text.prompt, next(parts))
-        options = [segment.after(option, tokens) for option, tokens in zip(text.options, parts, strict=True)]
+        segment.append(text.prompt, next(remaining))
+        options = [segment.after(option, tokens) for option, tokens in zip(text.options, remaining, strict=True)]
         return Encoded(row, done + segment.tokens, options, earlier=tuple(spans))
 
     def _shorten(self, question: Encoded, keep: Keep | None, training: bool) -> Encoded:
@@ -343,32 +364,6 @@ class PromptEncoder:
         return replace(
             question, row=whole.row, shots=shots, cut=row is not whole.row, untruncated=whole.length + training
         )
-
-
-class Segment:
-    """Text between two end-of-text tokens, of which each part begins with all tokens of the parts before it.
-
-    Attributes:
-        tokens: of the parts so far.
-    """
-
-    def __init__(self, tokenize: Callable[[Sequence[str]], list[list[int]]]) -> None:
-        self.tokens: list[int] = []
-        self._tokenize = tokenize
-        self._joint = True
-
-    def append(self, part: str, joined: list[int]) -> None:
-        """Add a part, whose text with all before it has the tokens `joined`."""
-        tokens = self.tokens + self.after(part, joined)
-        # From where the tokens differ, every part is tokenized alone.
-        self._joint = self._joint and tokens == joined
-        self.tokens = tokens
-
-    def after(self, part: str, joined: list[int]) -> list[int]:
-        """The tokens that a part would add."""
-        if self._joint and joined[: len(self.tokens)] == self.tokens:
-            return joined[len(self.tokens) :]
-        return self._tokenize([part])[0]
 
 
 def _split_prompt(row: AnyRow, bos: list[int], prompt: list[int], texts: list[list[int]]) -> Encoded:

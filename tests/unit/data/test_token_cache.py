@@ -20,17 +20,29 @@ def folder(tmp_path, monkeypatch):
 
 
 class Counting:
-    """A tokenizer that counts the texts of rows that it is data."""
+    """A tokenizer that counts the texts of rows that it is given."""
 
     def __init__(self):
         self.inner, self.texts = byte_tokenizer(), 0
+        self.backend_tokenizer = CountingBackend(self)
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
     def __call__(self, text, **options):
-        self.texts += len(text) if isinstance(text, list) else 0
         return self.inner(text, **options)
+
+
+class CountingBackend:
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer.inner.backend_tokenizer, name)
+
+    def encode_batch_fast(self, texts, **options):
+        self.tokenizer.texts += len(texts)
+        return self.tokenizer.inner.backend_tokenizer.encode_batch_fast(texts, **options)
 
 
 def rows(count=5):
