@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from mosld.common.errors import UserError
 from mosld.config.schema import LETTER_PROMPTS, Config
 from mosld.data.dataset import load_dataset
 from mosld.data.mixing import Order, quotas
-from mosld.data.tasks import TASKS
+from mosld.data.rows import AnyRow, Reply, Row, Solution
+from mosld.data.tasks import TASKS, Task
 from mosld.training.optim import total_steps
 
 CHARACTERS = 4.2  # a token, English text; SmolLM2's tokenizer on the published rows
@@ -41,7 +43,7 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
     Raises:
         UserError: rows of a local source that cannot be read.
     """
-    counts, tokens = _published(config) if config.source.name == "hub" else _here(config)
+    counts, tokens, cutoff = _published(config) if config.source.name == "hub" else _here(config)
     taken = quotas(counts, config.data)
     rows = sum(taken.values())
     mean = sum(taken[task] * tokens[task] for task in taken) / rows
@@ -49,7 +51,7 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
     steps = total_steps(order.steps_per_epoch, config.training)
     seen = min(steps * config.training.batch_size, rows * config.training.epochs)
     stages = 2 if config.method.router == "domain" and not config.method.add_task else 1  # each expert, then all
-    longest = length or max(TASKS[task].cutoff for task in counts)
+    longest = length or cutoff
     return Workload(
         rows=rows,
         steps=steps,
@@ -61,19 +63,54 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
     )
 
 
-def _published(config: Config) -> tuple[dict[str, int], dict[str, float]]:
+def _published(config: Config) -> tuple[dict[str, int], dict[str, float], int]:
+    """By task the rows and mean tokens of a row, and the longest row."""
     limit = config.data.limit
     counts = {task: min(TASKS[task].train_rows, limit or TASKS[task].train_rows) for task in config.data.tasks}
-    return counts, {task: TASKS[task].row_tokens for task in counts}
+    longest = max(_limit(config, TASKS[task]) for task in counts)
+    return counts, {task: min(TASKS[task].row_tokens, longest) for task in counts}, longest
 
 
-def _here(config: Config) -> tuple[dict[str, int], dict[str, float]]:
+def _here(config: Config) -> tuple[dict[str, int], dict[str, float], int]:
+    """As `_published`, from the rows themselves; a token is so many characters."""
     characters = 1 if config.model.kind == "random" else CHARACTERS  # its tokens are bytes
-    counts, tokens = {}, {}
+    counts, tokens, limits = {}, {}, []
     for task, data in load_dataset(config.data, config.source).tasks.items():
-        sizes = [min(sum(map(len, row.texts)) / characters, data.task.cutoff) for row in data.train]
-        counts[task], tokens[task] = len(sizes), sum(sizes) / len(sizes)
-    return counts, tokens
+        limit = _limit(config, data.task)
+        sizes = [_characters(row) / characters for row in data.train]
+        # As in training: what is too long is truncated, or left out where data.too_long or the row's kind wants it.
+        kept = [
+            min(size, limit)
+            for row, size in zip(data.train, sizes, strict=True)
+            if size <= limit or (config.data.too_long != "drop" and _can_be_truncated(row, size - limit, characters))
+        ]
+        if not kept:
+            raise UserError(f"{task}: every train row is longer than {limit:,} tokens (data.too_long, data.cutoff).")
+        limits.append(limit)
+        counts[task], tokens[task] = len(kept), sum(kept) / len(kept)
+    return counts, tokens, max(limits)
+
+
+def _limit(config: Config, task: Task) -> int:
+    """The most tokens of a row: the task's cutoff, or what the model reads if its shape is known."""
+    cutoff = config.data.cutoff or task.cutoff
+    reads = config.model.shape.get("max_position_embeddings")
+    return min(cutoff, reads - 1) if isinstance(reads, int) else cutoff
+
+
+def _characters(row: AnyRow) -> int:
+    texts = [row.context, row.question]
+    if isinstance(row, Row):
+        texts += row.choices
+    elif isinstance(row, Solution):
+        texts.append(row.answer)
+    else:
+        texts += [row.system, row.response, *(text for turn in row.history for text in turn)]
+    return sum(map(len, texts))
+
+
+def _can_be_truncated(row: AnyRow, excess: float, characters: float) -> bool:
+    return isinstance(row, Reply) or len(row.context) / characters >= excess
 
 
 def _longest_answer(config: Config, length: int) -> int:
