@@ -1,5 +1,6 @@
 """How many tokens a run trains on, for the plan: from the rows where they are here, else from what is published."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mosld.common.errors import UserError
@@ -43,7 +44,7 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
     Raises:
         UserError: rows of a local source that cannot be read.
     """
-    counts, tokens, cutoff = _published(config) if config.source.name == "hub" else _here(config)
+    counts, tokens, tasks = _published(config) if config.source.name == "hub" else _here(config)
     taken = quotas(counts, config.data)
     rows = sum(taken.values())
     mean = sum(taken[task] * tokens[task] for task in taken) / rows
@@ -51,30 +52,30 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
     steps = total_steps(order.steps_per_epoch, config.training)
     seen = min(steps * config.training.batch_size, rows * config.training.epochs)
     stages = 2 if config.method.router == "domain" and not config.method.add_task else 1  # each expert, then all
-    longest = length or cutoff
+    longest = length or max(_limit(config, task) for task in tasks)
     return Workload(
         rows=rows,
         steps=steps,
         tokens=round(stages * seen * mean),
         row_tokens=round(mean, 1),
         length=longest,
-        answer=answer or _longest_answer(config, longest),
+        answer=answer or _longest_answer(config, tasks, longest),
         source="published counts" if config.source.name == "hub" else f"{config.source.name} rows",
     )
 
 
-def _published(config: Config) -> tuple[dict[str, int], dict[str, float], int]:
-    """By task the rows and mean tokens of a row, and the longest row."""
+def _published(config: Config) -> tuple[dict[str, int], dict[str, float], list[Task]]:
+    """By task the rows and mean tokens of a row, and the tasks."""
     limit = config.data.limit
     counts = {task: min(TASKS[task].train_rows, limit or TASKS[task].train_rows) for task in config.data.tasks}
-    longest = max(_limit(config, TASKS[task]) for task in counts)
-    return counts, {task: min(TASKS[task].row_tokens, longest) for task in counts}, longest
+    tasks = [TASKS[task] for task in counts]
+    return counts, {task.name: min(task.row_tokens, _limit(config, task)) for task in tasks}, tasks
 
 
-def _here(config: Config) -> tuple[dict[str, int], dict[str, float], int]:
+def _here(config: Config) -> tuple[dict[str, int], dict[str, float], list[Task]]:
     """As `_published`, from the rows themselves; a token is so many characters."""
     characters = 1 if config.model.kind == "random" else CHARACTERS  # its tokens are bytes
-    counts, tokens, limits = {}, {}, []
+    counts, tokens, tasks = {}, {}, []
     for task, data in load_dataset(config.data, config.source).tasks.items():
         limit = _limit(config, data.task)
         sizes = [_characters(row) / characters for row in data.train]
@@ -86,9 +87,9 @@ def _here(config: Config) -> tuple[dict[str, int], dict[str, float], int]:
         ]
         if not kept:
             raise UserError(f"{task}: every train row is longer than {limit:,} tokens (data.too_long, data.cutoff).")
-        limits.append(limit)
+        tasks.append(data.task)
         counts[task], tokens[task] = len(kept), sum(kept) / len(kept)
-    return counts, tokens, max(limits)
+    return counts, tokens, tasks
 
 
 def _limit(config: Config, task: Task) -> int:
@@ -113,7 +114,7 @@ def _can_be_truncated(row: AnyRow, excess: float, characters: float) -> bool:
     return isinstance(row, Reply) or len(row.context) / characters >= excess
 
 
-def _longest_answer(config: Config, length: int) -> int:
-    if any(TASKS[task].generated for task in config.data.tasks):
+def _longest_answer(config: Config, tasks: Sequence[Task], length: int) -> int:
+    if any(task.generated for task in tasks):
         return length  # at most all of the row
     return LETTER_ANSWER if config.prompt in LETTER_PROMPTS else TEXT_ANSWER

@@ -90,7 +90,10 @@ def _check(request: TrainRequest) -> None:
         console.say(f"  {line}")
     model, tokenizer = load_base_model(config.model, console)
     context = RunContext(config, request.dataset, tokenizer, console, readable_tokens(config, model))
+    # What is too long in a test is said, or refused, here, too.
+    context.encode_questions("test", config.evaluation.limit)
     stepper, examples = prepare(context, model)
+    context.encode_questions("validation", config.evaluation.validation_limit)
     with console.working(TRYING):
         rows = fit_micro_batch(stepper, examples, config.training.micro_batch_size, config.training.batch_size)
     length = len(longest(examples, 1)[0].tokens)
