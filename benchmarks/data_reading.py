@@ -16,7 +16,8 @@ from pathlib import Path
 from side_by_side import machine
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = "the court held that a party may claim what it lost by the act of another if it gave notice in due time".split()
+TEXT = "the court held that a party may claim what it lost by the act of another if it gave notice in due time"
+WORDS = TEXT.split()
 
 
 def write_rows(path: Path, count: int) -> None:

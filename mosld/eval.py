@@ -19,8 +19,9 @@ USAGE = """Score a finished run, or a saved adapter directory, on the run's own 
   python -m mosld.eval run=outputs/... backend=lm_eval tasks=arc_easy,arc_challenge
 
 Writes RUN/eval/<data>-<hash>-<prompt>/results.json and predictions/: other rows, limits or examples have another
-directory. What can be set: data, source, prompt, evaluation.*, model.dtype, model.path, logger. evaluation.base=true also scores the untrained model; logger=wandb sends the scores to
-Weights & Biases as a run of their own.
+directory. What can be set: data, source, prompt, evaluation.*, model.dtype, model.path, logger. source.root=FILE alone
+scores your own rows: those of FILE that the run was not trained on. evaluation.base=true also scores the untrained
+model; logger=wandb sends the scores to Weights & Biases as a run of their own.
 
 compare=KEY=VALUE scores once more with another model.dtype, model.attention or evaluation.batch_tokens, and lists the
 items that are answered differently, with their margins (differences.jsonl).

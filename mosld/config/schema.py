@@ -68,8 +68,8 @@ class DataConfig:
     )
     answer_as: str = setting(
         "auto",
-        "How your answers name a choice; auto: detected from the rows; label: of labelled choices; index counts from 0, "
-        "number from 1.",
+        "How your answers name a choice; auto: detected from the rows; label: of labelled choices; index: from 0; "
+        "number: from 1.",
         choices=("auto", "label", "text", "letter", "index", "number"),
     )
     holdout: float = setting(

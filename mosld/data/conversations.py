@@ -49,6 +49,21 @@ def read_conversation(values: Sequence[object], system: str) -> JsonObject:
     return {"system": system, "history": turns[:-1], "question": question, "response": response}
 
 
+def read_history(value: object) -> list[tuple[str, str]]:
+    """The earlier turns in a column of their own: pairs of what the user said and what the assistant answered.
+
+    Raises:
+        RowError: it holds something else.
+    """
+    turns = [] if value is None or value == "" else _list(value)
+    if not all(
+        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) and text.strip() for text in turn)
+        for turn in turns
+    ):
+        raise RowError("'history' must be a list of pairs of texts, what the user said and the answer")
+    return [(turn[0].strip(), turn[1].strip()) for turn in turns if isinstance(turn, list)]
+
+
 def _list(value: object) -> list[object]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:

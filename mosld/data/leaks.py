@@ -1,4 +1,4 @@
-"""Rows that stand in two splits: which rows a run was trained on, and how many of those that are scored are among them."""
+"""Which rows a run was trained on, and how many rows stand in two splits."""
 
 import base64
 import binascii

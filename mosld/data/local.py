@@ -22,13 +22,13 @@ from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.bad_rows import BadRows, RowError, quoted
 from mosld.data.choices import ANSWER_FORMS, AmbiguousAnswersError, answer_form, choice_index
 from mosld.data.forms import REQUIRED, Form, recognise
+from mosld.data.leaks import Record
 from mosld.data.parsing import parse_row
 from mosld.data.records import HEAD, RecordFile
 from mosld.data.row_cache import cached_rows
 from mosld.data.row_table import KINDS, RowTable, RowTableBuilder, unique_ids
 from mosld.data.rows import Reply, Row, row_keys
 from mosld.data.sources import ReadTask
-from mosld.data.leaks import Record
 from mosld.data.splits import Rows, hold_out, take
 from mosld.data.tasks import Task
 from mosld.data.values import type_name
@@ -287,7 +287,7 @@ def _divide(read: ReadTask, files: Files, data: DataConfig, training: bool, reco
     if errors and not read.bad.count:
         raise UserError(*errors)
     if training:
-        if scored and "test" not in splits and len(splits["train"]) > 1:
+        if scored and "test" not in splits:
             splits["train"], splits["test"] = hold_out(splits["train"], data.holdout, "test")
     elif not scored:
         splits = {}

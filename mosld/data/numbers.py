@@ -1,8 +1,8 @@
 r"""The number that a worked solution ends in, and its value.
 
 `final_line` finds the line that gives the answer, `#### 72`; rows are read by it, and generated texts, too.
-`final_number` is what a text answers: that line, else the last `\boxed{...}`, else the last number.
-`value` evaluates it: plain numbers here, LaTeX by math-verify.
+`final_number` is what a text answers: that line, else the last `\boxed{...}`, else what it calls the answer, else its
+last number. `value` evaluates it: plain numbers here, LaTeX by math-verify.
 """
 
 import logging
@@ -35,9 +35,13 @@ _UNSIGNED = (
 _NUMBER = rf"(?:(?<![\w.)])-)?(?:{_CURRENCY} ?)?(?:(?<={_CURRENCY})-)?{_UNSIGNED}(?: ?%)?"
 # Digits that are no number, or a part of one: 3:30, 2024-01-31, 1/2/2024, version 1.2.3, H2O, m^2.
 _OTHER_DIGITS = r"\d+(?::\d+)+|\d{4}-\d\d?-\d\d?|\d+(?:/\d+){2,}|\d+(?:\.\d+){2,}(?!,)|(?:[A-Za-z_]|\^\{?-?)\d[\d.]*"
+_SEPARATED = re.compile(rf"(?P<comma>{_DECIMAL_COMMA})|{_INTEGER}")
 _TOKENS = re.compile(rf"(?P<grouped>{_DECIMAL_COMMA})|{_OTHER_DIGITS}|(?P<number>{_NUMBER})")
 _HEADING = re.compile(r"(?<!#)####([^#\n]*)$", re.MULTILINE)
 _WITH_UNIT = re.compile(rf"(?<!#)####[ *]*({_NUMBER})(?=[ *]*(?:[a-z°]|[^\W\d]\S*$))[^\n]*", re.MULTILINE)
+_STATED = re.compile(r"(?<!if the )\banswer(?: is|:)[\s:]*", re.IGNORECASE)
+# After a stated answer: no other number before the sentence or a bracket ends it.
+_STATED_END = re.compile(r"[^\d.!?(=+*/\n]*(?:[.!?(\n]|$)")
 # Braces within braces, four deep.
 _BOXED = re.compile(r"\\f?boxed ?\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})+)\}")
 _TEXT = re.compile(r"\\(?:text(?:bf|rm|it)?|math(?:rm|bf)|mbox) ?\{([^{}]*)\}")
@@ -64,7 +68,7 @@ def final_number(text: str) -> str | None:
     r"""The number that a worked solution ends in, with plain signs and separators; None if there is none.
 
     It is the one of `final_line`, else what stands in the last `\boxed{}`, which need not be a number, else the one
-    with its unit after `####`, else the last number of the text.
+    with its unit after `####`, else that of "the answer is 72", else the last number of the text.
     """
     line = final_line(text)
     if line:
@@ -73,7 +77,7 @@ def final_number(text: str) -> str | None:
     boxes = [box for box in _BOXED.findall(text) if box.strip()]
     if boxes:
         return _boxed(boxes[-1])
-    found = [line[1] for line in _WITH_UNIT.finditer(text)] or _numbers(text)
+    found = [line[1] for line in _WITH_UNIT.finditer(text)] or _stated(text) or _numbers(text)
     return found[-1].strip() if found else None
 
 
@@ -87,13 +91,12 @@ def value(text: str) -> Fraction | None:
         return None
     if not re.fullmatch(_NUMBER, text):
         return _evaluate(text) if "\\" in text else None
-    if re.fullmatch(f"-?{_DECIMAL_COMMA}", text):
-        text = text.replace(".", "").replace(",", ".")
-    text = re.sub(r"(?: ?[xX\u00d7*·] ?|^(-?))10 ?\^ ?\{?([-+]?\d+)\}?$", _exponent, text.replace(",", ""))
+    text = _SEPARATED.sub(_joined, text)
+    text = re.sub(r"(?: ?[xX\u00d7*·] ?|^(-?))10 ?\^ ?\{?([-+]?\d+)\}?$", _exponent, text)
     if "\\" in text or "^" in text:
         return _evaluate(text)
-    # In 2 1/2 the sign belongs to both parts; other spaces are between thousands.
-    whole, _, part = re.sub(" ?/ ?", "/", text).rpartition(" ") if "/" in text else ("", "", text.replace(" ", ""))
+    # In 2 1/2 the sign belongs to both parts.
+    whole, _, part = re.sub(" ?/ ?", "/", text).rpartition(" ")
     return Fraction(whole or "0") + Fraction(f"-{part}" if whole.startswith("-") else part)
 
 
@@ -109,6 +112,13 @@ def plain(text: str) -> str:
     return re.sub(r"\\times(?![a-z])", "\u00d7", re.sub(r"\\cdot(?![a-z])", "·", text))
 
 
+def _joined(digits: re.Match[str]) -> str:
+    """A number without its separators between thousands, and with a decimal point."""
+    if digits["comma"]:
+        return re.sub("[. ]", "", digits[0]).replace(",", ".")
+    return re.sub("[, ]", "", digits[0])
+
+
 def _exponent(power: re.Match[str]) -> str:
     return f"e{power[2]}" if power[1] is None else f"{power[1]}1e{power[2]}"
 
@@ -121,6 +131,16 @@ def _bare(text: str) -> str:
 def _numbers(text: str) -> list[str]:
     return [
         token["grouped"] or token["number"] for token in _TOKENS.finditer(text) if token["grouped"] or token["number"]
+    ]
+
+
+def _stated(text: str) -> list[str]:
+    text = text.replace("**", "")
+    tokens = [_TOKENS.match(text, words.end()) for words in _STATED.finditer(text)]
+    return [
+        token["grouped"] or token["number"]
+        for token in tokens
+        if token and (token["grouped"] or token["number"]) and _STATED_END.match(text, token.end())
     ]
 
 
@@ -141,6 +161,7 @@ def _evaluate(latex: str) -> Fraction | None:
     powers = re.findall(r"\^(?!\s*\{?\s*\\circ)", latex)
     if len(powers) > 1 or re.search(r"\^\s*\{?[-+]?\d{4}", latex) or not _ARITHMETIC.fullmatch(latex):
         return None
+    latex = _SEPARATED.sub(_joined, latex).replace("\u00d7", r"\times ").replace("·", r"\cdot ")
     # Loads sympy, which takes half a second, and few solutions have LaTeX.
     from math_verify import LatexExtractionConfig, parse
     from sympy import Float, Rational

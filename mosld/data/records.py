@@ -255,19 +255,26 @@ def _typed(path: Path, form: str) -> tuple["Schema", Iterator["RecordBatch"]]:
     try:
         if form == ".parquet":
             file = parquet.ParquetFile(source)
-            return file.schema_arrow, file.iter_batches(batch_size=BATCH_ROWS)
+            return _distinct(path, file.schema_arrow), file.iter_batches(batch_size=BATCH_ROWS)
         source = pyarrow.memory_map(source) if isinstance(source, str) else source
         try:
             reader = ipc.open_file(source)
         except pyarrow.ArrowInvalid:
             source.seek(0)
             stream = ipc.open_stream(source)
-            return stream.schema, iter(stream)
-        return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
+            return _distinct(path, stream.schema), iter(stream)
+        return _distinct(path, reader.schema), (reader.get_batch(i) for i in range(reader.num_record_batches))
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise UserError(f"{path}: is not a complete {form[1:]} file ({str(error).splitlines()[0][:200]})") from error
+
+
+def _distinct(path: Path, schema: "Schema") -> "Schema":
+    repeated = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{path}: two columns are called '{repeated}'.")
+    return schema
 
 
 def _typed_records(path: Path, form: str, columns: Collection[str] | None) -> Iterator[Record]:
@@ -278,6 +285,9 @@ def _typed_records(path: Path, form: str, columns: Collection[str] | None) -> It
     number = 0
     try:
         for whole in batches:
+            if form == ".arrow":
+                # Nothing has checked the offsets in it yet, and a wrong one ends the process.
+                whole.validate(full=True)
             for start in range(0, whole.num_rows, BATCH_ROWS):
                 batch = whole.slice(start, BATCH_ROWS).select(wanted)
                 for row in _converted(batch):

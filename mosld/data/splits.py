@@ -96,6 +96,8 @@ def hold_out(rows: Rows, share: float, purpose: str) -> tuple[Rows, Rows]:
     Equal rows stay together, and so do the questions on one passage where there are passages enough.
     """
     count = max(1, round(len(rows) * share))
+    if len(rows) < 2:
+        return rows, take(rows, numpy.zeros(0, numpy.int64))
     if isinstance(rows, ColumnarRows):
         held = numpy.flatnonzero(_lowest_groups(rows, count, share))
     else:

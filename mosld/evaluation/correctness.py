@@ -15,8 +15,8 @@ STRICT = regex.compile(r"#### (\-?[0-9\.\,]+)")
 FLEXIBLE = regex.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 IGNORED = regex.compile(r"[,$]|\.(?=[,$]*$)")
 
-_SENTENCE_MARKS = regex.compile(r"^[¿¡]+|\s*[\p{Terminal_Punctuation}…‥]+$")
-_QUOTED = regex.compile(r"\p{Quotation_Mark}(.*)\p{Quotation_Mark}")
+_SENTENCE_MARKS = regex.compile(r"^[\s¿¡]+|[\s\p{Terminal_Punctuation}…‥]+$")
+_QUOTED = regex.compile(r"\p{Quotation_Mark}+(.*?)\p{Quotation_Mark}+")
 _BRACKETED = regex.compile(r"\p{Open_Punctuation}(.*)\p{Close_Punctuation}")
 
 
@@ -67,11 +67,20 @@ def same_text(answer: str, expected: str) -> bool:
 
 
 def _folded(text: str) -> str:
-    text = " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    text = " ".join(text.split())
+    # A sentence in quotation marks, or quotation marks and then the end of a sentence.
+    while bare := _without_marks(text):
+        if bare == text:
+            break
+        text = bare
+    return text
+
+
+def _without_marks(text: str) -> str:
+    """The text without quotation marks around it, else without the end of its sentence; "" if nothing is left."""
     quoted = _QUOTED.fullmatch(text)
-    bare = quoted[1].strip() if quoted else _SENTENCE_MARKS.sub("", text)
-    # A text of nothing but marks is kept.
-    return _folded(bare) if bare and bare != text else text
+    return quoted[1].strip() if quoted else _SENTENCE_MARKS.sub("", text)
 
 
 def _without_brackets(text: str) -> str:

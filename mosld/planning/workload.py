@@ -7,7 +7,7 @@ from mosld.common.errors import UserError
 from mosld.config.schema import LETTER_PROMPTS, Config
 from mosld.data.dataset import load_dataset
 from mosld.data.mixing import Order, quotas
-from mosld.data.rows import AnyRow, Reply, Row, Solution
+from mosld.data.rows import AnyRow, Reply, Solution
 from mosld.data.tasks import TASKS, Task
 from mosld.training.optim import total_steps
 
@@ -44,7 +44,7 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
     Raises:
         UserError: rows of a local source that cannot be read.
     """
-    counts, tokens, tasks = _published(config) if config.source.name == "hub" else _here(config)
+    tasks, counts, tokens = _published(config) if config.source.name == "hub" else _here(config)
     taken = quotas(counts, config.data)
     rows = sum(taken.values())
     mean = sum(taken[task] * tokens[task] for task in taken) / rows
@@ -64,54 +64,51 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
     )
 
 
-def _published(config: Config) -> tuple[dict[str, int], dict[str, float], list[Task]]:
-    """By task the rows and mean tokens of a row, and the tasks."""
+# The tasks, the train rows of each, and their mean tokens.
+Rows = tuple[list[Task], dict[str, int], dict[str, float]]
+
+
+def _published(config: Config) -> Rows:
     limit = config.data.limit
     counts = {task: min(TASKS[task].train_rows, limit or TASKS[task].train_rows) for task in config.data.tasks}
     tasks = [TASKS[task] for task in counts]
-    return counts, {task.name: min(task.row_tokens, _limit(config, task)) for task in tasks}, tasks
+    return tasks, counts, {task.name: min(task.row_tokens, _limit(config, task)) for task in tasks}
 
 
-def _here(config: Config) -> tuple[dict[str, int], dict[str, float], list[Task]]:
-    """As `_published`, from the rows themselves; a token is so many characters."""
+def _here(config: Config) -> Rows:
     characters = 1 if config.model.kind == "random" else CHARACTERS  # its tokens are bytes
-    counts, tokens, tasks = {}, {}, []
-    for task, data in load_dataset(config.data, config.source).tasks.items():
+    counts, tokens = {}, {}
+    tasks = load_dataset(config.data, config.source).tasks
+    for task, data in tasks.items():
         limit = _limit(config, data.task)
-        sizes = [_characters(row) / characters for row in data.train]
-        # As in training: what is too long is truncated, or left out where data.too_long or the row's kind wants it.
-        kept = [
+        sizes = [
             min(size, limit)
-            for row, size in zip(data.train, sizes, strict=True)
-            if size <= limit or (config.data.too_long != "drop" and _can_be_truncated(row, size - limit, characters))
+            for row in data.train
+            if (size := _characters(row) / characters) <= limit or _is_truncated(row, size - limit, characters, config)
         ]
-        if not kept:
+        if not sizes:
             raise UserError(f"{task}: every train row is longer than {limit:,} tokens (data.too_long, data.cutoff).")
-        tasks.append(data.task)
-        counts[task], tokens[task] = len(kept), sum(kept) / len(kept)
-    return counts, tokens, tasks
+        counts[task], tokens[task] = len(sizes), sum(sizes) / len(sizes)
+    return [data.task for data in tasks.values()], counts, tokens
 
 
 def _limit(config: Config, task: Task) -> int:
-    """The most tokens of a row: the task's cutoff, or what the model reads if its shape is known."""
+    """The most tokens of a row: the task's cutoff, or what the model reads where its shape says so."""
     cutoff = config.data.cutoff or task.cutoff
-    reads = config.model.shape.get("max_position_embeddings")
-    return min(cutoff, reads - 1) if isinstance(reads, int) else cutoff
+    context_length = config.model.shape.get("max_position_embeddings")
+    return min(cutoff, context_length - 1) if isinstance(context_length, int) else cutoff
+
+
+def _is_truncated(row: AnyRow, excess: float, characters: float, config: Config) -> bool:
+    """Whether a row that is too long is truncated, and not left out."""
+    can_be = isinstance(row, Reply) or len(row.context) / characters >= excess
+    return can_be and config.data.too_long != "drop"
 
 
 def _characters(row: AnyRow) -> int:
-    texts = [row.context, row.question]
-    if isinstance(row, Row):
-        texts += row.choices
-    elif isinstance(row, Solution):
-        texts.append(row.answer)
-    else:
-        texts += [row.system, row.response, *(text for turn in row.history for text in turn)]
-    return sum(map(len, texts))
-
-
-def _can_be_truncated(row: AnyRow, excess: float, characters: float) -> bool:
-    return isinstance(row, Reply) or len(row.context) / characters >= excess
+    """The characters of a row, with an answer that is more than a letter."""
+    answer = row.answer if isinstance(row, Solution) else row.system + row.response if isinstance(row, Reply) else ""
+    return sum(map(len, row.texts)) + len(answer)
 
 
 def _longest_answer(config: Config, tasks: Sequence[Task], length: int) -> int:

@@ -109,6 +109,8 @@ def evaluate_run(
     silence_libraries()
     output = EvaluationOutput(config, run, evaluation_name(config, dataset), overrides, dataset.describe())
     directory = output.directory
+    for line in dataset.summary():
+        output.console.say(f"  {line}")
     model, tokenizer = load_trained(config.model, run, output.console)
     context = RunContext(config, dataset, tokenizer, output.console, context_length(model))
     questions = context.encode_questions("test", config.evaluation.limit)

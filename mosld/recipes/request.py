@@ -81,7 +81,8 @@ def check_request(overrides: list[str]) -> TrainRequest:
     """
     config = load_config(overrides)
     require_launch(config)
-    dataset = load_dataset(config.data, config.source)
+    with Console().working("reading the rows"):
+        dataset = load_dataset(config.data, config.source)
     require_token(config.hub)
     if config.training.patience and not any(task.validation for task in dataset.tasks.values()):
         raise UserError(

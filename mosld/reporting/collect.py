@@ -103,7 +103,7 @@ def _are_scores(scores: object) -> bool:
 
 
 def _trained_on(path: Path, runs: Sequence[Run]) -> str | None:
-    """The data that an evaluation (RUN/eval/<data>-<prompt>) was trained on; None for a run."""
+    """The data that an evaluation (RUN/eval/<data>-<hash>-<prompt>) was trained on; None for a run."""
     if path.parent.name != "eval":
         return None
     run = next((run for run in reversed(runs) if run.path == path.parents[1]), None)

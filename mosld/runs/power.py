@@ -13,14 +13,15 @@ difference d, the noncentrality d / (s sqrt(2 / K)).
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-
-from scipy.special import nctdtrinc, ndtri, stdtrit
+from statistics import NormalDist
 
 from mosld.common.files import JsonObject
 
 ALPHA = 0.05
 POWER = 0.8
 MAX_SEEDS = 1000
+# Tasks that a note names; of more it gives the range.
+MAX_LISTED = 9
 SMALLEST = f"Smallest difference that could be shown (power {POWER:g}, alpha {ALPHA:g})"
 
 
@@ -37,7 +38,7 @@ def smallest_over_items(variances: Sequence[float], items: Sequence[int]) -> flo
 
 def smallest_for_error(error: float) -> float:
     """The smallest difference that is shown where its estimate has this standard error, and is about normal."""
-    return min(1.0, float(ndtri(1 - ALPHA / 2) + ndtri(POWER)) * error)
+    return min(1.0, (NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(POWER)) * error)
 
 
 def independent_variance(accuracy: float, items: int) -> float:
@@ -51,6 +52,9 @@ def independent_variance(accuracy: float, items: int) -> float:
 
 def smallest_over_seeds(deviation: float, seeds: int) -> float:
     """The smallest difference of the means of two sides that `seeds` runs a side can show, by a t-test."""
+    # A run needs only the differences over items, and starts 0.2 s earlier without scipy.
+    from scipy.special import nctdtrinc, stdtrit
+
     freedom = 2 * seeds - 2
     noncentrality = float(nctdtrinc(freedom, 1 - POWER, stdtrit(freedom, 1 - ALPHA / 2)))
     return min(1.0, noncentrality * deviation * math.sqrt(2 / seeds))
@@ -80,11 +84,19 @@ def smallest_on_average(tasks: Sequence[tuple[float, int]]) -> float:
     return smallest_over_items(variances, [items for _, items in tasks])
 
 
-def independent_note(scores: Mapping[str, JsonObject]) -> str:
-    """What the items of one run can show of a difference from another run, by task and on average."""
+def independent_note(scores: Mapping[str, JsonObject], average: bool = True) -> str:
+    """What the items of one run can show of a difference from another run, by task and on average.
+
+    Args:
+        scores: by task, or by subject of a task.
+        average: whether their average is shown, too.
+    """
     tasks = {name: (score["accuracy"], score["n"]) for name, score in scores.items()}
-    sizes = {name: smallest_on_average([task]) for name, task in tasks.items()}
-    if len(sizes) > 1:
-        sizes["average"] = smallest_on_average(list(tasks.values()))
-    listed = ", ".join(f"{name} {100 * size:.1f}" for name, size in sizes.items())
-    return f"{SMALLEST}: {listed} points over items; over seeds: one run cannot tell"
+    sizes = {name: 100 * smallest_on_average([task]) for name, task in tasks.items()}
+    if len(sizes) <= MAX_LISTED:
+        listed = [f"{name} {size:.1f}" for name, size in sizes.items()]
+    else:
+        listed = [f"{min(sizes.values()):.1f} to {max(sizes.values()):.1f}"]
+    if average and len(sizes) > 1:
+        listed.append(f"average {100 * smallest_on_average(list(tasks.values())):.1f}")
+    return f"{SMALLEST}: {', '.join(listed)} points over items; over seeds: one run cannot tell"

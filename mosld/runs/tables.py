@@ -86,8 +86,8 @@ def _other(score: JsonObject, name: str) -> JsonObject:
     return {"accuracy": score[name], "stderr": score[f"stderr_{name}"], "n": score["n"]}
 
 
-def _subject_tables(scores: JsonObject, base_scores: JsonObject) -> Iterator[Table]:
-    """A table of the subjects of each task that has some, in the order of their categories."""
+def _subject_tables(scores: JsonObject, base_scores: JsonObject) -> Iterator[RenderableType]:
+    """A table of the subjects of each task that has some, in the order of their categories, and its note."""
     for task, score in scores.items():
         if "by_subject" not in score:
             continue
@@ -98,6 +98,7 @@ def _subject_tables(scores: JsonObject, base_scores: JsonObject) -> Iterator[Tab
             for name in (name for name in score["by_subject"] if CATEGORY[name] == category):
                 _add_row(table, name, score["by_subject"][name], base.get(name))
         yield table
+        yield independent_note(score["by_subject"], average=False)
 
 
 def _leak_notes(data: JsonObject) -> Iterator[str]:

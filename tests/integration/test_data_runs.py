@@ -2,8 +2,6 @@
 
 import json
 import math
-import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -62,20 +60,6 @@ def test_mmlu_is_scored_by_subject_and_category(prompt, shots, instructed, capsy
 def test_training_on_mmlu_is_refused_with_one_message(capsys):
     assert train_command.main(["data=mmlu", *FAST]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_example_of_the_docs_runs_as_typed(tmp_path, monkeypatch):
-    block = re.search(r"```bash\n(mkdir .*?)```", DOCS.read_text(), flags=re.S)
-    assert block
-    text = re.search(r"cat > (\S+) <<'END'\n(.*?)END\npython -m mosld.train (.*)\n", block[1], flags=re.S)
-    assert text
-    monkeypatch.chdir(tmp_path)
-    Path(text[1]).parent.mkdir(parents=True)
-    Path(text[1]).write_text(text[2])
-    assert train_command.main([*shlex.split(text[3]), "output_dir=run"]) == 0
-    results = read(tmp_path / "run" / "results.json")
-    assert results["data"]["counts"] == {"capitals": {"train": 4, "validation": 1, "test": 1}}
-    assert (results["data"]["name"], list(results["scores"])) == ("local", ["capitals"])
 
 
 @pytest.fixture

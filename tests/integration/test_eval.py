@@ -60,7 +60,7 @@ def test_lm_eval_scores_a_run_as_we_do_item_by_item(method, trained, toy_root):
     run = trained(method)
     assert eval_command.main([f"run={run}", "prompt=cloze", *BOTH]) == 0
     assert eval_command.main([f"run={run}", *BOTH, "backend=lm_eval", f"tasks={','.join(TASKS)}"]) == 0
-    ours, theirs = run / "eval" / "mixture-cloze", run / "eval" / "lm_eval-arc_easy+openbookqa"
+    ours, theirs = evaluation_of(run, "mixture", "cloze"), run / "eval" / "lm_eval-arc_easy+openbookqa"
     for name, task in TASKS.items():
         predictions = lines(ours / "predictions" / f"{task}.jsonl"), lines(theirs / "predictions" / f"{name}.jsonl")
         assert len(predictions[0]) == 20
@@ -95,7 +95,7 @@ def test_generated_answers_of_lm_eval_are_recorded_without_their_text(trained, m
     assert eval_command.main([*command, "evaluation.limit=2"]) == 0
     directory = trained("mosld") / "eval" / "lm_eval-gsm8k"
     records = lines(directory / "predictions" / "gsm8k.jsonl")
-    assert [sorted(line) for line in records] == [["correct", "exact_match", "id"]] * 2
+    assert [sorted(line) for line in records] == [["correct", "exact_match", "flexible", "id", "strict"]] * 2
     results = json.loads((directory / "results.json").read_text())
     assert results["scores"]["gsm8k"]["n"] == 2
     assert "exact_match,flexible-extract" in results["lm_eval"]["results"]["gsm8k"]
@@ -107,7 +107,7 @@ def test_mmlu_is_one_task_of_lm_eval_on_our_items(trained, capsys):
     options = [f"run={run}", "source=bundled", "evaluation.limit=12", "evaluation.base=false", "evaluation.shots=1"]
     assert eval_command.main([*options, "data=mmlu", "prompt=letter"]) == 0
     assert eval_command.main([*options, "backend=lm_eval", "tasks=mmlu"]) == 0
-    ours, theirs = run / "eval" / "mmlu-letter-1shot", run / "eval" / "lm_eval-mmlu-1shot"
+    ours, theirs = evaluation_of(run, "mmlu", "letter-1shot"), run / "eval" / "lm_eval-mmlu-1shot"
     ids = [sorted(line["id"] for line in lines(path / "predictions" / "mmlu.jsonl")) for path in (ours, theirs)]
     assert ids[0] == ids[1]
     results = json.loads((theirs / "results.json").read_text())
@@ -227,7 +227,7 @@ def test_items_that_differ_are_listed_with_their_margins(trained, capsys, monkey
     monkeypatch.setattr(recipe, "load_trained", load_with_other_head)
     command = [f"run={trained('mosld')}", *BOTH, "prompt=cloze", "compare=model.dtype=bfloat16"]
     assert eval_command.main(command) == 0
-    listed = lines(trained("mosld") / "eval" / "mixture-cloze" / "differences.jsonl")
+    listed = lines(evaluation_of(trained("mosld"), "mixture", "cloze") / "differences.jsonl")
     assert listed
     assert all(one["margin"] > 0 and one["other_margin"] > 0 and one["prediction"] != one["other"] for one in listed)
     assert f"{len(listed)} of 40 items are answered differently" in capsys.readouterr().out

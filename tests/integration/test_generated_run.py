@@ -15,6 +15,7 @@ from mosld.data.splits import TaskData
 from mosld.data.tasks import TASKS
 from mosld.recipes.context import RunContext
 from mosld.runs.console import Console
+from tests.helpers.toy_runs import evaluation_of
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_choices_and_numbers_are_in_one_table_before_and_after_training(finished
 @pytest.mark.parametrize("folder", ["predictions", "predictions/base"])
 def test_predictions_of_numbers_hold_no_text(finished, folder):
     lines = [json.loads(line) for line in (finished / folder / "gsm8k.jsonl").read_text().splitlines()]
-    assert [list(line) for line in lines] == [["id", "prediction", "correct"]] * 8
+    assert [list(line) for line in lines] == [["id", "prediction", "correct", "strict", "flexible"]] * 8
 
 
 def test_validation_scores_both_kinds(finished):
@@ -57,7 +58,7 @@ def test_routing_json_has_the_experts_of_generated_answers(finished):
 @pytest.mark.parametrize("prompt", ["letter", "cloze"])
 def test_eval_generates_the_same_numbers_whatever_the_prompt_format_of_choices(finished, prompt):
     assert eval_command.main([f"run={finished}", f"prompt={prompt}", "evaluation.base=false"]) == 0
-    directory = finished / "eval" / f"mixture_gsm8k-{prompt}"
+    directory = evaluation_of(finished, "mixture_gsm8k", prompt)
     again = (directory / "predictions" / "gsm8k.jsonl").read_bytes()
     assert again == (finished / "predictions" / "gsm8k.jsonl").read_bytes()
     assert read(directory / "results.json")["scores"]["gsm8k"] == read(finished / "results.json")["scores"]["gsm8k"]

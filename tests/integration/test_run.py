@@ -118,7 +118,7 @@ def test_eval_of_an_adapter_directory_scores_the_base_too(finished, tmp_path):
 
 def test_eval_on_other_data_and_prompt_has_its_own_directory(finished):
     assert eval_command.main([f"run={finished}", "data=single_arc_e", "prompt=cloze", "evaluation.limit=5"]) == 0
-    results = read(finished / "eval" / "single_arc_e-cloze" / "results.json")
+    results = read(evaluation_of(finished, "single_arc_e", "cloze") / "results.json")
     assert results["scores"]["arc_e"]["n"] == 5
 
 
@@ -210,7 +210,7 @@ def test_method_trains_and_evaluates_with_prompt(method, prompt, arguments, tmp_
     run = [*arguments, f"method={method}", f"prompt={prompt}", "training.max_steps=2", f"output_dir={tmp_path / 'r'}"]
     assert train_command.main(run) == 0
     assert eval_command.main([f"run={tmp_path / 'r'}"]) == 0
-    scored = read(tmp_path / "r" / "eval" / f"mixture-{prompt}" / "results.json")
+    scored = read(evaluation_of(tmp_path / "r", "mixture", prompt) / "results.json")
     assert scored["scores"] == read(tmp_path / "r" / "results.json")["scores"]
 
 

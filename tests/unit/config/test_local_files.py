@@ -47,12 +47,15 @@ LAYOUTS: dict[str, dict[str, dict[str, list[str]]]] = {
             "test": ["data/test-00000-of-00001.parquet"],
         }
     },
+    "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet": {
+        "root": {"train": ["data/train-00000-of-00001-a09b74b3ef9c3b56.parquet"]}
+    },
     "easy/train-00000-of-00001.parquet hard/train-00000-of-00001.parquet": {
         "easy": {"train": ["easy/train-00000-of-00001.parquet"]},
         "hard": {"train": ["hard/train-00000-of-00001.parquet"]},
     },
-    "law/dataset_dict.json law/train/state.json law/train/data-00000-of-00001.arrow law/test/data-00000-of-00001.arrow": {
-        "law": {"train": ["law/train/data-00000-of-00001.arrow"], "test": ["law/test/data-00000-of-00001.arrow"]}
+    "l/dataset_dict.json l/train/state.json l/train/data-00000-of-00001.arrow l/test/data-00000-of-00001.arrow": {
+        "l": {"train": ["l/train/data-00000-of-00001.arrow"], "test": ["l/test/data-00000-of-00001.arrow"]}
     },
     "law/dataset_info.json law/data-00000-of-00001.arrow": {"law": {"train": ["law/data-00000-of-00001.arrow"]}},
     "_SUCCESS part-00001-c0.snappy.parquet part-00000-c0.snappy.parquet": {
@@ -103,6 +106,7 @@ def test_files_are_assigned_to_tasks_and_splits(names, tmp_path):
         ("train-00000-of-00003.csv train-00002-of-00003.csv", "one of 3 files of the split train; number 1 is missing"),
         ("train.csv test.xlsx", 'test.xlsx: cannot be read; save the sheet as "CSV UTF-8"'),
         ("train.csv test.txt", "test.txt: cannot be read"),
+        ("train.csv test/part1.xlsx", "part1.xlsx: cannot be read"),
         ("law.xls", "holds no data; .*CSV UTF-8"),
         ("law.jsnl", "did you mean '.jsonl'"),
         ("", "holds no data"),
@@ -137,7 +141,8 @@ def test_file_that_cannot_be_read_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "split", "rest"),
     [
-        ("dev", "validation", ""), ("Dev_Set", "validation", ""), ("evaluation", "validation", ""), ("HELD-OUT", "test", ""),
+        ("dev", "validation", ""), ("Dev_Set", "validation", ""), ("evaluation", "validation", ""),
+        ("HELD-OUT", "test", ""),
         ("test_2023", "test", ""), ("2023_law_test", "test", "2023_law"), ("law_val_v2", "validation", "law_v2"),
         ("attest", None, "attest"), ("trains", None, "trains"), ("prüfung_test", "test", "prüfung"),
     ],

@@ -16,10 +16,12 @@ CHOICES = ["red", "Blue", "7", "green"]
     [
         (0, "index", 0), (3, "index", 3), ("3", "index", 3), (2.0, "index", 2), (4, "index", -1), (-1, "index", -1),
         (1, "number", 0), ("4", "number", 3), (0, "number", -1), (5, "number", -1), (1.5, "index", -1),
-        (True, "index", 1), ("2.0", "index", 2), (Decimal(3), "index", 3), ("1e1", "index", -1), ("²", "index", -1), (float("inf"), "index", -1),
+        (True, "index", 1), ("2.0", "index", 2), (Decimal(3), "index", 3), ("1e1", "index", -1),
+        ("²", "index", -1), (float("inf"), "index", -1),
         ("A", "letter", 0), ("d", "letter", 3), ("(B)", "letter", 1), ("C.", "letter", 2), ("E", "letter", -1),
         ("AB", "letter", -1), ("", "letter", -1), (1, "letter", -1),
-        ("red", "text", 0), (" blue ", "text", 1), ("7", "text", 2), (7, "text", 2), ("7.0", "text", 2), ("pink", "text", -1),
+        ("red", "text", 0), (" blue ", "text", 1), ("7", "text", 2), (7, "text", 2), ("7.0", "text", 2),
+        ("pink", "text", -1),
     ],
 )  # fmt: skip
 def test_answer_names_a_choice_or_none(answer, form, index):
@@ -71,12 +73,13 @@ def test_cell_that_is_no_list_is_refused(cell):
 
 def form_of(rows) -> str:
     """The form of answers that stand beside choices, or labelled choices."""
-    labelled = [(answer, list(choices)) if not isinstance(choices, dict) else
-                (answer, list(choices.values()), list(choices)) for answer, choices in rows]  # fmt: skip
-    return answer_form({
-        form: numpy.array([choice_index(answer, choices, *(labels or [[]]), form) for answer, choices, *labels in labelled])
-        for form in ANSWER_FORMS
-    })  # fmt: skip
+    labelled = [
+        (answer, list(choices.values()), list(choices)) if isinstance(choices, dict) else (answer, list(choices), [])
+        for answer, choices in rows
+    ]
+    return answer_form(
+        {form: numpy.array([choice_index(*row, form) for row in labelled]) for form in ANSWER_FORMS},
+    )
 
 
 @pytest.mark.parametrize(

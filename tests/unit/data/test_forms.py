@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -46,7 +48,9 @@ FORMS: dict[str, tuple[dict, object]] = {
     "index as a float": ({"question": CHOICE.question, "choices": ["6", "none"], "label": 0.0}, CHOICE),
     "capitals": ({"Question": CHOICE.question, "Choices": ["6", "none"], "Answer": "a"}, CHOICE),
     "text": ({"question": CHOICE.question, "choices": ["6", "none"], "answer": "6"}, CHOICE),
-    "number as a choice": ({"question": CHOICE.question, "choices": [6, 9], "answer": 6}, Row("", "", "", CHOICE.question, ("6", "9"), 0)),
+    "number as a choice": (
+        {"question": CHOICE.question, "choices": [6, 9], "answer": 6}, replace(CHOICE, choices=("6", "9")),
+    ),
     "object of choices": ({"question": CHOICE.question, "choices": {"A": "6", "B": "none"}, "answer": "A"}, CHOICE),
     "list of labels and texts": ({"question": CHOICE.question, "choices": NESTED, "answerKey": "A"}, CHOICE),
     "labels and texts": (
@@ -57,11 +61,15 @@ FORMS: dict[str, tuple[dict, object]] = {
     "JSON in a cell": ({"question": CHOICE.question, "choices": '["6", "none"]', "answer": "A"}, CHOICE),
     "Python in a cell": ({"question": CHOICE.question, "choices": "['6', 'none']", "answer": "A"}, CHOICE),
     "padded": ({"question": CHOICE.question, "choices": ["6", "none", "", None], "answer": "A"}, CHOICE),
+    "a truth value": (
+        {"question": CHOICE.question, "choices": ["yes", "no"], "answer": True}, replace(CHOICE, choices=("yes", "no")),
+    ),
+    "columns from 0": ({"question": CHOICE.question, "choice_0": "6", "choice_1": "none", "label": 0}, CHOICE),
     "columns by letter": ({"question": CHOICE.question, "A": "6", "B": "none", "answer": "A"}, CHOICE),
     "columns by number": ({"question": CHOICE.question, "option1": "6", "option2": "none", "answer": "1"}, CHOICE),
     "race": (
         {"article": "He has 3.", "question": CHOICE.question, "options": ["6", "none"], "answer": "A"},
-        Row("", "", "He has 3.", *[CHOICE.question, CHOICE.choices, 0]),
+        replace(CHOICE, context="He has 3."),
     ),
     "gsm8k": (
         {"question": "Double 3?", "answer": "3+3=<<3+3=6>>6\n#### 6"},
@@ -72,6 +80,11 @@ FORMS: dict[str, tuple[dict, object]] = {
         Solution("", "", "", "Double 3?", "It is 6.", "6"),
     ),
     "prompt and response": ({"prompt": "Double 3.", "response": "6"}, REPLY),
+    "input and output": ({"input": "Double 3.", "output": "6"}, REPLY),
+    "history": (
+        {"instruction": "Once more.", "output": "12", "system": "Be short.", "history": [["Double 3.", "6"]]},
+        TURNS,
+    ),
     "prompt and completion": ({"prompt": "Double 3.", "completion": "6"}, REPLY),
     "question and answer": ({"question": "Double 3.", "answer": "6"}, REPLY),
     "alpaca": ({"instruction": "Double it.", "input": "3", "output": "6"}, Reply("", "", "3", "Double it.", "6")),
@@ -82,23 +95,22 @@ FORMS: dict[str, tuple[dict, object]] = {
     ),
     "messages": ({"messages": openai()}, TURNS),
     "messages with other names": ({"messages": openai(system="developer")}, TURNS),
-    "messages of parts": ({"messages": [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in openai()]}, TURNS),
+    "messages of parts": (
+        {"messages": [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in MESSAGES]}, TURNS,
+    ),
     "messages as JSON": ({"messages": json.dumps(openai())}, TURNS),
     "conversations": ({"conversations": sharegpt()}, TURNS),
     "system beside conversations": ({"system": "Be short.", "conversations": sharegpt()[1:]}, TURNS),
     "prompt and completion of messages": ({"prompt": openai()[:4], "completion": openai()[4:]}, TURNS),
-    "text": ({"question": CHOICE.question, "choices": ["6", "none"], "answer": "6"}, CHOICE),
     "plain text": ({"text": "Six is twice three."}, Reply("", "", "", "", "Six is twice three.")),
 }  # fmt: skip
-# What keeps twelve rows apart.
-NUMBERED = "3"
 
 
 def records(form: str, count: int = 12) -> list[dict]:
     """Rows in a form, with another number in each question."""
     text = json.dumps(FORMS[form][0])
-    return [json.loads(text.replace("Double", f"({i}) Double").replace("What", f"({i}) What").replace("Six", f"({i}) Six"))
-            for i in range(count)]  # fmt: skip
+    numbered = [re.sub("(Double|What|Six)", rf"({i}) \1", text) for i in range(count)]
+    return [json.loads(record) for record in numbered]
 
 
 def load(root: Path, **keys) -> Dataset:
@@ -167,7 +179,7 @@ def test_what_a_file_was_taken_for_is_said_in_one_line(form, line, tmp_path):
         lambda root, data: pyarrow.output_stream(str(root / "law.jsonl.zst"), compression="zstd").write(
             "\n".join(map(json.dumps, data)).encode()
         ),
-        lambda root, data: [data.shard(3, i).to_parquet(str(root / f"train-{i:05}-of-00003.parquet")) for i in range(3)],
+        lambda root, data: [data.shard(3, i).to_parquet(f"{root}/train-{i:05}-of-00003.parquet") for i in range(3)],
     ],
     ids=["save_to_disk", "save_to_disk of splits", "gz", "data in an object", "objects", "array in jsonl", "utf-16",
          "capitals and gz", "zst", "shards"],
@@ -180,11 +192,17 @@ def test_file_format_gives_the_same_rows(write, tmp_path):
     assert len({row.question for row in rows}) == 12
 
 
+USER = {"role": "user", "content": "a"}
+
+
 @pytest.mark.parametrize(
     ("record", "words"),
     [
         ({"chosen": "a", "rejected": "b", "prompt": "c"}, "preference pairs"),
+        ({"prompt": "a", "completion": "b", "label": False}, "that a label calls good or bad"),
         ({"text": "A film.", "label": "good"}, "no known form"),
+        ({"messages": openai(), "tools": [{"name": "x"}]}, "has tools"),
+        ({"instruction": "a", "output": "b", "history": ["a", "b"]}, "'history' must be a list of pairs"),
         ({"sentence1": "a", "sentence2": "b"}, "no known form"),
         ({"qestion": "Q?", "choices": ["a", "b"], "answer": 0}, "has no column 'question'.* did you mean 'qestion'"),
         ({"question": "Q?", "choices": ["a", "b"]}, "has no column 'answer'"),
@@ -192,9 +210,9 @@ def test_file_format_gives_the_same_rows(write, tmp_path):
         ({"messages": [{"role": "assistant", "content": "Hi."}]}, "must begin with what the user says"),
         ({"messages": [*openai(), {"role": "tool", "content": "x"}]}, "a message is from 'tool'"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "more than text"),
-        ({"messages": [{"role": "user", "content": "a"}] * 2}, "two messages of one role"),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [1]}]}, "calls a tool"),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}, "weight"),
+        ({"messages": [USER] * 2}, "two messages of one role"),
+        ({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [1]}]}, "calls a tool"),
+        ({"messages": [USER, {"role": "assistant", "content": "b", "weight": 0}]}, "weight"),
         ({"messages": []}, "must begin with what the user says"),
         ({"messages": "Hi."}, "must be a list of messages, is text"),
         ({"messages": openai(), "system": "Be long."}, "a system prompt of its own"),
@@ -224,5 +242,22 @@ def test_nested_column_is_named_with_dots(tmp_path):
     assert {(row.choices, row.answer) for row in load(tmp_path, columns=columns).train if isinstance(row, Row)} == {
         (("x", "y"), 1)
     }
-    with pytest.raises(UserError, match="has no column 'q.stm'; did you mean 'q.stem'"):
+    with pytest.raises(UserError, match=r"has no column 'q\.stm'; did you mean 'q\.stem'"):
         load(tmp_path, columns={**columns, "question": "q.stm"})
+
+
+def doc_examples() -> list[tuple[str, str, str]]:
+    """Of each form in the page on one's own data: the format, the file, and the line that is said to be printed."""
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "own_data.md").read_text()
+    return re.findall(r"```(jsonl|csv)\n(.*?)```\n\n`file[.](.*?)`\n", page, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("suffix", "content", "line"), doc_examples())
+def test_example_of_the_docs_is_read_as_it_says(suffix, content, line, tmp_path):
+    (tmp_path / f"file.{suffix}").write_text(content)
+    assert load(tmp_path).summary()[0] == f"file: file.{line}"
+
+
+def test_docs_have_an_example_of_every_form():
+    kinds = {line.split(" (")[0].split(": ")[1].split(" ", 1)[1] for _, _, line in doc_examples()}
+    assert kinds == {"multiple-choice questions", "worked solutions", "replies", "conversations", "texts"}

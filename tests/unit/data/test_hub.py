@@ -22,6 +22,7 @@ from mosld.common.errors import UserError
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data import hub
 from mosld.data.dataset import load_dataset
+from mosld.data.sources import read_splits
 from mosld.data.tasks import TASKS
 
 FOUR = {"text": ["sun", "moon", "sea", "sky"], "label": ["A", "B", "C", "D"]}
@@ -72,6 +73,26 @@ RECORDS = {  # of train (mmlu: test)
     "mmlu": [{"id": "anatomy/test/0", "context": "", "question": "Q ?", "choices": list("wxyz"), "answer": 2}],
 }  # fmt: skip
 RECORDS["arc_c"] = RECORDS["arc_e"]
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_local_files_in_the_columns_of_the_hub_give_its_rows(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "fetch", lambda source, config, split: Dataset.from_list(PUBLISHED[task]))
+    monkeypatch.setenv("MOSLD_CACHE", str(tmp_path / "cache"))
+    training = TASKS[task].trained
+    for split in ("train", "validation", "test", "dev"):
+        path = tmp_path / "root" / task / f"{split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Dataset.from_list(PUBLISHED[task]).to_json(path)
+    read = {
+        name: read_splits([task], SourceConfig(name=name, root=str(tmp_path / "root")), training)[task].splits
+        for name in ("local", "hub")
+    }
+    # The hub's rows of a set in two configurations are those of both.
+    configs = len(TASKS[task].hub.configs)
+    for split, rows in read["local"].items():
+        assert rows == read["hub"][split][: len(rows)]
+        assert len(read["hub"][split]) == configs * len(rows) == configs * len(PUBLISHED[task])
 
 
 @pytest.fixture

@@ -28,6 +28,11 @@ def test_the_pairs_are_varied():
     assert {pair[1] for pair in PAIRS} == {True, False}
 
 
+@pytest.mark.parametrize("text", ['"' * 20_000, ". " * 20_000, '".' * 5_000, "(" * 20_000, "¿" * 20_000])
+def test_a_reply_of_nothing_but_marks_is_compared(text):
+    assert not same_text(text, "Paris")
+
+
 @pytest.mark.parametrize(
     ("answer", "expected", "same"),
     [

@@ -76,3 +76,11 @@ def test_note_of_a_run_names_tasks_and_average_even_where_nothing_is_wrong():
     note = independent_note({"obqa": {"accuracy": 0.5, "n": 500}, "csqa": {"accuracy": 1.0, "n": 20}})
     # 2.8016 sqrt(2 / 4 / 500) and, with an item of each outcome more, 2.8016 sqrt(2 (21/22) (1/22) / 20).
     assert "obqa 8.9, csqa 18.5, average 10.2 points over items" in note
+
+
+def test_note_of_many_tasks_gives_their_range():
+    scores = {f"task{i}": {"accuracy": 0.5, "n": items} for i, items in enumerate([100, 400] * 5)}
+    # 2.8016 sqrt(2 / 4 / items).
+    assert ": 9.9 to 19.8 points over items;" in independent_note(scores, average=False)
+    # 2.8016 sqrt(5 (2 / 4 / 100 + 2 / 4 / 400)) / 10.
+    assert ": 9.9 to 19.8, average 5.0 points over items;" in independent_note(scores)

@@ -10,6 +10,7 @@ from wandb.proto import wandb_internal_pb2
 from mosld import eval as eval_command
 from mosld import train as train_command
 from mosld.tracking.wandb import WandbTracker
+from tests.helpers.toy_runs import evaluation_of
 
 SECRET = "f00dfeedf00dfeedf00dfeedf00dfeedf00dfeed"
 
@@ -115,9 +116,9 @@ def test_summary_has_the_scores_of_results_json(sent, run):
 def test_evaluation_on_mmlu_sends_scores_by_category_and_subject(run):
     asked = ["data=mmlu", "source=bundled", "evaluation.limit=24", "evaluation.base=true"]
     assert eval_command.main([f"run={run}", *asked]) == 0
-    assert not (run / "eval" / "mmlu-letter" / "wandb").exists()  # the run had logger=wandb: nothing is sent unasked
+    assert not (evaluation_of(run, "mmlu") / "wandb").exists()  # the run had logger=wandb: nothing is sent unasked
     assert eval_command.main([f"run={run}", *asked, "logger=wandb", "logger.mode=offline"]) == 0
-    directory = run / "eval" / "mmlu-letter"
+    directory = evaluation_of(run, "mmlu")
     (file,) = directory.glob("wandb/offline-run-*/*.wandb")
     sent, results = list(records(file)), json.loads((directory / "results.json").read_text())
     numbers = summary(sent)
