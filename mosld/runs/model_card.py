@@ -67,8 +67,8 @@ def write_merged_card(
         config,
         title=title,
         what=(
-            f"{model.hub or _base_name(model)} with a LoRA (rank {method.rank}, alpha {method.alpha:g}) merged into its "
-            "weights: a stand-alone model. The LoRA was"
+            f"{model.hub or _base_name(model)} with a LoRA (rank {method.rank}, alpha {method.alpha:g}) merged into "
+            "its weights: a stand-alone model. The LoRA was"
         ),
         facts=f".\nRun: `{run}`. Type of the weights: {dtype}.",
         tag="lora",
