@@ -194,9 +194,11 @@ class AnswerEnds(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         """Which sequences are done [B]."""
         del scores
+        # Most answers end with a token alone, and no text is needed.
+        by_text = any(ending != Ending() for ending in self.endings)
         start = max(self.start, input_ids.shape[1] - STOP_WINDOW_TOKENS)
         generated = input_ids.shape[1] - self.start
-        texts = decode(self.tokenizer, input_ids[:, start:].tolist())
+        texts = decode(self.tokenizer, input_ids[:, start:].tolist()) if by_text else [""] * len(self.endings)
         # A window that opens within an answer need not open with a line.
         before = " " if start > self.start else ""
         done_B = [
