@@ -1,34 +1,38 @@
 """A cache of encoded rows: a second run on the same rows, or a resumed one, does not tokenize again.
 
 A file is named after everything its tokens depend on: the rows, which options are kept, prompt format and code,
-tokenizer, cutoffs. It is a safetensors file of integers with a checksum; a damaged one is replaced.
+tokenizer, cutoffs. It is a memory-mapped Arrow file with a checksum; a damaged one is replaced.
 """
 
 import contextlib
 import hashlib
+import marshal
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, chain, pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+import pyarrow
 
 from mosld.common.files import build_once, cache_directory
-from mosld.data.prompts import Encoded, Keep, PromptEncoder
-from mosld.data.rows import AnyRow
+from mosld.data.prompts import EncodeChunk, Encoded, Keep, PromptEncoder
+from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.tasks import TASKS
+from mosld.data.token_table import Chunks, Record, TokenTable, read_batches, record_batch, write_batches
 
 if TYPE_CHECKING:
     from _hashlib import HASH
 
 # The files that were not used for longest are deleted.
 MAX_FILES = 256
-# Tokenized at once, between two updates of a progress bar.
-CHUNK_ROWS = 1000
+# All values of a row, by its kind.
+VALUES = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in (Row, Solution, Reply)}
+# A format of `marshal` in which equal values have equal bytes.
+MARSHAL_VERSION = 2
 
 
 class CachedEncoder(PromptEncoder):
@@ -39,22 +43,35 @@ class CachedEncoder(PromptEncoder):
 
     def encode(self, rows: Sequence[AnyRow], keep: Keep | None = None) -> list[Encoded]:
         """As `PromptEncoder.encode`, from the cache where possible."""
-        fingerprint = self._fingerprint(rows, keep)
-        if fingerprint is None or not rows:
-            return self._encode_chunks(rows, keep)
-        path = cache_directory() / "tokens" / f"{fingerprint}.safetensors"
-        encoded = _read(path, rows)
-        if encoded is None:
-            encoded = self._encode_chunks(rows, keep)
-            # The run does not depend on the cache: the disk may be full, the folder read-only.
-            with contextlib.suppress(OSError, SafetensorError):
-                _write(path, encoded)
-        return encoded
+        kept = None if keep is None else [tuple(keep(row)) for row in rows]
+        table = self.table(
+            rows,
+            lambda chunk: record_batch([self._record(question) for question in self.encode_chunk(chunk, keep)]),
+            ("questions", kept),
+        )
+        return [_question(record, row) for record, row in zip(table, rows, strict=True)]
 
-    def _encode_chunks(self, rows: Sequence[AnyRow], keep: Keep | None) -> list[Encoded]:
-        chunks = [rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS)]
-        tracked = self.progress(chunks) if len(chunks) > 1 else chunks
-        return [question for chunk in tracked for question in super(CachedEncoder, self).encode(chunk, keep)]
+    def _record(self, question: Encoded) -> Record:
+        tokens = [*question.prompt, *chain.from_iterable(question.options)]
+        ends = accumulate(map(len, question.options), initial=len(question.prompt))
+        marks = [len(question.options), *ends, *chain.from_iterable(question.earlier)]
+        return Record(tokens, marks, question.untruncated, self.task_number(question.row), question.shots, question.cut)
+
+    def table(self, rows: Sequence[AnyRow], encode: EncodeChunk, name: object) -> TokenTable:
+        """As `PromptEncoder.table`, from the cache where possible."""
+        fingerprint = self._fingerprint(rows, name)
+        if fingerprint is None or not rows:
+            return super().table(rows, encode, name)
+        path = cache_directory() / "tokens" / f"{fingerprint}.arrow"
+        # The run does not depend on the cache: the disk may be full, the folder read-only.
+        with contextlib.suppress(OSError):
+            return TokenTable(_read(path) or _write(path, self.batches(rows, encode)))
+        return super().table(rows, encode, name)
+
+    def batches(self, rows: Sequence[AnyRow], encode: EncodeChunk) -> Iterator[pyarrow.RecordBatch]:
+        """As `PromptEncoder.batches`, with a progress bar."""
+        chunks = Chunks(rows)
+        return map(encode, self.progress(chunks) if len(chunks) > 1 else chunks)
 
     @cached_property
     def _settings_digest(self) -> "HASH | None":
@@ -63,65 +80,56 @@ class CachedEncoder(PromptEncoder):
         if backend is None:
             return None
         digest = hashlib.sha256(backend.to_str().encode())
-        settings = {name: value for name, value in vars(self).items() if name not in ("tokenizer", "progress")}
-        digest.update(repr((sorted(settings.items()), TASKS)).encode())
+        # Objects made from the tokenizer, and a progress bar, have no value of their own.
+        others = ("tokenizer", "literal", "template", "progress")
+        settings = {name: value for name, value in vars(self).items() if name not in others}
+        template = self.tokenizer.chat_template if self.template else None
+        digest.update(repr((sorted(settings.items()), template, TASKS)).encode())
         for path in sorted(Path(__file__).parent.glob("*.py")):
             digest.update(path.read_bytes())
         return digest
 
-    def _fingerprint(self, rows: Sequence[AnyRow], keep: Keep | None) -> str | None:
+    def _fingerprint(self, rows: Sequence[AnyRow], name: object) -> str | None:
         """A digest of everything that the tokens depend on; None where the tokenizer cannot be serialized."""
         if self._settings_digest is None:
             return None
         digest = self._settings_digest.copy()
-        for row in rows:
-            digest.update(repr((row, None if keep is None else list(keep(row)))).encode())
+        digest.update(repr(name).encode())
+        # Rows in columns have one already.
+        known = getattr(rows, "fingerprint", None)
+        for chunk in Chunks(rows) if known is None else ():
+            digest.update(marshal.dumps([VALUES[type(row)](row) for row in chunk], MARSHAL_VERSION))
+        digest.update(repr((len(rows), known)).encode())
         return digest.hexdigest()[:32]
 
 
-def _write(path: Path, encoded: Sequence[Encoded]) -> None:
-    numbers = numpy.fromiter(_numbers(encoded), dtype=numpy.int32)
-    metadata = {"sha256": hashlib.sha256(numbers.tobytes()).hexdigest()}
-    # A file that is there was not readable.
-    path.unlink(missing_ok=True)
-    build_once(path, lambda aside: save_file({"tokens": numbers}, aside, metadata))
-    for old in sorted(path.parent.glob("*.safetensors"), key=lambda file: -file.stat().st_mtime)[MAX_FILES:]:
-        old.unlink(missing_ok=True)
+def _question(record: Record, row: AnyRow) -> Encoded:
+    """The inverse of `_record`."""
+    count, *marks = record.marks
+    ends, spans = marks[: count + 1], marks[count + 1 :]
+    options = [list(record.tokens[start:end]) for start, end in pairwise(ends)]
+    earlier = tuple(zip(spans[::2], spans[1::2], strict=True))
+    prompt = list(record.tokens[: ends[0]])
+    return Encoded(row, prompt, options, record.flag, record.shots, earlier, record.untruncated)
 
 
-def _read(path: Path, rows: Sequence[AnyRow]) -> list[Encoded] | None:
-    """The encoded rows in a file; None where it is missing or damaged."""
+def _read(path: Path) -> list[pyarrow.RecordBatch] | None:
+    """The batches in a file; None where it is missing or damaged."""
     try:
-        with safe_open(path, "np") as file:
-            numbers = file.get_tensor("tokens")
-            sha256 = file.metadata()["sha256"]
-        if hashlib.sha256(numbers.tobytes()).hexdigest() != sha256:
-            return None
-        encoded = _questions(numbers.tolist(), rows)
+        batches = read_batches(path)
         # The time of the last use decides which files are deleted.
         os.utime(path)
-    except (OSError, SafetensorError, KeyError, ValueError, StopIteration):
+    except (OSError, ValueError, pyarrow.ArrowException):
         return None
-    return encoded
+    return batches
 
 
-def _numbers(encoded: Iterable[Encoded]) -> Iterator[int]:
-    """Of each question: the number of options, cut, shots, then the length of prompt and options and their tokens."""
-    for question in encoded:
-        yield from (len(question.options), question.cut, question.shots)
-        for tokens in (question.prompt, *question.options):
-            yield len(tokens)
-            yield from tokens
-
-
-def _questions(numbers: list[int], rows: Sequence[AnyRow]) -> list[Encoded]:
-    """The inverse of `_numbers`."""
-    stream = iter(numbers)
-    encoded = []
-    for row in rows:
-        options, cut, shots = islice(stream, 3)
-        prompt, *texts = [list(islice(stream, next(stream))) for _ in range(1 + options)]
-        encoded.append(Encoded(row, prompt, texts, bool(cut), shots))
-    if next(stream, None) is not None:
-        raise ValueError(f"{len(numbers)} numbers are more than those of {len(rows)} rows")
-    return encoded
+def _write(path: Path, batches: Iterable[pyarrow.RecordBatch]) -> list[pyarrow.RecordBatch]:
+    """Write batches to a file and map it."""
+    # A file that is there was not readable.
+    path.unlink(missing_ok=True)
+    build_once(path, lambda aside: write_batches(aside, batches))
+    files = [file for file in path.parent.iterdir() if file.is_file()]
+    for old in sorted(files, key=lambda file: -file.stat().st_mtime)[MAX_FILES:]:
+        old.unlink(missing_ok=True)
+    return read_batches(path)

@@ -15,12 +15,13 @@ from mosld.common.errors import ExitCode, UserError
 from mosld.common.files import disk_is_full, read_json, write_json
 from mosld.common.process import is_distributed, is_main, silence_libraries
 from mosld.common.secrets import redact
+from mosld.data.encoding import longest
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.validation import perplexity
-from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare
+from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare, readable_tokens
 from mosld.recipes.load import load_base_model
 from mosld.recipes.moa import add_task_experts
 from mosld.recipes.request import TrainRequest, show_results
@@ -88,10 +89,14 @@ def _check(request: TrainRequest) -> None:
     for line in request.dataset.summary():
         console.say(f"  {line}")
     model, tokenizer = load_base_model(config.model, console)
-    stepper, examples = prepare(RunContext(config, request.dataset, tokenizer, console), model)
+    context = RunContext(config, request.dataset, tokenizer, console, readable_tokens(config, model))
+    # What is too long in a test is said, or refused, here, too.
+    context.encode_questions("test", config.evaluation.limit)
+    stepper, examples = prepare(context, model)
+    context.encode_questions("validation", config.evaluation.validation_limit)
     with console.working(TRYING):
         rows = fit_micro_batch(stepper, examples, config.training.micro_batch_size, config.training.batch_size)
-    length = max(len(example.tokens) for example in examples)
+    length = len(longest(examples, 1)[0].tokens)
     console.say(f"check passed: the longest micro-batch ({rows} rows, {length} tokens) went forward and backward")
 
 
@@ -155,7 +160,7 @@ def _train_and_score(
     if dataset.record:
         dataset.record.write(run.rows)
     model, tokenizer = load_base_model(config.model, console)
-    context = RunContext(config, dataset, tokenizer, console)
+    context = RunContext(config, dataset, tokenizer, console, readable_tokens(config, model))
     test = context.encode_questions("test", config.evaluation.limit)
     if config.evaluation.base:
         results.add(**_score_base(context, model, test, run))
@@ -199,7 +204,7 @@ def _score_base(context: RunContext, model: Model, test: Questions, run: RunDire
     """Scores of the untrained model; a resumed run reads them back."""
     if recorded := processes().broadcast(read_json(run.base_scores)):
         return recorded
-    evaluation = context.score(model, test, "scoring the untrained model")
+    evaluation = context.score(model, test, "scoring the untrained model", trained=False)
     run.write_predictions(evaluation.records(), "base")
     scores = {"base_scores": evaluation.scores, "base_average": evaluation.average}
     write_json(run.base_scores, scores)

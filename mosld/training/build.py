@@ -62,7 +62,7 @@ def build_stepper(
 
 def build_loop(
     stepper: Stepper,
-    examples: list[Example],
+    examples: Sequence[Example],
     order: Order,
     config: TrainingConfig,
     *,

@@ -55,7 +55,7 @@ class Loop:
     """
 
     stepper: Stepper
-    examples: list[Example]
+    examples: Sequence[Example]
     order: Order
     config: TrainingConfig
     validate: Callable[[], Validation]
