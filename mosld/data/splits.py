@@ -149,6 +149,12 @@ class JoinedRows(Sequence[AnyRow]):
         self._parts = parts
         self._ends = list(itertools.accumulate(map(len, parts)))
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Hex digits over everything in these rows; None where a part has none."""
+        parts = [rows.fingerprint if isinstance(rows, ColumnarRows) else None for rows in self._parts]
+        return None if None in parts else "".join(map(str, parts))
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
