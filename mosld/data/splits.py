@@ -175,9 +175,3 @@ class JoinedRows(Sequence[AnyRow]):
 
     def __iter__(self) -> Iterator[AnyRow]:
         return itertools.chain.from_iterable(self._parts)
-
-    @property
-    def fingerprint(self) -> str | None:
-        """What the rows of all parts are, in few digits; None where a part does not say it without reading them."""
-        known = [getattr(rows, "fingerprint", None) for rows in self._parts]
-        return None if None in known else repr((known, self._ends))
