@@ -6,6 +6,7 @@
 4. The best weights are scored and saved; results.json is written last.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from mosld.recipes.request import TrainRequest, show_results
 from mosld.recipes.save import push_to_hub, save_trained
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.loss_curve import draw_loss_curve
 from mosld.runs.results import Results
 from mosld.runs.tables import results_table
 from mosld.tracking.tracker import NoTracker, Tracker, make_tracker
@@ -36,6 +38,8 @@ from mosld.training.memory import TRYING, fit_micro_batch
 from mosld.training.optim import require_optimizer
 from mosld.training.signals import StopSignals
 
+# Fewer steps make no curve.
+LEAST_DRAWN_STEPS = 10
 DISK_FULL = "{}: the disk is full; the checkpoints there are whole. Free some space, and the same command resumes."
 
 
@@ -130,6 +134,9 @@ def _train(request: TrainRequest) -> str:
             raise
         finally:
             stop.end()
+            if is_main():
+                with suppress(OSError):
+                    draw_loss_curve(run, least_steps=LEAST_DRAWN_STEPS)
             tracker.finish(_write_results(results, status, console), evaluation.records() if evaluation else None)
     if evaluation:
         console.show(results_table(results.tree))
