@@ -48,7 +48,9 @@ class DataConfig:
         "official: the published splits; paper: train and validation joined, a tenth of them held out as validation.",
         choices=("official", "paper"),
     )
-    drop_leaks: bool = setting(False, "Drop train rows that also appear in a test split.")
+    drop_leaks: bool = setting(
+        False, "Leave rows out of train that also stand in a test, in validation, or in train before."
+    )
     mixing: str = setting(
         "concatenate",
         "How tasks are mixed: all rows, by data.weights, smoothed by data.temperature, or at most data.cap rows each.",
