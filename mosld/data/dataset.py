@@ -12,8 +12,8 @@ from mosld.common.errors import UserError, format_value
 from mosld.common.files import JsonObject
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.leaks import Record, count_leaks, joined_keys, leak_notes, record_of
+from mosld.data.reading.sources import ReadTask, read_splits
 from mosld.data.rows import AnyRow, ColumnarRows, Reply, Row, Solution
-from mosld.data.sources import ReadTask, read_splits
 from mosld.data.splits import NO_KEYS, JoinedRows, Rows, TaskData, split_rows, without
 from mosld.data.subjects import solved_examples
 from mosld.data.tasks import TASKS, Task
@@ -190,7 +190,7 @@ def _read(
         )
     if data.kind == "own":
         # Arrow takes a while, and the benchmarks do without it.
-        from mosld.data.local import read_own
+        from mosld.data.reading.local import read_own
 
         read = read_own(data, source, training, record)
     else:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from mosld.config.schema import LETTER_PROMPTS
-from mosld.data.prompts import Encoded
 from mosld.data.rows import Row
+from mosld.data.tokens.prompts import Encoded
 from mosld.evaluation.evaluate import Evaluation, Questions
 from mosld.evaluation.multiple_choice import ChoicePrediction
 

@@ -8,11 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 from mosld.common.errors import UserError
 from mosld.config.schema import EvaluationConfig
-from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import AnyRow
 from mosld.data.splits import TaskData, sample
 from mosld.data.tasks import Task
-from mosld.data.too_long import SHOWN_ROWS, TooLong, refuse
+from mosld.data.tokens.prompts import Encoded, PromptEncoder
+from mosld.data.tokens.too_long import SHOWN_ROWS, TooLong, refuse
 from mosld.distributed.processes import processes
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.forward import Model, Progress

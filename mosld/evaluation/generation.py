@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
-from mosld.data.chat_template import end_of_turn
 from mosld.data.numbers import final_number, value
-from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Reply, Solution
+from mosld.data.tokens.chat_template import end_of_turn
+from mosld.data.tokens.prompts import Encoded
 from mosld.distributed.fsdp import input_device
 from mosld.distributed.processes import processes
 from mosld.evaluation.correctness import flexible_match, same_number, same_text, strict_match

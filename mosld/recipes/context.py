@@ -19,12 +19,12 @@ from mosld.adapters.load import base_model_of, parameter_counts
 from mosld.common.errors import UserError
 from mosld.config.schema import Config, EvaluationConfig
 from mosld.data.dataset import Dataset
-from mosld.data.encoding import Example, Examples, TrainRows, encode_train
 from mosld.data.mixing import Order, quotas
 from mosld.data.rows import AnyRow
 from mosld.data.splits import sample
-from mosld.data.token_cache import CachedEncoder
-from mosld.data.too_long import messages
+from mosld.data.tokens.encoding import Example, Examples, TrainRows, encode_train
+from mosld.data.tokens.token_cache import CachedEncoder
+from mosld.data.tokens.too_long import messages
 from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.forward import context_length

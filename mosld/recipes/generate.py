@@ -13,9 +13,9 @@ import torch
 from transformers import TextStreamer
 
 from mosld.common.errors import UserError
-from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import AnyRow, Reply, Row
 from mosld.data.tasks import Task
+from mosld.data.tokens.prompts import Encoded, PromptEncoder
 from mosld.evaluation.forward import context_length
 from mosld.evaluation.generation import decode, end_tokens
 

@@ -16,7 +16,7 @@ from mosld.common.errors import ExitCode, UserError
 from mosld.common.files import disk_is_full, read_json, write_json
 from mosld.common.process import is_distributed, is_main, silence_libraries
 from mosld.common.secrets import redact
-from mosld.data.encoding import longest
+from mosld.data.tokens.encoding import longest
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions

@@ -14,7 +14,7 @@ import torch
 
 from mosld.adapters.config import adapter_config, by_prompt
 from mosld.adapters.load import base_model_of
-from mosld.data.encoding import Example, answer_tokens
+from mosld.data.tokens.encoding import Example, answer_tokens
 from mosld.models.attention import packs_rows
 from mosld.models.packed_attention import RowGroup, lay_out
 from mosld.training.compile import has_compiled

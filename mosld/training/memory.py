@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from mosld.common.errors import UserError
-from mosld.data.encoding import Example, longest
+from mosld.data.tokens.encoding import Example, longest
 from mosld.training.step import Stepper
 
 # Shown while the trial runs.

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch.optim import Optimizer
 
-from mosld.data.encoding import Example, answer_tokens, longest
+from mosld.data.tokens.encoding import Example, answer_tokens, longest
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import cast_weights
 from mosld.training.batching import BatchBuilder

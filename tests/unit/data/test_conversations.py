@@ -5,11 +5,11 @@ from transformers import AutoTokenizer
 
 from mosld.common.errors import UserError
 from mosld.common.files import cache_directory
-from mosld.data.chat_template import end_of_turn
-from mosld.data.encoding import Example, encode_train
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.tasks import Task
+from mosld.data.tokens.chat_template import end_of_turn
+from mosld.data.tokens.encoding import Example, encode_train
+from mosld.data.tokens.prompts import PromptEncoder
 from mosld.models.tiny import byte_tokenizer
 
 CHOICE = Row("choice", "1", "Tom has a cat.", "What has Tom?", ("a dog", "a cat"), 1)

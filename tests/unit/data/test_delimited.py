@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mosld.common.errors import UserError
-from mosld.data.bad_rows import RowError
-from mosld.data.records import RecordFile
+from mosld.data.reading.bad_rows import RowError
+from mosld.data.reading.records import RecordFile
 
 HEADER = ["question", "a", "b", "answer"]
 GOOD = [[f"What is {i}?", str(i), "none", "A"] for i in range(9)]

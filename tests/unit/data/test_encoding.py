@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mosld.data.bad_rows import BadRows
-from mosld.data.encoding import TrainRows, encode_train
-from mosld.data.prompts import PromptEncoder, render
+from mosld.data.reading.bad_rows import BadRows
+from mosld.data.reading.sources import read_rows
 from mosld.data.rows import AnyRow, Reply, Solution
-from mosld.data.sources import read_rows
 from mosld.data.tasks import TASKS
+from mosld.data.tokens.encoding import TrainRows, encode_train
+from mosld.data.tokens.prompts import PromptEncoder, render
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k"
 SOLUTION = Solution("gsm8k", "1", "", "How many?", "24+48 = <<24+48=72>>72\n#### 72", "72")

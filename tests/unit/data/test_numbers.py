@@ -6,10 +6,10 @@ import pytest
 
 from mosld.data.bundled import generate
 from mosld.data.numbers import final_line, final_number, value
-from mosld.data.parsing import parse_row
-from mosld.data.prompts import solution_text
+from mosld.data.reading.parsing import parse_row
 from mosld.data.rows import Solution
 from mosld.data.tasks import TASKS
+from mosld.data.tokens.prompts import solution_text
 
 # By value, the answers of a model whose final number has it.
 MARKED = {

@@ -4,10 +4,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mosld.data.literal_text import LiteralText
-from mosld.data.prompts import Encoded, PromptEncoder, render
 from mosld.data.rows import Reply, Row, Solution
 from mosld.data.tasks import TASKS
+from mosld.data.tokens.literal_text import LiteralText
+from mosld.data.tokens.prompts import Encoded, PromptEncoder, render
 from mosld.models.tiny import byte_tokenizer
 
 STYLES = ["letter", "list", "cloze"]

@@ -11,12 +11,12 @@ from mosld.config.rerun import rerun_config
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.bundled import generate
 from mosld.data.dataset import load_dataset
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import Row
 from mosld.data.splits import TaskData
 from mosld.data.subjects import CATEGORIES, CATEGORY, subject_of
 from mosld.data.tasks import TASKS
-from mosld.data.too_long import messages
+from mosld.data.tokens.prompts import PromptEncoder
+from mosld.data.tokens.too_long import messages
 from mosld.evaluation.evaluate import Questions
 
 MMLU = DataConfig(tasks=["mmlu"])

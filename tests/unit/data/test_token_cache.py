@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from mosld.data import token_cache, token_table
-from mosld.data.prompts import PromptEncoder, right_option
 from mosld.data.rows import Row, Solution
 from mosld.data.tasks import TASKS
-from mosld.data.token_cache import CachedEncoder
+from mosld.data.tokens import token_cache, token_table
+from mosld.data.tokens.prompts import PromptEncoder, right_option
+from mosld.data.tokens.token_cache import CachedEncoder
 from mosld.models.tiny import byte_tokenizer
 
 

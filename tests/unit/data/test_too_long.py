@@ -3,12 +3,12 @@
 import pytest
 
 from mosld.common.errors import UserError
-from mosld.data.encoding import TrainRows, encode_train
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.splits import TaskData
 from mosld.data.tasks import Task
-from mosld.data.too_long import messages
+from mosld.data.tokens.encoding import TrainRows, encode_train
+from mosld.data.tokens.prompts import PromptEncoder
+from mosld.data.tokens.too_long import messages
 from mosld.evaluation.evaluate import Questions
 from mosld.models.tiny import byte_tokenizer
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from mosld.data.encoding import encode_train
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import AnyRow, Reply, Row
 from mosld.data.tasks import Task
+from mosld.data.tokens.encoding import encode_train
+from mosld.data.tokens.prompts import PromptEncoder
 from mosld.models.tiny import byte_tokenizer
 from mosld.recipes.chat import Session
 from mosld.recipes.generate import Answer, Answerer

@@ -9,11 +9,11 @@ import torch
 
 import mosld
 from mosld.config.schema import EvaluationConfig
-from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import Row, Solution
 from mosld.data.splits import TaskData
 from mosld.data.tasks import TASKS
-from mosld.data.too_long import messages
+from mosld.data.tokens.prompts import Encoded, PromptEncoder
+from mosld.data.tokens.too_long import messages
 from mosld.evaluation import forward
 from mosld.evaluation.evaluate import Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse

@@ -8,8 +8,8 @@ import torch
 
 import mosld
 from mosld.config.groups import group_options
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import AnyRow, Reply, Solution
+from mosld.data.tokens.prompts import PromptEncoder
 from mosld.evaluation.forward import Model, adapter_config, by_prompt
 from mosld.evaluation.generation import (
     AnswerEnds,

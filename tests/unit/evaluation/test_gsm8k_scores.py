@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 import mosld
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import Solution
+from mosld.data.tokens.prompts import PromptEncoder
 from mosld.evaluation.correctness import FLEXIBLE, flexible_match, strict_match
 from mosld.evaluation.generation import Ending, generate, generate_answers
 from mosld.evaluation.scores import task_score

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mosld.config.schema import EvaluationConfig
-from mosld.data.encoding import encode_train
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.splits import TaskData
 from mosld.data.tasks import Task
+from mosld.data.tokens.encoding import encode_train
+from mosld.data.tokens.prompts import PromptEncoder
 from mosld.evaluation.evaluate import Questions, evaluate
 from mosld.models.tiny import byte_tokenizer
 

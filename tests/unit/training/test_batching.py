@@ -5,10 +5,10 @@ import torch
 
 import mosld
 from mosld.config.schema import TrainingConfig
-from mosld.data.encoding import Example, answer_tokens, encode_train
 from mosld.data.mixing import Order
-from mosld.data.prompts import PromptEncoder, render
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example, answer_tokens, encode_train
+from mosld.data.tokens.prompts import PromptEncoder, render
 from mosld.distributed.processes import processes
 from mosld.training.batching import IGNORED, BatchBuilder, balance_packed, bucket_by_length, pack, pad_batch
 from mosld.training.optim import make_optimizer, ready_to_train

@@ -13,8 +13,8 @@ from string import ascii_uppercase
 
 import numpy
 
-from mosld.data.bad_rows import RowError, quoted
-from mosld.data.values import is_missing, text_of, whole_number
+from mosld.data.reading.bad_rows import RowError, quoted
+from mosld.data.reading.values import is_missing, text_of, whole_number
 
 # How an answer names a choice: by its label, its text, its letter, its index from 0 or its number from 1.
 ANSWER_FORMS = ("label", "text", "letter", "index", "number")

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from mosld.common.errors import UserError
-from mosld.data.bad_rows import RowError
+from mosld.data.reading.bad_rows import RowError
 
 SEPARATORS = ",;\t|"
 # The separator is found from this many lines.

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from mosld.common.files import JsonObject
-from mosld.data.bad_rows import RowError, quoted
-from mosld.data.values import type_name
+from mosld.data.reading.bad_rows import RowError, quoted
+from mosld.data.reading.values import type_name
 
 ROLES = {
     "system": "system", "developer": "system",

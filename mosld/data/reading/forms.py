@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 
 from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
-from mosld.data.bad_rows import RowError
-from mosld.data.choices import read_choices
-from mosld.data.conversations import read_conversation, read_history
 from mosld.data.numbers import final_line
-from mosld.data.values import is_missing, text_of
+from mosld.data.reading.bad_rows import RowError
+from mosld.data.reading.choices import read_choices
+from mosld.data.reading.conversations import read_conversation, read_history
+from mosld.data.reading.values import is_missing, text_of
 
 # The names under which a field is looked for, first the project's own; case, spaces and underscores do not matter.
 ALIASES = {

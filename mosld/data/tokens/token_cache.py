@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import pyarrow
 
 from mosld.common.files import build_once, cache_directory
-from mosld.data.prompts import EncodeChunk, Encoded, Keep, PromptEncoder
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.tasks import TASKS
-from mosld.data.token_table import Chunks, Record, TokenTable, read_batches, record_batch, write_batches
+from mosld.data.tokens.prompts import EncodeChunk, Encoded, Keep, PromptEncoder
+from mosld.data.tokens.token_table import Chunks, Record, TokenTable, read_batches, record_batch, write_batches
 
 if TYPE_CHECKING:
     from _hashlib import HASH
@@ -85,7 +85,7 @@ class CachedEncoder(PromptEncoder):
         settings = {name: value for name, value in vars(self).items() if name not in others}
         template = self.tokenizer.chat_template if self.template else None
         digest.update(repr((sorted(settings.items()), template, TASKS)).encode())
-        for path in sorted(Path(__file__).parent.glob("*.py")):
+        for path in sorted(Path(__file__).parents[1].rglob("*.py")):
             digest.update(path.read_bytes())
         return digest
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
 from mosld.config.local_files import data_format
-from mosld.data.bad_rows import BadRows, RowError
-from mosld.data.delimited import delimited_header, delimited_records
+from mosld.data.reading.bad_rows import BadRows, RowError
+from mosld.data.reading.delimited import delimited_header, delimited_records
 from mosld.data.rows import AnyRow
 
 if TYPE_CHECKING:

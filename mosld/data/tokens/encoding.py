@@ -7,10 +7,10 @@ from itertools import chain
 import numpy
 from pyarrow import RecordBatch
 
-from mosld.data.prompts import Encoded, PromptEncoder, right_option
 from mosld.data.rows import AnyRow
-from mosld.data.token_table import Record, TokenTable, record_batch
-from mosld.data.too_long import SHOWN_ROWS, TooLong, refuse
+from mosld.data.tokens.prompts import Encoded, PromptEncoder, right_option
+from mosld.data.tokens.token_table import Record, TokenTable, record_batch
+from mosld.data.tokens.too_long import SHOWN_ROWS, TooLong, refuse
 
 Spans = tuple[tuple[int, int], ...]
 

@@ -18,13 +18,13 @@ from string import ascii_uppercase
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mosld.data.chat_template import ChatTemplate, Conversation, PromptText
-from mosld.data.literal_text import LiteralText, Segment
 from mosld.data.numbers import final_line, value
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import subject_of
 from mosld.data.tasks import TASKS, Task
-from mosld.data.token_table import Chunks, TokenTable
+from mosld.data.tokens.chat_template import ChatTemplate, Conversation, PromptText
+from mosld.data.tokens.literal_text import LiteralText, Segment
+from mosld.data.tokens.token_table import Chunks, TokenTable
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch

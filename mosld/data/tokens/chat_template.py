@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from jinja2 import TemplateError
 
 from mosld.common.errors import UserError
-from mosld.data.literal_text import LiteralText
+from mosld.data.tokens.literal_text import LiteralText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
