@@ -1,6 +1,8 @@
 """Time and memory of `source.root=FILE check=true` on many rows, first and from the cache: the whole command.
 
 python benchmarks/data_reading.py [--rows 100000 1000000] [--json FILE]
+
+Each command is a process of its own; the memory is its largest resident set, mapped files included.
 """
 
 import argparse
