@@ -25,8 +25,8 @@ from side_by_side import report
 from mosld.common.process import silence_libraries
 from mosld.config.compose import load_config
 from mosld.data.dataset import load_dataset
-from mosld.data.prompts import PromptEncoder
 from mosld.data.splits import sample
+from mosld.data.tokens.prompts import PromptEncoder
 from mosld.evaluation.generation import generate_answers
 from mosld.evaluation.lm_eval.build import task_manager, task_on_rows
 from mosld.evaluation.lm_eval.evaluate import run_lm_eval

@@ -25,7 +25,7 @@ from wide_layers import base_layers, rows, stepper
 import mosld
 from mosld.adapters.kernels.fused_linear import MaskedWeight
 from mosld.common.process import silence_libraries
-from mosld.data.encoding import Example
+from mosld.data.tokens.encoding import Example
 from mosld.training.batching import IGNORED, BatchBuilder, pack
 from mosld.training.step import Stepper
 

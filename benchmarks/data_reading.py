@@ -1,6 +1,8 @@
 """Time and memory of `source.root=FILE check=true` on many rows, first and from the cache: the whole command.
 
-python benchmarks/data_reading.py [--rows 100000 1000000] [--json out/data_reading.json]
+python benchmarks/data_reading.py [--rows 100000 1000000] [--json FILE]
+
+Each command is a process of its own; the memory is its largest resident set, mapped files included.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from side_by_side import machine
+from side_by_side import report
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "the court held that a party may claim what it lost by the act of another if it gave notice in due time"
@@ -46,20 +48,23 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    figures: dict[str, object] = {"machine": machine()}
-    for count in arguments.rows:
+    parser.add_argument("--json")
+    given = parser.parse_args()
+    rows = []
+    for count in given.rows:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "law.jsonl"
             write_rows(path, count)
-            for name in ("first", "cached"):
-                figures[f"{count} rows, {name}"] = measured = measure(path, Path(folder) / "cache")
-                print(
-                    f"{count:>9,} rows, {name:6}: {measured['seconds']:6.1f} s  {measured['gib']:5.2f} GiB", flush=True
-                )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+            first, cached = (measure(path, Path(folder) / "cache") for _ in range(2))
+        rows.append(
+            {
+                "rows": count,
+                "first, s": first["seconds"],
+                "cached, s": cached["seconds"],
+                "peak, GiB": max(first["gib"], cached["gib"]),
+            }
+        )
+    report("source.root=FILE check=true with the tiny model, a whole command", rows, given.json)
 
 
 if __name__ == "__main__":

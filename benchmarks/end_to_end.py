@@ -23,9 +23,9 @@ import mosld
 from mosld.common.process import silence_libraries
 from mosld.config.compose import load_config
 from mosld.data.dataset import load_dataset
-from mosld.data.encoding import Example, answer_tokens, encode_train
 from mosld.data.mixing import Order
-from mosld.data.prompts import PromptEncoder
+from mosld.data.tokens.encoding import Example, answer_tokens, encode_train
+from mosld.data.tokens.prompts import PromptEncoder
 
 IGNORED = -100
 

@@ -66,8 +66,8 @@ def measure(config: Config, rows: int, length: int) -> int:
 def take_steps(config: Config, rows: int, length: int) -> int:
     """Peak resident bytes of the second of two steps."""
     from mosld.data.dataset import Dataset
-    from mosld.data.encoding import Example
     from mosld.data.rows import Row
+    from mosld.data.tokens.encoding import Example
     from mosld.recipes.context import RunContext, add_adapter
     from mosld.recipes.load import load_base_model
     from mosld.runs.console import Console

@@ -27,10 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mosld.common.process import silence_libraries
 from mosld.config.compose import load_config
-from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import AnyRow
 from mosld.data.splits import TaskData, sample
 from mosld.data.subjects import subject_of
+from mosld.data.tokens.prompts import Encoded, PromptEncoder
 from mosld.evaluation.correctness import likeliest, likeliest_per_character
 from mosld.evaluation.forward import scoring_mode
 from mosld.evaluation.lm_eval.build import group_on_subjects, task_manager, task_on_rows

@@ -17,9 +17,9 @@ import mosld
 from mosld.common.process import silence_libraries
 from mosld.config.compose import load_config
 from mosld.data.dataset import load_dataset
-from mosld.data.encoding import Example, encode_train
 from mosld.data.mixing import Order
-from mosld.data.prompts import PromptEncoder
+from mosld.data.tokens.encoding import Example, encode_train
+from mosld.data.tokens.prompts import PromptEncoder
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", {"dropout": 0.0, "dropout_on": "none"}),

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 import mosld
 from mosld.config.groups import model_config
 from mosld.config.schema import TrainingConfig
-from mosld.data.encoding import Example
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example
 from mosld.distributed.processes import processes
 from mosld.models.config import transformers_config
 from mosld.models.load import resolve_dtype

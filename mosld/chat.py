@@ -15,12 +15,14 @@ question per line of a pipe. Answers are on stdout, all else on stderr.
   python -m mosld.chat RUN --prompt "What do plants need to grow?" --experts
   python -m mosld.chat RUN < questions.txt > answers.txt
 
-Each question stands alone: the model does not see the ones before. It was trained on prompts of the form
-"Question: ...\\nAnswer:", so that is how a question is put to it. A run whose prompt lists options (letter, list)
-expects them: type two or more after the question, as in  Which is hot? | the sun | an ice cube
+A question is put as the run was trained. With prompt=chat, or with --format chat, the questions at a terminal are the
+turns of a conversation. With the other prompts each question stands alone, in the form "Question: ...\\nAnswer:"; a run
+whose prompt lists options (letter, list) expects them: type two or more after the question, as in
+Which is hot? | the sun | an ice cube
 
 A line that begins with / is a command:
   /experts [LAYER] [MODULE]  the experts that each token of the last answer took, as in /experts 12 v_proj
+  /new                       a new conversation
   /help, /exit (or Ctrl-D); Ctrl-C stops an answer"""
 
 

@@ -40,7 +40,8 @@ STRAY_NAMES = re.compile(
 DOCUMENTS = (".md", ".rst", ".py", ".ipynb", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".sh", ".log", ".html", ".pdf")
 # part-00000.parquet, and what Spark puts behind it
 _PART = re.compile(r"(part|shard|chunk)[-_.]?\d+([-_.].*)?", re.IGNORECASE)
-_SHARD = re.compile(r"[-_.]?(?P<number>\d+)[-_]of[-_](?P<total>\d+)$", re.IGNORECASE)
+# train-00000-of-00002, with the hash that older versions of datasets put behind it
+_SHARD = re.compile(r"[-_.]?(?P<number>\d+)[-_]of[-_](?P<total>\d+)(-[0-9a-f]{16})?$", re.IGNORECASE)
 _WORD = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|\d+")
 
 # The files of each split of a task, in order: more than one are its shards.
@@ -166,13 +167,15 @@ def _walk(folder: Path, root: Path, depth: int = 0) -> Iterator[Path]:
                 yield from _walk(path, root, depth + 1)
         elif is_data(path):
             yield path
-        elif path.suffix.lower() not in DOCUMENTS and _names_a_split(path):
+        elif path.suffix.lower() not in DOCUMENTS and any(
+            _names_a_split(name) for name in (_stem(path), *path.relative_to(root).parts[:-1])
+        ):
             raise UserError(f"{path}: {_unreadable(path)}")
 
 
-def _names_a_split(path: Path) -> bool:
+def _names_a_split(name: str) -> bool:
     try:
-        return split_of(_stem(path))[0] is not None
+        return split_of(name)[0] is not None
     except ValueError:
         return True
 

@@ -31,12 +31,26 @@ class DataConfig:
     cutoff: int | None = setting(
         None, "Longest row in tokens; null: the task's own limit (256 or 512; 512 for your own files).", minimum=16
     )
+    too_long: str = setting(
+        "truncate",
+        "Rows longer than data.cutoff or than the model reads: truncate what can be truncated; drop them; error.",
+        choices=("truncate", "drop", "error"),
+        hash_default=False,
+    )
+    train_turns: str = setting(
+        "all",
+        "Of a conversation, the loss is on all of the assistant's turns, or on the last.",
+        choices=("all", "last"),
+        hash_default=False,
+    )
     split_policy: str = setting(
         "official",
         "official: the published splits; paper: train and validation joined, a tenth of them held out as validation.",
         choices=("official", "paper"),
     )
-    drop_leaks: bool = setting(False, "Drop train rows that also appear in a test split.")
+    drop_leaks: bool = setting(
+        False, "Leave rows out of train that also stand in a test, in validation, or in train before."
+    )
     mixing: str = setting(
         "concatenate",
         "How tasks are mixed: all rows, by data.weights, smoothed by data.temperature, or at most data.cap rows each.",
@@ -171,7 +185,9 @@ class AllocationConfig:
     )
 
 
-PROMPTS = ("letter", "list", "cloze")
+PROMPTS = ("letter", "list", "cloze", "chat")
+# The formats whose answer to a question of choice is a letter.
+LETTER_PROMPTS = ("letter", "chat")
 # The keys that take a map.
 MAPS = ("model.shape", "method.experts_from", "data.weights", "data.columns")
 

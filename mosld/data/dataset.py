@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
+import numpy
+
 from mosld.common.errors import UserError, format_value
 from mosld.common.files import JsonObject
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.leaks import Record, count_leaks, joined_keys, leak_notes, record_of
+from mosld.data.reading.sources import ReadTask, read_splits
 from mosld.data.rows import AnyRow, ColumnarRows, Reply, Row, Solution
-from mosld.data.sources import ReadTask, read_splits
-from mosld.data.splits import NO_KEYS, JoinedRows, Rows, TaskData, split_rows
+from mosld.data.splits import NO_KEYS, JoinedRows, Rows, TaskData, split_rows, without
 from mosld.data.subjects import solved_examples
 from mosld.data.tasks import TASKS, Task
 
@@ -158,7 +160,7 @@ def load_dataset(
         raise UserError(*errors)
     if shots:
         split = {
-            name: replace(task, examples=solved_examples(task.task, read[name].splits, shots))
+            name: replace(task, examples=_solved_examples(task, read[name], shots, keys))
             for name, task in split.items()
         }
     notes += [note for task in split.values() for note in _duplicate_choices(task)]
@@ -188,7 +190,7 @@ def _read(
         )
     if data.kind == "own":
         # Arrow takes a while, and the benchmarks do without it.
-        from mosld.data.local import read_own
+        from mosld.data.reading.local import read_own
 
         read = read_own(data, source, training, record)
     else:
@@ -198,6 +200,13 @@ def _read(
     if data.cutoff is not None:
         read = {name: replace(task, task=replace(task.task, cutoff=data.cutoff)) for name, task in read.items()}
     return read
+
+
+def _solved_examples(data: TaskData, read: ReadTask, shots: int, tests: numpy.ndarray) -> dict[str, list[AnyRow]]:
+    """The solved examples of a task, none of which is one of the test items that are to be left out."""
+    split = data.task.examples_split
+    rows = {name: without(rows, tests) if name == split else rows for name, rows in read.splits.items()}
+    return solved_examples(data.task, rows, shots)
 
 
 def _limit(name: str, data: DataConfig) -> int | None:

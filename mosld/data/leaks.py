@@ -138,7 +138,7 @@ def leak_notes(data: JsonObject) -> list[str]:
         if count and kind in _SENTENCES
     ]
     dropped = [
-        f"{task}: {count} train rows left out that stand in a test"
+        f"{task}: {count} train rows left out that stand in a test, in validation, or in train before"
         for task, count in (data.get("dropped_leaks") or {}).items()
     ]
     return [*notes, *dropped]

@@ -77,8 +77,8 @@ class Reply(_Question):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts that identify the question."""
-        return self.context, *(text for turn in self.history for text in turn), self.question
+        """The texts that identify the question; of plain text the whole."""
+        return self.context, *(text for turn in self.history for text in turn), self.question or self.response
 
 
 AnyRow = Row | Solution | Reply

@@ -25,7 +25,7 @@ class TaskData:
     Attributes:
         task: the benchmark, or the user's own task.
         train, validation, test: its rows.
-        dropped: train rows that were left out because they are test or validation items.
+        dropped: train rows that were left out because they are test or validation items, or repeated.
         unused: hashes (see `row_keys`) of the train rows that are not in `train`.
         examples: by subject, the solved examples before a question; none without `evaluation.shots`.
     """
@@ -67,7 +67,7 @@ def split_rows(
         published: rows by published split.
         limit: most train rows; None: all.
         policy: official or paper.
-        drop_leaks: leave validation and test items out of train, and test items out of validation.
+        drop_leaks: leave repeated rows, validation and test items out of train, and test items out of validation.
         tests: keys (see `row_keys`) of the test items of all tasks.
     """
     train: Rows = published.get("train", [])
@@ -82,7 +82,7 @@ def split_rows(
     if drop_leaks:
         validation = without(validation, tests)
         tests = numpy.concatenate([tests, row_keys(validation)])
-    clean = without(train, tests) if drop_leaks else train
+    clean = first_of_each(without(train, tests)) if drop_leaks else train
     chosen = sample(clean, limit, "train")
     unused = NO_KEYS if chosen is train else numpy.setdiff1d(row_keys(train), row_keys(chosen))
     return TaskData(task, chosen, validation, test, len(train) - len(clean), unused)
@@ -137,6 +137,12 @@ def without(rows: Rows, keys: numpy.ndarray) -> Rows:
     return take(rows, numpy.flatnonzero(~numpy.isin(row_keys(rows), keys))) if len(keys) else rows
 
 
+def first_of_each(rows: Rows) -> Rows:
+    """The rows without those that ask the same as an earlier one."""
+    first = numpy.unique(row_keys(rows), return_index=True)[1]
+    return rows if len(first) == len(rows) else take(rows, numpy.sort(first))
+
+
 def _choose(rows: Rows, count: int, purpose: str) -> set[int]:
     ranked = sorted(range(len(rows)), key=lambda i: hashlib.sha256(f"{purpose}:{rows[i].id}".encode()).digest())
     return set(ranked[:count])
@@ -148,6 +154,12 @@ class JoinedRows(Sequence[AnyRow]):
     def __init__(self, parts: Sequence[Rows]) -> None:
         self._parts = parts
         self._ends = list(itertools.accumulate(map(len, parts)))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hex digits over everything in these rows; None where a part has none."""
+        parts = [rows.fingerprint if isinstance(rows, ColumnarRows) else None for rows in self._parts]
+        return None if None in parts else "".join(map(str, parts))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

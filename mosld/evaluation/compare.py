@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from mosld.data.prompts import Encoded
+from mosld.config.schema import LETTER_PROMPTS
 from mosld.data.rows import Row
+from mosld.data.tokens.prompts import Encoded
 from mosld.evaluation.evaluate import Evaluation, Questions
 from mosld.evaluation.multiple_choice import ChoicePrediction
 
@@ -39,7 +40,7 @@ class Difference:
 
 def differences(questions: Questions, first: Evaluation, second: Evaluation) -> list[Difference]:
     """The items with different answers, task after task, in the comparison that `accuracy` uses."""
-    letter = questions.style == "letter"
+    letter = questions.style in LETTER_PROMPTS
     listed = []
     for task, asked in questions.by_task.items():
         for question, one, two in zip(asked, first.predictions[task], second.predictions[task], strict=True):
@@ -65,7 +66,7 @@ def _margin(question: Encoded, scores: Sequence[float], chosen: int, other: int,
 def differences_table(questions: Questions, listed: Sequence[Difference]) -> Table:
     """All differences, under a title with their number."""
     total = sum(map(len, questions.by_task.values()))
-    unit = "nats" if questions.style == "letter" else "nats per character"
+    unit = "nats" if questions.style in LETTER_PROMPTS else "nats per character"
     table = Table(title=f"{len(listed)} of {total} items are answered differently (margins in {unit})")
     for column in ("task", "id", "answer", "margin", "other answer", "its margin"):
         table.add_column(column, justify="left" if column in ("task", "id") else "right", overflow="fold")

@@ -1,16 +1,18 @@
 """Score a model on a split of every task."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
+from mosld.common.errors import UserError
 from mosld.config.schema import EvaluationConfig
-from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import AnyRow
 from mosld.data.splits import TaskData, sample
 from mosld.data.tasks import Task
+from mosld.data.tokens.prompts import Encoded, PromptEncoder
+from mosld.data.tokens.too_long import SHOWN_ROWS, TooLong, refuse
 from mosld.distributed.processes import processes
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.forward import Model, Progress
@@ -41,13 +43,34 @@ class Questions:
 
     Attributes:
         style: the prompt format.
+        template: the chat template in which questions are put; None: a plain form.
         tasks: the tasks that have a test, by name.
         by_task: the questions as tokens, by task.
+        too_long: the rows that are longer than their task's limit.
     """
 
-    def __init__(self, tasks: Mapping[str, TaskData], split: str, limit: int | None, encoder: PromptEncoder) -> None:
-        """Tokenize `limit` rows of each task, the same ones in every run; all rows where it is None."""
+    def __init__(
+        self,
+        tasks: Mapping[str, TaskData],
+        split: str,
+        limit: int | None,
+        encoder: PromptEncoder,
+        too_long: str = "truncate",
+    ) -> None:
+        """Tokenize `limit` rows of each task, the same ones in every run; all rows where it is None.
+
+        Args:
+            tasks: the rows.
+            split: validation or test.
+            limit: most rows of a task.
+            encoder: the prompt format.
+            too_long: what becomes of rows that are too long: truncate, drop or error.
+
+        Raises:
+            UserError: rows that are too long for the model, or for `too_long`.
+        """
         self.style = encoder.style
+        self.template = encoder.template
         self.tasks: dict[str, Task] = {name: data.task for name, data in tasks.items() if data.task.scored}
         rows: dict[str, Sequence[AnyRow]] = {
             name: sample(getattr(tasks[name], split), limit, split) for name in self.tasks
@@ -57,7 +80,15 @@ class Questions:
             name: encoder.encode(task_rows, keep=(lambda _: ()) if self.tasks[name].generated else None)
             for name, task_rows in rows.items()
         }
-        self._shots = max(map(len, encoder.examples.values()), default=0)
+        self.too_long = [
+            one for name, questions in self.by_task.items() if (one := _too_long(name, split, questions, encoder))
+        ]
+        if too_long == "error":
+            refuse(self.too_long)
+        if too_long == "drop":
+            self._drop(split)
+        elif unreadable := list(_unreadable(self.by_task, split, encoder)):
+            raise UserError(*unreadable)
 
     def of_kind(self, generated: bool) -> list[Encoded]:
         """The questions whose answers are generated, or those with options, task after task."""
@@ -68,19 +99,57 @@ class Questions:
             for question in questions
         ]
 
-    def shortened(self, split: str) -> Iterator[str]:
-        """Messages about questions that were shortened to fit their task's cutoff."""
-        for name, questions in self.by_task.items():
-            task = self.tasks[name]
-            cutoff = f"{task.cutoff} tokens (data.cutoff)"
-            if truncated := sum(question.cut for question in questions):
-                yield f"{truncated} {split} rows of {name} had their passage truncated to {cutoff}"
-            fewer = sum(question.shots < self._shots for question in questions) if task.examples_split else 0
-            if fewer:
-                yield (
-                    f"{fewer} {split} questions of {name} have fewer than {self._shots} examples: more would exceed "
-                    f"{cutoff}"
-                )
+    def _drop(self, split: str) -> None:
+        """Leave out the rows that are too long."""
+        self.by_task = {
+            name: [question for question in questions if not question.untruncated]
+            for name, questions in self.by_task.items()
+        }
+        self.too_long = [replace(one, outcomes={"dropped": one.count}) for one in self.too_long]
+        if empty := [one for one in self.too_long if not self.by_task[one.task]]:
+            raise UserError(*(f"{one.message()}; no {split} row is left." for one in empty))
+
+
+def _too_long(name: str, split: str, questions: Sequence[Encoded], encoder: PromptEncoder) -> TooLong | None:
+    """The questions of one task that are longer than its limit."""
+    longer = [question for question in questions if question.untruncated]
+    if not longer:
+        return None
+    limit = encoder.limit(name, training=False)
+    whole = sum(question.length > limit for question in longer)
+    truncated = sum(question.cut and question.length <= limit for question in longer)
+    outcomes = {
+        "truncated": truncated, "with fewer examples": len(longer) - whole - truncated, "scored whole": whole,
+    }  # fmt: skip
+    return TooLong(
+        name,
+        split,
+        rows=len(questions),
+        count=len(longer),
+        limit=limit,
+        first=[question.row.id for question in longer[:SHOWN_ROWS]],
+        longest=max(question.untruncated for question in longer),
+        outcomes=outcomes,
+        keys=encoder.limit_key(name),
+    )
+
+
+def _unreadable(by_task: Mapping[str, Sequence[Encoded]], split: str, encoder: PromptEncoder) -> Iterator[str]:
+    """Messages about questions that the model cannot read even after they are truncated."""
+    most = encoder.context_length
+    if most is None:
+        return
+    for name, questions in by_task.items():
+        # A generated answer needs a position of its own.
+        longer = [one for one in questions if one.length + (not one.options) > most]
+        if longer:
+            rows = f"{len(longer):,} of {len(questions):,} {split} rows"
+            longest = max(one.length for one in longer)
+            ids = ", ".join(one.row.id for one in longer[:SHOWN_ROWS])
+            yield (
+                f"{name}: {rows} are longer than the {most:,} tokens that the model reads (longest "
+                f"{longest:,}), the first: {ids}. Shorten them, or leave them out with data.too_long=drop."
+            )
 
 
 def evaluate(
@@ -90,10 +159,12 @@ def evaluate(
     config: EvaluationConfig,
     progress: Progress = iter,
     expert_use: ExpertUse | None = None,
+    trained: bool = True,
 ) -> Evaluation:
     """Score a model on questions; tasks of one kind share batches, which need less padding then.
 
     All processes of a run call this with the same questions. They share the work, and each gets the whole result.
+    `trained` is False for a base model, which does not know where an answer ends.
     """
     answers: dict[bool, Iterator[Prediction]] = {}
     if choices := questions.of_kind(generated=False):
@@ -103,7 +174,15 @@ def evaluate(
     if prompts := questions.of_kind(generated=True):
         answers[True] = iter(
             generate_answers(
-                model, prompts, tokenizer, config.max_new_tokens, config.batch_tokens, progress, expert_use
+                model,
+                prompts,
+                tokenizer,
+                config.max_new_tokens,
+                config.batch_tokens,
+                progress,
+                expert_use,
+                stop_at_question=questions.template is None and not trained,
+                lead=questions.template.lead if questions.template else "",
             )
         )
     predictions = {

@@ -71,6 +71,12 @@ def inputs_for(model: Model, batch: Sequence[Packed], pad_token_id: int) -> dict
     return {key: tensor.to(device) for key, tensor in inputs.items()}
 
 
+def context_length(model: Model) -> int | None:
+    """The most tokens of a row that the model reads, without the virtual ones of prefix-tuning; None: any number."""
+    length: int | None = getattr(unwrapped(model).config.get_text_config(), "max_position_embeddings", None)
+    return length - getattr(adapter_config(model), "num_virtual_tokens", 0) if length else None
+
+
 def unwrapped(model: Model) -> Model:
     """The model inside a wrapper that runs it, such as DeepSpeed's engine."""
     inner: Model = getattr(model, "module", model)

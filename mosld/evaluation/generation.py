@@ -4,6 +4,7 @@ Shapes: B questions, S longest prompt and the tokens generated so far.
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -12,19 +13,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
-from mosld.data.numbers import final_number
-from mosld.data.prompts import Encoded
+from mosld.data.numbers import final_number, value
 from mosld.data.rows import AnyRow, Reply, Solution
+from mosld.data.tokens.chat_template import end_of_turn
+from mosld.data.tokens.prompts import Encoded
 from mosld.distributed.fsdp import input_device
 from mosld.distributed.processes import processes
 from mosld.evaluation.correctness import flexible_match, same_number, same_text, strict_match
 from mosld.evaluation.expert_use import ExpertUse, has_experts
-from mosld.evaluation.forward import Model, Progress, inputs_for, run_batches, scoring_mode, unwrapped
+from mosld.evaluation.forward import Model, Progress, context_length, inputs_for, run_batches, scoring_mode, unwrapped
 from mosld.evaluation.packing import batches, pack
 
-# A base model continues with a question of its own; lm-evaluation-harness stops there, too.
+# A base model was never shown where an answer ends, and goes on with a question of its own.
 NEXT_QUESTION = re.compile(r"\nQuestion:")
-FINAL_NUMBER = re.compile(rf"####[^\n]*\d[^\n]*\n|{NEXT_QUESTION.pattern}")
+# A whole line behind the mark of a final number; a heading may have that mark, too.
+MARKED_LINE = re.compile(r"^####([^#\n]*)\n", re.MULTILINE)
 # The end of an answer is searched for in this many last tokens; the line of a final number is shorter.
 STOP_WINDOW_TOKENS = 32
 # Greedy, whatever the model's generation config says.
@@ -32,6 +35,32 @@ GREEDY = {
     "do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
     "temperature": None, "top_p": None, "top_k": None,
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Where the text of an answer ends if no end token does.
+
+    Attributes:
+        final_number: with a line that holds a final number and nothing else, as trained solutions do.
+        next_question: where another question begins.
+    """
+
+    final_number: bool = False
+    next_question: bool = False
+
+    def find(self, text: str) -> int | None:
+        """The position where the answer ends; None if it goes on."""
+        if self.final_number:
+            for line in MARKED_LINE.finditer(text):
+                if value(line[1].strip()) is not None:
+                    return line.end()
+        question = NEXT_QUESTION.search(text) if self.next_question else None
+        return question.start() if question else None
+
+    def cut(self, text: str) -> str:
+        """The answer alone."""
+        return text[: self.find(text)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +100,8 @@ def generate_answers(
     batch_tokens: int,
     progress: Progress = iter,
     expert_use: ExpertUse | None = None,
+    stop_at_question: bool = False,
+    lead: str = "",
 ) -> list[GeneratedPrediction]:
     """Generate the answers to questions in eval mode.
 
@@ -82,19 +113,22 @@ def generate_answers(
         batch_tokens: padded tokens of the prompts of a batch.
         progress: wraps the batches, for a progress bar.
         expert_use: counts the experts that the prompt and answer tokens of this process take.
+        stop_at_question: an answer ends where another question begins: for a base model, whose prompts begin so.
+        lead: what a chat template puts before every answer; it is no part of it.
 
     Returns:
         One prediction per question, in their order.
     """
 
     def answer(batch: list[Encoded], recorded: bool) -> list[str]:
-        endings = [FINAL_NUMBER if isinstance(question.row, Solution) else NEXT_QUESTION for question in batch]
+        endings = [Ending(isinstance(question.row, Solution), stop_at_question) for question in batch]
         answers = generate(model, [question.prompt for question in batch], tokenizer, max_new_tokens, endings)
         if expert_use is not None and has_experts(model):
             # A batch that is run only to keep sharded processes in step is counted where nobody looks.
             counts = expert_use if recorded else ExpertUse()
             _record_experts(model, batch, answers, tokenizer.pad_token_id, batch_tokens, counts)
-        return tokenizer.batch_decode(answers, skip_special_tokens=True)
+        texts = [ending.cut(text) for ending, text in zip(endings, decode(tokenizer, answers), strict=True)]
+        return [text.lstrip().removeprefix(lead) for text in texts]
 
     with scoring_mode(model):
         # Each new token costs a forward pass: larger batches are worth any padding of their prompts.
@@ -108,12 +142,12 @@ def generate(
     prompts: Sequence[list[int]],
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
-    endings: Sequence[re.Pattern[str]] = (),
+    endings: Sequence[Ending] = (),
 ) -> list[list[int]]:
     """The greedy continuation of each prompt up to the end of its answer.
 
-    An answer ends before an end-of-text token, after `max_new_tokens`, or with the match of its pattern in `endings`
-    (by default the line with the final number, or the beginning of another question).
+    An answer ends before an end token, after `max_new_tokens`, where its text ends by `endings`, or with the last token
+    that the model reads.
     """
     group = processes()
     device = input_device(model, group)
@@ -123,6 +157,9 @@ def generate(
     ids = [[pad_token_id] * pads + prompt for pads, prompt in zip(padding, prompts, strict=True)]
     mask = [[0] * pads + [1] * len(prompt) for pads, prompt in zip(padding, prompts, strict=True)]
     end_ids = end_tokens(model, tokenizer)
+    most = context_length(model)
+    room = [max_new_tokens if most is None else most - len(prompt) for prompt in prompts]
+    ends = AnswerEnds(tokenizer, longest, endings or [Ending()] * len(prompts), room)
     # For mypy a PreTrainedModel has no `generate`.
     generated_BS = unwrapped(model).generate(  # type: ignore[operator]
         input_ids=torch.tensor(ids, device=device),
@@ -130,7 +167,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         eos_token_id=end_ids,
         pad_token_id=pad_token_id,
-        stopping_criteria=[AnswerEnds(tokenizer, longest, endings or [FINAL_NUMBER] * len(prompts))],
+        stopping_criteria=[ends],
         use_cache=True,
         # Sharded processes need each other's parameters until all of them have finished.
         synced_gpus=group.sharded,
@@ -140,27 +177,48 @@ def generate(
 
 
 class AnswerEnds(StoppingCriteria):
-    """Stop each sequence where its own pattern matches the generated text."""
+    """Stop each sequence where its own text ends, or after as many tokens as it has room for."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, start: int, endings: Sequence[re.Pattern[str]]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        start: int,
+        endings: Sequence[Ending],
+        room: Sequence[int] = (),
+    ) -> None:
         self.tokenizer = tokenizer
         self.start = start
         self.endings = endings
+        self.room = room or [sys.maxsize] * len(endings)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         """Which sequences are done [B]."""
         del scores
-        tails_BS = input_ids[:, max(self.start, input_ids.shape[1] - STOP_WINDOW_TOKENS) :]
-        texts = self.tokenizer.batch_decode(tails_BS, skip_special_tokens=True)
-        done_B = [bool(ending.search(text)) for ending, text in zip(self.endings, texts, strict=True)]
+        # Most answers end with a token alone, and no text is needed.
+        by_text = any(ending != Ending() for ending in self.endings)
+        start = max(self.start, input_ids.shape[1] - STOP_WINDOW_TOKENS)
+        generated = input_ids.shape[1] - self.start
+        texts = decode(self.tokenizer, input_ids[:, start:].tolist()) if by_text else [""] * len(self.endings)
+        # A window that opens within an answer need not open with a line.
+        before = " " if start > self.start else ""
+        done_B = [
+            generated >= room or ending.find(before + text) is not None
+            for ending, room, text in zip(self.endings, self.room, texts, strict=True)
+        ]
         return torch.tensor(done_B, device=input_ids.device)
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, answers: list[list[int]]) -> list[str]:
+    """The texts of answers: without special tokens, but with what a model spelled like one."""
+    texts: list[str] = tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return texts
+
+
 def end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer: those of the model's generation config, and the one used in training."""
+    """The tokens that end an answer: those of the model's generation config, and those used in training."""
     configured = unwrapped(model).generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in (*listed, tokenizer.eos_token_id) if token is not None})
+    return sorted({token for token in (*listed, tokenizer.eos_token_id, end_of_turn(tokenizer)) if token is not None})
 
 
 def _until(tokens: list[int], ends: set[int]) -> list[int]:
@@ -193,7 +251,7 @@ def _answer(row: AnyRow, text: str) -> str | None:
     """The part of a generated text that is compared: its final number, or the reply."""
     if isinstance(row, Solution):
         return final_number(text)
-    reply = NEXT_QUESTION.split(text)[0].strip()
+    reply = text.strip()
     return reply if isinstance(row, Reply) and "\n" in row.response else reply.partition("\n")[0].rstrip()
 
 

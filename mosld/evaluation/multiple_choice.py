@@ -8,8 +8,8 @@ from itertools import accumulate, islice
 import torch
 
 from mosld.adapters.config import adapter_config, by_prompt
-from mosld.data.prompts import Encoded
 from mosld.data.rows import AnyRow, Row
+from mosld.data.tokens.prompts import Encoded
 from mosld.evaluation.correctness import likeliest, likeliest_per_character
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.forward import Model, Progress, inputs_for, run_batches, scoring_mode

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mosld.data.prompts import Encoded
+from mosld.data.tokens.prompts import Encoded
 
 # Padding up to this share of a batch costs less than one more forward pass.
 MAX_PADDING_SHARE = 1 / 32

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NotRequired, TypedDict, TypeVar
 
+from mosld.config.schema import LETTER_PROMPTS
 from mosld.data.subjects import CATEGORIES, CATEGORY, subject_of
 from mosld.evaluation.generation import GeneratedPrediction, SolutionPrediction
 from mosld.evaluation.multiple_choice import ChoicePrediction
@@ -38,7 +39,7 @@ def accuracy_score(correct: Sequence[bool]) -> Score:
 def task_score(predictions: Sequence[Prediction], style: str) -> Score:
     """The score of one task.
 
-    Where the answer of a multiple-choice question is the option's text (`style` is not "letter"), `accuracy` compares
+    Where the answer of a multiple-choice question is the option's text (`style` is list or cloze), `accuracy` compares
     likelihoods per character, since the raw comparison favours short options; that one is `accuracy_raw`. Worked
     solutions also have the scores of lm-evaluation-harness, `strict` and `flexible`.
     """
@@ -50,7 +51,7 @@ def task_score(predictions: Sequence[Prediction], style: str) -> Score:
         score["strict"], score["stderr_strict"] = strict["accuracy"], strict["stderr"]
         score["flexible"], score["stderr_flexible"] = flexible["accuracy"], flexible["stderr"]
     normalised = [one.normalised_correct for one in predictions if isinstance(one, ChoicePrediction)]
-    if style == "letter" or not normalised:
+    if style in LETTER_PROMPTS or not normalised:
         return score
     return {**accuracy_score(normalised), "accuracy_raw": score["accuracy"], "stderr_raw": score["stderr"]}
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mosld.common.files import JsonObject
-from mosld.data.encoding import Example
 from mosld.data.tasks import Task
+from mosld.data.tokens.encoding import Example
 from mosld.evaluation.forward import Model, Progress, run_batches, scoring_mode
 
 # The rows of each forward pass, by task.

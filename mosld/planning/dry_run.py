@@ -21,8 +21,8 @@ from transformers.masking_utils import sdpa_mask
 
 from mosld.adapters.load import trained_parameters
 from mosld.config.schema import TrainingConfig
-from mosld.data.encoding import Example
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example
 from mosld.models.attention import register
 from mosld.training.batching import BatchBuilder
 from mosld.training.optim import make_optimizer

@@ -24,10 +24,11 @@ from mosld.recipes.load import load_trained
 from mosld.runs.saved import SavedRun
 from mosld.runs.tables import LEGEND, WHOLE, experts_tables
 
-COMMANDS = ("/experts", "/help", "/exit")
+COMMANDS = ("/experts", "/new", "/help", "/exit")
 HELP = """/experts           the experts that each token of the last answer took, in every layer
 /experts 12        in layer 12
 /experts v_proj    in the modules v_proj; both may be named
+/new               a new conversation: what was said before is forgotten
 /exit, Ctrl-D      end; Ctrl-C stops an answer"""
 
 
@@ -76,6 +77,7 @@ class Session:
     Attributes:
         console: for messages beside the answers.
         last: the last answer.
+        turns: the conversation so far, where the questions at a terminal form one.
     """
 
     def __init__(self, answerer: Answerer, method: str, show_experts: bool, interactive: bool) -> None:
@@ -86,10 +88,12 @@ class Session:
         self.console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         self.out = RichConsole(file=sys.stdout, highlight=False)
         self.last: Answer | None = None
+        self.turns: list[tuple[str, str]] = []
 
     def greet(self, model: str) -> None:
         """Print what a user should know before the first question."""
-        self.say(f"{self.method} on {model}; each question stands alone; /help shows the commands")
+        memory = "it reads the turns before" if self.answerer.converses else "each question stands alone"
+        self.say(f"{self.method} on {model}; {memory}; /help shows the commands")
         if self.answerer.form == "question" and self.answerer.style in PROMPTS_WITH_OPTIONS:
             self.say("it was trained to choose: give options as in  Which is hot? | the sun | an ice cube")
 
@@ -116,7 +120,11 @@ class Session:
         if line.startswith("/") and commands:
             self._run_command(*line.split())
             return
-        self.last = self.answerer.answer(line, controls=not self.out.is_terminal)
+        self.last = self.answerer.answer(line, controls=not self.out.is_terminal, history=self.turns)
+        if self.last.forgotten:
+            self.say("the earliest turns do not fit the model and were left out")
+        if self.interactive and self.answerer.converses and self.last.text:
+            self.turns.append((line.strip(), self.last.text))
         if self.last.stopped:
             raise KeyboardInterrupt
         if self.experts_after_each:
@@ -127,6 +135,8 @@ class Session:
             self.say(HELP)
         elif name == "/experts":
             self.show_experts(*words)
+        elif name == "/new":
+            self.turns.clear()
         else:
             raise UserError(f"{name}: unknown command; {nearest(name, COMMANDS)} A question may not begin with /.")
 

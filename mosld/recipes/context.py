@@ -5,7 +5,6 @@
 3. `make_loop` builds the training loop.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,12 +19,15 @@ from mosld.adapters.load import base_model_of, parameter_counts
 from mosld.common.errors import UserError
 from mosld.config.schema import Config, EvaluationConfig
 from mosld.data.dataset import Dataset
-from mosld.data.encoding import Example, encode_train
 from mosld.data.mixing import Order, quotas
+from mosld.data.rows import AnyRow
 from mosld.data.splits import sample
-from mosld.data.token_cache import CachedEncoder
+from mosld.data.tokens.encoding import Example, Examples, TrainRows, encode_train
+from mosld.data.tokens.token_cache import CachedEncoder
+from mosld.data.tokens.too_long import messages
 from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
+from mosld.evaluation.forward import context_length
 from mosld.evaluation.validation import Validation, chosen_by, validation_losses
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
@@ -44,58 +46,84 @@ Model = PreTrainedModel | PeftModel
 
 @dataclass(frozen=True)
 class RunContext:
-    """Config, rows, tokenizer and console of one run."""
+    """Config, rows, tokenizer and console of one run.
+
+    Attributes:
+        context_length: the most tokens that the model reads; None: any number.
+    """
 
     config: Config
     dataset: Dataset
     tokenizer: "PreTrainedTokenizerBase"
     console: Console
+    context_length: int | None = None
 
     @cached_property
     def encoder(self) -> CachedEncoder:
         """The run's prompt format with its tokenizer; tokens are read from the cache where they are known."""
         # The prompt is filled in when the config is checked.
         assert self.config.prompt is not None
-        encoder = CachedEncoder(self.tokenizer, self.config.prompt, self.dataset.known, self.dataset.examples)
+        encoder = CachedEncoder(
+            self.tokenizer,
+            self.config.prompt,
+            self.dataset.known,
+            self.dataset.examples,
+            all_turns=self.config.data.train_turns == "all",
+            context_length=self.context_length,
+        )
+        if encoder.style == "chat":
+            form = (
+                "the tokenizer's chat template"
+                if encoder.template
+                else "the plain form: this tokenizer has no template"
+            )
+            self.console.say(f"prompt=chat: rows are put in {form}")
         encoder.progress = self.console.track("tokenising")
         return encoder
 
     def encode_questions(self, split: str, limit: int | None) -> Questions:
         """The questions of a split as tokens, at most `limit` per task."""
-        questions = Questions(self.dataset.tasks, split, limit, self.encoder)
-        self._say(questions.shortened(split))
+        questions = Questions(self.dataset.tasks, split, limit, self.encoder, self.config.data.too_long)
+        self._say(messages(questions.too_long))
         return questions
 
-    def encode_train(self) -> list[Example]:
+    def encode_train(self) -> Examples:
         """The train rows as tokens.
 
         Raises:
             UserError: no train row fits into its task's cutoff.
         """
-        rows = encode_train(self.dataset.train, self.encoder, self.tokenizer.eos_token_id)
-        self._say(rows.shortened())
+        rows = self._encode(self.dataset.train, "train")
+        self._say(messages(rows.too_long))
         if not rows.examples:
             raise UserError(f"data.tasks={self.config.data.tasks}: no train row fits into its task's cutoff.")
         return rows.examples
 
-    def encode_validation(self) -> dict[str, list[Example]]:
+    def _encode(self, rows: Sequence[AnyRow], split: str) -> TrainRows:
+        return encode_train(rows, self.encoder, self.tokenizer.eos_token_id, self.config.data.too_long, split)
+
+    def _task_counts(self, examples: Examples) -> dict[str, int]:
+        return examples.task_counts(list(self.dataset.known))
+
+    def encode_validation(self) -> dict[str, Examples]:
         """By task, the validation rows as train rows are encoded, at most `evaluation.validation_limit` of each.
 
         A task without validation rows, or none that fits into its cutoff, is left out.
         """
         limit = self.config.evaluation.validation_limit
+        known = self.dataset.known
         encoded = {
-            name: encode_train(
-                sample(data.validation, limit, "validation"), self.encoder, self.tokenizer.eos_token_id
-            ).examples
+            name: self._encode(sample(data.validation, limit, "validation"), "validation")
             for name, data in self.dataset.tasks.items()
         }
-        return {name: examples for name, examples in encoded.items() if examples}
+        # The questions of a scored task say what is too long.
+        self._say(messages(one for rows in encoded.values() for one in rows.too_long if not known[one.task].scored))
+        return {name: rows.examples for name, rows in encoded.items() if rows.examples}
 
-    def describe_steps(self, order: Order, examples: Sequence[Example]) -> None:
+    def describe_steps(self, order: Order, examples: Examples) -> None:
         """Say how many steps are trained on how many rows, and how many rows are never seen."""
         training = self.config.training
-        tasks = ", ".join(dict.fromkeys(example.row.task for example in examples))
+        tasks = ", ".join(self._task_counts(examples))
         steps = order.steps_per_epoch
         planned = steps * training.epochs
         total = total_steps(steps, training)
@@ -109,25 +137,34 @@ class RunContext:
             reason = max_steps if total < planned else f"data.mixing={self.config.data.mixing}"
             self.console.say(f"{unseen:,} of {len(examples):,} rows are never seen ({reason})")
 
-    def mix_tasks(self, examples: list[Example]) -> Order:
+    def mix_tasks(self, examples: Examples) -> Order:
         """Which rows each step takes, the tasks mixed as `data.mixing` says."""
         config = self.config
         # In the order of the tasks, as the rows lie.
-        counts = dict(Counter(example.row.task for example in examples))
+        counts = self._task_counts(examples)
         shares = quotas(counts, config.data)
         if shares != counts:
             listed = ", ".join(f"{task} {count}" for task, count in shares.items())
             self.console.say(f"rows per epoch (data.mixing={config.data.mixing}): {listed}")
         return Order(tuple(counts.values()), tuple(shares.values()), config.training.batch_size, config.seed)
 
-    def score(self, model: Model, questions: Questions, title: str, use: ExpertUse | None = None) -> Evaluation:
+    def score(
+        self, model: Model, questions: Questions, title: str, use: ExpertUse | None = None, trained: bool = True
+    ) -> Evaluation:
         """Accuracy of a model, in eval mode; `use` records the experts of each task."""
+        track = self.console.track(title)
         with uncompiled(self.config.training.compile):
-            return evaluate(model, questions, self.tokenizer, self.config.evaluation, self.console.track(title), use)
+            return evaluate(model, questions, self.tokenizer, self.config.evaluation, track, use, trained)
 
     def _say(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.console.say(line)
+
+
+def readable_tokens(config: Config, model: Model) -> int | None:
+    """The most tokens of a row that the base model will read with the method's adapter; None: any number."""
+    length = context_length(model)
+    return length - config.method.virtual_tokens if length and config.method.kind == "prefix" else length
 
 
 def _counted(number: int, noun: str) -> str:
@@ -149,7 +186,7 @@ def add_adapter(context: RunContext, model: Model) -> Model:
 
 def prepare(
     context: RunContext, model: Model, adapt: Callable[[RunContext, Model], Model] = add_adapter
-) -> tuple[Stepper, list[Example]]:
+) -> tuple[Stepper, Examples]:
     """Everything a training step needs: the adapted model in a stepper, and the train rows as tokens.
 
     Args:
@@ -180,7 +217,7 @@ def _validation_batches(stepper: Stepper, examples: Sequence[Example], config: E
 def make_loop(
     context: RunContext,
     stepper: Stepper,
-    examples: list[Example],
+    examples: Examples,
     run: RunDirectory,
     stop: StopSignals,
     track: Callable[[dict[str, object]], None] = lambda _: None,

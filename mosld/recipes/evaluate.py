@@ -16,7 +16,7 @@ from mosld.data.dataset import Dataset
 from mosld.evaluation.compare import differences, differences_table
 from mosld.evaluation.evaluate import Evaluation
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Model
+from mosld.evaluation.forward import Model, context_length
 from mosld.recipes.context import RunContext
 from mosld.recipes.load import load_trained, untrained
 from mosld.runs.console import Console
@@ -112,11 +112,11 @@ def evaluate_run(
     for line in dataset.summary():
         output.console.say(f"  {line}")
     model, tokenizer = load_trained(config.model, run, output.console)
-    context = RunContext(config, dataset, tokenizer, output.console)
+    context = RunContext(config, dataset, tokenizer, output.console, context_length(model))
     questions = context.encode_questions("test", config.evaluation.limit)
     if config.evaluation.base:
         with untrained(config.model, model) as base:
-            base_evaluation = context.score(base, questions, "scoring the untrained model")
+            base_evaluation = context.score(base, questions, "scoring the untrained model", trained=False)
         directory.write_predictions(base_evaluation.records(), "base")
         output.results.add(base_scores=base_evaluation.scores, base_average=base_evaluation.average)
     expert_use = ExpertUse(config.method.domains)

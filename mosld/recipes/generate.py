@@ -3,16 +3,21 @@
 Shapes: B is 1, S tokens.
 """
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import TextStreamer
 
 from mosld.common.errors import UserError
-from mosld.data.prompts import PromptEncoder, render
-from mosld.data.rows import Row
-from mosld.evaluation.generation import end_tokens
+from mosld.data.rows import AnyRow, Reply, Row
+from mosld.data.tasks import Task
+from mosld.data.tokens.prompts import Encoded, PromptEncoder
+from mosld.evaluation.forward import context_length
+from mosld.evaluation.generation import decode, end_tokens
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
 
 # The prompt formats that show the options.
 PROMPTS_WITH_OPTIONS = ("letter", "list")
+# What the user wrote and the model answered.
+Turns = Sequence[tuple[str, str]]
 CONTROL_CHARACTERS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
@@ -30,12 +37,16 @@ class Answer:
     Attributes:
         prompt: the whole prompt.
         tokens: the answer, without the token that ends it.
+        text: the answer.
         stopped: whether Ctrl-C cut it short.
+        forgotten: whether the earliest turns were left out of the prompt, which would not fit the model.
     """
 
     prompt: list[int]
     tokens: list[int]
+    text: str
     stopped: bool = False
+    forgotten: bool = False
 
 
 class Streamer(TextStreamer):
@@ -65,7 +76,7 @@ class Streamer(TextStreamer):
 
 @dataclass(frozen=True)
 class Answerer:
-    """A model that answers questions, one at a time and each alone.
+    """A model that answers questions, one at a time; in a chat it reads the turns before.
 
     Attributes:
         model: the trained model, in eval mode.
@@ -89,23 +100,38 @@ class Answerer:
             raise UserError("--format chat: the tokenizer of this model has no chat template.")
 
     @property
-    def _context_length(self) -> int | None:
-        return getattr(self.model.config, "max_position_embeddings", None)
+    def converses(self) -> bool:
+        """Whether questions are the turns of a conversation."""
+        return self.form == "chat" or (self.form == "question" and self.style == "chat")
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of the prompt that puts `text` to the model."""
+    @property
+    def _context_length(self) -> int | None:
+        return context_length(self.model)
+
+    @cached_property
+    def _encoder(self) -> PromptEncoder:
+        """Puts questions as the rows of training are put; the earliest turns that do not fit the model are dropped."""
+        task = Task("chat", "a chat", cutoff=sys.maxsize, kind="reply")
+        style = "chat" if self.form == "chat" else self.style
+        return PromptEncoder(self.tokenizer, style, {"chat": task}, context_length=self._context_length)
+
+    def encode(self, text: str, history: Turns = ()) -> Encoded:
+        """The prompt that puts `text` to the model after earlier turns."""
         # Half a surrogate pair is not a character.
         text = text.encode("utf-8", "replace").decode()
-        bos = [] if self.form == "chat" else PromptEncoder(self.tokenizer, self.style).bos
-        return bos + self.tokenizer(self._format(text), add_special_tokens=False).input_ids
+        if self.form == "plain":
+            (tokens,) = self._encoder.literal.tokens([text])
+            return Encoded(Reply("chat", "chat", "", text, ""), self._encoder.bos + tokens, [])
+        return self._encoder.encode([self._row(text, history)], keep=lambda _: ())[0]
 
-    def answer(self, text: str, controls: bool = True) -> Answer:
+    def answer(self, text: str, controls: bool = True, history: Turns = ()) -> Answer:
         """Print the answer token by token; `controls` as in `Streamer`.
 
         Raises:
             UserError: the prompt is longer than the model can read.
         """
-        prompt = self.encode(text)
+        question = self.encode(text, history)
+        prompt = question.prompt
         context_length = self._context_length
         if context_length is not None and len(prompt) >= context_length:
             raise UserError(f"the prompt has {len(prompt)} tokens, this model reads {context_length - 1} at most.")
@@ -117,7 +143,8 @@ class Answerer:
             streamer.end()
             stopped = True
         ends = set(end_tokens(self.model, self.tokenizer))
-        return Answer(prompt, [token for token in streamer.tokens if token not in ends], stopped)
+        tokens = [token for token in streamer.tokens if token not in ends]
+        return Answer(prompt, tokens, decode(self.tokenizer, [tokens])[0].strip(), stopped, question.cut)
 
     @torch.inference_mode()
     def _generate(self, prompt: list[int], streamer: Streamer) -> None:
@@ -136,13 +163,8 @@ class Answerer:
             **sampling,
         )
 
-    def _format(self, text: str) -> str:
-        if self.form == "plain":
-            return text
-        if self.form == "chat":
-            turn = [{"role": "user", "content": text.strip()}]
-            return cast("str", self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    def _row(self, text: str, history: Turns) -> AnyRow:
         question, *choices = [part.strip() for part in text.strip().split(" | ")]
-        if self.style in PROMPTS_WITH_OPTIONS and len(choices) >= 2:
-            return render(Row("chat", "chat", "", question, tuple(choices), 0), self.style)[0]
-        return f"Question: {text.strip()}\nAnswer:"
+        if self.form == "question" and self.style in PROMPTS_WITH_OPTIONS and len(choices) >= 2:
+            return Row("chat", "chat", "", question, tuple(choices), 0)
+        return Reply("chat", "chat", "", text.strip(), "", "", tuple(history))

@@ -6,6 +6,7 @@
 4. The best weights are scored and saved; results.json is written last.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,18 +16,20 @@ from mosld.common.errors import ExitCode, UserError
 from mosld.common.files import disk_is_full, read_json, write_json
 from mosld.common.process import is_distributed, is_main, silence_libraries
 from mosld.common.secrets import redact
+from mosld.data.tokens.encoding import longest
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.validation import perplexity
-from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare
+from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare, readable_tokens
 from mosld.recipes.load import load_base_model
 from mosld.recipes.moa import add_task_experts
 from mosld.recipes.request import TrainRequest, show_results
 from mosld.recipes.save import push_to_hub, save_trained
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.loss_curve import draw_loss_curve
 from mosld.runs.results import Results
 from mosld.runs.tables import results_table
 from mosld.tracking.tracker import NoTracker, Tracker, make_tracker
@@ -35,6 +38,8 @@ from mosld.training.memory import TRYING, fit_micro_batch
 from mosld.training.optim import require_optimizer
 from mosld.training.signals import StopSignals
 
+# Fewer steps make no curve.
+LEAST_DRAWN_STEPS = 10
 DISK_FULL = "{}: the disk is full; the checkpoints there are whole. Free some space, and the same command resumes."
 
 
@@ -88,10 +93,14 @@ def _check(request: TrainRequest) -> None:
     for line in request.dataset.summary():
         console.say(f"  {line}")
     model, tokenizer = load_base_model(config.model, console)
-    stepper, examples = prepare(RunContext(config, request.dataset, tokenizer, console), model)
+    context = RunContext(config, request.dataset, tokenizer, console, readable_tokens(config, model))
+    # What is too long in a test is said, or refused, here, too.
+    context.encode_questions("test", config.evaluation.limit)
+    stepper, examples = prepare(context, model)
+    context.encode_questions("validation", config.evaluation.validation_limit)
     with console.working(TRYING):
         rows = fit_micro_batch(stepper, examples, config.training.micro_batch_size, config.training.batch_size)
-    length = max(len(example.tokens) for example in examples)
+    length = len(longest(examples, 1)[0].tokens)
     console.say(f"check passed: the longest micro-batch ({rows} rows, {length} tokens) went forward and backward")
 
 
@@ -125,6 +134,9 @@ def _train(request: TrainRequest) -> str:
             raise
         finally:
             stop.end()
+            if is_main():
+                with suppress(OSError):
+                    draw_loss_curve(run, least_steps=LEAST_DRAWN_STEPS)
             tracker.finish(_write_results(results, status, console), evaluation.records() if evaluation else None)
     if evaluation:
         console.show(results_table(results.tree))
@@ -155,7 +167,7 @@ def _train_and_score(
     if dataset.record:
         dataset.record.write(run.rows)
     model, tokenizer = load_base_model(config.model, console)
-    context = RunContext(config, dataset, tokenizer, console)
+    context = RunContext(config, dataset, tokenizer, console, readable_tokens(config, model))
     test = context.encode_questions("test", config.evaluation.limit)
     if config.evaluation.base:
         results.add(**_score_base(context, model, test, run))
@@ -199,7 +211,7 @@ def _score_base(context: RunContext, model: Model, test: Questions, run: RunDire
     """Scores of the untrained model; a resumed run reads them back."""
     if recorded := processes().broadcast(read_json(run.base_scores)):
         return recorded
-    evaluation = context.score(model, test, "scoring the untrained model")
+    evaluation = context.score(model, test, "scoring the untrained model", trained=False)
     run.write_predictions(evaluation.records(), "base")
     scores = {"base_scores": evaluation.scores, "base_average": evaluation.average}
     write_json(run.base_scores, scores)

@@ -88,6 +88,9 @@ def _problem(results: object) -> str | None:
         return f"{'unfinished' if status == 'interrupted' else status}: {reason}"
     data = results.get("data")
     keys = {**results, **({f"data.{key}": value for key, value in data.items()} if isinstance(data, dict) else {})}
+    if results.get("scores") == {} and results.get("best_by"):
+        loss = results.get("validation_loss")
+        return "it scored nothing: its tasks are for training only" + (f" (validation loss {loss:.3f})" if loss else "")
     missing = [key for key in REQUIRED_KEYS if keys.get(key) in (None, "", {})]
     if missing:
         return f"damaged: results.json has no {', '.join(missing)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mosld.config.schema import LETTER_PROMPTS
 from mosld.reporting.blocks import Block, Row
 from mosld.reporting.run import Run
 from mosld.reporting.significance import (
@@ -99,7 +100,7 @@ class Predictions:
 def _read_correct(path: Path, run: Run, task: str) -> dict[str, bool]:
     records = [json.loads(line) for line in path.read_bytes().splitlines()]
     # As in evaluation: likelihood per character where the answer is the option's text, plain where it is a letter.
-    per_character = run.prompt != "letter" and records and "normalised_correct" in records[0]
+    per_character = run.prompt not in LETTER_PROMPTS and records and "normalised_correct" in records[0]
     key = "normalised_correct" if per_character else "correct"
     correct = {str(record["id"]): bool(record[key]) for record in records}
     if not records or abs(sum(correct.values()) - run.accuracy(task) * len(records)) > 1e-6 * len(records):

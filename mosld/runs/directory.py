@@ -33,6 +33,7 @@ class RunDirectory:
         rows: hashes of the rows that it is trained on.
         metrics: one JSON object per logged step.
         log: what the run printed.
+        figures: pictures: loss.png and those of `mosld.inspect`.
         checkpoints: all that resuming needs.
         adapter: the best adapter, in PEFT's format.
         model: the whole model, in transformers' format, if all its weights were trained.
@@ -48,6 +49,7 @@ class RunDirectory:
         self.rows = path / "rows.json"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "train.log"
+        self.figures = path / "figures"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
         self.model = path / "model"

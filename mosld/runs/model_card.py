@@ -6,6 +6,7 @@ from mosld.common.files import JsonObject, write_text
 from mosld.config.schema import Config, MethodConfig, ModelConfig
 from mosld.runs.power import independent_note
 
+EMBEDDED_BASE = "SmolLM2-135M-Instruct rounded to 4 bits, with its chat template"
 CARD = """---
 library_name: {library}
 {base_model}tags:
@@ -38,7 +39,7 @@ def write_model_card(folder: Path, config: Config, results: JsonObject) -> None:
     card = _card(
         config,
         title=results["name"],
-        what=f"{_describe(method)} {model.name},",
+        what=f"{_describe(method)} {_base_name(model)},",
         facts=f", {results['parameters']['trainable']:,} trainable parameters.",
         tag=method.name if method.name != "mosld" else "",
         scores=_score_table(results, config.prompt, average=True),
@@ -66,8 +67,8 @@ def write_merged_card(
         config,
         title=title,
         what=(
-            f"{model.hub or model.name} with a LoRA (rank {method.rank}, alpha {method.alpha:g}) merged into its "
-            "weights: a stand-alone model. The LoRA was"
+            f"{model.hub or _base_name(model)} with a LoRA (rank {method.rank}, alpha {method.alpha:g}) merged into "
+            "its weights: a stand-alone model. The LoRA was"
         ),
         facts=f".\nRun: `{run}`. Type of the weights: {dtype}.",
         tag="lora",
@@ -114,6 +115,12 @@ def _score_table(results: JsonObject, prompt: str | None, average: bool) -> str:
         rows.append(f"| average | {100 * results['average']:.1f} | |\n")
     note = f"\n{independent_note(scores)}.\n" if scores else ""
     return f"\n| task | accuracy (prompt {prompt}) | items |\n|---|---|---|\n{''.join(rows)}{note}"
+
+
+def _base_name(model: ModelConfig) -> str:
+    """The name of the base model; of the embedded one, which says less, also what it is."""
+    embedded = model.kind == "embedded" and not model.path
+    return f"{model.name} ({EMBEDDED_BASE})" if embedded else model.name
 
 
 def _load_base(model: ModelConfig) -> str:

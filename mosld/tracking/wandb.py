@@ -5,11 +5,9 @@ validation_loss/*, test/* per task, tables of scores and predictions, and the ru
 text is sent: the config holds none of them, and the environment is not recorded.
 """
 
-import json
 import netrc
 import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -20,6 +18,7 @@ from mosld.common.files import JsonObject, write_text
 from mosld.config.schema import LoggerConfig
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.loss_curve import read_lines
 from mosld.tracking.tracker import Predictions
 from mosld.tracking.wandb_results import send_adapter, send_figures, send_tables, write_summary
 
@@ -87,7 +86,7 @@ class WandbTracker:
             # Nothing was left to train.
             self._replay()
         write_summary(self._run, results)
-        send_figures(self._run, list(_read_lines(self._directory.metrics)), self._directory.path / "figures")
+        send_figures(self._run, self._directory)
         if predictions is not None:
             send_tables(self._run, results, predictions)
         if self._logger.artifact and results["status"] == "finished":
@@ -104,7 +103,7 @@ class WandbTracker:
     def _replay(self) -> None:
         """Log all lines of metrics.jsonl: those of earlier starts, and the one just written."""
         self._replayed = True
-        for line in _read_lines(self._directory.metrics):
+        for line in read_lines(self._directory.metrics):
             self._log(line)
 
     def _log(self, values: JsonObject) -> None:
@@ -149,12 +148,6 @@ def _define_metrics(run: wandb.Run) -> None:
     run.define_metric("by_tokens/*", step_metric="train/tokens")
     run.define_metric("validation/*", step_metric="train/step", summary="max")
     run.define_metric("validation_loss/*", step_metric="train/step", summary="min")
-
-
-def _read_lines(path: Path) -> Iterator[JsonObject]:
-    """The lines of metrics.jsonl; none if there is no file yet."""
-    if path.is_file():
-        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
 
 
 def _run_id(run: RunDirectory) -> str:

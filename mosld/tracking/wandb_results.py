@@ -1,17 +1,16 @@
 """What a run sends to Weights & Biases when it ends: summary, tables, figures with the loss curve, the adapter."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import wandb
 
 from mosld.common.files import JsonObject
 from mosld.runs.directory import RunDirectory
+from mosld.runs.loss_curve import draw_loss_curve
 from mosld.tracking.tracker import Predictions
 
 # Predictions of a task in the table; all of them are in predictions/<task>.jsonl.
 ROWS_PER_TASK = 200
-RUNNING_MEAN_STEPS = 20
 SUMMARY_KEYS = (
     "status", "average", "base_average", "validation_average", "validation_loss", "validation_perplexity", "parameters",
     "tokens_per_second", "peak_memory_bytes", "train_tokens", "best_step", "best_by", "stopped_early", "skipped_steps",
@@ -62,52 +61,12 @@ def _with_parts(scores: Mapping[str, JsonObject], kinds: Sequence[str]) -> Itera
                 yield f"{task}/{name}", part
 
 
-def send_figures(run: wandb.Run, lines: Sequence[JsonObject], figures: Path) -> None:
-    """Draw the loss curve into the folder of figures, and send every picture in it."""
-    if any("cross_entropy" in line for line in lines):
-        draw_loss_curve(lines, figures / "loss.png")
-    images = {f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(figures.glob("*.png"))}
+def send_figures(run: wandb.Run, directory: RunDirectory) -> None:
+    """Draw the loss curve, and send every picture in the folder of figures."""
+    draw_loss_curve(directory)
+    images = {f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(directory.figures.glob("*.png"))}
     if images:
         run.log(images)
-
-
-def draw_loss_curve(lines: Sequence[JsonObject], path: Path) -> None:
-    """Draw the loss of each step with its running mean, and the loss and accuracy of each validation, as a PNG."""
-    # Importing it takes a second. Without pyplot there is no window and no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    trained = [line for line in lines if line.get("cross_entropy") is not None]
-    steps = [line["step"] for line in trained]
-    losses = [line["cross_entropy"] for line in trained]
-    accuracies = _points(lines, "validation_average")
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="optimiser step", ylabel="cross entropy, nats a token")
-    axes.plot(steps, losses, color="0.75", linewidth=1, label="each step")
-    axes.plot(steps, _running_mean(losses), color="C0", label=f"mean of {RUNNING_MEAN_STEPS} steps")
-    validation_losses = _points(lines, "validation_loss_average")
-    if validation_losses:
-        axes.plot(*zip(*validation_losses, strict=True), "s--", color="C2", label="validation loss")
-    handles = list(axes.lines)
-    if accuracies:
-        right = axes.twinx()
-        right.set_ylabel("validation accuracy, %")
-        points = [(step, 100 * share) for step, share in accuracies]
-        handles += right.plot(*zip(*points, strict=True), "o-", color="C1", label="validation accuracy")
-    axes.legend(handles=handles, loc="upper right")
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=150)
-
-
-def _points(lines: Sequence[JsonObject], key: str) -> list[tuple[int, float]]:
-    """Step and value of the lines that have one."""
-    return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
-
-
-def _running_mean(values: Sequence[float]) -> list[float]:
-    windows = [values[max(0, end - RUNNING_MEAN_STEPS) : end] for end in range(1, len(values) + 1)]
-    return [sum(window) / len(window) for window in windows]
 
 
 def send_adapter(run: wandb.Run, directory: RunDirectory, results: JsonObject) -> None:

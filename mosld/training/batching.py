@@ -2,7 +2,8 @@
 
 The rows of an optimiser step are a uniformly random draw; how they are split into micro-batches does not change what
 the step averages over.
-Shapes: B rows of the micro-batch, S longest row, P longest answer; packed: T tokens of all rows, P of all answers.
+Shapes: B rows of the micro-batch, S longest row, P most tokens with a loss; packed: T tokens of all rows, P of them
+with a loss.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 
 from mosld.adapters.config import adapter_config, by_prompt
 from mosld.adapters.load import base_model_of
-from mosld.data.encoding import Example
+from mosld.data.tokens.encoding import Example, answer_tokens
 from mosld.models.attention import packs_rows
 from mosld.models.packed_attention import RowGroup, lay_out
 from mosld.training.compile import has_compiled
@@ -83,21 +84,22 @@ def pack(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
 
     Returns:
         input_ids, position_ids: [1, T], positions counted in each row; logits_to_keep: [P], the positions that predict
-        an answer; labels, shift_labels: [1, P], the tokens to predict there, already shifted; attention_mask
+        a token with a loss; labels, shift_labels: [1, P], the tokens to predict there, already shifted; attention_mask
         [1, 1, 1, 1], which keeps transformers from making one of T x T: it is NaN, because the rows are told apart by
         `groups`, and a model that used this as a mask must not train on.
     """
     starts = [0, *accumulate(len(example.tokens) for example in examples)]
-    answers = [
-        range(start + example.answer_start - 1, start + len(example.tokens) - 1)
+    positions = [
+        range(start + first - 1, start + end - 1)
         for start, example in zip(starts, examples, strict=False)
+        for first, end in example.spans
     ]
-    labels = torch.tensor([[token for example in examples for token in example.tokens[example.answer_start :]]])
+    labels = torch.tensor([[token for example in examples for token in example.targets]])
     return {
         "input_ids": torch.tensor([[token for example in examples for token in example.tokens]]),
         "position_ids": torch.cat([torch.arange(len(example.tokens)) for example in examples]).unsqueeze(0),
         "attention_mask": torch.full((1, 1, 1, 1), torch.nan),
-        "logits_to_keep": torch.tensor([position for positions in answers for position in positions]),
+        "logits_to_keep": torch.tensor([position for span in positions for position in span]),
         "labels": labels,
         "shift_labels": labels,
     }
@@ -112,17 +114,17 @@ def pad_batch(examples: Sequence[Example], pad_token_id: int, domains: Sequence[
         domain: [B], the index of each row's task among them, and prompt_mask: [B, S].
     """
     longest = max(len(example.tokens) for example in examples)
-    answers = max(len(example.tokens) - example.answer_start for example in examples)
+    answers = max(answer_tokens([example]) for example in examples)
     input_ids = torch.full((len(examples), longest), pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
     positions = torch.zeros(len(examples), answers, dtype=torch.long)
     labels = torch.full((len(examples), answers), IGNORED)
     for i, example in enumerate(examples):
-        length, answer = len(example.tokens), example.tokens[example.answer_start :]
+        length, answer = len(example.tokens), example.targets
         input_ids[i, :length] = torch.tensor(example.tokens)
         attention_mask[i, :length] = 1
         labels[i, : len(answer)] = torch.tensor(answer)
-        positions[i, : len(answer)] = torch.arange(example.answer_start - 1, length - 1)
+        positions[i, : len(answer)] = torch.cat([torch.arange(start - 1, end - 1) for start, end in example.spans])
     batch = {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
@@ -131,7 +133,7 @@ def pad_batch(examples: Sequence[Example], pad_token_id: int, domains: Sequence[
         "shift_labels": labels,
     }
     if domains:
-        starts = torch.tensor([example.answer_start for example in examples])
+        starts = torch.tensor([example.spans[0][0] for example in examples])
         batch["domain"] = torch.tensor([domains.index(example.row.task) for example in examples])
         batch["prompt_mask"] = (torch.arange(longest) < starts.unsqueeze(-1)).long()
     return batch

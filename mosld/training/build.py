@@ -8,8 +8,8 @@ from peft import PeftModel
 
 from mosld.adapters.tuner import MosldModel
 from mosld.config.schema import TrainingConfig
-from mosld.data.encoding import Example
 from mosld.data.mixing import Order
+from mosld.data.tokens.encoding import Example
 from mosld.distributed.fsdp import move_to_device
 from mosld.distributed.processes import processes
 from mosld.evaluation.validation import Validation
@@ -62,7 +62,7 @@ def build_stepper(
 
 def build_loop(
     stepper: Stepper,
-    examples: list[Example],
+    examples: Sequence[Example],
     order: Order,
     config: TrainingConfig,
     *,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mosld.common.files import damage
 from mosld.config.schema import TrainingConfig
-from mosld.data.encoding import Example
 from mosld.data.mixing import Order
+from mosld.data.tokens.encoding import Example
 from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console
 from mosld.runs.results import MetricsLog
@@ -55,7 +55,7 @@ class Loop:
     """
 
     stepper: Stepper
-    examples: list[Example]
+    examples: Sequence[Example]
     order: Order
     config: TrainingConfig
     validate: Callable[[], Validation]

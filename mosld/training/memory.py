@@ -1,12 +1,12 @@
 """Out of memory is found before step 1, on the longest rows, with a message that names the keys to change."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from mosld.common.errors import UserError
-from mosld.data.encoding import Example
+from mosld.data.tokens.encoding import Example, longest
 from mosld.training.step import Stepper
 
 # Shown while the trial runs.
@@ -17,7 +17,7 @@ ADVICE = (
 )
 
 
-def fit_micro_batch(stepper: Stepper, examples: list[Example], requested: int | str, batch_size: int) -> int:
+def fit_micro_batch(stepper: Stepper, examples: Sequence[Example], requested: int | str, batch_size: int) -> int:
     """Run the longest micro-batch forward and backward; returns the number of rows that fits.
 
     Args:
@@ -40,7 +40,7 @@ def fit_micro_batch(stepper: Stepper, examples: list[Example], requested: int | 
             return size
         if requested != "auto" or size == 1:
             rows = min(size, len(examples))
-            length = max(len(example.tokens) for example in examples)
+            length = len(longest(examples, 1)[0].tokens)
             raise UserError(
                 f"out of memory: a micro-batch of {rows} rows of up to {length} tokens does not fit. "
                 + ADVICE.format(requested=requested)
@@ -48,7 +48,7 @@ def fit_micro_batch(stepper: Stepper, examples: list[Example], requested: int | 
         size = -(-size // 2)
 
 
-def _fits(stepper: Stepper, examples: list[Example], size: int) -> bool:
+def _fits(stepper: Stepper, examples: Sequence[Example], size: int) -> bool:
     try:
         stepper.try_longest(examples, size)
     except (MemoryError, RuntimeError) as error:

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch.optim import Optimizer
 
-from mosld.data.encoding import Example, answer_tokens
+from mosld.data.tokens.encoding import Example, answer_tokens, longest
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import cast_weights
 from mosld.training.batching import BatchBuilder
@@ -140,7 +140,7 @@ class Stepper:
 
     def try_longest(self, examples: Sequence[Example], micro_batch_size: int) -> None:
         """Run the longest micro-batch forward and backward, without an update."""
-        batch = sorted(examples, key=lambda example: -len(example.tokens))[:micro_batch_size]
+        batch = longest(examples, micro_batch_size)
         self.model.train()
         self.engine.backward(self._forward(batch, answer_tokens(batch)).loss)
         self.engine.zero_grad()

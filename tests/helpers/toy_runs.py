@@ -7,9 +7,9 @@ import torch
 
 import mosld
 from mosld.config.schema import TrainingConfig
-from mosld.data.encoding import Example
 from mosld.data.mixing import Order
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example
 from mosld.distributed.processes import processes
 from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console
@@ -74,6 +74,6 @@ def small_loop(checkpoints: Path, method: str, micro: int, steps: int, **changes
 
 
 def evaluation_of(run: Path, data: str = "", prompt: str = "*") -> Path:
-    """The one directory below a run that holds an evaluation on this data by mosld's own scoring."""
-    (folder,) = (path for path in run.glob(f"eval/{data}*-*-{prompt}") if not path.name.startswith("lm_eval"))
-    return folder
+    """The directory below a run that holds the last evaluation on this data by mosld's own scoring."""
+    folders = [path for path in run.glob(f"eval/{data}*-*-{prompt}") if not path.name.startswith("lm_eval")]
+    return max(folders, key=lambda path: (path / "results.json").stat().st_mtime)

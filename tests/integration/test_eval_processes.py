@@ -12,10 +12,10 @@ import torch
 
 import mosld
 from mosld.config.schema import EvaluationConfig
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import Row, Solution
 from mosld.data.splits import TaskData
 from mosld.data.tasks import TASKS
+from mosld.data.tokens.prompts import PromptEncoder
 from mosld.evaluation.evaluate import Questions, evaluate
 
 pytestmark = pytest.mark.distributed

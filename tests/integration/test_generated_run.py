@@ -72,7 +72,7 @@ def context(tokenizer, *answers: str) -> RunContext:
 
 def test_solutions_that_are_left_out_are_counted_in_a_message(tokenizer, capsys):
     assert len(context(tokenizer, "7", "x" * 600, "y" * 600).encode_train()) == 1
-    assert "2 train rows were left out" in capsys.readouterr().err
+    assert "gsm8k: 2 of 3 train rows are longer than 512 tokens (longest 636): 2 dropped" in capsys.readouterr().err
 
 
 def test_a_run_without_any_row_that_fits_is_rejected(tokenizer):

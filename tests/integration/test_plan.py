@@ -57,6 +57,27 @@ def test_hours_are_flops_over_speed(capsys):
     assert plan["machines"]["hours"] == pytest.approx(flops / (2 * 10e12 * 0.5) / 3600)
 
 
+@pytest.mark.parametrize(
+    ("keys", "rows", "length"),
+    [
+        ([], 39, 512),
+        (["data.too_long=drop"], 38, 512),
+        (["data.cutoff=100"], 39, 100),
+        (["data.cutoff=9000"], 40, 2047),
+    ],
+)
+def test_rows_that_are_too_long_are_planned_as_they_are_trained(keys, rows, length, capsys, tmp_path):
+    short = [{"id": str(i), "question": f"Is {i} more?", "choices": ["yes", "no"], "answer": 0} for i in range(38)]
+    unfit = {"id": "q", "question": "x" * 1000, "choices": ["yes", "no"], "answer": 0}
+    cut = {"id": "c", "context": "x" * 3000, "question": "Why?", "choices": ["yes", "no"], "answer": 0}
+    (tmp_path / "law").mkdir()
+    for split, records in {"train": [*short, unfit, cut], "validation": short[:2], "test": short[:2]}.items():
+        (tmp_path / "law" / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    files = ["data=local", "source=local", f"source.root={tmp_path}"]
+    plan = planned(capsys, "model=tiny", "method=lora", "training=default", *files, *keys)
+    assert (plan["data"]["rows"], plan["data"]["length"]) == (rows, length)
+
+
 def test_tokens_of_hub_sets_are_known_without_download(capsys):
     plan = planned(capsys, "model=tiny", "length=16", "source=hub", "data=single_obqa", "training=paper")
     assert (plan["data"]["rows"], plan["data"]["steps"]) == (4_957, 390)

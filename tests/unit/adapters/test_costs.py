@@ -13,8 +13,8 @@ from mosld.adapters.load_balancing import balance_loss
 from mosld.adapters.tuner import MosldModel
 from mosld.config.groups import model_config
 from mosld.config.schema import TrainingConfig
-from mosld.data.encoding import Example
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example
 from mosld.distributed.processes import processes
 from mosld.training.optim import make_optimizer
 from mosld.training.step import Stepper

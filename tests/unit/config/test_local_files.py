@@ -47,6 +47,9 @@ LAYOUTS: dict[str, dict[str, dict[str, list[str]]]] = {
             "test": ["data/test-00000-of-00001.parquet"],
         }
     },
+    "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet": {
+        "root": {"train": ["data/train-00000-of-00001-a09b74b3ef9c3b56.parquet"]}
+    },
     "easy/train-00000-of-00001.parquet hard/train-00000-of-00001.parquet": {
         "easy": {"train": ["easy/train-00000-of-00001.parquet"]},
         "hard": {"train": ["hard/train-00000-of-00001.parquet"]},
@@ -103,6 +106,7 @@ def test_files_are_assigned_to_tasks_and_splits(names, tmp_path):
         ("train-00000-of-00003.csv train-00002-of-00003.csv", "one of 3 files of the split train; number 1 is missing"),
         ("train.csv test.xlsx", 'test.xlsx: cannot be read; save the sheet as "CSV UTF-8"'),
         ("train.csv test.txt", "test.txt: cannot be read"),
+        ("train.csv test/part1.xlsx", "part1.xlsx: cannot be read"),
         ("law.xls", "holds no data; .*CSV UTF-8"),
         ("law.jsnl", "did you mean '.jsonl'"),
         ("", "holds no data"),

@@ -5,8 +5,8 @@ from decimal import Decimal
 import numpy
 import pytest
 
-from mosld.data.bad_rows import RowError
-from mosld.data.choices import ANSWER_FORMS, AmbiguousAnswersError, answer_form, choice_index, read_choices
+from mosld.data.reading.bad_rows import RowError
+from mosld.data.reading.choices import ANSWER_FORMS, AmbiguousAnswersError, answer_form, choice_index, read_choices
 
 CHOICES = ["red", "Blue", "7", "green"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mosld.common.errors import UserError
-from mosld.data.bad_rows import RowError
-from mosld.data.records import RecordFile
+from mosld.data.reading.bad_rows import RowError
+from mosld.data.reading.records import RecordFile
 
 HEADER = ["question", "a", "b", "answer"]
 GOOD = [[f"What is {i}?", str(i), "none", "A"] for i in range(9)]
@@ -32,6 +32,7 @@ def read(path: Path, content: bytes | str) -> tuple[list[dict], list[tuple[int, 
         table("\t"),
         table("|"),
         "sep=;\n" + table(";"),
+        "sep=\t\n" + table("\t"),
         "SEP=,\r\n" + table(",").replace("\n", "\r\n"),
         table(",").encode("utf-8-sig"),
         table("\t").encode("utf-16"),

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mosld.data.bad_rows import BadRows
-from mosld.data.encoding import TrainRows, encode_train
-from mosld.data.prompts import PromptEncoder, render
+from mosld.data.reading.bad_rows import BadRows
+from mosld.data.reading.sources import read_rows
 from mosld.data.rows import AnyRow, Reply, Solution
-from mosld.data.sources import read_rows
 from mosld.data.tasks import TASKS
+from mosld.data.tokens.encoding import TrainRows, encode_train
+from mosld.data.tokens.prompts import PromptEncoder, render
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k"
 SOLUTION = Solution("gsm8k", "1", "", "How many?", "24+48 = <<24+48=72>>72\n#### 72", "72")
@@ -32,26 +32,6 @@ def test_loss_is_on_the_answer_and_the_end_only(row, prompt, answer, tokenizer):
     (example,) = encode(tokenizer, row).examples
     assert tokenizer.decode(example.tokens[: example.answer_start]) == prompt
     assert tokenizer.decode(example.tokens[example.answer_start :]) == answer
-
-
-@pytest.mark.parametrize(("spare", "left_out"), [(0, 0), (-1, 1)])
-def test_solution_longer_than_the_cutoff_is_left_out(tokenizer, spare, left_out):
-    length = TASKS["gsm8k"].cutoff - len("Question: How many?\nAnswer: \n#### 72") - spare
-    rows = encode(tokenizer, SOLUTION, Solution("gsm8k", "2", "", "How many?", "x" * length, "72"))
-    assert (len(rows.examples), rows.cut, rows.left_out) == (2 - left_out, 0, left_out)
-
-
-def test_response_longer_than_the_cutoff_is_truncated_without_an_end(tokenizer):
-    rows = encode(tokenizer, Reply("openorca", "1", "", "Q?", "x" * 600), REPLY)
-    assert len(rows.examples[0].tokens) == TASKS["openorca"].cutoff
-    assert rows.examples[0].tokens[-1] == tokenizer("x").input_ids[0]
-    assert list(rows.shortened()) == ["1 train rows had their response truncated to the task's cutoff (data.cutoff)"]
-
-
-def test_row_whose_prompt_fills_the_cutoff_is_left_out(tokenizer):
-    rows = encode(tokenizer, Reply("openorca", "1", "", "Q" * 600, "Hi."), REPLY)
-    assert [example.row for example in rows.examples] == [REPLY]
-    assert list(rows.shortened()) == ["1 train rows were left out: longer than the task's cutoff (data.cutoff)"]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is missing: the published rows are not part of the project")

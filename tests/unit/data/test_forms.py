@@ -61,6 +61,10 @@ FORMS: dict[str, tuple[dict, object]] = {
     "JSON in a cell": ({"question": CHOICE.question, "choices": '["6", "none"]', "answer": "A"}, CHOICE),
     "Python in a cell": ({"question": CHOICE.question, "choices": "['6', 'none']", "answer": "A"}, CHOICE),
     "padded": ({"question": CHOICE.question, "choices": ["6", "none", "", None], "answer": "A"}, CHOICE),
+    "a truth value": (
+        {"question": CHOICE.question, "choices": ["yes", "no"], "answer": True}, replace(CHOICE, choices=("yes", "no")),
+    ),
+    "columns from 0": ({"question": CHOICE.question, "choice_0": "6", "choice_1": "none", "label": 0}, CHOICE),
     "columns by letter": ({"question": CHOICE.question, "A": "6", "B": "none", "answer": "A"}, CHOICE),
     "columns by number": ({"question": CHOICE.question, "option1": "6", "option2": "none", "answer": "1"}, CHOICE),
     "race": (
@@ -76,6 +80,11 @@ FORMS: dict[str, tuple[dict, object]] = {
         Solution("", "", "", "Double 3?", "It is 6.", "6"),
     ),
     "prompt and response": ({"prompt": "Double 3.", "response": "6"}, REPLY),
+    "input and output": ({"input": "Double 3.", "output": "6"}, REPLY),
+    "history": (
+        {"instruction": "Once more.", "output": "12", "system": "Be short.", "history": [["Double 3.", "6"]]},
+        TURNS,
+    ),
     "prompt and completion": ({"prompt": "Double 3.", "completion": "6"}, REPLY),
     "question and answer": ({"question": "Double 3.", "answer": "6"}, REPLY),
     "alpaca": ({"instruction": "Double it.", "input": "3", "output": "6"}, Reply("", "", "3", "Double it.", "6")),
@@ -190,7 +199,10 @@ USER = {"role": "user", "content": "a"}
     ("record", "words"),
     [
         ({"chosen": "a", "rejected": "b", "prompt": "c"}, "preference pairs"),
+        ({"prompt": "a", "completion": "b", "label": False}, "that a label calls good or bad"),
         ({"text": "A film.", "label": "good"}, "no known form"),
+        ({"messages": openai(), "tools": [{"name": "x"}]}, "has tools"),
+        ({"instruction": "a", "output": "b", "history": ["a", "b"]}, "'history' must be a list of pairs"),
         ({"sentence1": "a", "sentence2": "b"}, "no known form"),
         ({"qestion": "Q?", "choices": ["a", "b"], "answer": 0}, "has no column 'question'.* did you mean 'qestion'"),
         ({"question": "Q?", "choices": ["a", "b"]}, "has no column 'answer'"),

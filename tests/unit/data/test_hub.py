@@ -20,9 +20,9 @@ from huggingface_hub.utils import httpx
 
 from mosld.common.errors import UserError
 from mosld.config.schema import DataConfig, SourceConfig
-from mosld.data import hub
 from mosld.data.dataset import load_dataset
-from mosld.data.sources import read_splits
+from mosld.data.reading import hub
+from mosld.data.reading.sources import read_splits
 from mosld.data.tasks import TASKS
 
 FOUR = {"text": ["sun", "moon", "sea", "sky"], "label": ["A", "B", "C", "D"]}

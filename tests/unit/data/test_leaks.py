@@ -7,7 +7,7 @@ import pytest
 
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
-from mosld.data.leaks import leak_notes
+from mosld.data.leaks import Record, leak_notes
 from mosld.runs.console import Console
 from mosld.runs.tables import results_table
 
@@ -71,6 +71,51 @@ def test_scoring_reads_no_train_rows_and_counts_no_leaks(leaky):
     assert load_dataset(data, SourceConfig(name="local", root=str(leaky)), training=False).leaks is None
 
 
+def copies(leaky: Path) -> None:
+    """A validation item of obqa becomes a train and a test item, and a train row stands there twice."""
+    for split, text in (("train", "Four?"), ("test", "FOUR?"), ("train", "Two?")):
+        with (leaky / "obqa" / f"{split}.jsonl").open("a") as file:
+            file.write("\n" + json.dumps(question(f"{split} {text}", text)))
+
+
+def test_every_kind_of_row_in_two_splits_is_counted_and_dropped(leaky):
+    copies(leaky)
+    dataset = load(leaky, tasks=["obqa"])
+    assert (dataset.leaks, dataset.other_leaks) == (
+        {"obqa": 2}, {"chosen_by": {"obqa": 1}, "validation": {"obqa": 1}, "repeated": {"obqa": 1}},
+    )  # fmt: skip
+    assert [note.removeprefix("obqa: ") for note in dataset.notes] == [
+        "2 of 4 test items also stand in train",
+        "1 of 4 test items also stand in validation",
+        "1 of 1 validation items also stand in train",
+        "1 of 5 train rows stand there more than once",
+    ]
+    with (leaky / "obqa" / "validation.jsonl").open("a") as file:
+        file.write("\n" + json.dumps(question("v", "Eleven?")))
+    dropped = load(leaky, tasks=["obqa"], drop_leaks=True)
+    assert (dropped.leaks, dropped.other_leaks) == ({"obqa": 0}, {})
+    assert dropped.counts() == {"obqa": {"train": 2, "validation": 1, "test": 4}}
+
+
+def test_scoring_counts_what_the_run_was_trained_on(leaky):
+    trained = load(leaky)
+    (leaky / "obqa" / "train.jsonl").unlink()
+    data, source = DataConfig(tasks=["obqa"]), SourceConfig(name="local", root=str(leaky))
+    scored = load_dataset(data, source, training=False, record=trained.record)
+    assert scored.leaks == {"obqa": trained.leaks["obqa"]} == {"obqa": 2}
+
+
+def test_record_survives_its_file_and_a_damaged_one_is_none(leaky, tmp_path):
+    record = load(leaky, limit=2).record
+    record.write(tmp_path / "rows.json")
+    again = Record.read(tmp_path / "rows.json")
+    assert all((getattr(again, name) == getattr(record, name)).all() for name in ("train", "validation", "unused"))
+    assert [len(getattr(record, name)) for name in ("train", "validation", "unused")] == [4, 2, 2]
+    for damage in ("", "[]", '{"train": 3}', '{"train": "x", "validation": "", "unused": ""}'):
+        (tmp_path / "rows.json").write_text(damage)
+        assert Record.read(tmp_path / "rows.json") is None
+
+
 def shown(leaky: Path, capsys, **keys) -> str:
     score = {"accuracy": 0.5, "stderr": 0.1, "n": 2}
     results = {
@@ -89,7 +134,7 @@ def test_results_table_has_a_note_on_leaks(leaky, capsys):
 
 def test_results_table_has_a_note_on_dropped_rows(leaky, capsys):
     foot = shown(leaky, capsys, drop_leaks=True)
-    assert "obqa: 1 train rows left out that stand in a test" in foot
+    assert "obqa: 1 train rows left out that stand in a test, in validation, or in train before" in foot
     assert "data.drop_leaks" not in foot
 
 

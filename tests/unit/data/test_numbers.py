@@ -6,10 +6,10 @@ import pytest
 
 from mosld.data.bundled import generate
 from mosld.data.numbers import final_line, final_number, value
-from mosld.data.parsing import parse_row
-from mosld.data.prompts import solution_text
+from mosld.data.reading.parsing import parse_row
 from mosld.data.rows import Solution
 from mosld.data.tasks import TASKS
+from mosld.data.tokens.prompts import solution_text
 
 # By value, the answers of a model whose final number has it.
 MARKED = {
@@ -151,7 +151,7 @@ def test_text_that_is_not_one_number_has_no_value(text):
     [
         ("#### Step 1: halve 8\nIt is 4.\n#### 4", "4", "#### Step 1: halve 8\nIt is 4.\n#### 4"),
         ("#### Step 1: halve 8\nIt is 4.", "4", "#### Step 1: halve 8\nIt is 4.\n#### 4"),
-        ("Guess:\n#### 80\nToo few.\n#### 81", "81", "Guess:\n#### 80\nToo few.\n#### 81"),
+        ("Guess:\n#### 80\nToo few.\n#### 81", "81", "Guess:\n80\nToo few.\n#### 81"),
         ("So\n#### 4 apples", "4", "So\n#### 4"),
         ("#### 2 steps follow\nIt is 4.", "4", "#### 2 steps follow\nIt is 4.\n#### 4"),
         (r"It is \boxed{5}. 2 ways.", "5", "It is \\boxed{5}. 2 ways.\n#### 5"),

@@ -215,6 +215,13 @@ def test_equal_rows_and_questions_on_one_passage_stay_on_one_side(tmp_path):
     assert all(sides)
 
 
+def test_plain_texts_are_validated_and_not_tested(tmp_path):
+    write(tmp_path / "law.jsonl", [{"text": f"Paragraph {i}."} for i in range(20)])
+    dataset = load(tmp_path, {})
+    assert dataset.counts() == {"law": {"train": 18, "validation": 2, "test": 0}}
+    assert dataset.tasks["law"].task.scored is False
+
+
 def test_ids_that_rows_share_are_numbered_and_noted(tmp_path):
     write(tmp_path / "law.jsonl", [{**row, "n": i // 2} for i, row in enumerate(rows(20))])
     dataset = load(tmp_path, {**MAP, "id": "n"})

@@ -4,9 +4,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mosld.data.prompts import Encoded, PromptEncoder, render
 from mosld.data.rows import Reply, Row, Solution
 from mosld.data.tasks import TASKS
+from mosld.data.tokens.literal_text import LiteralText
+from mosld.data.tokens.prompts import Encoded, PromptEncoder, render
 from mosld.models.tiny import byte_tokenizer
 
 STYLES = ["letter", "list", "cloze"]
@@ -244,3 +245,32 @@ def test_truncation_never_leaves_half_a_character(style: str):
 def test_space_before_an_answer_belongs_to_the_answer(task: str, style: str):
     prompt, options = render(Row(task, "1", "", "What?", ("x", "y"), 0), style)
     assert (prompt[-1].isspace(), {option[0] for option in options}) == (False, {" "})
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_borders_between_words_are_told_from_those_within(name: str):
+    tokenizer = TOKENIZERS[name]
+    literal = LiteralText(tokenizer)
+    whole = tokenizer.backend_tokenizer.encode
+    pairs = [
+        ("Answer:", " yes"), ("Answer:", " 4"), ("Answer:", "  yes"), ("Answer:", " \n"), ("It is ", "hot"),
+        ("It is", "n't"), ("\n\n", "Hi"), ("12", "3"), ("a", "b"), ("é", "\u0301"), ("", "Hi"), ("x...", "... y"),
+    ]  # fmt: skip
+    told = [pair for pair in pairs if literal.splits_between(*pair)]
+    assert all(
+        whole(a + b, add_special_tokens=False).ids
+        == whole(a, add_special_tokens=False).ids + whole(b, add_special_tokens=False).ids
+        for a, b in told
+    )
+    assert (("Answer:", " yes") in told) == (name != "across words")
+    assert ("a", "b") not in told
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_texts_have_the_tokens_of_the_tokenizers_own_call(name: str):
+    texts = ["Question: What?\nAnswer: </s> x", "", "\u20ac <pad>"]
+    tokenizer = TOKENIZERS[name]
+    assert (
+        LiteralText(tokenizer).tokens(texts)
+        == tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
+    )

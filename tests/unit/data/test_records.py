@@ -7,9 +7,9 @@ import pytest
 
 from mosld.common.errors import UserError
 from mosld.config.schema import DataConfig, SourceConfig
-from mosld.data.bad_rows import BadRows
 from mosld.data.dataset import Dataset, load_dataset
-from mosld.data.sources import read_rows
+from mosld.data.reading.bad_rows import BadRows
+from mosld.data.reading.sources import read_rows
 from mosld.data.tasks import TASKS
 from tests.helpers.bad_rows import BAD, line
 

@@ -11,11 +11,12 @@ from mosld.config.rerun import rerun_config
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.bundled import generate
 from mosld.data.dataset import load_dataset
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import Row
 from mosld.data.splits import TaskData
 from mosld.data.subjects import CATEGORIES, CATEGORY, subject_of
 from mosld.data.tasks import TASKS
+from mosld.data.tokens.prompts import PromptEncoder
+from mosld.data.tokens.too_long import messages
 from mosld.evaluation.evaluate import Questions
 
 MMLU = DataConfig(tasks=["mmlu"])
@@ -130,7 +131,8 @@ def test_last_examples_are_dropped_to_fit_the_cutoff(tokenizer):
 def test_question_longer_than_the_cutoff_is_kept_whole_without_examples(tokenizer):
     long = Row("mmlu", "anatomy/test/1", "", "W" * 3000, ("w", "x"), 1)
     (question,) = encoder(tokenizer, "letter").encode([long])
-    assert question == PromptEncoder(tokenizer, "letter").encode([long])[0]
+    alone = PromptEncoder(tokenizer, "letter").encode([long])[0]
+    assert (question.prompt, question.options, question.shots) == (alone.prompt, alone.options, 0)
 
 
 def test_the_log_says_before_how_many_questions_there_are_fewer_examples(tokenizer):
@@ -141,6 +143,7 @@ def test_the_log_says_before_how_many_questions_there_are_fewer_examples(tokeniz
         "obqa": TaskData(TASKS["obqa"], [], [], [other]),
     }
     made = Questions(tasks, "test", None, encoder(tokenizer, "letter"))
-    assert list(made.shortened("test")) == [
-        "1 test questions of mmlu have fewer than 5 examples: more would exceed 2048 tokens (data.cutoff)"
+    assert list(messages(made.too_long)) == [
+        "mmlu: 1 of 2 test rows is longer than 2,048 tokens (longest 2,140): 1 with fewer examples (data.too_long, "
+        "data.cutoff)"
     ]

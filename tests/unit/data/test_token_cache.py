@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from mosld.data import token_cache
-from mosld.data.prompts import PromptEncoder, right_option
 from mosld.data.rows import Row, Solution
 from mosld.data.tasks import TASKS
-from mosld.data.token_cache import CachedEncoder
+from mosld.data.tokens import token_cache, token_table
+from mosld.data.tokens.prompts import PromptEncoder, right_option
+from mosld.data.tokens.token_cache import CachedEncoder
 from mosld.models.tiny import byte_tokenizer
 
 
@@ -20,17 +20,29 @@ def folder(tmp_path, monkeypatch):
 
 
 class Counting:
-    """A tokenizer that counts the texts of rows that it is data."""
+    """A tokenizer that counts the texts of rows that it is given."""
 
     def __init__(self):
         self.inner, self.texts = byte_tokenizer(), 0
+        self.backend_tokenizer = CountingBackend(self)
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
     def __call__(self, text, **options):
-        self.texts += len(text) if isinstance(text, list) else 0
         return self.inner(text, **options)
+
+
+class CountingBackend:
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer.inner.backend_tokenizer, name)
+
+    def encode_batch_fast(self, texts, **options):
+        self.tokenizer.texts += len(texts)
+        return self.tokenizer.inner.backend_tokenizer.encode_batch_fast(texts, **options)
 
 
 def rows(count=5):
@@ -123,7 +135,7 @@ def test_full_disk_leaves_no_partial_file(folder, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(token_cache, "save_file", full)
+    monkeypatch.setattr(token_cache, "write_batches", full)
     CachedEncoder(byte_tokenizer(), "cloze").encode(rows())
     assert list(folder.iterdir()) == []
 
@@ -139,7 +151,7 @@ def test_least_recently_used_files_are_deleted(folder, monkeypatch):
 
 
 def test_many_rows_are_tokenized_in_chunks_for_a_progress_bar(monkeypatch):
-    monkeypatch.setattr(token_cache, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(token_table, "CHUNK_ROWS", 2)
     encoder, parts = CachedEncoder(byte_tokenizer(), "cloze"), []
     encoder.progress = lambda items: (parts.append(part) or part for part in items)
     assert encoder.encode(rows()) == PromptEncoder(byte_tokenizer(), "cloze").encode(rows())

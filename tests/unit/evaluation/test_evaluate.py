@@ -9,10 +9,11 @@ import torch
 
 import mosld
 from mosld.config.schema import EvaluationConfig
-from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import Row, Solution
 from mosld.data.splits import TaskData
 from mosld.data.tasks import TASKS
+from mosld.data.tokens.prompts import Encoded, PromptEncoder
+from mosld.data.tokens.too_long import messages
 from mosld.evaluation import forward
 from mosld.evaluation.evaluate import Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
@@ -73,8 +74,8 @@ def test_tasks_of_both_kinds_are_scored_in_one_call_each_in_its_own_way(tokenize
 
 def test_truncated_passages_are_reported_with_their_number_and_cutoff(tokenizer):
     questions = both_kinds(tokenizer, choice_context="A long story. " * 50)
-    assert list(questions.shortened("test")) == [
-        "3 test rows of obqa had their passage truncated to 256 tokens (data.cutoff)"
+    assert list(messages(questions.too_long)) == [
+        "obqa: 3 of 3 test rows are longer than 256 tokens (longest 734): 3 truncated (data.too_long, data.cutoff)"
     ]
 
 

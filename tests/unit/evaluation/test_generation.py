@@ -8,17 +8,18 @@ import torch
 
 import mosld
 from mosld.config.groups import group_options
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import AnyRow, Reply, Solution
+from mosld.data.tokens.prompts import PromptEncoder
 from mosld.evaluation.forward import Model, adapter_config, by_prompt
 from mosld.evaluation.generation import (
-    FINAL_NUMBER,
-    NEXT_QUESTION,
     AnswerEnds,
+    Ending,
+    GeneratedPrediction,
     SolutionPrediction,
     generate,
     generate_answers,
 )  # fmt: skip
+from mosld.models.tiny import byte_tokenizer
 
 METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
 PROMPTS = [[5, 6, 7], list(range(40, 60)), [8], list(range(100, 107))]
@@ -48,9 +49,12 @@ def encode(tokenizer):
 
 @pytest.fixture
 def model_answering(tiny, tokenizer):
-    """A model that answers the i-th prompt of a batch with the i-th of these texts, byte by byte, and then with x."""
+    """A model that answers the i-th prompt of a batch with the i-th of these texts, byte by byte, and then with x.
 
-    def build(*texts: str) -> Model:
+    A list is an answer as tokens.
+    """
+
+    def build(*texts: str | list[int]) -> Model:
         forward, steps = tiny.forward, []
 
         def answer(**inputs: torch.Tensor) -> SimpleNamespace:
@@ -58,7 +62,8 @@ def model_answering(tiny, tokenizer):
             if inputs["input_ids"].shape[1] > 1:
                 steps.clear()
             for i, text in enumerate(texts[: len(out.logits)]):
-                tokens = [*tokenizer(text).input_ids, *tokenizer("x").input_ids * 99]
+                answer = tokenizer(text).input_ids if isinstance(text, str) else text
+                tokens = [*answer, *tokenizer("x").input_ids * 99]
                 out.logits[i, -1] = torch.nn.functional.one_hot(torch.tensor(tokens[len(steps)]), out.logits.shape[-1])
             steps.append(None)
             return out
@@ -69,21 +74,48 @@ def model_answering(tiny, tokenizer):
     return build
 
 
+# What a model writes, and how much of it is generated for a trained solution and for the base model's reply.
 ENDINGS = {
-    "end of the text": (" It is 72.</s> More", " It is 72."),
-    "line of the final number": ("7\n#### 72\nMore", "7\n#### 72\n"),
-    "decimal point within the number": ("#### 72.5 in all\nMore", "#### 72.5 in all\n"),
-    "line without a number": ("#### So\n1</s>", "#### So\n1"),
-    "another question": ("It is 72.\nQuestion: How", "It is 72.\nQuestion:"),
-    "the word question within a line": ("The Question: 3</s>", "The Question: 3"),
-}
+    "end of the text": (" It is 72.</s> More", " It is 72.", " It is 72."),
+    "line of the final number": ("7\n#### 72\nMore</s>", "7\n#### 72\n", "7\n#### 72\nMore"),
+    "line of a number at first": ("####  -1,234.5 \nMore</s>", "####  -1,234.5 \n", "####  -1,234.5 \nMore"),
+    "heading with a number": ("#### Step 1\n#### 2. So\n9</s>", *["#### Step 1\n#### 2. So\n9"] * 2),
+    "number line that a window cuts": (f"x{'y' * 24}#### 7\nMore</s>", *[f"x{'y' * 24}#### 7\nMore"] * 2),
+    "deeper heading": ("##### 7\nMore</s>", "##### 7\nMore", "##### 7\nMore"),
+    "another question": ("It is 72.\nQuestion: How</s>", "It is 72.\nQuestion: How", "It is 72.\nQuestion:"),
+    "the word question within a line": ("The Question: 3</s>", "The Question: 3", "The Question: 3"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_answer_ends_at(ending, model_answering, tokenizer):
-    text, answer = ENDINGS[ending]
-    (tokens,) = generate(model_answering(text), [[5, 6, 7]], tokenizer, 60)
-    assert tokenizer.decode(tokens) == answer
+    text, *answers = ENDINGS[ending]
+    model = model_answering(text)
+    generated = [
+        generate(model, [[5, 6, 7]], tokenizer, 60, [one])[0]
+        for one in (Ending(final_number=True), Ending(next_question=True))
+    ]
+    assert tokenizer.batch_decode(generated) == answers
+
+
+def test_an_answer_ends_with_the_last_token_that_the_model_reads(model_answering, tokenizer):
+    model = model_answering("a", "b")
+    model.config.max_position_embeddings = 9
+    assert [len(tokens) for tokens in generate(model, [[5], [6, 7, 8]], tokenizer, 60)] == [8, 6]
+
+
+def test_an_answer_ends_with_the_end_of_a_turn_in_the_chat_template(model_answering):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '<unk>' }}{% endfor %}"
+    assert tokenizer.batch_decode(generate(model_answering("Yes<unk>No"), [[5]], tokenizer, 60)) == ["Yes"]
+
+
+@pytest.mark.parametrize("text", ["With </s> and <pad>.", "<s>old</s>"])
+def test_special_tokens_that_are_spelled_out_stay_in_the_text(text, model_answering, tokenizer, encode):
+    spelled = tokenizer(text, split_special_tokens=True).input_ids
+    model = model_answering([*spelled, tokenizer.bos_token_id, tokenizer.eos_token_id])
+    expected = Reply("openorca", "1", "", "Which?", text)
+    assert generate_answers(model, encode(expected), tokenizer, 60, 999) == [GeneratedPrediction("1", text, True)]
 
 
 def test_an_answer_ends_after_max_new_tokens(model_answering, tokenizer):
@@ -92,14 +124,15 @@ def test_an_answer_ends_after_max_new_tokens(model_answering, tokenizer):
 
 def test_a_finished_answer_does_not_end_the_others_of_its_batch(model_answering, tokenizer):
     texts = ["#### 1\n", "a long one\n#### 23\n"]
-    assert tokenizer.batch_decode(generate(model_answering(*texts), [[5], [6, 7]], tokenizer, 60)) == texts
+    endings = [Ending(final_number=True)] * 2
+    assert tokenizer.batch_decode(generate(model_answering(*texts), [[5], [6, 7]], tokenizer, 60, endings)) == texts
 
 
 def test_each_sequence_of_a_batch_has_its_own_ending(tokenizer):
     texts = ["#### 7\nmore", "#### 7\nmore", "x\nQuestion: "]
     width = max(map(len, texts))
     ids = tokenizer([text.ljust(width) for text in texts], return_tensors="pt").input_ids
-    ends = AnswerEnds(tokenizer, 0, [FINAL_NUMBER, NEXT_QUESTION, NEXT_QUESTION])
+    ends = AnswerEnds(tokenizer, 0, [Ending(final_number=True), Ending(), Ending(next_question=True)])
     assert ends(ids, torch.empty(0)).tolist() == [True, False, True]
 
 
@@ -124,7 +157,8 @@ ANSWERS = [
 def test_solutions_are_compared_by_number_and_replies_by_text(
     asked: AnyRow, text, answer, correct, model_answering, tokenizer, encode
 ):
-    (prediction,) = generate_answers(model_answering(text), encode(asked), tokenizer, 60, 999)
+    base = "Question:" in text
+    (prediction,) = generate_answers(model_answering(text), encode(asked), tokenizer, 60, 999, stop_at_question=base)
     assert (prediction.id, prediction.prediction, prediction.correct) == (asked.id, answer, correct)
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 import mosld
-from mosld.data.prompts import PromptEncoder
 from mosld.data.rows import Solution
+from mosld.data.tokens.prompts import PromptEncoder
 from mosld.evaluation.correctness import FLEXIBLE, flexible_match, strict_match
-from mosld.evaluation.generation import NEXT_QUESTION, generate, generate_answers
+from mosld.evaluation.generation import Ending, generate, generate_answers
 from mosld.evaluation.scores import task_score
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
@@ -83,7 +83,9 @@ def test_the_untrained_base_is_scored_as_lm_eval_scores_it():
     asked = [f"What, {'in truth, ' * (i % 5)}is number {i}?" for i in range(12)]
     rows = [Solution("gsm8k", f"row{i}", "", question, "#### 0", "0") for i, question in enumerate(asked)]
     questions = PromptEncoder(tokenizer, "letter").encode(rows, keep=lambda _: ())
-    tokens = generate(model, [one.prompt for one in questions], tokenizer, 256, [NEXT_QUESTION] * len(rows))
+    tokens = generate(
+        model, [one.prompt for one in questions], tokenizer, 256, [Ending(next_question=True)] * len(rows)
+    )
     # The finals of the even rows are what the model says; its random text has no line that ends an answer.
     finals = [FLEXIBLE.findall(text)[-1] for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
     questions = [
@@ -93,7 +95,7 @@ def test_the_untrained_base_is_scored_as_lm_eval_scores_it():
     manager = task_manager(["gsm8k"])
     task = task_on_rows("gsm8k", manager, {"test": [question.row for question in questions]}, shots=0)
     theirs = run_lm_eval(model, tokenizer, [task], manager, batch_tokens=700)
-    ours = generate_answers(model, questions, tokenizer, max_new_tokens=256, batch_tokens=700)
+    ours = generate_answers(model, questions, tokenizer, max_new_tokens=256, batch_tokens=700, stop_at_question=True)
     for mine, record in zip(ours, theirs.records["gsm8k"], strict=True):
         assert (mine.id, mine.strict, mine.flexible) == (record["id"], record["strict"], record["flexible"])
     score, reported = task_score(ours, "letter"), theirs.scores["gsm8k"]

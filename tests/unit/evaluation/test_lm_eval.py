@@ -4,8 +4,8 @@ import pytest
 
 import mosld
 from mosld.common.errors import UserError
-from mosld.data.prompts import Encoded, PromptEncoder, render
 from mosld.data.rows import Row
+from mosld.data.tokens.prompts import Encoded, PromptEncoder, render
 from mosld.evaluation.multiple_choice import score_choices
 from mosld.evaluation.scores import accuracy_score, task_score
 

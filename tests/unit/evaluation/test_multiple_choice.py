@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import mosld
-from mosld.data.prompts import Encoded, PromptEncoder
 from mosld.data.rows import Row
+from mosld.data.tokens.prompts import Encoded, PromptEncoder
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.forward import Model
 from mosld.evaluation.multiple_choice import ChoicePrediction, score_choices

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mosld.data.encoding import Example
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example
 from mosld.models.attention import PACKABLE_MODELS, packs_rows, registered_kernels, sdpa_attention_forward
 from mosld.models.packed_attention import attend_by_row, causal_mask, eager_rows, lay_out
 from mosld.training.batching import pack

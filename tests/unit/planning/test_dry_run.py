@@ -8,8 +8,8 @@ import torch
 from mosld.adapters.adapt import adapt_with
 from mosld.adapters.load import trained_parameters
 from mosld.config.compose import load_config
-from mosld.data.encoding import Example
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example
 from mosld.models.load import load_model
 from mosld.planning.dry_run import BatchShape
 from mosld.planning.measure import _cost, _cost_of, measure_step

@@ -64,6 +64,10 @@ def test_run_without_results_is_left_out(tmp_path: Path):
         ({"status": "interrupted"}, "unfinished: its results.json says interrupted"),
         ({"status": "failed", "error": "RuntimeError: no memory\nmore"}, "failed: RuntimeError: no memory"),
         ({"schema_version": 99}, "its results.json has schema version 99; this report reads 1"),
+        (
+            {"scores": {}, "best_by": "loss", "validation_loss": 5.8955},
+            "it scored nothing: its tasks are for training only (validation loss 5.896)",
+        ),
         ({"seed": "x"}, "damaged: the seed in results.json is not an integer"),
         *(
             (

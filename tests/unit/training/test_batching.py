@@ -5,10 +5,10 @@ import torch
 
 import mosld
 from mosld.config.schema import TrainingConfig
-from mosld.data.encoding import Example, answer_tokens, encode_train
 from mosld.data.mixing import Order
-from mosld.data.prompts import PromptEncoder, render
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example, answer_tokens, encode_train
+from mosld.data.tokens.prompts import PromptEncoder, render
 from mosld.distributed.processes import processes
 from mosld.training.batching import IGNORED, BatchBuilder, balance_packed, bucket_by_length, pack, pad_batch
 from mosld.training.optim import make_optimizer, ready_to_train
@@ -24,6 +24,8 @@ def example(length: int, answer_start: int) -> Example:
 
 
 EXAMPLES = [example(5, 3), example(9, 4), example(2, 1), example(7, 6)]
+# Conversations, in which earlier turns have a loss, too.
+TURNS = [Example(ROW, list(range(300, 312)), 10, ((2, 4), (5, 8))), *EXAMPLES]
 
 
 @pytest.mark.parametrize(("count", "batch", "steps"), [(10, 4, 3), (8, 4, 2), (1, 4, 1), (9, 1, 9)])
@@ -91,21 +93,22 @@ def test_padded_micro_batches_are_the_cheapest_of_all_splits(overhead):
 def naive_padding(examples: list[Example]) -> dict[str, list[list[int]]]:
     """Every tensor of a padded micro-batch, row by row and position by position."""
     width = max(len(e.tokens) for e in examples)
-    answers = max(len(e.tokens) - e.answer_start for e in examples)
+    wanted = [[i for i in range(len(e.tokens)) if any(a <= i < b for a, b in e.spans)] for e in examples]
+    answers = max(map(len, wanted))
     batch: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "logits_to_keep": [], "labels": []}
-    for e in examples:
+    for e, targets in zip(examples, wanted, strict=True):
         batch["input_ids"].append([e.tokens[i] if i < len(e.tokens) else PAD for i in range(width)])
         batch["attention_mask"].append([int(i < len(e.tokens)) for i in range(width)])
-        targets = [i for i in range(len(e.tokens)) if i >= e.answer_start]
         spare = answers - len(targets)
         batch["logits_to_keep"].append([i - 1 for i in targets] + [0] * spare)
         batch["labels"].append([e.tokens[i] for i in targets] + [IGNORED] * spare)
     return {**batch, "shift_labels": batch["labels"]}
 
 
-def test_padded_batch_equals_a_naive_loop():
-    batch = pad_batch(EXAMPLES, PAD)
-    assert {key: tensor.tolist() for key, tensor in batch.items()} == naive_padding(EXAMPLES)
+@pytest.mark.parametrize("examples", [EXAMPLES, TURNS])
+def test_padded_batch_equals_a_naive_loop(examples):
+    batch = pad_batch(examples, PAD)
+    assert {key: tensor.tolist() for key, tensor in batch.items()} == naive_padding(examples)
     assert {tensor.dtype for tensor in batch.values()} == {torch.long}
 
 
@@ -115,12 +118,20 @@ def test_packed_rows_lie_end_to_end_with_their_own_positions():
     assert batch["position_ids"].tolist() == [[i for e in EXAMPLES for i in range(len(e.tokens))]]
 
 
-def test_packed_labels_are_the_answers_just_after_the_kept_logits():
-    batch = pack(EXAMPLES)
-    assert batch["labels"].tolist() == [[token for e in EXAMPLES for token in e.tokens[e.answer_start :]]]
+def test_prompt_of_a_conversation_ends_where_its_first_answer_begins():
+    batch = pad_batch(TURNS, PAD, domains=["obqa"])
+    assert batch["prompt_mask"].sum(1).tolist() == [2, 3, 4, 1, 6]
+
+
+@pytest.mark.parametrize("examples", [EXAMPLES, TURNS])
+def test_packed_labels_are_the_answers_just_after_the_kept_logits(examples):
+    batch = pack(examples)
+    assert batch["labels"].tolist() == [
+        [token for e in examples for i, token in enumerate(e.tokens) if any(a <= i < b for a, b in e.spans)]
+    ]
     assert torch.equal(batch["labels"], batch["shift_labels"])
     assert torch.equal(batch["input_ids"][0, batch["logits_to_keep"] + 1], batch["labels"][0])
-    assert batch["labels"].numel() == answer_tokens(EXAMPLES) == 2 + 5 + 1 + 1
+    assert batch["labels"].numel() == answer_tokens(examples) == 2 + 5 + 1 + 1 + (7 if examples is TURNS else 0)
 
 
 @pytest.mark.parametrize("style", ["letter", "list", "cloze"])
@@ -130,11 +141,6 @@ def test_train_row_is_prompt_then_answer_and_end_with_the_loss(style, tokenizer)
     answer = options[1] + tokenizer.eos_token
     assert tokenizer.decode(encoded.tokens) == prompt + answer
     assert tokenizer.decode(encoded.tokens[encoded.answer_start :]) == answer
-
-
-def test_rows_with_a_cut_passage_are_counted(tokenizer):
-    long = Row("race", "2", "word " * 400, "What?", ("x", "y"), 0)
-    assert encode_train([ROW, long, ROW], PromptEncoder(tokenizer, "letter"), 0).cut == 1
 
 
 PACKED = ["full", "lora", "molora", "sira", "mola", "mixlora", "mosl", "mosld", "mosld_b", "hydralora"]

@@ -14,8 +14,8 @@ from mosld.adapters.load import trained_parameters
 from mosld.common.errors import UserError
 from mosld.config.compose import load_config
 from mosld.config.schema import TrainingConfig
-from mosld.data.encoding import Example
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example
 from mosld.distributed.processes import processes
 from mosld.training.compile import compile_layers, uncompiled
 from mosld.training.optim import make_optimizer

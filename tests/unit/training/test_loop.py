@@ -14,9 +14,9 @@ import mosld
 from mosld.adapters.load import trained_parameters
 from mosld.common.errors import UserError
 from mosld.config.schema import TrainingConfig
-from mosld.data.encoding import Example
 from mosld.data.mixing import Order
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example
 from mosld.distributed.processes import processes
 from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console

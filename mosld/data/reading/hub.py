@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from mosld.common.errors import UserError, explain_hub_error
 from mosld.common.files import JsonObject, build_once, cache_directory
-from mosld.data.bad_rows import RowError
-from mosld.data.records import write_records
+from mosld.data.reading.bad_rows import RowError
+from mosld.data.reading.records import write_records
 from mosld.data.splits import needed_splits
 from mosld.data.tasks import TASKS, HubSet, Task
 

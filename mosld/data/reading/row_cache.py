@@ -14,9 +14,9 @@ import pyarrow
 
 from mosld.common.files import build_once, cache_directory
 from mosld.config.local_files import Files
-from mosld.data.bad_rows import BadRows
-from mosld.data.row_table import KINDS, RowTable
-from mosld.data.sources import ReadTask
+from mosld.data.reading.bad_rows import BadRows
+from mosld.data.reading.row_table import KINDS, RowTable
+from mosld.data.reading.sources import ReadTask
 from mosld.data.tasks import Task
 
 # Fewer rows are read again as fast.
@@ -46,7 +46,7 @@ def cached_rows(name: str, files: Files, settings: Sequence[object], read: Calla
 
 def _version(name: str, files: Files, settings: Sequence[object]) -> str:
     digest = hashlib.sha256(repr((name, settings)).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     for split, paths in files.items():
         for path in paths:

@@ -13,15 +13,15 @@ from string import ascii_uppercase
 
 import numpy
 
-from mosld.data.bad_rows import RowError, quoted
-from mosld.data.values import is_missing, text_of, whole_number
+from mosld.data.reading.bad_rows import RowError, quoted
+from mosld.data.reading.values import is_missing, text_of, whole_number
 
 # How an answer names a choice: by its label, its text, its letter, its index from 0 or its number from 1.
 ANSWER_FORMS = ("label", "text", "letter", "index", "number")
 # Longer cells are not parsed.
 MAX_CELL = 1_000_000
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
-_TRUTH = {True: ("true", "yes"), False: ("false", "no")}
+_TRUTH = {"true": ("true", "yes"), "false": ("false", "no")}
 
 
 def read_choices(value: object, absent: object = None) -> tuple[object, list[str]]:
@@ -79,12 +79,13 @@ def choice_index(answer: object, choices: Sequence[str], labels: Sequence[str], 
         index = _index_of_text(answer, choices)
     elif form == "label":
         named = str(answer).strip()
-        number = whole_number(answer)
+        number = None if isinstance(answer, bool) else whole_number(answer)
         index = next((i for i, label in enumerate(labels) if label.strip() in (named, str(number))), None)
     elif form == "letter":
         letter = answer.strip().strip("().: ").upper() if isinstance(answer, str) else ""
         index = ascii_uppercase.find(letter) if len(letter) == 1 else None
-    else:
+    # A truth value is an index only where no choice says yes or true.
+    elif not isinstance(answer, bool) or (form == "index" and _index_of_text(answer, choices) is None):
         number = whole_number(answer)
         index = number - 1 if number is not None and form == "number" else number
     return index if index is not None and 0 <= index < len(choices) else -1
@@ -93,14 +94,14 @@ def choice_index(answer: object, choices: Sequence[str], labels: Sequence[str], 
 def _index_of_text(answer: object, choices: Sequence[str]) -> int | None:
     exact = [choice.strip() for choice in choices]
     lower = [choice.lower() for choice in exact]
-    if isinstance(answer, bool):
-        return next((lower.index(word) for word in _TRUTH[answer] if word in lower), None)
-    text = text_of(answer)
+    text = str(answer) if isinstance(answer, bool) else text_of(answer)
     if not isinstance(text, str):
         return None
     for wanted, texts in ((text.strip(), exact), (text.strip().lower(), lower)):
         if wanted in texts:
             return texts.index(wanted)
+    if text.strip().lower() in _TRUTH:
+        return next((lower.index(word) for word in _TRUTH[text.strip().lower()] if word in lower), None)
     number = _number(text)
     if number is None:
         return None

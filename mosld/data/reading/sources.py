@@ -14,10 +14,10 @@ from mosld.common.files import build_once, cache_directory
 from mosld.config.local_files import split_files
 from mosld.config.schema import SourceConfig
 from mosld.data import bundled
-from mosld.data.bad_rows import BadRows
-from mosld.data.hub import converted, hub_root
-from mosld.data.parsing import parse_row
-from mosld.data.records import RecordFile, parse_rows, write_records
+from mosld.data.reading.bad_rows import BadRows
+from mosld.data.reading.hub import converted, hub_root
+from mosld.data.reading.parsing import parse_row
+from mosld.data.reading.records import RecordFile, parse_rows, write_records
 from mosld.data.rows import AnyRow
 from mosld.data.splits import Rows, needed_splits
 from mosld.data.tasks import TASKS, Task

@@ -19,19 +19,19 @@ from mosld.common.files import JsonObject
 from mosld.config.checks import maps_by_task
 from mosld.config.local_files import Files, own_files
 from mosld.config.schema import DataConfig, SourceConfig
-from mosld.data.bad_rows import BadRows, RowError, quoted
-from mosld.data.choices import ANSWER_FORMS, AmbiguousAnswersError, answer_form, choice_index
-from mosld.data.forms import REQUIRED, Form, recognise
 from mosld.data.leaks import Record
-from mosld.data.parsing import parse_row
-from mosld.data.records import HEAD, RecordFile
-from mosld.data.row_cache import cached_rows
-from mosld.data.row_table import KINDS, RowTable, RowTableBuilder, unique_ids
+from mosld.data.reading.bad_rows import BadRows, RowError, quoted
+from mosld.data.reading.choices import ANSWER_FORMS, AmbiguousAnswersError, answer_form, choice_index
+from mosld.data.reading.forms import REQUIRED, Form, recognise
+from mosld.data.reading.parsing import parse_row
+from mosld.data.reading.records import HEAD, RecordFile
+from mosld.data.reading.row_cache import cached_rows
+from mosld.data.reading.row_table import KINDS, RowTable, RowTableBuilder, unique_ids
+from mosld.data.reading.sources import ReadTask
+from mosld.data.reading.values import type_name
 from mosld.data.rows import Reply, Row, row_keys
-from mosld.data.sources import ReadTask
 from mosld.data.splits import Rows, hold_out, take
 from mosld.data.tasks import Task
-from mosld.data.values import type_name
 
 # The longest row in tokens; `data.cutoff` changes it.
 DEFAULT_CUTOFF = 512

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from mosld.common.errors import UserError
-from mosld.data.bad_rows import RowError
+from mosld.data.reading.bad_rows import RowError
 
 SEPARATORS = ",;\t|"
 # The separator is found from this many lines.
@@ -107,7 +107,7 @@ def _start(text: io.TextIOBase, path: Path) -> tuple[_Lines, str, list[str]]:
     """The lines after the header, the separator, and the fields of the header, "" for those without a name."""
     lines = _Lines(text)
     head = list(islice(lines, HEAD_LINES))
-    named = head[0].strip().lower() if head else ""
+    named = head[0].rstrip("\r\n").lower() if head else ""
     separator = named[4] if len(named) == 5 and named.startswith("sep=") else ""
     skipped = 1 if separator else 0
     separator = separator or _separator(head, path)

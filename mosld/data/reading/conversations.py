@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from mosld.common.files import JsonObject
-from mosld.data.bad_rows import RowError, quoted
-from mosld.data.values import type_name
+from mosld.data.reading.bad_rows import RowError, quoted
+from mosld.data.reading.values import type_name
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -47,6 +47,21 @@ def read_conversation(values: Sequence[object], system: str) -> JsonObject:
         raise RowError("'messages' has an empty message")
     question, response = turns[-1]
     return {"system": system, "history": turns[:-1], "question": question, "response": response}
+
+
+def read_history(value: object) -> list[tuple[str, str]]:
+    """The earlier turns in a column of their own: pairs of what the user said and what the assistant answered.
+
+    Raises:
+        RowError: it holds something else.
+    """
+    turns = [] if value is None or value == "" else _list(value)
+    if not all(
+        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) and text.strip() for text in turn)
+        for turn in turns
+    ):
+        raise RowError("'history' must be a list of pairs of texts, what the user said and the answer")
+    return [(turn[0].strip(), turn[1].strip()) for turn in turns if isinstance(turn, list)]
 
 
 def _list(value: object) -> list[object]:

@@ -16,18 +16,18 @@ from dataclasses import dataclass, field
 
 from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
-from mosld.data.bad_rows import RowError
-from mosld.data.choices import read_choices
-from mosld.data.conversations import read_conversation
 from mosld.data.numbers import final_line
-from mosld.data.values import is_missing, text_of
+from mosld.data.reading.bad_rows import RowError
+from mosld.data.reading.choices import read_choices
+from mosld.data.reading.conversations import read_conversation, read_history
+from mosld.data.reading.values import is_missing, text_of
 
 # The names under which a field is looked for, first the project's own; case, spaces and underscores do not matter.
 ALIASES = {
     "id": ("id",),
     "context": ("context", "passage", "article", "story"),
     "system": ("system", "system_prompt"),
-    "question": ("question", "question_stem", "stem", "prompt", "instruction", "query", "problem"),
+    "question": ("question", "question_stem", "stem", "prompt", "instruction", "query", "problem", "input", "inputs"),
     "choices": ("choices", "options", "answer_options", "candidates", "endings"),
     "answer": (
         "answer",
@@ -41,9 +41,11 @@ ALIASES = {
         "target",
     ),
     "final": ("final",),
-    "response": ("response", "completion", "output", "reply"),
+    "response": ("response", "completion", "output", "reply", "solution"),
     "messages": ("messages", "conversations", "conversation"),
-    "text": ("text",),
+    "history": ("history",),
+    "tools": ("tools", "functions"),
+    "text": ("text", "content"),
 }  # fmt: skip
 REQUIRED = {
     "choice": ("question", "choices", "answer"),
@@ -54,7 +56,7 @@ REQUIRED = {
 OPTIONAL = {
     "choice": ("id", "context"),
     "solution": ("id", "context"),
-    "reply": ("id", "context", "system"),
+    "reply": ("id", "context", "system", "history", "tools"),
     "text": ("id",),
 }
 # The field that makes a row one of a kind, in the order in which they are looked for.
@@ -109,13 +111,16 @@ class Form:
         is in the file.
         """
         getters = {name: _getter(column) for name, column in self.columns.items() if isinstance(column, str)}
-        texts = [(name, get) for name, get in getters.items() if name not in ("choices", "answer", "messages")]
+        others = ("choices", "answer", "messages", "history", "tools")
+        texts = [(name, get) for name, get in getters.items() if name not in others]
         if self.kind == "solution" and "answer" in getters:
             texts.append(("answer", getters["answer"]))
 
         def read(raw: JsonObject, default_id: str) -> JsonObject:
             record: JsonObject = {name: text_of(get(raw)) for name, get in texts}
             record["id"] = record.get("id") or default_id
+            if "tools" in getters and getters["tools"](raw) not in (_ABSENT, None, "", [], "[]"):
+                raise RowError("has tools; calls of tools are not trained on")
             if self.kind == "choice":
                 column = self.columns["choices"]
                 value = [raw.get(name) for name in column] if isinstance(column, list) else getters["choices"](raw)
@@ -128,6 +133,9 @@ class Form:
                 if _ABSENT in values:
                     raise RowError("has no 'messages'")
                 record |= read_conversation(values, str(record.get("system") or ""))
+            elif "history" in getters:
+                history = getters["history"](raw)
+                record["history"] = read_history(None if history is _ABSENT else history)
             elif self.kind == "solution" and "final" not in self.columns:
                 line = final_line(str(record["answer"]))
                 record["final"] = line[1].strip(" *.") if line else _ABSENT
@@ -232,7 +240,7 @@ def _choice_columns(columns: Sequence[str]) -> list[str]:
         if match and (match[1] or match[2].isalpha()):
             groups.setdefault(f"{(match[1] or '').lower()}{match[2].isdigit()}", {})[match[2].lower()] = column
     for group in groups.values():
-        for first in ("abcdefghij", "123456789", "0123456789"):
+        for first in ("abcdefghij", "0123456789", "123456789"):
             run = []
             for mark in first:
                 if mark not in group:
@@ -264,18 +272,14 @@ def _kind(
     head: Head,
 ) -> str:
     """The kind of the rows: first the columns that are mapped decide, then those of the file."""
+    if not mapped:
+        _refuse_preferences({column.lower() for column in columns})
     for names in (mapped, fields):
         for name, kind in KIND_OF_FIELD.items():
             if name in names and not (name == "text" and _labelled(fields)):
                 if kind == "reply" and name == "response" and _as_messages(fields, head):
                     fields["messages"] = ["prompt", "completion"]
                 return kind
-    lowered = {column.lower() for column in columns}
-    if {"chosen", "rejected"} <= lowered:
-        raise UserError(
-            f"holds preference pairs ({', '.join(columns)}), which are not trained on; to train on the chosen replies "
-            "give data.columns={question: prompt, response: chosen}"
-        )
     if "question" in fields and isinstance(fields.get("answer"), str):
         answer = str(fields["answer"])
         texts = [value for record in head([answer]) if isinstance(value := _getter(answer)(record), str)]
@@ -295,6 +299,20 @@ def _kind(
         f"its columns are of no known form ({_KNOWN_FORMS}); name yours with data.columns={{{missing}: ...}}; "
         f"{nearest(missing, columns)}"
     )
+
+
+def _refuse_preferences(columns: set[str]) -> None:
+    """Refuse rows that say which replies are good: to train on all of them would be wrong."""
+    if {"chosen", "rejected"} <= columns:
+        raise UserError(
+            "holds preference pairs (chosen, rejected), which are not trained on; to train on the chosen replies give "
+            "data.columns={question: prompt, response: chosen}"
+        )
+    if {"prompt", "completion", "label"} <= columns:
+        raise UserError(
+            "holds replies that a label calls good or bad, which are not trained on; keep the good ones, or give "
+            "data.columns={question: prompt, response: completion} to train on all"
+        )
 
 
 def _labelled(fields: Mapping[str, Column]) -> bool:
@@ -331,5 +349,7 @@ def _form(
     if kind == "reply" and "context" not in taken and fields.get("question") == "instruction" and "input" in columns:
         taken["context"] = "input"
     words = {"choice": "multiple-choice questions", "solution": "worked solutions", "reply": "replies", "text": "texts"}
-    shown = ", ".join(name for field, column in taken.items() if field != "id" for name in _names(column))
+    shown = ", ".join(
+        name for field, column in taken.items() if field not in ("id", "tools") for name in _names(column)
+    )
     return Form(kind, f"{'conversations' if conversation else words[kind]} ({shown})", taken, marks)

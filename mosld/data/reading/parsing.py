@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Sequence
 
 from mosld.common.files import JsonObject
-from mosld.data.bad_rows import RowError, quoted
 from mosld.data.numbers import final_line, value
+from mosld.data.reading.bad_rows import RowError, quoted
+from mosld.data.reading.values import type_name
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.subjects import require_subject
 from mosld.data.tasks import Task
-from mosld.data.values import type_name
 
 # Half of a surrogate pair, which no UTF-8 text can hold.
 SURROGATE = re.compile("[\ud800-\udfff]")

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
 from mosld.config.local_files import data_format
-from mosld.data.bad_rows import BadRows, RowError
-from mosld.data.delimited import delimited_header, delimited_records
+from mosld.data.reading.bad_rows import BadRows, RowError
+from mosld.data.reading.delimited import delimited_header, delimited_records
 from mosld.data.rows import AnyRow
 
 if TYPE_CHECKING:
@@ -255,19 +255,26 @@ def _typed(path: Path, form: str) -> tuple["Schema", Iterator["RecordBatch"]]:
     try:
         if form == ".parquet":
             file = parquet.ParquetFile(source)
-            return file.schema_arrow, file.iter_batches(batch_size=BATCH_ROWS)
+            return _distinct(path, file.schema_arrow), file.iter_batches(batch_size=BATCH_ROWS)
         source = pyarrow.memory_map(source) if isinstance(source, str) else source
         try:
             reader = ipc.open_file(source)
         except pyarrow.ArrowInvalid:
             source.seek(0)
             stream = ipc.open_stream(source)
-            return stream.schema, iter(stream)
-        return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
+            return _distinct(path, stream.schema), iter(stream)
+        return _distinct(path, reader.schema), (reader.get_batch(i) for i in range(reader.num_record_batches))
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise UserError(f"{path}: is not a complete {form[1:]} file ({str(error).splitlines()[0][:200]})") from error
+
+
+def _distinct(path: Path, schema: "Schema") -> "Schema":
+    repeated = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{path}: two columns are called '{repeated}'.")
+    return schema
 
 
 def _typed_records(path: Path, form: str, columns: Collection[str] | None) -> Iterator[Record]:

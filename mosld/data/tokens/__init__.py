@@ -1,0 +1,1 @@
+"""From rows to tokens, with the cache of what was tokenized."""

@@ -1,0 +1,164 @@
+"""Encoded rows in Arrow: a table that is written chunk by chunk and mapped into memory, not read.
+
+A file is an Arrow IPC file with a sha256 of it behind: a damaged one is noticed.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from pathlib import Path
+
+import numpy
+import pyarrow
+from pyarrow import ipc
+
+from mosld.data.rows import AnyRow
+
+SCHEMA = pyarrow.schema(
+    [
+        ("tokens", pyarrow.list_(pyarrow.int32())),
+        ("marks", pyarrow.list_(pyarrow.int32())),
+        ("untruncated", pyarrow.int32()),
+        ("task", pyarrow.int16()),
+        ("shots", pyarrow.int16()),
+        ("flag", pyarrow.bool_()),
+    ]
+)
+# Rows of a batch, and between two updates of a progress bar.
+CHUNK_ROWS = 1000
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One encoded row.
+
+    Attributes:
+        tokens: its tokens.
+        marks: positions in them.
+        untruncated: its tokens before it was shortened; 0 if it was not too long.
+        task: the index of its task.
+        shots: solved examples in it.
+        flag: of a question, whether it was shortened; of a train row, whether it is trained on.
+    """
+
+    tokens: Sequence[int]
+    marks: Sequence[int]
+    untruncated: int
+    task: int
+    shots: int
+    flag: bool
+
+
+class Chunks(Sequence[Sequence[AnyRow]]):
+    """Rows in chunks, each made when it is asked for."""
+
+    def __init__(self, rows: Sequence[AnyRow]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // CHUNK_ROWS)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        start = range(0, len(self._rows), CHUNK_ROWS)[index]
+        return self._rows[start : start + CHUNK_ROWS]
+
+
+def record_batch(records: Sequence[Record]) -> pyarrow.RecordBatch:
+    """The records as one batch of the table."""
+    columns = [
+        _lists([record.tokens for record in records]),
+        _lists([record.marks for record in records]),
+        *(pyarrow.array([getattr(one, field.name) for one in records], field.type) for field in list(SCHEMA)[2:]),
+    ]
+    return pyarrow.record_batch(columns, schema=SCHEMA)
+
+
+def _lists(rows: Sequence[Sequence[int]]) -> pyarrow.ListArray:
+    offsets = numpy.fromiter(accumulate(map(len, rows), initial=0), numpy.int32, len(rows) + 1)
+    values = numpy.fromiter(chain.from_iterable(rows), numpy.int32, int(offsets[-1]))
+    return pyarrow.ListArray.from_arrays(offsets, values)
+
+
+class TokenTable(Sequence[Record]):
+    """Encoded rows, each made when it is asked for.
+
+    Attributes:
+        lengths: tokens of each row.
+        untruncated, task, shots, flag: of each row, as in `Record`.
+    """
+
+    def __init__(self, batches: Sequence[pyarrow.RecordBatch]) -> None:
+        """Wrap batches of equal size, of which the last may be shorter."""
+        self._size = batches[0].num_rows if batches else 1
+        # Views of the batches, which a file's pages are read for when they are used.
+        self._tokens = [_views(batch.column("tokens")) for batch in batches]
+        self._marks = [_views(batch.column("marks")) for batch in batches]
+        table = pyarrow.Table.from_batches(batches, SCHEMA)
+        self.untruncated, self.task, self.shots, self.flag = (
+            table.column(name).to_numpy() for name in ("untruncated", "task", "shots", "flag")
+        )
+        self.lengths = numpy.concatenate([numpy.diff(offsets) for offsets, _ in self._tokens] or [self.task])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        batch, position = divmod(range(len(self))[index], self._size)
+        return Record(
+            _row(self._tokens[batch], position),
+            _row(self._marks[batch], position),
+            int(self.untruncated[index]),
+            int(self.task[index]),
+            int(self.shots[index]),
+            bool(self.flag[index]),
+        )
+
+
+def _views(column: pyarrow.ListArray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    return column.offsets.to_numpy(), column.values.to_numpy()
+
+
+def _row(views: tuple[numpy.ndarray, numpy.ndarray], position: int) -> list[int]:
+    offsets, values = views
+    row: list[int] = values[offsets[position] : offsets[position + 1]].tolist()
+    return row
+
+
+def write_batches(path: Path, batches: Iterable[pyarrow.RecordBatch]) -> None:
+    """Write batches as they come, then the checksum."""
+    with ipc.new_file(str(path), SCHEMA) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    digest = _digest(path, path.stat().st_size)
+    with path.open("ab") as file:
+        file.write(digest)
+
+
+def read_batches(path: Path) -> list[pyarrow.RecordBatch]:
+    """Map the batches in a file.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged.
+    """
+    size = path.stat().st_size - DIGEST_BYTES
+    with path.open("rb") as file:
+        file.seek(max(0, size))
+        if size <= 0 or file.read() != _digest(path, size):
+            raise ValueError(f"{path} is damaged")
+    reader = ipc.open_file(pyarrow.memory_map(str(path)).read_buffer().slice(0, size))
+    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def _digest(path: Path, size: int) -> bytes:
+    """The sha256 of the first `size` bytes of a file; reading them takes no memory, as mapping them would."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while size > 0 and (part := file.read(min(size, 1 << 20))):
+            digest.update(part)
+            size -= len(part)
+    return digest.digest()
