@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast, ModelOutput, MoeCausalLMOutputWithPast
 
@@ -44,8 +45,9 @@ class AuxiliaryLoss:
         self.weight = 0.0
         self._announced = False
         self._warned = False
-        self._assignments: dict[str, Tensor] = {}
-        self._dropped: dict[str, Tensor] = {}
+        # By adapter and module.
+        self._assignments: dict[tuple[str, str], Tensor] = {}
+        self._dropped: dict[tuple[str, str], Tensor] = {}
 
     def announce(self, model: nn.Module, weight: float) -> None:
         """Tell trainers by the model's config, as models with experts do, that outputs have an auxiliary loss."""
@@ -101,7 +103,7 @@ class AuxiliaryLoss:
             if config.router != "domain" or any(routing.loss is not None for routing in own.values())
         }
         losses = [
-            (config.auxiliary_weight, self._of_adapter(f"{adapter}." if len(known) > 1 else "", context, config, own))
+            (config.auxiliary_weight, self._of_adapter(adapter, context, config, own))
             for adapter, (config, own) in known.items()
         ]
         if losses:
@@ -132,18 +134,23 @@ class AuxiliaryLoss:
         return torch.stack(terms if of_base is None else [of_base, *terms]).sum()
 
     def _of_adapter(
-        self, prefix: str, context: ForwardContext, config: MosldConfig, routings: dict[str, Routing]
+        self, adapter: str, context: ForwardContext, config: MosldConfig, routings: dict[str, Routing]
     ) -> Tensor:
         router_losses = [routing.loss for routing in routings.values() if routing.loss is not None]
         formula = "switch" if config.balance == "none" else config.balance  # the load is counted in any case
         mask_BS = None if config.router == "domain" else context.mask_BS
         balance, counts = balance_loss(routings, mask_BS, formula)
+        # What torch.func maps over does not outlive its call.
+        if torch.compiler.is_compiling() or not any(map(is_functorch_wrapped_tensor, counts.values())):
+            self._count(adapter, counts, routings)
+        return torch.stack(router_losses).mean() if router_losses else balance
+
+    def _count(self, adapter: str, counts: dict[str, Tensor], routings: dict[str, Routing]) -> None:
         for name, count in counts.items():
-            self._assignments[prefix + name] = self._assignments.get(prefix + name, 0) + count
+            self._assignments[adapter, name] = self._assignments.get((adapter, name), 0) + count
         for name, routing in routings.items():
             if routing.chosen_BSE is not None:  # experts have a capacity; pads never choose
-                self._dropped[prefix + name] = self._dropped.get(prefix + name, 0) + routing.dropped_BS.sum()
-        return torch.stack(router_losses).mean() if router_losses else balance
+                self._dropped[adapter, name] = self._dropped.get((adapter, name), 0) + routing.dropped_BS.sum()
 
     def _watch(self, outputs: object, weight: float, losses: list[tuple[float, Tensor]]) -> None:
         """Warn after a backward pass through the outputs that reached none of the losses."""
@@ -173,13 +180,17 @@ class AuxiliaryLoss:
 
         Returns:
             "expert_load": the share of assignments of each expert [E]; with router "capacity" also "dropped": the
-            share of assignments that full experts turned away [].
+            share of assignments that full experts turned away []. Where several adapters were active, the name of a
+            module follows that of the adapter.
         """
-        load = {"expert_load": {name: count / count.sum().clamp(min=1) for name, count in self._assignments.items()}}
-        if self._dropped:
-            load["dropped"] = {
-                name: count / self._assignments[name].sum().clamp(min=1) for name, count in self._dropped.items()
-            }
+        several = len({adapter for adapter, _ in self._assignments}) > 1
+        totals = {key: count.sum().clamp(min=1) for key, count in self._assignments.items()}
+        measures = {"expert_load": self._assignments, "dropped": self._dropped}
+        load = {
+            measure: {".".join(key) if several else key[1]: count / totals[key] for key, count in counts.items()}
+            for measure, counts in measures.items()
+            if counts or measure == "expert_load"
+        }
         self._assignments = {}
         self._dropped = {}
         return load
