@@ -117,8 +117,8 @@ class AuxiliaryLoss:
         self, model: nn.Module, kwargs: Mapping[str, Any], outputs: object, losses: list[tuple[float, Tensor]]
     ) -> object:
         loss = _loss_of(outputs)
-        if loss is not None and kwargs.get("labels") is not None and model.training:
-            share = _share(kwargs["labels"], kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
+        if loss is not None and model.training:
+            share = _share(kwargs.get("labels"), kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
             for weight, auxiliary in losses:
                 loss = loss + weight * share * auxiliary
             outputs = _with_loss(outputs, loss)
@@ -176,7 +176,7 @@ class AuxiliaryLoss:
             tensor.register_hook(check)
 
     def pop_load(self) -> dict[str, dict[str, Tensor]]:
-        """The load by module in the training forwards since the last call.
+        """The load by module, of several adapters by adapter and module, in the training forwards since the last call.
 
         Returns:
             "expert_load": the share of assignments of each expert [E]; with router "capacity" also "dropped": the
@@ -184,13 +184,11 @@ class AuxiliaryLoss:
             module follows that of the adapter.
         """
         several = len({adapter for adapter, _ in self._assignments}) > 1
+        names = {key: ".".join(key) if several else key[1] for key in self._assignments}
         totals = {key: count.sum().clamp(min=1) for key, count in self._assignments.items()}
-        measures = {"expert_load": self._assignments, "dropped": self._dropped}
-        load = {
-            measure: {".".join(key) if several else key[1]: count / totals[key] for key, count in counts.items()}
-            for measure, counts in measures.items()
-            if counts or measure == "expert_load"
-        }
+        load = {"expert_load": {names[key]: count / totals[key] for key, count in self._assignments.items()}}
+        if self._dropped:
+            load["dropped"] = {names[key]: count / totals[key] for key, count in self._dropped.items()}
         self._assignments = {}
         self._dropped = {}
         return load
@@ -237,14 +235,16 @@ def _class_with_auxiliary_loss(kind: type[ModelOutput]) -> type[ModelOutput]:
     return dataclasses.make_dataclass(kind.__name__, [("aux_loss", Tensor | None, None)], bases=(kind,))
 
 
-def _share(labels: Tensor, shift_labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> Tensor | float:
+def _share(
+    labels: Tensor | None, shift_labels: Tensor | None, num_items_in_batch: Tensor | int | None
+) -> Tensor | float:
     """This forward's share of the label tokens of the optimizer step.
 
     A trainer that divides the cross entropy by the tokens of the whole step sums over its micro-batches; without the
     share the auxiliary loss would count once for each micro-batch. It counts the labels that are predicted: shifted
     ones where given, else all but each row's first.
     """
-    if num_items_in_batch is None:
+    if num_items_in_batch is None or labels is None:
         return 1.0
     predicted = shift_labels if shift_labels is not None else labels[..., 1:] if labels.dim() > 1 else labels
     return (predicted != -100).sum() / torch.as_tensor(num_items_in_batch, device=labels.device)

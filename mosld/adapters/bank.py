@@ -149,6 +149,8 @@ class Mixture(ExpertBank):
         *logits, z = fused_linear(x_BSI, [*weights, self.down_weight(x_BSI)])
         if self.config.router == "domain":
             gates_BSE, routing = self._by_sequence(x_BSI, context, layer)
+            if x_BSI.dim() == 2:  # the base model has flattened its tokens, as OPT before its feed-forward layers
+                gates_BSE = gates_BSE.squeeze(1).repeat_interleave(len(x_BSI) // len(gates_BSE), dim=0)
             return self.up(self.by_expert(z), gates_BSE), routing
         routing = None if self.router is None else self.router(x_BSI, context, *logits)
         return self.up(self.by_expert(z), routing.gates_BSE if routing else None), routing
@@ -172,10 +174,10 @@ class Mixture(ExpertBank):
         if not routers or (self.router is None and context.owner is None):
             raise ValueError("a mixture of domains decides in a forward pass of the whole model or of its decoder")
         width = routers[0].weight.shape[-1]
-        if x_BSI.shape[-1] != width:
+        if x_BSI.dim() != 3 or x_BSI.shape[-1] != width:
             raise ValueError(
-                f"{layer}: the first module to run has {x_BSI.shape[-1]} inputs, the router {width}; adapt modules of "
-                "one width"
+                f"{layer}: the first module to run gets {tuple(x_BSI.shape)} and the router reads rows of tokens with "
+                f"{width} numbers each; adapt the query, key or value projection of the layer, too"
             )
         routing = routers[0](x_BSI, context)
         context.decided[layer] = Routing(routing.probs_BSE.detach(), routing.gates_BSE)

@@ -70,7 +70,7 @@ class MosldModel(BaseTuner):
         raise ValueError(NO_MERGE)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
-        model = cast(nn.Module, super()._unload_and_optionally_merge(*args, **kwargs))  # type: ignore[func-returns-value]
+        model = cast(nn.Module, super()._unload_and_optionally_merge(*args, **kwargs))
         self.context.detach(model)
         return model
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-WORDS = ["<pad>", "<s>", "</s>", "<unk>", *"this is a test prompt hello".split()]
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "this", "is", "a", "test", "prompt", "hello"]
 TOKENS = {"vocab_size": 1200, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GPT = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128, "initializer_range": 0.2}
 DEEP = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 132}
