@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast, ModelOutput, MoeCausalLMOutputWithPast
 
@@ -139,12 +140,17 @@ class AuxiliaryLoss:
         formula = "switch" if config.balance == "none" else config.balance  # the load is counted in any case
         mask_BS = None if config.router == "domain" else context.mask_BS
         balance, counts = balance_loss(routings, mask_BS, formula)
+        # What torch.func maps over does not outlive its call.
+        if torch.compiler.is_compiling() or not any(map(is_functorch_wrapped_tensor, counts.values())):
+            self._count(adapter, counts, routings)
+        return torch.stack(router_losses).mean() if router_losses else balance
+
+    def _count(self, adapter: str, counts: dict[str, Tensor], routings: dict[str, Routing]) -> None:
         for name, count in counts.items():
             self._assignments[adapter, name] = self._assignments.get((adapter, name), 0) + count
         for name, routing in routings.items():
             if routing.chosen_BSE is not None:  # experts have a capacity; pads never choose
                 self._dropped[adapter, name] = self._dropped.get((adapter, name), 0) + routing.dropped_BS.sum()
-        return torch.stack(router_losses).mean() if router_losses else balance
 
     def _watch(self, outputs: object, weight: float, losses: list[tuple[float, Tensor]]) -> None:
         """Warn after a backward pass through the outputs that reached none of the losses."""
@@ -174,7 +180,8 @@ class AuxiliaryLoss:
 
         Returns:
             "expert_load": the share of assignments of each expert [E]; with router "capacity" also "dropped": the
-            share of assignments that full experts turned away [].
+            share of assignments that full experts turned away []. Where several adapters were active, the name of a
+            module follows that of the adapter.
         """
         several = len({adapter for adapter, _ in self._assignments}) > 1
         names = {key: ".".join(key) if several else key[1] for key in self._assignments}

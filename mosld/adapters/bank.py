@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from mosld.adapters.config import MosldConfig
-from mosld.adapters.forward_context import ForwardContext
+from mosld.adapters.forward_context import AdapterLayer, ForwardContext
 from mosld.adapters.kernels.dropout import keep_mask, keep_probability
 from mosld.adapters.kernels.fused_linear import MaskedWeight, fused_linear
 from mosld.adapters.kernels.grouped import up_by_expert, use_grouped_mm
@@ -132,7 +132,9 @@ class Mixture(ExpertBank):
         self.router = Router(in_features, experts, config) if routed else None
         self.layer_routers: list[Router] = []
 
-    def forward(self, x_BSI: Tensor, context: ForwardContext, layer: str = "") -> tuple[Tensor, Routing | None]:
+    def forward(
+        self, x_BSI: Tensor, context: ForwardContext, layer: AdapterLayer = ("", "")
+    ) -> tuple[Tensor, Routing | None]:
         """Compute the update.
 
         Args:
@@ -153,7 +155,9 @@ class Mixture(ExpertBank):
         routing = None if self.router is None else self.router(x_BSI, context, *logits)
         return self.up(self.by_expert(z), routing.gates_BSE if routing else None), routing
 
-    def _by_sequence(self, x_BSI: Tensor, context: ForwardContext, layer: str) -> tuple[Tensor, Routing | None]:
+    def _by_sequence(
+        self, x_BSI: Tensor, context: ForwardContext, layer: AdapterLayer
+    ) -> tuple[Tensor, Routing | None]:
         """The gates of each sequence, and the routing where it was decided here.
 
         The layer's first module decides, in whatever order the model runs them. The expert that a prompt decided is

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mosld.adapters.forward_context import AdapterLayer
 from mosld.adapters.routing import Routing
 
 
@@ -18,7 +19,7 @@ class CachedExperts:
         mosld_experts: by adapter and layer, the routing of each row [B, 1, E].
     """
 
-    mosld_experts: dict[str, Routing]
+    mosld_experts: dict[AdapterLayer, Routing]
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         # The class is made at run time: copies and files name the class of the library.
@@ -57,7 +58,7 @@ def _restore(kind: type, state: dict[str, Any]) -> object:
     return restored
 
 
-def keep_with_cache(kv_cache: object, experts: dict[str, Routing]) -> None:
+def keep_with_cache(kv_cache: object, experts: dict[AdapterLayer, Routing]) -> None:
     """Keep the experts with the cache that this pass filled; does nothing without a cache."""
     if kv_cache is None:
         return
@@ -67,6 +68,6 @@ def keep_with_cache(kv_cache: object, experts: dict[str, Routing]) -> None:
     kv_cache.mosld_experts = kept  # type: ignore[attr-defined]
 
 
-def experts_of_cache(kv_cache: object) -> dict[str, Routing]:
+def experts_of_cache(kv_cache: object) -> dict[AdapterLayer, Routing]:
     """The experts of the rows of a cache; none where another model filled it."""
     return getattr(kv_cache, "mosld_experts", {})

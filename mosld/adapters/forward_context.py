@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.routing import Routing
 
+AdapterLayer = tuple[str, str]
+"""Names of an adapter and of a decoder layer."""
+
 
 class RoutingSlot:
     """Where one adapted module records the routing of each active adapter.
@@ -47,8 +50,8 @@ class ForwardContext:
         self.supervised = True
         self.prompt_mask_BS: Tensor | None = None
         self.decoding = False
-        self.cached: dict[str, Routing] = {}
-        self.decided: dict[str, Routing] = {}
+        self.cached: dict[AdapterLayer, Routing] = {}
+        self.decided: dict[AdapterLayer, Routing] = {}
         self.votes: list[Tensor] | None = None
         self.elected_B: Tensor | None = None
         self.recording = False

@@ -190,7 +190,7 @@ class MixtureLinear(MixtureLayer):
         y = self.base_layer(x, *args, **kwargs)
         context = self.context.current or ForwardContext()
         for name, mixture in self._active_mixtures():
-            update, routing = mixture(x, context, f"{name}.{self.layer}")
+            update, routing = mixture(x, context, (name, self.layer))
             if routing is not None:
                 context.record(self.slot, name, cast(Mixture, mixture).config, routing)
             y = y + update.to(y.dtype)

@@ -94,9 +94,9 @@ def test_a_row_without_a_prompt_has_finite_probabilities():
 
 def test_decoding_keeps_the_decision_of_the_prompt():
     ours, state = layer().eval(), context()
-    _, decided = ours(tokens(3, 5), state, "layer 0")
+    _, decided = ours(tokens(3, 5), state)
     state.decoding, state.cached = True, state.decided
-    _, again = ours(100 * tokens(3, 1), state, "layer 0")
+    _, again = ours(100 * tokens(3, 1), state)
     assert torch.equal(again.gates_BSE, decided.gates_BSE)
 
 
