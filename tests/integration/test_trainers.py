@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from mosld.data.encoding import Example
 from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -24,7 +25,6 @@ from transformers import (
 )
 
 import mosld
-from mosld.data.encoding import Example
 from mosld.data.rows import Row
 from mosld.distributed.processes import processes
 from mosld.training.step import Stepper
