@@ -176,8 +176,8 @@ class Mixture(ExpertBank):
         width = routers[0].weight.shape[-1]
         if x_BSI.dim() != 3 or x_BSI.shape[-1] != width:
             raise ValueError(
-                f"{layer[1]}: the first module to run gets {tuple(x_BSI.shape)} and the router reads rows of tokens with "
-                f"{width} numbers each; adapt the query, key or value projection of the layer, too"
+                f"{layer[1]}: the first module to run gets {tuple(x_BSI.shape)} and the router reads rows of tokens "
+                f"with {width} numbers each; adapt the query, key or value projection of the layer, too"
             )
         routing = routers[0](x_BSI, context)
         context.decided[layer] = Routing(routing.probs_BSE.detach(), routing.gates_BSE)
