@@ -12,7 +12,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from mosld.data.encoding import Example
 from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -26,6 +25,7 @@ from transformers import (
 
 import mosld
 from mosld.data.rows import Row
+from mosld.data.tokens.encoding import Example
 from mosld.distributed.processes import processes
 from mosld.training.step import Stepper
 from tests.helpers import naive
