@@ -34,19 +34,18 @@ def plan(arguments: list[str]) -> int:
     if is_sweep(overrides):
         return _plan_jobs(overrides, keys)
     config = load_config(overrides)
-    from mosld.planning.estimate import estimate  # imports torch, transformers and peft: only now is everything checked
-    from mosld.planning.view import show
+    # These import torch, transformers and peft: only now is everything checked.
+    from mosld.planning import estimate, view
 
-    show(estimate(config, keys), keys.json)
+    view.show(estimate.estimate(config, keys), keys.json)
     return ExitCode.FINISHED
 
 
 def _plan_jobs(overrides: list[str], keys: PlanKeys) -> int:
     sweep = plan_sweep(overrides)
-    from mosld.planning.jobs import estimate_jobs
-    from mosld.planning.view import show_jobs
+    from mosld.planning import jobs, view
 
-    show_jobs(estimate_jobs(sweep, keys), len(sweep.jobs), keys.json)
+    view.show_jobs(jobs.estimate_jobs(sweep, keys), len(sweep.jobs), keys.json)
     return ExitCode.FINISHED
 
 

@@ -164,12 +164,11 @@ def _evaluate(latex: str) -> Fraction | None:
     latex = _SEPARATED.sub(_joined, latex).replace("\u00d7", r"\times ").replace("·", r"\cdot ")
     # Loads sympy, which takes half a second, and few solutions have LaTeX.
     from math_verify import LatexExtractionConfig, parse
-    from sympy import Float, Rational
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     # Its timeout needs signals, which only the main thread can receive.
     parsed = parse(f"${latex}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
     number = parsed[0].doit() if parsed else None
-    if isinstance(number, Float):
+    if number is not None and number.is_Float:
         return Fraction(str(number)) if number.is_finite else None
-    return Fraction(int(number.p), int(number.q)) if isinstance(number, Rational) else None
+    return Fraction(int(number.p), int(number.q)) if number is not None and number.is_Rational else None

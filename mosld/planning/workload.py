@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mosld.common.errors import UserError
-from mosld.config.schema import LETTER_PROMPTS, Config
+from mosld.config.schema import LETTER_PROMPTS, Config, DataConfig, ModelConfig
 from mosld.data.dataset import load_dataset
 from mosld.data.mixing import Order, quotas
 from mosld.data.rows import AnyRow, Reply, Solution
@@ -52,14 +52,14 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
     steps = total_steps(order.steps_per_epoch, config.training)
     seen = min(steps * config.training.batch_size, rows * config.training.epochs)
     stages = 2 if config.method.router == "domain" and not config.method.add_task else 1  # each expert, then all
-    longest = length or max(_limit(config, task) for task in tasks)
+    longest = length or max(_limit(config.data, config.model, task) for task in tasks)
     return Workload(
         rows=rows,
         steps=steps,
         tokens=round(stages * seen * mean),
         row_tokens=round(mean, 1),
         length=longest,
-        answer=answer or _longest_answer(config, tasks, longest),
+        answer=answer or _longest_answer(config.prompt, tasks, longest),
         source="published counts" if config.source.name == "hub" else f"{config.source.name} rows",
     )
 
@@ -72,7 +72,7 @@ def _published(config: Config) -> Rows:
     limit = config.data.limit
     counts = {task: min(TASKS[task].train_rows, limit or TASKS[task].train_rows) for task in config.data.tasks}
     tasks = [TASKS[task] for task in counts]
-    return tasks, counts, {task.name: min(task.row_tokens, _limit(config, task)) for task in tasks}
+    return tasks, counts, {task.name: min(task.row_tokens, _limit(config.data, config.model, task)) for task in tasks}
 
 
 def _here(config: Config) -> Rows:
@@ -80,11 +80,12 @@ def _here(config: Config) -> Rows:
     counts, tokens = {}, {}
     tasks = load_dataset(config.data, config.source).tasks
     for task, data in tasks.items():
-        limit = _limit(config, data.task)
+        limit = _limit(config.data, config.model, data.task)
         sizes = [
             min(size, limit)
             for row in data.train
-            if (size := _characters(row) / characters) <= limit or _is_truncated(row, size - limit, characters, config)
+            if (size := _characters(row) / characters) <= limit
+            or (config.data.too_long != "drop" and _can_be_truncated(row, size - limit, characters))
         ]
         if not sizes:
             raise UserError(f"{task}: every train row is longer than {limit:,} tokens (data.too_long, data.cutoff).")
@@ -92,17 +93,16 @@ def _here(config: Config) -> Rows:
     return [data.task for data in tasks.values()], counts, tokens
 
 
-def _limit(config: Config, task: Task) -> int:
+def _limit(data: DataConfig, model: ModelConfig, task: Task) -> int:
     """The most tokens of a row: the task's cutoff, or what the model reads where its shape says so."""
-    cutoff = config.data.cutoff or task.cutoff
-    context_length = config.model.shape.get("max_position_embeddings")
+    cutoff = data.cutoff or task.cutoff
+    context_length = model.shape.get("max_position_embeddings")
     return min(cutoff, context_length - 1) if isinstance(context_length, int) else cutoff
 
 
-def _is_truncated(row: AnyRow, excess: float, characters: float, config: Config) -> bool:
+def _can_be_truncated(row: AnyRow, excess: float, characters: float) -> bool:
     """Whether a row that is too long is truncated, and not left out."""
-    can_be = isinstance(row, Reply) or len(row.context) / characters >= excess
-    return can_be and config.data.too_long != "drop"
+    return isinstance(row, Reply) or len(row.context) / characters >= excess
 
 
 def _characters(row: AnyRow) -> int:
@@ -111,7 +111,7 @@ def _characters(row: AnyRow) -> int:
     return sum(map(len, row.texts)) + len(answer)
 
 
-def _longest_answer(config: Config, tasks: Sequence[Task], length: int) -> int:
+def _longest_answer(prompt: str | None, tasks: Sequence[Task], length: int) -> int:
     if any(task.generated for task in tasks):
         return length  # at most all of the row
-    return LETTER_ANSWER if config.prompt in LETTER_PROMPTS else TEXT_ANSWER
+    return LETTER_ANSWER if prompt in LETTER_PROMPTS else TEXT_ANSWER

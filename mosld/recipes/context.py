@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from mosld.adapters.adapt import adapt_with
 from mosld.adapters.load import base_model_of, parameter_counts
 from mosld.common.errors import UserError
-from mosld.config.schema import Config, EvaluationConfig
+from mosld.config.schema import Config, EvaluationConfig, MethodConfig
 from mosld.data.dataset import Dataset
 from mosld.data.mixing import Order, quotas
 from mosld.data.rows import AnyRow
@@ -161,10 +161,10 @@ class RunContext:
             self.console.say(line)
 
 
-def readable_tokens(config: Config, model: Model) -> int | None:
+def readable_tokens(method: MethodConfig, model: Model) -> int | None:
     """The most tokens of a row that the base model will read with the method's adapter; None: any number."""
     length = context_length(model)
-    return length - config.method.virtual_tokens if length and config.method.kind == "prefix" else length
+    return length - method.virtual_tokens if length and method.kind == "prefix" else length
 
 
 def _counted(number: int, noun: str) -> str:

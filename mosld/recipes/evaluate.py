@@ -11,7 +11,7 @@ import yaml
 from mosld.adapters.load import parameter_counts
 from mosld.common.files import write_json, write_lines, write_text
 from mosld.common.process import is_main, silence_libraries
-from mosld.config.schema import Config
+from mosld.config.schema import Config, DataConfig, EvaluationConfig
 from mosld.data.dataset import Dataset
 from mosld.evaluation.compare import differences, differences_table
 from mosld.evaluation.evaluate import Evaluation
@@ -82,16 +82,16 @@ class EvaluationOutput:
         return EvaluationResult(self.directory.path, results)
 
 
-def evaluation_name(config: Config, dataset: Dataset) -> str:
+def evaluation_name(dataset: Dataset, data: DataConfig, evaluation: EvaluationConfig, prompt: str | None) -> str:
     """The directory of an evaluation below the run: the same for the same rows and settings, another for others.
 
     <data>-<hash>-<prompt>, the data being the names of the user's tasks; the hash is of the rows, and of how many of
     them are scored after how many examples.
     """
-    data = config.data.name if config.data.kind == "benchmarks" else "+".join(dataset.tasks)[:MAX_NAME_CHARACTERS]
-    counted = (dataset.fingerprint, config.evaluation.limit, config.evaluation.shots)
-    shots = f"-{config.evaluation.shots}shot" if config.evaluation.shots else ""
-    return f"{data}-{hashlib.sha256(repr(counted).encode()).hexdigest()[:8]}-{config.prompt}{shots}"
+    name = data.name if data.kind == "benchmarks" else "+".join(dataset.tasks)[:MAX_NAME_CHARACTERS]
+    counted = (dataset.fingerprint, evaluation.limit, evaluation.shots)
+    shots = f"-{evaluation.shots}shot" if evaluation.shots else ""
+    return f"{name}-{hashlib.sha256(repr(counted).encode()).hexdigest()[:8]}-{prompt}{shots}"
 
 
 def evaluate_run(
@@ -107,7 +107,8 @@ def evaluate_run(
         compared: a config with which to score once more, listing the items that are answered differently.
     """
     silence_libraries()
-    output = EvaluationOutput(config, run, evaluation_name(config, dataset), overrides, dataset.describe())
+    name = evaluation_name(dataset, config.data, config.evaluation, config.prompt)
+    output = EvaluationOutput(config, run, name, overrides, dataset.describe())
     directory = output.directory
     for line in dataset.summary():
         output.console.say(f"  {line}")

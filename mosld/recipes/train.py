@@ -93,7 +93,7 @@ def _check(request: TrainRequest) -> None:
     for line in request.dataset.summary():
         console.say(f"  {line}")
     model, tokenizer = load_base_model(config.model, console)
-    context = RunContext(config, request.dataset, tokenizer, console, readable_tokens(config, model))
+    context = RunContext(config, request.dataset, tokenizer, console, readable_tokens(config.method, model))
     # What is too long in a test is said, or refused, here, too.
     context.encode_questions("test", config.evaluation.limit)
     stepper, examples = prepare(context, model)
@@ -167,7 +167,7 @@ def _train_and_score(
     if dataset.record:
         dataset.record.write(run.rows)
     model, tokenizer = load_base_model(config.model, console)
-    context = RunContext(config, dataset, tokenizer, console, readable_tokens(config, model))
+    context = RunContext(config, dataset, tokenizer, console, readable_tokens(config.method, model))
     test = context.encode_questions("test", config.evaluation.limit)
     if config.evaluation.base:
         results.add(**_score_base(context, model, test, run))

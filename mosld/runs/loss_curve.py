@@ -22,14 +22,12 @@ def draw_loss_curve(run: RunDirectory, least_steps: int = 1) -> None:
     if len(trained) < least_steps:
         return
     # Importing it takes a second. Without pyplot there is no window and no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     steps = [line["step"] for line in trained]
     losses = [line["cross_entropy"] for line in trained]
     accuracies = _points(lines, "validation_average")
     figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="optimiser step", ylabel="cross entropy, nats a token")
     axes.plot(steps, losses, color="0.75", linewidth=1, label="each step")
     axes.plot(steps, _running_mean(losses), color="C0", label=f"mean of {RUNNING_MEAN_STEPS} steps")

@@ -18,12 +18,11 @@ from itertools import islice
 from pathlib import Path
 
 from mosld.common.errors import UserError
-from mosld.data.reading.bad_rows import RowError
+from mosld.data.reading.bad_rows import NOT_UTF8, RowError
 
 SEPARATORS = ",;\t|"
 # The separator is found from this many lines.
 HEAD_LINES = 50
-_NOT_UTF8 = 'is not UTF-8; save the file as UTF-8 (in Excel: "CSV UTF-8")'
 
 csv.field_size_limit(sys.maxsize)
 
@@ -95,7 +94,7 @@ def delimited_records(text: io.TextIOBase, path: Path) -> Iterator[tuple[int, ob
 
 def _record(fields: list[str], names: list[tuple[int, str]], width: int) -> object:
     if not all(map(_is_text, fields)):
-        return RowError(_NOT_UTF8)
+        return RowError(NOT_UTF8)
     while len(fields) > width and not fields[-1].strip():
         fields.pop()
     if len(fields) != width:
@@ -121,7 +120,7 @@ def _start(text: io.TextIOBase, path: Path) -> tuple[_Lines, str, list[str]]:
     if not any(header):
         raise UserError(f"{path}: has no rows.")
     if not all(map(_is_text, header)):
-        raise UserError(f"{path}:1: {_NOT_UTF8}.")
+        raise UserError(f"{path}:1: {NOT_UTF8}.")
     names = [name for name in header if name]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:

@@ -14,31 +14,24 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
 from mosld.config.local_files import data_format
-from mosld.data.reading.bad_rows import BadRows, RowError
+from mosld.data.reading.bad_rows import NOT_UTF8, BadRows, RowError
 from mosld.data.reading.delimited import delimited_header, delimited_records
 from mosld.data.rows import AnyRow
-
-if TYPE_CHECKING:
-    from pyarrow import RecordBatch, Schema
 
 # The line, and the value there; a ValueError where it cannot be read.
 Record = tuple[int, object]
 # Columns and forms are found from this many records.
 HEAD = 1000
-# Rows of a typed file that are converted at once.
-BATCH_ROWS = 1000
-# Of a text that is not UTF-8, `surrogateescape` makes these characters.
-NOT_UTF8 = 'is not UTF-8; save the file as UTF-8 (in Excel: "CSV UTF-8")'
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -58,7 +51,7 @@ class RecordFile:
         with _explained(self.path):
             form = data_format(self.path)[0]
             if form in (".parquet", ".arrow"):
-                return list(_typed(self.path, form)[0].names)
+                return list(_typed().open_typed(self.path, form, _content(self.path))[0].names)
             if form in (".csv", ".tsv"):
                 with open_text(self.path) as text:
                     return delimited_header(text, self.path)
@@ -77,7 +70,7 @@ class RecordFile:
         form = data_format(self.path)[0]
         with _explained(self.path):
             if form in (".parquet", ".arrow"):
-                yield from _typed_records(self.path, form, columns)
+                yield from _typed().typed_records(self.path, form, _content(self.path), columns)
                 return
             with open_text(self.path) as text:
                 if form in (".csv", ".tsv"):
@@ -128,11 +121,20 @@ def _open(path: Path) -> io.BufferedReader:
     if compression == ".gz":
         return io.BufferedReader(gzip.open(path))
     if compression == ".zst":
-        # Takes a while, and few runs need it.
-        import pyarrow
-
-        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+        return _typed().zstd_stream(path)
     return path.open("rb")
+
+
+def _content(path: Path) -> bytes | None:
+    """What a compressed file holds; None for other files, which are mapped."""
+    return _open(path).read() if data_format(path)[1] else None
+
+
+def _typed() -> ModuleType:
+    """The readers that need Arrow, which takes a while to load and which few runs need."""
+    from mosld.data.reading import typed
+
+    return typed
 
 
 @contextmanager
@@ -239,83 +241,3 @@ def _lone_object(value: object, path: Path) -> Iterator[Record]:
         )
     else:
         yield 1, value
-
-
-def _typed(path: Path, form: str) -> tuple["Schema", Iterator["RecordBatch"]]:
-    """Schema and batches of a parquet or Arrow file.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    # Takes a while, and few runs need it.
-    import pyarrow
-    from pyarrow import ipc, parquet
-
-    source = pyarrow.BufferReader(_open(path).read()) if data_format(path)[1] else str(path)
-    try:
-        if form == ".parquet":
-            file = parquet.ParquetFile(source)
-            return _distinct(path, file.schema_arrow), file.iter_batches(batch_size=BATCH_ROWS)
-        source = pyarrow.memory_map(source) if isinstance(source, str) else source
-        try:
-            reader = ipc.open_file(source)
-        except pyarrow.ArrowInvalid:
-            source.seek(0)
-            stream = ipc.open_stream(source)
-            return _distinct(path, stream.schema), iter(stream)
-        return _distinct(path, reader.schema), (reader.get_batch(i) for i in range(reader.num_record_batches))
-    except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise UserError(f"{path}: is not a complete {form[1:]} file ({str(error).splitlines()[0][:200]})") from error
-
-
-def _distinct(path: Path, schema: "Schema") -> "Schema":
-    repeated = next((name for name in schema.names if schema.names.count(name) > 1), None)
-    if repeated is not None:
-        raise UserError(f"{path}: two columns are called '{repeated}'.")
-    return schema
-
-
-def _typed_records(path: Path, form: str, columns: Collection[str] | None) -> Iterator[Record]:
-    import pyarrow
-
-    schema, batches = _typed(path, form)
-    wanted = [name for name in schema.names if columns is None or name in columns]
-    number = 0
-    try:
-        for whole in batches:
-            if form == ".arrow":
-                # Nothing has checked the offsets in it yet, and a wrong one ends the process.
-                whole.validate(full=True)
-            for start in range(0, whole.num_rows, BATCH_ROWS):
-                batch = whole.slice(start, BATCH_ROWS).select(wanted)
-                for row in _converted(batch):
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{path}: is not a complete {form[1:]} file (after row {number}: {reason})") from error
-
-
-def _converted(batch: "RecordBatch") -> Iterable[object]:
-    # An Arrow error here is one of the values, not of the file.
-    import pyarrow
-
-    failures = (UnicodeDecodeError, OverflowError, ValueError, pyarrow.ArrowException)
-    try:
-        return batch.to_pylist(maps_as_pydicts="lossy")
-    except failures:
-        return [_converted_row(batch.slice(index, 1), failures) for index in range(batch.num_rows)]
-
-
-def _converted_row(row: "RecordBatch", failures: tuple[type[Exception], ...]) -> Mapping[str, object] | RowError:
-    values: dict[str, object] = {}
-    for name, column in zip(row.schema.names, row.columns, strict=True):
-        try:
-            values[name] = column[0].as_py(maps_as_pydicts="lossy")
-        except UnicodeDecodeError:
-            return RowError(f"'{name}' {NOT_UTF8}")
-        except failures as error:
-            return RowError(f"'{name}' cannot be converted ({column.type}: {str(error).splitlines()[0][:100]})", name)
-    return values
