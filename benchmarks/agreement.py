@@ -64,17 +64,17 @@ def compare(name: str, rows: Any, model: Any, tokenizer: Any, batch_tokens: int)
         }
 
 
-def summary(name: str, found: list[dict[str, Any]], total: int) -> dict[str, Any]:
+def summary(name: str, items: list[dict[str, Any]], total: int) -> dict[str, Any]:
     """The line of the table for one task: how many agree in every field, and what the harness's scores are."""
     keys = ("strict", "flexible") if name == "gsm8k" else ("correct", "normalised_correct")
-    raw, normalised = (accuracy_score([one["harness"][key] for one in found]) for key in keys)
+    raw, normalised = (accuracy_score([one["harness"][key] for one in items]) for key in keys)
     return {
         "task": name,
-        "items": f"{len(found):,}" + (f" of {total:,}" if len(found) < total else ""),
-        "agreeing": sum(one["agrees"] for one in found),
+        "items": f"{len(items):,}" + (f" of {total:,}" if len(items) < total else ""),
+        "agreeing": sum(one["agrees"] for one in items),
         "acc": f"{raw['accuracy']:.4f}",
         "acc_norm": f"{normalised['accuracy']:.4f}",
-        "largest difference": f"{max(one['gap'] for one in found):.1e} nats",
+        "largest difference": f"{max(one['gap'] for one in items):.1e} nats",
     }
 
 
@@ -97,24 +97,24 @@ def main() -> int:
     )
     dataset = load_dataset(config.data, config.source, training=False)
     state = given.state.read_text().splitlines() if given.state and given.state.is_file() else []
-    found = [json.loads(line) for line in state]
+    items = [json.loads(line) for line in state]
     model, tokenizer = load_base_model(config.model)
     tests = {name: dataset.tasks[TASK_MAPPINGS[name].task].test for name in names}
     for name, rows in tests.items():
         wanted = min(given.limit or len(rows), len(rows))
         for end in range(PART, wanted + PART, PART):  # samples grow: each holds the one before
-            done = {one["id"] for one in found if one["task"] == name}
+            done = {one["id"] for one in items if one["task"] == name}
             part = [row for row in sample(rows, min(end, wanted), "test") if row.id not in done]
             new = list(compare(name, part, model, tokenizer, given.batch_tokens)) if part else []
-            found += new
+            items += new
             if given.state and new:
                 with given.state.open("a") as file:
                     file.writelines(json.dumps(one) + "\n" for one in new)
     table = [
-        summary(name, own, len(tests[name])) for name in names if (own := [one for one in found if one["task"] == name])
+        summary(name, own, len(tests[name])) for name in names if (own := [one for one in items if one["task"] == name])
     ]
     report(f"{given.model}, untrained, float32, prompt=cloze, beside lm-evaluation-harness", table, given.json)
-    differing = [one for one in found if not one["agrees"]]
+    differing = [one for one in items if not one["agrees"]]
     for one in differing:
         print(f"{one['task']}: {json.dumps(one)}", file=sys.stderr)
     return int(bool(differing))

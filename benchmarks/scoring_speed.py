@@ -71,8 +71,8 @@ class Contest:
             encoded = self._as_there()
         else:
             encoded = PromptEncoder(self.tokenizer, self.style).encode(self.rows)
-        found = score_choices(self.model, encoded, self.tokenizer.pad_token_id, self.batch_tokens)
-        return [(one.prediction, one.normalised if self.style == "cloze" else one.prediction) for one in found]
+        predictions = score_choices(self.model, encoded, self.tokenizer.pad_token_id, self.batch_tokens)
+        return [(one.prediction, one.normalised if self.style == "cloze" else one.prediction) for one in predictions]
 
     def _as_there(self) -> list[Encoded]:
         texts = iter([request.args for request in self.requests])
@@ -107,8 +107,8 @@ def of_some_subjects(rows: Sequence[AnyRow], limit: int) -> list[AnyRow]:
 def timed(work: Callable[[], Chosen]) -> tuple[tuple[float, float], Chosen]:
     """Seconds by the clock and of the processor, and the result."""
     started = time.perf_counter(), time.process_time()
-    found = work()
-    return (time.perf_counter() - started[0], time.process_time() - started[1]), found
+    result = work()
+    return (time.perf_counter() - started[0], time.process_time() - started[1]), result
 
 
 def operations(work: Callable[[], Chosen]) -> int:
@@ -126,7 +126,7 @@ def measure(contest: Contest, sizes: list[int], rounds: int) -> dict[str, Any]:
         for size in seconds:
             used, chosen[size] = timed(lambda size=size: contest.harness(size) if size else contest.ours())  # type: ignore[misc]
             seconds[size].append(used)
-    medians = {size: statistics.median(clock for clock, _ in found[1:]) for size, found in seconds.items()}
+    medians = {size: statistics.median(clock for clock, _ in rounds_of[1:]) for size, rounds_of in seconds.items()}
     best = min(sizes, key=medians.__getitem__)
     pairs = list(zip(seconds[0][1:], seconds[best][1:], strict=True))
     ratios, of_processor = ([theirs[kind] / ours[kind] for ours, theirs in pairs] for kind in (0, 1))
@@ -169,11 +169,11 @@ def main() -> None:
     assert dataset is not None  # the source is local
     model, tokenizer = load_base_model(config.model)
     sizes = [int(size) for size in given.batch_sizes.split(",")]
-    found = []
+    contests = []
     for style in styles:
         data = dataset.tasks[TASK_MAPPINGS[KINDS[style][0]].task]
         contest = Contest(style, data, given.limit, model, tokenizer, given.batch_tokens)
-        found.append(measure(contest, sizes, given.rounds))
+        contests.append(measure(contest, sizes, given.rounds))
     dtype = str(model.dtype).removeprefix("torch.")
     table = Table(title=f"{given.model}, {dtype}, {given.limit} items, {given.rounds} rounds")
     for column in (
@@ -187,7 +187,7 @@ def main() -> None:
         "agreeing",
     ):
         table.add_column(column, justify="right")
-    for one in found:
+    for one in contests:
         best = one["harness_best_batch_size"]
         theirs = f"{one['harness_items_per_second'][best]:.2f} ({best})"
         spread = f"{one['ratio']:.2f} ({min(one['ratios']):.2f}, {max(one['ratios']):.2f})"
@@ -196,7 +196,7 @@ def main() -> None:
         table.add_row(one["prompt"], f"{one['items_per_second']:.2f}", theirs, *ratios, agreeing)
     show(table)
     if given.json:
-        figures = {"model": given.model, "dtype": dtype, "contests": found}
+        figures = {"model": given.model, "dtype": dtype, "contests": contests}
         Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
 
 

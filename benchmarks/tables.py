@@ -19,14 +19,14 @@ def cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def table(found: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """What one benchmark wrote, in markdown."""
-    columns = list(found["rows"][0])
-    lines = [columns, [":--" if isinstance(found["rows"][0][c], str) else "--:" for c in columns]]
-    lines += [[cell(row[column]) for column in columns] for row in found["rows"]]
-    more = {name: value for name, value in found.items() if name not in ("title", "machine", "rows")}
-    here = found["machine"]
-    about = [f"{found['title']}. {here['device']}, {here['threads']} threads, torch {here['torch']}."]
+    columns = list(figures["rows"][0])
+    lines = [columns, [":--" if isinstance(figures["rows"][0][c], str) else "--:" for c in columns]]
+    lines += [[cell(row[column]) for column in columns] for row in figures["rows"]]
+    more = {name: value for name, value in figures.items() if name not in ("title", "machine", "rows")}
+    here = figures["machine"]
+    about = [f"{figures['title']}. {here['device']}, {here['threads']} threads, torch {here['torch']}."]
     about += (
         [", ".join(f"{name.replace('_', ' ')} {cell(value)}" for name, value in more.items()) + "."] if more else []
     )

@@ -83,17 +83,17 @@ def own_files(root: Path) -> dict[str, Files]:
         return {_task_name(name, root): {file.split or "train": [root]}}
     if not root.is_dir():
         raise UserError(f"source.root={root}: no such file or directory.")
-    found = [_describe(path, root) for path in _walk(root, root)]
-    if not found:
+    files = [_describe(path, root) for path in _walk(root, root)]
+    if not files:
         raise UserError(f"source.root={root}: {_no_data(root)}")
     tasks: dict[str, Files] = {}
-    for owner in dict.fromkeys(file.owner for file in found):
-        for name, files in _tasks_of(owner, [file for file in found if file.owner == owner], root):
-            task = _task_name(name, next(iter(files.values()))[0])
+    for owner in dict.fromkeys(file.owner for file in files):
+        for name, splits in _tasks_of(owner, [file for file in files if file.owner == owner], root):
+            task = _task_name(name, next(iter(splits.values()))[0])
             if task in tasks:
-                first, second = (next(iter(each.values()))[0] for each in (tasks[task], files))
+                first, second = (next(iter(each.values()))[0] for each in (tasks[task], splits))
                 raise UserError(f"{second}: the task {task} has another file: {first}. Rename one of them.")
-            tasks[task] = files
+            tasks[task] = splits
     return dict(sorted(tasks.items()))
 
 

@@ -111,8 +111,9 @@ class Dataset:
     def leak_counts(self) -> JsonObject:
         """Rows by task and split, how many of them stand in two splits, and train rows dropped for that reason."""
         dropped = {name: data.dropped for name, data in self.tasks.items() if data.dropped}
+        known = {} if self.leaks is None else {"leaks": self.leaks}
         others = {"other_leaks": self.other_leaks} if self.other_leaks else {}
-        return {"counts": self.counts(), "leaks": self.leaks, **others, "dropped_leaks": dropped}
+        return {"counts": self.counts(), **known, **others, "dropped_leaks": dropped}
 
 
 def _content(rows: Rows) -> bytes:

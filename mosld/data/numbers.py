@@ -77,8 +77,8 @@ def final_number(text: str) -> str | None:
     boxes = [box for box in _BOXED.findall(text) if box.strip()]
     if boxes:
         return _boxed(boxes[-1])
-    found = [line[1] for line in _WITH_UNIT.finditer(text)] or _stated(text) or _numbers(text)
-    return found[-1].strip() if found else None
+    candidates = [line[1] for line in _WITH_UNIT.finditer(text)] or _stated(text) or _numbers(text)
+    return candidates[-1].strip() if candidates else None
 
 
 def value(text: str) -> Fraction | None:

@@ -77,3 +77,15 @@ def evaluation_of(run: Path, data: str = "", prompt: str = "*") -> Path:
     """The directory below a run that holds the last evaluation on this data by mosld's own scoring."""
     folders = [path for path in run.glob(f"eval/{data}*-*-{prompt}") if not path.name.startswith("lm_eval")]
     return max(folders, key=lambda path: (path / "results.json").stat().st_mtime)
+
+
+def disagreeing_moa(base=None, **options):
+    """A mixture of three domains whose routers disagree from layer to layer and from prompt to prompt."""
+    base = mosld.load_base("tiny")[0] if base is None else base
+    model = mosld.adapt(base, "moa", domains=["a", "b", "c"], seed=0, **options)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=1.0 if "router" in name else 0.3)
+    return model.eval()

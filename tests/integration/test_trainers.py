@@ -287,6 +287,7 @@ def test_without_a_weight_nothing_is_warned_of(trainer, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*auxiliary loss")
         running.train()
+    assert running.state.global_step > 0
 
 
 class Losses(TrainerCallback):

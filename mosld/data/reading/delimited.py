@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mosld.common.errors import UserError
 from mosld.data.reading.bad_rows import NOT_UTF8, RowError
+from mosld.data.reading.values import is_utf8
 
 SEPARATORS = ",;\t|"
 # The separator is found from this many lines.
@@ -93,7 +94,7 @@ def delimited_records(text: io.TextIOBase, path: Path) -> Iterator[tuple[int, ob
 
 
 def _record(fields: list[str], names: list[tuple[int, str]], width: int) -> object:
-    if not all(map(_is_text, fields)):
+    if not all(map(is_utf8, fields)):
         return RowError(NOT_UTF8)
     while len(fields) > width and not fields[-1].strip():
         fields.pop()
@@ -119,7 +120,7 @@ def _start(text: io.TextIOBase, path: Path) -> tuple[_Lines, str, list[str]]:
     header = [name.strip() for name in fields]
     if not any(header):
         raise UserError(f"{path}: has no rows.")
-    if not all(map(_is_text, header)):
+    if not all(map(is_utf8, header)):
         raise UserError(f"{path}:1: {NOT_UTF8}.")
     names = [name for name in header if name]
     repeated = next((name for name in names if names.count(name) > 1), None)
@@ -180,14 +181,3 @@ def _literal(
 
 def _split(line: str, separator: str) -> list[str]:
     return line.rstrip("\r\n").split(separator)
-
-
-def _is_text(field: str) -> bool:
-    """Whether a field holds no byte that is not UTF-8."""
-    if field.isascii():
-        return True
-    try:
-        field.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

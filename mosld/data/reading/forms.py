@@ -180,12 +180,12 @@ def recognise(columns: Sequence[str], mapping: Mapping[str, object], head: Head)
     errors = list(_missing(mapped, columns, head))
     if errors:
         raise UserError(*errors)
-    found: dict[str, Column] = {}
-    found |= {name: alias for name in ALIASES if name not in aside and (alias := _alias(name, columns)) is not None}
+    aliases = {name: _alias(name, columns) for name in ALIASES if name not in aside}
+    recognised: dict[str, Column] = {name: alias for name, alias in aliases.items() if alias is not None}
     by_letter = _choice_columns(columns)
-    if by_letter and "choices" not in found:
-        found["choices"] = by_letter
-    fields: dict[str, Column] = {**found, **mapped}
+    if by_letter and "choices" not in recognised:
+        recognised["choices"] = by_letter
+    fields: dict[str, Column] = {**recognised, **mapped}
     if nested := _nested_question(fields, mapped, head):
         fields |= nested
     kind = _kind(mapped, fields, columns, head)

@@ -26,6 +26,7 @@ from mosld.common.files import JsonObject
 from mosld.config.local_files import data_format
 from mosld.data.reading.bad_rows import NOT_UTF8, BadRows, RowError
 from mosld.data.reading.delimited import delimited_header, delimited_records
+from mosld.data.reading.values import is_utf8
 from mosld.data.rows import AnyRow
 
 # The line, and the value there; a ValueError where it cannot be read.
@@ -162,7 +163,7 @@ def _is_array(path: Path) -> bool:
 
 
 def _json(line: str) -> object:
-    if not line.isascii() and not is_utf8(line):
+    if not is_utf8(line):
         return RowError(NOT_UTF8)
     try:
         return json.loads(line.rstrip("\r\n"))
@@ -172,18 +173,9 @@ def _json(line: str) -> object:
         return RowError("is not JSON (a number too long, or nested too deep)", "is not JSON")
 
 
-def is_utf8(text: str) -> bool:
-    """Whether a text read with `open_text` holds no byte that is not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _json_values(text: str, path: Path) -> Iterator[Record]:
     """The elements of an array, or the objects that stand one after another, with their numbers."""
-    if not text.isascii() and not is_utf8(text):
+    if not is_utf8(text):
         raise UserError(f"{path}: {NOT_UTF8}")
     position = _skip(text, 0, "")
     array = text[position : position + 1] == "["

@@ -60,3 +60,14 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         return int(value)
     return None
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text read with the error handler `surrogateescape` holds no byte that is not UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

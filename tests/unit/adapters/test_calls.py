@@ -10,22 +10,11 @@ from transformers import AutoModelForCausalLM, DataCollatorWithFlattening, Dynam
 
 import mosld
 from tests.helpers.methods import BY_NAME
+from tests.helpers.toy_runs import disagreeing_moa
 
 INFERENCES = ["per_layer", "vote", "soft"]
 FIRST, SECOND = torch.arange(20, 32)[None], torch.arange(140, 149)[None]
 NEXT = torch.tensor([[77]])
-
-
-def moa(base=None, **options):
-    """Three domains whose routers disagree from layer to layer and from prompt to prompt."""
-    base = mosld.load_base("tiny")[0] if base is None else base
-    model = mosld.adapt(base, "moa", domains=["a", "b", "c"], seed=0, **options)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=1.0 if "router" in name else 0.3)
-    return model.eval()
 
 
 @torch.no_grad()
@@ -55,7 +44,7 @@ def between(model):
     ids=["itself", "copied", "pickled"],
 )
 def test_a_request_goes_on_as_alone_whatever_ran_between(inference, follow):
-    model = moa(inference=inference)
+    model = disagreeing_moa(inference=inference)
     alone = ask(model, NEXT, filled(model))
     assert not torch.equal(alone, ask(model, NEXT, filled(model, SECOND))), "the requests do not differ"
     cache = filled(model)
@@ -86,7 +75,7 @@ def repeat(cache):
 
 @pytest.mark.parametrize("change", [select([1]), reorder([1, 0]), repeat], ids=["select", "reorder", "repeat"])
 def test_experts_follow_the_rows_of_the_cache(change):
-    model = moa()
+    model = disagreeing_moa()
     cache = filled(model, torch.cat([FIRST[:, :9], SECOND]))
     alone = [ask(model, NEXT, filled(model, ids)) for ids in (FIRST[:, :9], SECOND)]
     assert (alone[0] - alone[1]).abs().max() > 0.1
@@ -96,7 +85,7 @@ def test_experts_follow_the_rows_of_the_cache(change):
 
 
 def test_a_cache_that_another_model_filled_is_refused():
-    model = moa()
+    model = disagreeing_moa()
     with model.disable_adapter():
         cache = filled(model)
     with pytest.raises(ValueError, match="past_key_values holds no expert"):
@@ -120,13 +109,13 @@ def answer(model, ids, **options):
     ids=str,
 )
 def test_generate_gives_the_same_answer_in_every_way(options, inference):
-    model = moa(inference=inference)
+    model = disagreeing_moa(inference=inference)
     assert torch.equal(answer(model, FIRST, **options), answer(model, FIRST))
 
 
 @pytest.mark.parametrize("inference", INFERENCES)
 def test_guidance_equals_two_models(inference):
-    model, other = moa(inference=inference), moa(inference=inference)
+    model, other = disagreeing_moa(inference=inference), disagreeing_moa(inference=inference)
     ids, caches = FIRST, [DynamicCache(), DynamicCache()]
     new = [FIRST, SECOND]
     for _ in range(8):
@@ -137,7 +126,7 @@ def test_guidance_equals_two_models(inference):
 
 
 def test_threads_answer_as_alone():
-    model = moa()
+    model = disagreeing_moa()
     prompts = [FIRST, SECOND, SECOND.flip(1)]
     alone, answers = [answer(model, ids) for ids in prompts], {}
 
@@ -153,12 +142,12 @@ def test_threads_answer_as_alone():
 
 
 def test_a_copy_of_a_model_generates_by_itself():
-    model = moa()
+    model = disagreeing_moa()
     copied = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    assert torch.equal(answer(copied, FIRST), answer(moa(), FIRST))
+    assert torch.equal(answer(copied, FIRST), answer(disagreeing_moa(), FIRST))
 
 
 PADDED = {"input_ids": torch.arange(20, 40).view(2, 10), "attention_mask": (torch.arange(10) > 5).long().repeat(2, 1)}
@@ -195,7 +184,7 @@ def test_a_decoder_called_alone_does_not_see_the_masks_of_the_pass_before(method
 
 
 def test_a_decoder_called_alone_sees_its_own_mask():
-    model = moa()
+    model = disagreeing_moa()
     whole = model(**PADDED, output_hidden_states=True).hidden_states[-1]
     assert torch.equal(model.get_base_model().model(**PADDED).last_hidden_state, whole)
 
@@ -225,7 +214,7 @@ def test_rows_laid_end_to_end_are_refused():
     batch = DataCollatorWithFlattening()(rows)
     batch = {key: torch.as_tensor(batch[key]) for key in ("input_ids", "position_ids")}
     with pytest.raises(ValueError, match="position_ids start anew"):
-        moa()(**batch, use_cache=False)
+        disagreeing_moa()(**batch, use_cache=False)
 
 
 SMALL = {"vocab_size": 260, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 259}
@@ -241,7 +230,7 @@ ARCHITECTURES = {
 def test_a_layer_decides_whatever_module_it_runs_first(name):
     """These define k before q and run q first."""
     torch.manual_seed(0)
-    model = moa(AutoModelForCausalLM.from_config(ARCHITECTURES[name]), targets="qv")
+    model = disagreeing_moa(AutoModelForCausalLM.from_config(ARCHITECTURES[name]), targets="qv")
     alone = ask(model, NEXT, filled(model))
     cache = filled(model)
     between(model)

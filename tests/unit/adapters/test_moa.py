@@ -6,6 +6,7 @@ import torch
 import mosld
 from tests.helpers import naive
 from tests.helpers.small_layers import RANK, SCALE, assert_same, config_of, context, mixture, tokens
+from tests.helpers.toy_runs import disagreeing_moa
 
 DOMAINS = ["a", "b", "c"]
 MASK = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])  # left pads
@@ -136,17 +137,6 @@ PAD = 259
 TEXTS = [[5, 6, 7, 8, 9, 10, 11], [120, 121, 122], [60, 200, 61, 201, 62], [240, 33]]
 
 
-def moa(**options):
-    """Three domains whose routers disagree from layer to layer."""
-    model = mosld.adapt(mosld.load_base("tiny")[0], "moa", domains=["a", "b", "c"], seed=0, **options)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=1.0 if "router" in name else 0.3)
-    return model.eval()
-
-
 def batch(rows=TEXTS):
     """Left-padded, as for `generate`."""
     width = max(map(len, rows))
@@ -174,7 +164,7 @@ def greedy(model, **inputs):
 
 def test_a_mixed_batch_gives_each_row_the_expert_it_has_alone():
     """A defect of other implementations: a whole batch routed by its first sample."""
-    model = moa()
+    model = disagreeing_moa()
     inputs = batch()
     positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     together, chosen = decide(model, **inputs, position_ids=positions)
@@ -187,7 +177,7 @@ def test_a_mixed_batch_gives_each_row_the_expert_it_has_alone():
 
 @pytest.mark.parametrize("inference", ["per_layer", "vote", "soft"])
 def test_a_padded_mixed_batch_generates_as_each_row_alone(inference):
-    model = moa(inference=inference)
+    model = disagreeing_moa(inference=inference)
     together = greedy(model, **batch())[:, -6:]
     for i, row in enumerate(TEXTS):
         assert torch.equal(together[i], greedy(model, input_ids=torch.tensor([row]))[0, -6:])
@@ -196,7 +186,7 @@ def test_a_padded_mixed_batch_generates_as_each_row_alone(inference):
 @pytest.mark.parametrize("inference", ["per_layer", "vote", "soft"])
 def test_generate_keeps_the_decision_of_the_prompt(inference):
     """The reference decodes without a cache, with the mask of the prompt."""
-    model = moa(inference=inference)
+    model = disagreeing_moa(inference=inference)
     prompt = torch.tensor([TEXTS[0], TEXTS[0][::-1]])
     ids = prompt
     for _ in range(6):
@@ -207,7 +197,7 @@ def test_generate_keeps_the_decision_of_the_prompt(inference):
 
 
 def test_answer_tokens_influence_no_layer_s_decision():
-    model, prompt = moa(), torch.tensor([[1, 1, 1, 0, 0]] * 2)
+    model, prompt = disagreeing_moa(), torch.tensor([[1, 1, 1, 0, 0]] * 2)
     rows = [[[5, 6, 7, 8, 9], [15, 16, 17, 18, 19]], [[5, 6, 7, 200, 3], [15, 16, 17, 90, 91]]]
     first, second = (recorded(model, input_ids=torch.tensor(ids), prompt_mask=prompt)[1] for ids in rows)
     assert len(first) == 4
@@ -216,7 +206,7 @@ def test_answer_tokens_influence_no_layer_s_decision():
 
 def test_vote_takes_the_expert_of_most_layers_in_every_layer():
     inputs = batch()
-    by_layer, voting = moa(), moa(inference="vote")
+    by_layer, voting = disagreeing_moa(), disagreeing_moa(inference="vote")
     _, named = decide(by_layer, **inputs)
     counts = [[(named[:, row] == i).sum().item() for i in range(3)] for row in range(len(TEXTS))]
     elected = torch.tensor([count.index(max(count)) for count in counts])
@@ -224,14 +214,14 @@ def test_vote_takes_the_expert_of_most_layers_in_every_layer():
     logits, chosen = decide(voting, **inputs)
     assert torch.equal(chosen, elected.expand(4, -1))
     # In training mode, without dropout, each row takes the expert in `domain`.
-    reference = moa(dropout=0.0, dropout_on="none").train()
+    reference = disagreeing_moa(dropout=0.0, dropout_on="none").train()
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(logits[real], reference(**inputs, domain=elected).logits[real])
 
 
 @pytest.mark.parametrize("inference", ["per_layer", "vote", "soft"])
 def test_load_adapter_of_transformers_routes_alike(inference, tmp_path):
-    model = moa(inference=inference)
+    model = disagreeing_moa(inference=inference)
     model.save_pretrained(tmp_path)
     plain = mosld.load_base("tiny")[0]
     plain.load_adapter(str(tmp_path))
@@ -240,7 +230,7 @@ def test_load_adapter_of_transformers_routes_alike(inference, tmp_path):
 
 def test_a_second_load_adapter_of_transformers_votes(tmp_path):
     """Transformers makes a tuner for each adapter; the layers of all share one context."""
-    by_layer, voting = moa(), moa(inference="vote")
+    by_layer, voting = disagreeing_moa(), disagreeing_moa(inference="vote")
     by_layer.save_pretrained(tmp_path / "by_layer")
     voting.save_pretrained(tmp_path / "vote")
     plain = mosld.load_base("tiny")[0]
@@ -251,7 +241,7 @@ def test_a_second_load_adapter_of_transformers_votes(tmp_path):
 
 
 def test_a_prompt_mask_applies_to_its_own_forward_alone():
-    model, ids = moa(dropout=0.0, dropout_on="none"), torch.tensor(TEXTS[:1])
+    model, ids = disagreeing_moa(dropout=0.0, dropout_on="none"), torch.tensor(TEXTS[:1])
     wanted = greedy(model, input_ids=ids)
     inside = torch.tensor([[1, 0, 0, 0, 0, 0, 0]])
     model.train()(input_ids=ids, labels=ids, domain=torch.tensor([0]), prompt_mask=inside)
@@ -261,7 +251,7 @@ def test_a_prompt_mask_applies_to_its_own_forward_alone():
 def test_checkpointing_reruns_layers_with_the_same_domains_and_prompts():
     ids, gradients = torch.tensor([[5, 6, 7, 8], [25, 26, 27, 28]]), []
     for checkpointing in (False, True):
-        model = moa(dropout=0.0, dropout_on="none").train()
+        model = disagreeing_moa(dropout=0.0, dropout_on="none").train()
         if checkpointing:
             model.enable_input_require_grads()
             model.base_model.model.activation_checkpointing_enable(
