@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -65,16 +66,15 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
     """
     if missing := missing_packages(config):
         raise UserError(*missing)
+    tokenizer = load_tokenizer(config)
     if config.kind == "random" and not config.path:
-        return keep_packing(_random(config, empty)).eval(), byte_tokenizer()
+        return keep_packing(_random(config, empty)).eval(), tokenizer
     dtype = resolve_dtype(config.dtype)
     attention = resolve_attention(config.attention)
     source, revision = _source(config)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         if empty:
-            shape = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-            model = empty_model(shape, dtype, attention)
+            model = empty_model(load_shape(config), dtype, attention)
             # A checkpoint need not have one.
             with suppress(OSError):
                 model.generation_config = GenerationConfig.from_pretrained(source, revision=revision or "main")
@@ -91,9 +91,40 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
             )
     except (OSError, ValueError) as error:
         raise UserError(_explain(config, error)) from error
+    return keep_packing(model).eval(), tokenizer
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model, with a token for padding; no weights are read.
+
+    Raises:
+        UserError: it cannot be loaded, and what to do about it.
+    """
+    if config.kind == "random" and not config.path:
+        return byte_tokenizer()
+    source, revision = _source(config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(_explain(config, error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return keep_packing(model).eval(), tokenizer
+    return tokenizer
+
+
+def load_shape(config: ModelConfig) -> PretrainedConfig:
+    """The transformers config of a base model; no weights are read.
+
+    Raises:
+        UserError: it cannot be loaded, and what to do about it.
+    """
+    if config.kind == "random" and not config.path:
+        return transformers_config(config)
+    source, revision = _source(config)
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(_explain(config, error)) from error
 
 
 def load_placed(config: ModelConfig, group: Processes) -> BaseModel:

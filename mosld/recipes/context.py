@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from accelerate.utils import set_seed
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from mosld.adapters.adapt import adapt_with
 from mosld.adapters.load import base_model_of, parameter_counts
@@ -27,8 +27,8 @@ from mosld.data.tokens.token_cache import CachedEncoder
 from mosld.data.tokens.too_long import messages
 from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import context_length
 from mosld.evaluation.validation import Validation, chosen_by, validation_losses
+from mosld.models.load import load_shape, load_tokenizer
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.training.build import build_loop, build_stepper
@@ -161,10 +161,38 @@ class RunContext:
             self.console.say(line)
 
 
-def readable_tokens(method: MethodConfig, model: Model) -> int | None:
-    """The most tokens of a row that the base model will read with the method's adapter; None: any number."""
-    length = context_length(model)
+def readable_tokens(method: MethodConfig, shape: PretrainedConfig) -> int | None:
+    """The most tokens of a row that the base model will read with the method's adapter; None: any number.
+
+    Args:
+        method: the method group.
+        shape: the transformers config of the base model.
+    """
+    length: int | None = getattr(shape.get_text_config(), "max_position_embeddings", None)
     return length - method.virtual_tokens if length and method.kind == "prefix" else length
+
+
+def refuse_too_long(config: Config, dataset: Dataset, console: Console, trains: bool) -> None:
+    """With data.too_long=error, end before weights are read: the tokenizer and the shape of the model are enough.
+
+    Args:
+        config: the run.
+        dataset: its rows.
+        console: shows the progress.
+        trains: whether the rows for training and validation are read, too.
+
+    Raises:
+        UserError: rows that are too long, and the keys that decide.
+    """
+    if config.data.too_long != "error":
+        return
+    shape = load_shape(config.model)
+    context = RunContext(config, dataset, load_tokenizer(config.model), console, readable_tokens(config.method, shape))
+    context.encode_questions("test", config.evaluation.limit)
+    if trains:
+        context.encode_train()
+        context.encode_questions("validation", config.evaluation.validation_limit)
+        context.encode_validation()
 
 
 def _counted(number: int, noun: str) -> str:

@@ -17,7 +17,7 @@ from mosld.evaluation.compare import differences, differences_table
 from mosld.evaluation.evaluate import Evaluation
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.forward import Model, context_length
-from mosld.recipes.context import RunContext
+from mosld.recipes.context import RunContext, refuse_too_long
 from mosld.recipes.load import load_trained, untrained
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
@@ -112,6 +112,7 @@ def evaluate_run(
     directory = output.directory
     for line in dataset.summary():
         output.console.say(f"  {line}")
+    refuse_too_long(config, dataset, output.console, trains=False)
     model, tokenizer = load_trained(config.model, run, output.console)
     context = RunContext(config, dataset, tokenizer, output.console, context_length(model))
     questions = context.encode_questions("test", config.evaluation.limit)

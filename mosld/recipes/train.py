@@ -22,7 +22,7 @@ from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.validation import perplexity
-from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare, readable_tokens
+from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare, readable_tokens, refuse_too_long
 from mosld.recipes.load import load_base_model
 from mosld.recipes.moa import add_task_experts
 from mosld.recipes.request import TrainRequest, show_results
@@ -92,8 +92,9 @@ def _check(request: TrainRequest) -> None:
     console = Console()
     for line in request.dataset.summary():
         console.say(f"  {line}")
+    refuse_too_long(config, request.dataset, console, trains=True)
     model, tokenizer = load_base_model(config.model, console)
-    context = RunContext(config, request.dataset, tokenizer, console, readable_tokens(config.method, model))
+    context = RunContext(config, request.dataset, tokenizer, console, readable_tokens(config.method, model.config))
     # What is too long in a test is said, or refused, here, too.
     context.encode_questions("test", config.evaluation.limit)
     stepper, examples = prepare(context, model)
@@ -166,8 +167,9 @@ def _train_and_score(
         console.say(f"  {line}")
     if dataset.record:
         dataset.record.write(run.rows)
+    refuse_too_long(config, dataset, console, trains=True)
     model, tokenizer = load_base_model(config.model, console)
-    context = RunContext(config, dataset, tokenizer, console, readable_tokens(config.method, model))
+    context = RunContext(config, dataset, tokenizer, console, readable_tokens(config.method, model.config))
     test = context.encode_questions("test", config.evaluation.limit)
     if config.evaluation.base:
         results.add(**_score_base(context, model, test, run))

@@ -145,3 +145,16 @@ def test_patience_without_validation_rows_is_refused(root, capsys):
     data = ["data=local", "source=local", f"source.root={root}", MAPS, "data.tasks=[chat]", "data.score_replies=false"]
     assert train_command.main([*data, "model=tiny", "logger=files", "training.patience=2"]) == 2
     assert "training.patience=2: chat has no validation rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_too_long_rows_are_refused_before_weights_are_read(split, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mosld.recipes.train.load_base_model", None)  # a call would be a TypeError
+    for name in ("train", "validation", "test"):
+        words = 3000 if name == split else 1
+        rows = [{"prompt": f"Say {'it ' * words}", "response": str(i)} for i in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [f"source.root={tmp_path}", "data.too_long=error", *FAST, f"output_dir={tmp_path / 'run'}"]
+    assert train_command.main(command) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert all(part in message for part in ("data.too_long=error", f"3 of 3 {split} rows", "data.cutoff"))
