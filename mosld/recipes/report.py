@@ -6,8 +6,8 @@ from pathlib import Path
 from mosld.reporting.blocks import make_blocks
 from mosld.reporting.collect import collect
 from mosld.reporting.compare import Comparer, Predictions
+from mosld.reporting.paper import paper_numbers
 from mosld.reporting.sections import draw_figures, make_sections
-from mosld.reporting.tables import paper_numbers
 from mosld.reporting.write import PAGE, check_output, print_report, write_report
 
 

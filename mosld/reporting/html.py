@@ -18,7 +18,8 @@ RUN_KEYS = ("config_hash", "git_hash", "overrides", "versions", "dtype")
 
 def html_page(sections: Sequence[Section], left_out: Sequence[tuple[str, str]]) -> str:
     """The page of these sections, and of the paths that no table uses with the reason."""
-    runs = list({run.path: run for s in sections for row in s.block.rows for run in row.all_runs}.values())
+    rows = [row for section in sections if section.block for row in section.block.rows]
+    runs = list({run.path: run for row in rows for run in row.all_runs}.values())
     ids = {run.path: f"run-{i}" for i, run in enumerate(runs, 1)}
 
     def run_ids(cell: Cell) -> list[str]:

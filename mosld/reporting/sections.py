@@ -16,8 +16,9 @@ from mosld.reporting.compare import (
     scores_power_note,
     significance_marks,
 )
+from mosld.reporting.paper import FACTS, TITLE, PaperNumbers, paper_tables
 from mosld.reporting.table import Table
-from mosld.reporting.tables import PaperNumbers, cost_table, gains_table, paper_table, scores_table
+from mosld.reporting.tables import cost_table, gains_table, scores_table
 
 if TYPE_CHECKING:
     from mosld.reporting.figures import FigurePlan
@@ -30,16 +31,23 @@ MAX_FIGURES = 14
 
 @dataclass
 class Section:
-    """What the report shows of one block; `undrawn` counts the figures above the limit."""
+    """Tables and figures under one heading.
 
-    block: Block
+    Attributes:
+        title: the heading.
+        facts: what holds for all of it, one sentence each.
+        tables: in the order of the report.
+        block: what the figures are drawn of; None: no figures.
+        figures: what was drawn.
+        undrawn: number of figures above the limit.
+    """
+
+    title: str
+    facts: Sequence[str]
     tables: list[Table]
+    block: Block | None = None
     figures: list["RenderedFigure"] = field(default_factory=list)
     undrawn: int = 0
-
-    @property
-    def title(self) -> str:
-        return self.block.title
 
     @property
     def note(self) -> str | None:
@@ -50,7 +58,7 @@ class Section:
 def make_sections(
     blocks: Sequence[Block], comparer: Comparer, against: str | None, paper: PaperNumbers | None
 ) -> list[Section]:
-    """Every block with its tables.
+    """Every block with its tables, and the paper's tables where they are asked for.
 
     Args:
         blocks: of one report.
@@ -65,20 +73,18 @@ def make_sections(
     if against and against not in names:
         raise UserError(f"--against {against}: no row has this name; {nearest(against, names)}")
     singles = [block for block in blocks if block.single_tasks]
-    return [Section(block, list(_tables(block, singles, comparer, against, paper))) for block in blocks]
+    sections = [
+        Section(block.title, block.facts, list(_tables(block, singles, comparer, against)), block) for block in blocks
+    ]
+    return [*sections, *([Section(TITLE, FACTS, paper_tables(blocks, paper))] if paper else [])]
 
 
-def _tables(
-    block: Block, singles: Sequence[Block], comparer: Comparer, against: str | None, paper: PaperNumbers | None
-) -> Iterator[Table]:
+def _tables(block: Block, singles: Sequence[Block], comparer: Comparer, against: str | None) -> Iterator[Table]:
     reference = _reference_row(block, against)
     comparisons = comparer.against(block, [row for row in block.rows if row is not reference], reference)
     marks = significance_marks(comparisons)
     power_note = scores_power_note(block, comparisons)
     yield _with_star_note(_with_note(scores_table(block, marks), power_note), marks, reference.name)
-    if paper and (table := paper_table(block, paper)):
-        # Scores on bundled rows are not put beside the paper's.
-        yield _with_note(table, power_note if block.run.source != "bundled" else None)
     if not block.single_tasks and not block.run.trained_on:
         gain_comparisons = comparer.mixture_against_single(block, singles)
         marks = significance_marks(gain_comparisons)
@@ -123,8 +129,8 @@ def draw_figures(sections: Sequence[Section], predictions: Predictions) -> None:
     # They import matplotlib, which --no-figures does not need.
     from mosld.reporting import figures, figures_across
 
-    for section in sections:
-        block = section.block
+    drawn = [(section, section.block) for section in sections if section.block]
+    for section, block in drawn:
         gains = next((table for table in section.tables if table.title.startswith("mixture minus single")), None)
         plans: list[FigurePlan] = [
             *([partial(figures.gain_figure, gains)] if gains else []),
@@ -135,5 +141,5 @@ def draw_figures(sections: Sequence[Section], predictions: Predictions) -> None:
         ]
         section.figures = [figure for plan in plans[:MAX_FIGURES] if (figure := plan())]
         section.undrawn = len(plans[MAX_FIGURES:])
-    for i, figure in figures_across.openorca_figures([section.block for section in sections]):
-        sections[i].figures.append(figure)
+    for i, figure in figures_across.openorca_figures([block for _, block in drawn]):
+        drawn[i][0].figures.append(figure)

@@ -1,10 +1,6 @@
-"""The tables of a block, out of results.json: scores, mixture minus single, cost, and the paper's numbers."""
+"""The tables of a block, out of results.json: scores, mixture minus single, and cost."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TypedDict
-
-import yaml
 
 from mosld.reporting.blocks import Block, Row, ScoreName
 from mosld.reporting.run import Run
@@ -19,28 +15,11 @@ GAINS_NOTE = (
     "of the task in both; - no such pair."
 )
 COST_NOTE = "Means over runs. Training: optimiser steps only; run: with loading, validation and scoring."
-PAPER_NOTE = "The paper's scores are on published data, ours on {} data: only scores on published data can be compared."
 
 OTHER_SCORES: tuple[ScoreName, ...] = ("strict", "flexible")
 
 Marks = Mapping[tuple[str, str], str]
 """By (row name, task) what stands behind a number: a star where a difference is significant."""
-
-
-class PaperWeights(TypedDict):
-    """Trained weights of some methods as the paper prints them, and what it means."""
-
-    methods: list[str]
-    printed: str
-    weights: int
-
-
-class PaperNumbers(TypedDict):
-    """The paper's numbers by model; `scores` then by data, method and task."""
-
-    parameters: dict[str, list[PaperWeights]]
-    scores: dict[str, dict[str, dict[str, dict[str, float]]]]
-    errata: dict[str, list[str]]
 
 
 def columns_of(block: Block) -> list[str]:
@@ -84,13 +63,14 @@ def _scores(
     for column in columns:
         by_seed = accuracies_of(row, tasks, column)
         runs = row.all_runs if column == AVERAGE else row.task_runs(column)
-        cells.append(_accuracy(by_seed, runs, marks.get((row.name, column), "")))
-    cells += [_accuracy(row.accuracies(task, score), row.task_runs(task), "") for task, score in others]
+        cells.append(accuracy_cell(by_seed, runs, marks.get((row.name, column), "")))
+    cells += [accuracy_cell(row.accuracies(task, score), row.task_runs(task)) for task, score in others]
     counts = sorted({len(row.runs[task]) for task in tasks if row.runs.get(task)})
     return [*cells, Cell(_range(counts), counts[0]), _trained_weights(row.all_runs)]
 
 
-def _accuracy(by_seed: Mapping[int, float], runs: Sequence[Run], mark: str) -> Cell:
+def accuracy_cell(by_seed: Mapping[int, float], runs: Sequence[Run], mark: str = "") -> Cell:
+    """Mean and deviation over seeds in per cent, with a mark behind them."""
     if not by_seed:
         return NO_VALUE
     mean, spread = mean_and_spread([100 * value for value in by_seed.values()])
@@ -197,52 +177,3 @@ def _trained_share(run: Run) -> float | None:
     """Trained weights in per cent of all."""
     sizes = run.results.get("parameters") or {}
     return 100 * sizes["trainable"] / sizes["total"] if sizes.get("total") else None
-
-
-def paper_numbers() -> PaperNumbers:
-    """The content of paper.yaml."""
-    return yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8"))
-
-
-def paper_table(block: Block, numbers: PaperNumbers) -> Table | None:
-    """Ours, the paper's and the difference, with the paper's errata; None if the paper has no number of this model."""
-    model = block.run.results["model"]
-    rows = [
-        cells for row in block.rows for cells in [*_paper_weights(row, numbers), *_paper_scores(row, block, numbers)]
-    ]
-    if not rows:
-        return None
-    notes = [*block.facts, *([PAPER_NOTE.format(block.run.source)] if block.run.source != "hub" else [])]
-    notes += [f"† {text}" for text in numbers["errata"].get(model, [])]
-    return Table(f"beside the paper, {block.title}", ["method", "what", "ours", "paper", "ours - paper"], rows, notes)
-
-
-def _paper_weights(row: Row, numbers: PaperNumbers) -> list[list[Cell]]:
-    ours = row.run.trained_weights
-    entries = numbers["parameters"].get(row.run.results["model"], [])
-    entry = next((entry for entry in entries if row.run.method in entry["methods"]), None)
-    if entry is None or ours is None:
-        return []
-    weights = entry["weights"]
-    paper = Cell(f"{weights:,} (printed {entry['printed']} †)", weights)
-    difference = Cell(f"{ours - weights:+,}", ours - weights)
-    return [[Cell(row.name), Cell("trained weights"), Cell(f"{ours:,}", ours, runs=row.all_runs), paper, difference]]
-
-
-def _paper_scores(row: Row, block: Block, numbers: PaperNumbers) -> list[list[Cell]]:
-    if block.run.source == "bundled" or block.run.trained_on is not None:
-        return []
-    by_data = numbers["scores"].get(block.run.results["model"], {})
-    rows = []
-    for task in block.tasks:
-        data = f"single_{task}" if block.single_tasks else block.run.data
-        score = by_data.get(data, {}).get(row.run.method, {}).get(task)
-        accuracies = list(row.accuracies(task).values())
-        if score is not None:
-            ours, difference = NO_VALUE, NO_VALUE
-            if accuracies:
-                mean = 100 * mean_and_spread(accuracies)[0]
-                ours = Cell(f"{mean:.2f}", mean, seeds=len(accuracies), runs=row.task_runs(task))
-                difference = Cell(f"{mean - score:+.2f}", mean - score)
-            rows.append([Cell(row.name), Cell(task), ours, Cell(f"{score:.2f}", score), difference])
-    return rows

@@ -76,13 +76,14 @@ def _write_markdown(output: Path, sections: Sequence[Section], left_out: LeftOut
 
 
 def print_report(sections: Sequence[Section], left_out: LeftOut) -> None:
-    """Print every table (of the long ones the averages), and each path that was left out with the reason."""
+    """Print every table (of the long ones the averages, and no row without a number), and the paths left out, with why."""
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     for section in sections:
         # Each note is printed once a section.
         printed: set[str] = set()
         for table in section.tables:
             rows = [row for row in table.rows if row[1].text == AVERAGE] if table.long else table.rows
+            rows = [row for row in rows if any(cell.value is not None for cell in row)]
             if rows:
                 notes = [note for note in table.notes if note not in printed]
                 console.print(_rich_table(replace(table, rows=rows, notes=notes)))

@@ -3,10 +3,8 @@
 import csv
 import io
 
-import pytest
-
 from mosld.reporting.table import NO_VALUE, Cell, Table, as_csv, file_names, latex, mark_best, markdown
-from mosld.reporting.tables import PaperNumbers, cost_table, gains_table, paper_numbers, paper_table, scores_table
+from mosld.reporting.tables import cost_table, gains_table, scores_table
 from tests.helpers.result_trees import answers, blocks, run, single
 
 ALL_CORRECT = {"obqa": answers("11"), "csqa": answers("11")}
@@ -84,33 +82,6 @@ def test_costs_are_means_in_minutes_and_gigabytes_or_missing():
     assert texts(cost_table(block)) == [["mosld", "1,000", "1.000", "2.00", "2.00", "500", "2.00"]]
     (block,) = blocks(run(parameters={}, seconds=None, train_seconds=None))
     assert texts(cost_table(block))[0][1:5] == ["-", "-", "-", "-"]
-
-
-def test_weights_of_the_paper_are_beside_ours_with_the_erratum():
-    (block,) = blocks(run(model="llama2_7b", parameters={"trainable": 13_893_632, "total": 6_752_309_248}))
-    table = paper_table(block, paper_numbers())
-    assert texts(table) == [["mosld", "trained weights", "13,893,632", "13,893,632 (printed 1.389B †)", "+0"]]
-    assert table
-    assert any("off by 100" in note for note in table.notes)
-    assert paper_table(blocks(run())[0], paper_numbers()) is None  # the paper has no such model
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"), [("hub", [["mosld", "obqa", "50.00", "45.00", "+5.00"]]), ("bundled", [])]
-)
-def test_scores_of_the_paper_are_beside_ours_on_published_data_only(source: str, expected: list[list[str]]):
-    scores = {"toy": {"mixture": {"mosld": {"obqa": 45.0}}}}
-    numbers: PaperNumbers = {"parameters": {}, "errata": {}, "scores": scores}
-    (block,) = blocks(run(source=source))
-    assert texts(paper_table(block, numbers)) == expected
-
-
-@pytest.mark.parametrize("model", sorted(paper_numbers()["parameters"]))
-def test_printed_weights_of_the_paper_are_off_by_100(model: str):
-    # 0.419B stands for 4.19 M.
-    for entry in paper_numbers()["parameters"][model]:
-        printed = float(entry["printed"].rstrip("B")) * 1e9 / 100
-        assert printed == pytest.approx(entry["weights"], rel=2e-3)
 
 
 def test_equal_titles_have_two_file_names():
