@@ -1,6 +1,7 @@
 """Make tables and figures of finished runs: ``python -m mosld.report outputs/``."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,16 +22,22 @@ Runs that differ only in the seed are averaged; a table has one model, one sourc
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run_flags(report, _parser(), argv)
+    command = shlex.join(["python", "-m", "mosld.report", *(sys.argv[1:] if argv is None else argv)])
+    return run_flags(lambda flags: report(flags, command), _parser(), argv)
 
 
-def report(flags: argparse.Namespace) -> int:
-    """Report on the named runs and print the path of the page."""
+def report(flags: argparse.Namespace, command: str) -> int:
+    """Report on the named runs and print the path of the page.
+
+    Args:
+        flags: the values of the flags.
+        command: what was typed.
+    """
     with ending_on_ctrl_c():
         # It imports numpy.
         from mosld.recipes.report import report_runs
     page = report_runs(
-        flags.directories, Path(flags.output), flags.against, flags.resamples, flags.paper, flags.figures
+        flags.directories, Path(flags.output), flags.against, flags.resamples, flags.paper, flags.figures, command
     )
     print(page)
     return ExitCode.FINISHED

@@ -1,18 +1,31 @@
 """The work of `mosld.report`: collect runs, sort them into blocks, make tables and figures, write and print them."""
 
+import os
+import time
+from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from mosld.reporting.blocks import make_blocks
 from mosld.reporting.collect import collect
 from mosld.reporting.compare import Comparer, Predictions
 from mosld.reporting.paper import paper_numbers
+from mosld.reporting.run import Run
 from mosld.reporting.sections import draw_figures, make_sections
 from mosld.reporting.write import PAGE, check_output, print_report, write_report
+from mosld.runs.results import git_hash
 
 
 def report_runs(
-    directories: Sequence[str], output: Path, against: str | None, resamples: int, paper: bool, figures: bool
+    directories: Sequence[str],
+    output: Path,
+    against: str | None,
+    resamples: int,
+    paper: bool,
+    figures: bool,
+    command: str,
 ) -> Path:
     """Write and print a report of all finished runs below some directories.
 
@@ -23,6 +36,7 @@ def report_runs(
         resamples: of the bootstrap over items; 0: predictions are not read.
         paper: whether to show the paper's numbers.
         figures: whether to draw figures.
+        command: what was typed, for the head of the pages.
 
     Returns:
         The path of report.html.
@@ -40,6 +54,21 @@ def report_runs(
     problems = sorted(comparer.predictions.problems.items())
     left_out = [(str(path), why) for path, why in collected.left_out]
     left_out += [(str(path), f"left out of tests over items: {why}") for path, why in problems]
-    write_report(output, sections, left_out)
+    write_report(output, _head(collected.runs, command), sections, left_out)
     print_report(sections, left_out)
     return output / PAGE
+
+
+def _head(runs: Sequence[Run], command: str) -> list[str]:
+    """When and by what the report was made, and what its runs are: one sentence each."""
+    # https://reproducible-builds.org/specs/source-date-epoch: a fixed date for pages that are the same each time.
+    made = datetime.fromtimestamp(float(os.environ.get("SOURCE_DATE_EPOCH", time.time())), UTC)
+    commit = git_hash()
+    data = Counter(f"{run.data} ({run.source}, {run.fingerprint})" for run in runs)
+    commits = sorted({str(run.results["git_hash"])[:12] for run in runs if run.results.get("git_hash")})
+    return [
+        f"Made {made:%Y-%m-%d %H:%M} UTC by mosld {version('mosld')}"
+        f"{f', commit {commit[:12]}' if commit else ''}: {command}",
+        "Runs: " + ", ".join(f"{count:,} on {name}" for name, count in sorted(data.items())),
+        *([f"The runs were made by commit{'s' * (len(commits) > 1)} {', '.join(commits)}"] if commits else []),
+    ]

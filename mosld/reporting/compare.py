@@ -194,6 +194,25 @@ class Comparer:
             ]
         return _correct(comparisons)
 
+    def winners(self, block: Block) -> dict[str, str]:
+        """By column the row that is better than the next beyond the 95 % interval over items, if there is one."""
+        winners = {}
+        for column in columns_of(block):
+            means = [
+                (mean_and_spread(list(by_seed.values()))[0], row)
+                for row in block.rows
+                if (by_seed := accuracies_of(row, block.tasks, column))
+            ]
+            if len(means) < 2:
+                continue
+            (_, best), (_, second), *_ = sorted(means, key=lambda pair: -pair[0])
+            tasks = block.tasks if column == AVERAGE else [column]
+            boots = self._bootstraps([(best, second, task) for task in tasks])
+            boot = _average(tasks, boots)
+            if boot and percentile_interval(boot[1])[0] > 0:
+                winners[column] = best.name
+        return winners
+
     def _bootstraps(self, pairs: Sequence[tuple[Row, Row, str]]) -> dict[str, Bootstrap]:
         """By task the bootstrap of the mean difference over items, if there are predictions."""
         if not self.resamples:

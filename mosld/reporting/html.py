@@ -16,8 +16,8 @@ FOLDER = Path(__file__).parent
 RUN_KEYS = ("config_hash", "git_hash", "overrides", "versions", "dtype")
 
 
-def html_page(sections: Sequence[Section], left_out: Sequence[tuple[str, str]]) -> str:
-    """The page of these sections, and of the paths that no table uses with the reason."""
+def html_page(head: Sequence[str], sections: Sequence[Section], left_out: Sequence[tuple[str, str]]) -> str:
+    """The page: sentences below its title, the sections, and the paths that no table uses with the reason."""
     rows = [row for section in sections if section.block for row in section.block.rows]
     runs = list({run.path: run for row in rows for run in row.all_runs}.values())
     ids = {run.path: f"run-{i}" for i, run in enumerate(runs, 1)}
@@ -35,7 +35,7 @@ def html_page(sections: Sequence[Section], left_out: Sequence[tuple[str, str]]) 
         js=Markup((FOLDER / "report.js").read_text(encoding="utf-8")),
     )
     template = environment.get_template("report.html.jinja")
-    return template.render(sections=sections, left_out=left_out, runs=runs) + "\n"
+    return template.render(head=head, sections=sections, left_out=left_out, runs=runs) + "\n"
 
 
 def _short_title(table: Table, section: Section) -> str:

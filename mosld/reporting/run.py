@@ -58,6 +58,7 @@ class RunResults(TypedDict, total=False):
     seed: Required[int]
     prompt: str
     dtype: str
+    git_hash: str | None
     data: Required[RunData]
     config: Required[dict[str, object]]
     scores: Required[dict[str, TaskScore]]

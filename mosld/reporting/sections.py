@@ -76,7 +76,10 @@ def make_sections(
     sections = [
         Section(block.title, block.facts, list(_tables(block, singles, comparer, against)), block) for block in blocks
     ]
-    return [*sections, *([Section(TITLE, FACTS, paper_tables(blocks, paper))] if paper else [])]
+    sections += [Section(TITLE, FACTS, paper_tables(blocks, paper))] if paper else []
+    for section in sections:
+        section.tables = [table.without_empty_columns() for table in section.tables]
+    return sections
 
 
 def _tables(block: Block, singles: Sequence[Block], comparer: Comparer, against: str | None) -> Iterator[Table]:
@@ -84,7 +87,9 @@ def _tables(block: Block, singles: Sequence[Block], comparer: Comparer, against:
     comparisons = comparer.against(block, [row for row in block.rows if row is not reference], reference)
     marks = significance_marks(comparisons)
     power_note = scores_power_note(block, comparisons)
-    yield _with_star_note(_with_note(scores_table(block, marks), power_note), marks, reference.name)
+    yield _with_star_note(
+        _with_note(scores_table(block, marks, comparer.winners(block)), power_note), marks, reference.name
+    )
     if not block.single_tasks and not block.run.trained_on:
         gain_comparisons = comparer.mixture_against_single(block, singles)
         marks = significance_marks(gain_comparisons)

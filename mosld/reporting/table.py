@@ -23,7 +23,7 @@ class Cell:
         value: the number behind it, for sorting and CSV; None if there is none.
         spread: standard deviation over seeds, in the unit of `value`.
         seeds: how many runs it is the mean of; 0 if it is no mean.
-        best: whether it is the best of its column.
+        best: whether it is better than the rest of its column beyond the interval.
         runs: the runs it comes from.
     """
 
@@ -60,6 +60,12 @@ class Table:
         """Whether a column holds numbers, or nothing yet."""
         return column > 0 and any(row[column].value is not None or row[column] is NO_VALUE for row in self.rows)
 
+    def without_empty_columns(self) -> "Table":
+        """The table without the columns that have no value in any row."""
+        kept = [i for i in range(len(self.columns)) if any(row[i] is not NO_VALUE for row in self.rows)]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        return replace(self, columns=[self.columns[i] for i in kept], rows=rows)
+
 
 def file_names(titles: Iterable[str]) -> list[str]:
     """The titles as names of files without extension, each name once."""
@@ -72,15 +78,6 @@ def file_names(titles: Iterable[str]) -> list[str]:
             name = f"{slug}-{number}"
         names.append(name)
     return names
-
-
-def mark_best(rows: list[list[Cell]], column: int) -> None:
-    """Mark the highest value of a column, and all that read the same to one decimal."""
-    highest = max((round(value, 1) for row in rows if (value := row[column].value) is not None), default=None)
-    for row in rows:
-        value = row[column].value
-        if value is not None and round(value, 1) == highest:
-            row[column] = replace(row[column], best=True)
 
 
 def markdown(table: Table) -> str:

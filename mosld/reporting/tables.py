@@ -1,14 +1,18 @@
 """The tables of a block, out of results.json: scores, mixture minus single, and cost."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from mosld.reporting.blocks import Block, Row, ScoreName
 from mosld.reporting.run import Run
 from mosld.reporting.significance import mean_and_spread
-from mosld.reporting.table import NO_VALUE, Cell, Table, mark_best
+from mosld.reporting.table import NO_VALUE, Cell, Table
 
 AVERAGE = "average"
-SCORES_NOTE = "Accuracy in %, mean ± standard deviation over seeds (one seed: no ±); best in bold; - no run."
+SCORES_NOTE = (
+    "Accuracy in %, mean ± standard deviation over seeds (one seed: no ±); bold: better than the next by more than the "
+    "95 % interval over items; - no run."
+)
 OTHERS_NOTE = "Strict, flexible: as lm-evaluation-harness scores the same texts (strict-match, flexible-extract)."
 GAINS_NOTE = (
     "Mean over seeds of the run on the mixture minus that of the run on the task alone, in points; the same rows "
@@ -32,15 +36,19 @@ def accuracies_of(row: Row, tasks: Iterable[str], column: str) -> dict[int, floa
     return row.averages(tasks) if column == AVERAGE else row.accuracies(column)
 
 
-def scores_table(block: Block, marks: Marks) -> Table:
-    """Accuracy by method and task."""
+def scores_table(block: Block, marks: Marks, winners: Mapping[str, str]) -> Table:
+    """Accuracy by method and task.
+
+    Args:
+        block: the rows and columns.
+        marks: what stands behind numbers.
+        winners: by task the name of the row that is in bold.
+    """
     columns = columns_of(block)
     others = _other_scores(block)
     untrained = any(run.results.get("base_scores") for row in block.rows for run in row.all_runs)
     rows = [_untrained(block, columns, others)] if untrained else []
-    rows += [_scores(row, block.tasks, columns, others, marks) for row in block.rows]
-    for column in range(1, len(columns) + len(others) + 1):
-        mark_best(rows, column)
+    rows += [_scores(row, block.tasks, columns, others, marks, winners) for row in block.rows]
     heads = ["method", *columns, *(f"{task}, {score}" for task, score in others), "seeds", "trained weights"]
     notes = [*block.facts, SCORES_NOTE, *([OTHERS_NOTE] if others else [])]
     return Table(block.title, heads, rows, notes)
@@ -57,13 +65,19 @@ def _other_scores(block: Block) -> list[tuple[str, ScoreName]]:
 
 
 def _scores(
-    row: Row, tasks: Sequence[str], columns: Sequence[str], others: Sequence[tuple[str, ScoreName]], marks: Marks
+    row: Row,
+    tasks: Sequence[str],
+    columns: Sequence[str],
+    others: Sequence[tuple[str, ScoreName]],
+    marks: Marks,
+    winners: Mapping[str, str],
 ) -> list[Cell]:
     cells = [Cell(row.name)]
     for column in columns:
         by_seed = accuracies_of(row, tasks, column)
         runs = row.all_runs if column == AVERAGE else row.task_runs(column)
-        cells.append(accuracy_cell(by_seed, runs, marks.get((row.name, column), "")))
+        cell = accuracy_cell(by_seed, runs, marks.get((row.name, column), ""))
+        cells.append(replace(cell, best=winners.get(column) == row.name))
     cells += [accuracy_cell(row.accuracies(task, score), row.task_runs(task)) for task, score in others]
     counts = sorted({len(row.runs[task]) for task in tasks if row.runs.get(task)})
     return [*cells, Cell(_range(counts), counts[0]), _trained_weights(row.all_runs)]

@@ -39,8 +39,14 @@ def check_output(output: Path) -> None:
         raise UserError(f"--output {output}: is not empty and holds no report; name a new directory.")
 
 
-def write_report(output: Path, sections: Sequence[Section], left_out: LeftOut) -> None:
+def write_report(output: Path, head: Sequence[str], sections: Sequence[Section], left_out: LeftOut) -> None:
     """Write report.html, report.md, tables/*.csv and *.tex, figures/*.svg and *.png, in place of an earlier report.
+
+    Args:
+        output: the directory.
+        head: sentences about the whole report, below the title of both pages.
+        sections: tables and figures.
+        left_out: paths that the report does not use.
 
     Raises:
         UserError: a file cannot be written.
@@ -53,16 +59,16 @@ def write_report(output: Path, sections: Sequence[Section], left_out: LeftOut) -
         for name, table in zip(file_names(table.title for table in tables), tables, strict=True):
             write_text(output / "tables" / f"{name}.csv", as_csv(table))
             write_text(output / "tables" / f"{name}.tex", latex(table))
-        _write_markdown(output, sections, left_out)
-        write_text(output / PAGE, html_page(sections, left_out))
+        _write_markdown(output, head, sections, left_out)
+        write_text(output / PAGE, html_page(head, sections, left_out))
     except OSError as error:
         raise UserError(f"--output {output}: {error.filename}: {error.strerror}.") from error
 
 
-def _write_markdown(output: Path, sections: Sequence[Section], left_out: LeftOut) -> None:
+def _write_markdown(output: Path, head: Sequence[str], sections: Sequence[Section], left_out: LeftOut) -> None:
     """Write report.md and the figures it shows."""
     names = iter(file_names(figure.title for section in sections for figure in section.figures))
-    parts = ["# Report", ""]
+    parts = ["# Report", "", *(f"{sentence}  " for sentence in head), ""]
     for section in sections:
         parts += [f"## {section.title}", "", *(markdown(table) for table in section.tables)]
         for figure in section.figures:
@@ -76,7 +82,7 @@ def _write_markdown(output: Path, sections: Sequence[Section], left_out: LeftOut
 
 
 def print_report(sections: Sequence[Section], left_out: LeftOut) -> None:
-    """Print every table (of the long ones the averages, and no row without a number), and the paths left out, with why."""
+    """Print the tables (of the long ones the averages; no row without a number) and the paths left out, with why."""
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     for section in sections:
         # Each note is printed once a section.

@@ -3,9 +3,14 @@
 import csv
 import io
 
-from mosld.reporting.table import NO_VALUE, Cell, Table, as_csv, file_names, latex, mark_best, markdown
+import pytest
+
+from mosld.reporting.blocks import make_blocks
+from mosld.reporting.collect import collect
+from mosld.reporting.compare import Comparer, Predictions
+from mosld.reporting.table import NO_VALUE, Cell, Table, as_csv, file_names, latex, markdown
 from mosld.reporting.tables import cost_table, gains_table, scores_table
-from tests.helpers.result_trees import answers, blocks, run, single
+from tests.helpers.result_trees import answers, blocks, run, single, write_run
 
 ALL_CORRECT = {"obqa": answers("11"), "csqa": answers("11")}
 TABLE = Table(
@@ -25,26 +30,50 @@ def texts(table: Table | None) -> list[list[str]]:
 
 def test_scores_are_mean_and_deviation_over_seeds():
     (block,) = blocks(run())
-    assert texts(scores_table(block, {})) == [["mosld", "50.0", "100.0", "75.0", "1", "1,000"]]
+    assert texts(scores_table(block, {}, {})) == [["mosld", "50.0", "100.0", "75.0", "1", "1,000"]]
     # obqa 50 and 100: mean 75, deviation 35.36; csqa 100 twice; averages 75 and 100: mean 87.5, deviation 17.68.
     (block,) = blocks(run(), run(ALL_CORRECT, seed=1))
-    assert texts(scores_table(block, {})) == [["mosld", "75.0 ± 35.4", "100.0 ± 0.0", "87.5 ± 17.7", "2", "1,000"]]
+    assert texts(scores_table(block, {}, {})) == [["mosld", "75.0 ± 35.4", "100.0 ± 0.0", "87.5 ± 17.7", "2", "1,000"]]
 
 
-def test_best_is_marked_with_all_that_read_the_same():
-    rows = [[Cell("", value)] for value in (61.24, 61.2, 60.9, None)]
-    mark_best(rows, 0)
-    assert [row[0].best for row in rows] == [True, True, False, False]
+@pytest.mark.parametrize(
+    ("better", "other", "bold"),
+    # 60 of 100 items more; the same items right; one item more, whose interval holds 0.
+    [
+        ("1" * 100, "1" * 40 + "0" * 60, True),
+        ("1100" * 25, "1100" * 25, False),
+        ("1" + "1100" * 25, "0" + "1100" * 25, False),
+    ],
+)
+def test_bold_is_what_is_better_beyond_the_interval_over_items(better: str, other: str, bold: bool, tmp_path):
+    for method, pattern in (("mosld", better), ("lora", other)):
+        write_run(tmp_path / method, {"obqa": answers(pattern)}, method=method)
+    (block,) = make_blocks(collect([str(tmp_path)]))
+    winners = Comparer(Predictions(), 2000).winners(block)
+    assert winners == ({"obqa": "mosld"} if bold else {})
+    cells = {row[0].text: row[1].best for row in scores_table(block, {}, winners).rows}
+    assert cells == {"lora": False, "mosld": bold}
+
+
+def test_nothing_is_bold_without_predictions():
+    (block,) = blocks(run(ALL_CORRECT), run(method="lora"))
+    assert Comparer(Predictions(), 0).winners(block) == {}
+
+
+def test_column_without_values_is_left_out():
+    table = Table("t", ["a", "b", "c"], [[Cell("x"), NO_VALUE, Cell("1", 1)], [Cell("y"), NO_VALUE, NO_VALUE]])
+    assert table.without_empty_columns().columns == ["a", "c"]
+    assert texts(table.without_empty_columns()) == [["x", "1"], ["y", "-"]]
 
 
 def test_missing_cell_is_a_dash_and_there_is_no_average_without_it():
     (block,) = blocks(single("obqa"), single("csqa"), single("obqa", method="lora"))
-    assert texts(scores_table(block, {}))[0] == ["lora", "50.0", "-", "-", "1", "1,000"]
+    assert texts(scores_table(block, {}, {}))[0] == ["lora", "50.0", "-", "-", "1", "1,000"]
 
 
 def test_untrained_model_has_a_row():
     (block,) = blocks(run(base_scores={"obqa": {"accuracy": 0.25}, "csqa": {"accuracy": 0.5}}))
-    assert texts(scores_table(block, {}))[0] == ["(untrained)", "25.0", "50.0", "37.5", "-", "0"]
+    assert texts(scores_table(block, {}, {}))[0] == ["(untrained)", "25.0", "50.0", "37.5", "-", "0"]
 
 
 def test_other_scores_of_solutions_have_columns_and_older_results_a_dash():
@@ -52,7 +81,7 @@ def test_other_scores_of_solutions_have_columns_and_older_results_a_dash():
     base = {"gsm8k": {**score, "strict": 0.0}}
     new = run({"gsm8k": answers("1100")}, scores={"gsm8k": score}, base_scores=base)
     (block,) = blocks(new, run({"gsm8k": answers("1100")}, method="lora", base_scores=base))
-    table = scores_table(block, {})
+    table = scores_table(block, {}, {})
     assert table.columns == ["method", "gsm8k", "gsm8k, strict", "gsm8k, flexible", "seeds", "trained weights"]
     assert [row[:4] for row in texts(table)] == [
         ["(untrained)", "50.0", "0.0", "75.0"], ["lora", "50.0", "-", "-"], ["mosld", "50.0", "25.0", "75.0"],
@@ -61,7 +90,7 @@ def test_other_scores_of_solutions_have_columns_and_older_results_a_dash():
 
 def test_mark_is_behind_its_number_and_each_number_knows_its_runs():
     (block,) = blocks(run(seed=0, name="a"), run(ALL_CORRECT, seed=1, name="b"))
-    cells = scores_table(block, {("mosld", "obqa"): "*"}).rows[0]
+    cells = scores_table(block, {("mosld", "obqa"): "*"}, {}).rows[0]
     assert cells[1].text == "75.0 ± 35.4*"
     assert [sorted(str(run.path) for run in cell.runs) for cell in cells[1:4]] == [["a", "b"]] * 3
 
