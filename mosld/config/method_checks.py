@@ -8,6 +8,17 @@ from pathlib import Path
 from mosld.common.errors import format_value, nearest
 from mosld.config.schema import AllocationConfig, DataConfig, MethodConfig
 
+# The layers of each choice of `targets` and `plain_targets`.
+TARGETS = {
+    "none": [],
+    "qv": ["q_proj", "v_proj"],
+    "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "ffn": ["gate_proj", "up_proj", "down_proj"],
+    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "block": ["mlp"],
+}
+# Keys of a LoRA's adapter_config.json that make it more than ``alpha / r * B A``.
+LORA_VARIANTS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "lora_bias")
 COMMON_KEYS = {"name", "kind", "own_learning_rate", "balance_weight"}
 MIXTURE_KEYS = {
     "rank", "alpha", "share", "targets", "plain_targets", "experts", "init", "dropout", "dropout_on", "router",

@@ -28,7 +28,7 @@ def add_task_experts(context: RunContext, model: Model, run: RunDirectory, stop:
         trained = [method.add_task]
     else:
         trained = [task for task in method.domains or [] if task not in method.experts_from]
-    folders = {task: Path(folder) for task, folder in method.experts_from.items()}
+    folders = {}
     for task in trained:
         expert = run.expert(task)
         if processes().broadcast(any(damage(expert.adapter))):
