@@ -16,6 +16,7 @@ from mosld.adapters.config import MosldConfig
 from mosld.adapters.layers import MixtureLayer
 from mosld.adapters.moa import set_expert
 from mosld.adapters.router import Router
+from mosld.adapters.tuner import MosldModel
 from mosld.common.errors import UserError
 
 
@@ -69,6 +70,7 @@ def grow(
             new = _new_rows(module, count) if isinstance(module, Router) else _new_parts(module, name, count)
             _replace(module, name, torch.cat([weight, new.to(weight)], axis))
         _count(mixture, count)
+    cast(MosldModel, model.base_model).pop_load()  # counts of fewer experts
     config.experts = _changed(config.experts, count)
     config.grown += count
     config.domains = names or None
@@ -96,6 +98,7 @@ def drop_expert(model: PeftModel, expert: int | str) -> PeftModel:
             kept = torch.arange(count, device=weight.device) != index % count
             _replace(module, name, select_experts(weight, axis, count, kept))
         _count(mixture, -1)
+    cast(MosldModel, model.base_model).pop_load()
     last = index if index < 0 or isinstance(config.experts, list) else index - config.experts
     config.grown = min(config.grown - (-config.grown <= last < 0), left - (config.top_k or 1))
     config.experts = _changed(config.experts, -1)

@@ -24,7 +24,9 @@ def add_task_experts(context: RunContext, model: Model, run: RunDirectory, stop:
     An expert that an interrupted run finished is read from the run directory.
     """
     method = context.config.method
-    if method.add_task:
+    if context.config.init_from:
+        trained = []  # all experts come from there
+    elif method.add_task:
         trained = [method.add_task]
     else:
         trained = [task for task in method.domains or [] if task not in method.experts_from]

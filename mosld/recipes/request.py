@@ -13,6 +13,7 @@ from mosld.data.dataset import Dataset, load_dataset
 from mosld.distributed.launch import require_launch
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.starting_weights import starting_weights
 from mosld.runs.tables import results_table
 from mosld.tracking.hub import require_token
 
@@ -80,6 +81,7 @@ def check_request(overrides: list[str]) -> TrainRequest:
         UserError: with one message for each mistake in config, launcher or data.
     """
     config = load_config(overrides)
+    starting_weights(config)
     require_launch(config)
     with Console().working("reading the rows"):
         dataset = load_dataset(config.data, config.source)
