@@ -23,6 +23,7 @@ from mosld.config.groups import method_config
 from mosld.config.method_checks import TARGETS, experts_of
 from mosld.config.schema import AllocationConfig, MethodConfig
 
+
 def adapt(
     model: PreTrainedModel,
     method: str = "mosld",
@@ -77,7 +78,11 @@ def adapt_with(
     if method.kind == "prefix" and adapted.device.type != "meta":
         _initialize_prefix(adapted, method.virtual_tokens)
     if method.experts_from and adapted.device.type != "meta":
-        load_experts(adapted, {name: Path(folder) for name, folder in method.experts_from.items()})
+        try:
+            load_experts(adapted, {name: Path(folder) for name, folder in method.experts_from.items()})
+        except UserError:
+            adapted.unload()
+            raise
     return adapted
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mosld.adapters.bank import ExpertBank, expert_weights, select_experts
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.layers import MixtureLayer
-from mosld.adapters.moa import set_expert
+from mosld.adapters.moa import LoraPairs, fitting_lora, set_expert
 from mosld.adapters.router import Router
 from mosld.adapters.tuner import MosldModel
 from mosld.common.errors import UserError
@@ -54,8 +54,7 @@ def grow(
     count = len(loras) or experts
     if count < 1:
         raise UserError(f"experts={experts}: at least one expert is added.")
-    if loras:
-        _require_own_projections(config)
+    pairs = [_lora_for(model, folder) for folder in loras]
     if len(domains) != (count if config.router == "domain" else 0):
         needed = f"each of the {count} new experts needs a name" if config.router == "domain" else "experts have none"
         raise UserError(f"domains={list(domains)}: {needed}; router={config.router}.")
@@ -74,8 +73,8 @@ def grow(
     config.experts = _changed(config.experts, count)
     config.grown += count
     config.domains = names or None
-    for number, folder in enumerate(loras):
-        set_expert(model, number - count, Path(folder))
+    for number, lora in enumerate(pairs):
+        set_expert(model, number - count, lora)
     return model
 
 
@@ -121,8 +120,7 @@ def replace_expert(
     config = mixture_config(model)
     index = _index(config, expert)
     if lora is not None:
-        _require_own_projections(config)
-        set_expert(model, index, Path(lora))
+        set_expert(model, index, _lora_for(model, lora))
         return model
     domains = [config.domains[index]] if config.domains else []
     return grow(drop_expert(model, expert), domains=domains, seed=seed)
@@ -136,7 +134,9 @@ def mixture_config(model: PeftModel) -> MosldConfig:
     """
     config = model.active_peft_config if isinstance(model, PeftModel) else None
     if not isinstance(config, MosldConfig):
-        raise UserError("the model carries no mixture of experts; mosld.adapt makes one, PeftModel.from_pretrained too.")
+        raise UserError(
+            "the model carries no mixture of experts; mosld.adapt makes one, PeftModel.from_pretrained too."
+        )
     return config
 
 
@@ -196,6 +196,10 @@ def _index(config: MosldConfig, expert: int | str) -> int:
     return index
 
 
-def _require_own_projections(config: MosldConfig) -> None:
+def _lora_for(model: PeftModel, folder: str | Path) -> LoraPairs:
+    config = mixture_config(model)
     if config.share != "none" or config.router == "capacity" or config.single_lora_modules:
-        raise UserError("a LoRA can be an expert of moa, mola and molora alone, whose experts share no A and no B.")
+        raise UserError(
+            f"{folder}: a LoRA can be an expert of moa, mola and molora alone, whose experts share no A and no B."
+        )
+    return fitting_lora(model, Path(folder))

@@ -17,6 +17,7 @@ from mosld.adapters.load import WEIGHTS_FILE, check_weights_file
 from mosld.common.errors import UserError
 from mosld.config.method_checks import LORA_VARIANTS
 
+LoraPairs = dict[str, tuple[Tensor, Tensor]]  # A and B by the name of the layer
 NAME_PREFIX = "base_model.model."  # of every weight in PEFT's files
 
 
@@ -35,26 +36,20 @@ def load_experts(model: PeftModel, folders: Mapping[str, Path]) -> None:
     for key, mixture in mixtures_of(model).items():
         if mixture.experts != len(names):
             raise UserError(f"{key} has {mixture.experts} experts, and {len(names)} LoRAs are given for them.")
-    for name, folder in folders.items():
-        set_expert(model, names.index(name), folder)
+    loras = {name: fitting_lora(model, folder) for name, folder in folders.items()}
+    for name, pairs in loras.items():
+        set_expert(model, names.index(name), pairs)
 
 
-@torch.no_grad()
-def set_expert(model: PeftModel, expert: int, folder: Path) -> None:
-    """Copy a LoRA into one expert's rows and columns of the bank of every layer (see `load_experts`).
-
-    Args:
-        model: the mixture.
-        expert: its index; from the end where it is negative, as layers may have different numbers.
-        folder: PEFT's directory of the LoRA.
-    """
+def fitting_lora(model: PeftModel, folder: Path) -> LoraPairs:
+    """The A and B of a LoRA for every layer of a mixture, B scaled as the mixture's own (see `load_experts`)."""
     lora_scale, tensors = read_lora(folder)
     pairs = {}
     for key, mixture in mixtures_of(model).items():
         names = [f"{NAME_PREFIX}{key}.lora_{part}.weight" for part in "AB"]
         if not all(name in tensors for name in names):
             raise UserError(f"{folder}: has no LoRA for {key}; method.targets must be those of the adapter.")
-        A, B = pairs[key] = tensors.pop(names[0]), tensors.pop(names[1])
+        A, B = (tensors.pop(name) for name in names)
         if len(A) != mixture.rank:
             raise UserError(f"{folder}: has rank {len(A)}, the mixture {mixture.rank}; set method.rank={len(A)}.")
         if (A.shape[1], len(B)) != (mixture.A.shape[1], len(mixture.B)):
@@ -62,16 +57,26 @@ def set_expert(model: PeftModel, expert: int, folder: Path) -> None:
                 f"{folder}: maps {A.shape[1]} to {len(B)} numbers in {key}, where the model has {mixture.A.shape[1]} "
                 f"and {len(mixture.B)}: it belongs to another base model."
             )
+        # The bank scales all experts alike; equal scales divide to exactly 1.
+        pairs[key] = A, B * (lora_scale / (mixture.config.alpha / mixture.rank))
     if tensors:
         raise UserError(f"{folder}: also adapts {next(iter(tensors))}; method.targets must be those of the adapter.")
+    return pairs
+
+
+@torch.no_grad()
+def set_expert(model: PeftModel, expert: int, pairs: LoraPairs) -> None:
+    """Copy a LoRA into one expert's rows and columns of the bank of every layer.
+
+    Args:
+        model: the mixture.
+        expert: its index; from the end where it is negative, as layers may have different numbers.
+        pairs: from `fitting_lora`.
+    """
     for key, mixture in mixtures_of(model).items():
-        A, B = pairs[key]
-        rank = mixture.rank
-        first = expert % mixture.experts * rank
-        part = slice(first, first + rank)
-        mixture.A[part] = A
-        # The bank scales all experts alike; equal scales divide to exactly 1.
-        mixture.B[:, part] = B * (lora_scale / (mixture.config.alpha / rank))
+        first = expert % mixture.experts * mixture.rank
+        part = slice(first, first + mixture.rank)
+        mixture.A[part], mixture.B[:, part] = pairs[key]
 
 
 def read_lora(folder: Path) -> tuple[float, dict[str, Tensor]]:

@@ -170,7 +170,11 @@ class MethodConfig:
     )
     router_weight: float = setting(1.0, "Router domain: weight of the router's cross entropy.", minimum=0)
     train_experts: bool = setting(True, "Router domain: train the experts in stage 2 too.")
-    experts_from: dict[str, str] = setting({}, "Trained LoRA adapters that become the experts: router domain by task, in place of stage 1; topk and dense by any name.")
+    experts_from: dict[str, str] = setting(
+        {},
+        "Trained LoRA adapters that become experts: with router domain by task, in place of stage 1; else (mola, "
+        "molora) all experts, by any names.",
+    )
     from_run: str | None = setting(None, "Router domain: a finished run to add add_task to.")
     add_task: str | None = setting(None, "Router domain: the task that becomes a new expert of from_run.")
 

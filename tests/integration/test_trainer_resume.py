@@ -1,4 +1,4 @@
-"""transformers' Trainer with our adapters: a run that is stopped and resumed twice ends with the bits of a straight one."""
+"""transformers' Trainer with our adapters: a run that is resumed twice ends with the bits of a straight one."""
 
 import pytest
 import torch
