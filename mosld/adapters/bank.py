@@ -156,7 +156,7 @@ def without_closed(mixture: Experts, kept: Tensor) -> Experts:
             memo[id(weight)] = select_experts(weight, axis, len(kept), kept)
     # deepcopy takes what the memo holds in place of a copy.
     narrow = copy.deepcopy(mixture, memo)
-    narrow.kept = kept  # type: ignore[assignment]
+    narrow.kept = kept
     for part in [*narrow.modules(), *getattr(narrow, "layer_routers", [])]:
         if isinstance(part, Router):
             part.kept = kept
@@ -218,6 +218,8 @@ class Mixture(ExpertBank):
             return without_closed(self, kept)(x_BSI, context, layer)
         weights = [] if self.router is None else self.router.fused_logits(x_BSI)
         *logits, z = fused_linear(x_BSI, [*weights, self.down_weight(x_BSI)])
+        routing: Routing | None
+        gates_BSE: Tensor | None
         if self.config.router == "domain":
             gates_BSE, routing = self._by_sequence(x_BSI, context, layer)
             if x_BSI.dim() == 2:  # the base model has flattened its tokens, as OPT before its feed-forward layers

@@ -155,6 +155,14 @@ def test_loras_that_do_not_fit_are_refused_before_a_model_loads(method, more, me
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_does_not_start_from_its_own_directory(first, tmp_path, capsys):
+    start = tmp_path / "second"
+    shutil.copytree(first("mosld"), start)
+    assert go_on(tmp_path, start, "training.resume=never")[0] == 2
+    assert "lies in the directory of this run" in capsys.readouterr().err
+    assert weights(start)
+
+
 def unfinished(run: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "unfinished"
     shutil.copytree(run, copy)
