@@ -10,6 +10,7 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from mosld.adapters.adapt import adapt, adapt_with, experts_per_layer, peft_config
 from mosld.adapters.bank import Mixture
 from mosld.adapters.config import MosldConfig
+from mosld.adapters.grow import drop_expert, grow, replace_expert
 from mosld.adapters.tuner import MosldModel
 
 PEFT_TYPE_TO_CONFIG_MAPPING["MOSLD"] = MosldConfig  # type: ignore[index]
@@ -22,6 +23,9 @@ __all__ = [
     "MosldModel",
     "adapt",
     "adapt_with",
+    "drop_expert",
     "experts_per_layer",
+    "grow",
     "peft_config",
+    "replace_expert",
 ]

@@ -1,6 +1,7 @@
 """From a method's config to an adapted model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -16,19 +17,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from mosld.adapters.config import MosldConfig
+from mosld.adapters.moa import load_experts
 from mosld.common.errors import UserError
 from mosld.config.groups import method_config
-from mosld.config.method_checks import experts_of
+from mosld.config.method_checks import TARGETS, experts_of
 from mosld.config.schema import AllocationConfig, MethodConfig
-
-TARGETS = {
-    "none": [],
-    "qv": ["q_proj", "v_proj"],
-    "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
-    "ffn": ["gate_proj", "up_proj", "down_proj"],
-    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "block": ["mlp"],
-}
 
 
 def adapt(
@@ -48,7 +41,8 @@ def adapt(
             method's own number where it has one, else triangle.
         seed: seed of the initial weights; None: the global RNG as it stands.
         options: keys of the config's method group: rank, alpha, top_k, dropout, targets, share, ... A mixture of
-            domains (method "moa") needs `domains`, the names of its experts.
+            domains (method "moa") needs `domains`, the names of its experts. `experts_from` makes ready LoRAs the
+            experts of "moa", "mola" or "molora": PEFT directories by name.
 
     Returns:
         A PeftModel; with "full" the model itself.
@@ -67,7 +61,7 @@ def adapt_with(
     if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise UserError(
             f"method={method.name}: the model carries an adapter already; take a fresh base model, or the one that "
-            "unload() of the adapted model returns."
+            "unload() of the adapted model returns; mosld.grow adds experts to a mixture."
         )
     if method.kind == "full":
         return model.requires_grad_(True)
@@ -83,6 +77,12 @@ def adapt_with(
         raise UserError(f"method={method.name}: {error}") from error
     if method.kind == "prefix" and adapted.device.type != "meta":
         _initialize_prefix(adapted, method.virtual_tokens)
+    if method.experts_from and adapted.device.type != "meta":
+        try:
+            load_experts(adapted, {name: Path(folder) for name, folder in method.experts_from.items()})
+        except UserError:
+            adapted.unload()
+            raise
     return adapted
 
 

@@ -3,7 +3,10 @@
 No PEFT here. Shapes: B batch, S sequence, I in, O out, R rank, E experts.
 """
 
+import copy
 import math
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from mosld.adapters.router import Router
 from mosld.adapters.routing import Routing
 
 NORMAL_DEVIATION = 0.02  # of MoLoRA's author code
+Experts = TypeVar("Experts", bound=nn.Module)
 
 
 class ExpertBank(nn.Module):
@@ -99,6 +103,67 @@ class ExpertBank(nn.Module):
         config = self.config
         return self.training and config.dropout > 0 and config.dropout_on == name != "none"
 
+    def untrained_experts(self) -> Tensor:
+        """Which experts are as they start and so change nothing [E]: their B is 0, or their A where B is shared."""
+        weight, axis = (self.A, 0) if self.config.share == "B" else (self.B, 1)
+        return ~weight.unflatten(axis, (self.experts, -1)).movedim(axis, 0).flatten(1).any(-1)
+
+
+def expert_weights(mixture: nn.Module) -> Iterator[tuple[nn.Module, str, int]]:
+    """The weights in which each expert of a mixture has a part of its own: module, name, and the axis of experts."""
+    for module in mixture.modules():
+        if isinstance(module, Router):
+            yield module, "weight", 0
+        elif isinstance(module, ExpertBank):
+            yield from ((module, name, axis) for name, axis in (("A", 0), ("B", 1)) if module.config.share != name)
+
+
+def select_experts(weight: Tensor, axis: int, experts: int, selected: Tensor) -> Tensor:
+    """The parts of the selected experts (a mask, or indices) of a weight with those of `experts` along `axis`."""
+    parts = weight.unflatten(axis, (experts, -1))
+    return (parts[selected] if axis == 0 else parts[:, selected]).flatten(axis, axis + 1)
+
+
+def open_experts(mixture: nn.Module, config: MosldConfig) -> Tensor | None:
+    """Which experts take part [E]; None: all.
+
+    An expert that was added to a trained mixture has B = 0, and yet it would change the outputs: whatever weight or
+    place among the top k it gets, others lose. So its gate is closed: in eval mode it is left out of the softmax, the
+    top k and all sums, and the outputs are those from before, bit by bit. In training mode it takes part as any expert
+    of a new adapter does, since a closed gate passes no gradient on. The first update of its B opens it in eval mode,
+    too. That holds for every router: dense, top-k, SiRA's capacity (which counts the new expert in training), a block's
+    (closed while B is 0 in all three projections), and domains (no arg-max, vote or soft share).
+
+    A known compromise: a grown mixture reads its new B in every forward pass in eval mode; on CUDA that waits.
+    """
+    if mixture.training or not config.grown or getattr(mixture, "kept", None) is not None:
+        return None
+    banks = [module for module in mixture.modules() if isinstance(module, ExpertBank)]
+    untrained_E = torch.stack([bank.untrained_experts() for bank in banks]).all(0)
+    untrained_E[: -config.grown] = False
+    return ~untrained_E if untrained_E.any() else None
+
+
+def without_closed(mixture: Experts, kept: Tensor) -> Experts:
+    """A mixture of the experts of the mask `kept` alone, whose gates are over all."""
+    routers = getattr(mixture, "layer_routers", [])
+    memo: dict[int, object] = {}
+    for module in [mixture, *routers]:
+        memo |= {id(weight): weight for weight in module.parameters()}
+        memo |= {id(part.config): part.config for part in module.modules() if isinstance(part, ExpertBank | Router)}
+        for part, name, axis in expert_weights(module):
+            weight = getattr(part, name)
+            memo[id(weight)] = select_experts(weight, axis, len(kept), kept)
+    # deepcopy takes what the memo holds in place of a copy.
+    narrow = copy.deepcopy(mixture, memo)
+    narrow.kept = kept
+    for part in [*narrow.modules(), *getattr(narrow, "layer_routers", [])]:
+        if isinstance(part, Router):
+            part.kept = kept
+        elif isinstance(part, ExpertBank):
+            part.experts = int(kept.sum())
+    return narrow
+
 
 class Mixture(ExpertBank):
     """``(alpha / r) sum_i g_i B_i A_i x`` for every token: expert bank and router of one linear layer.
@@ -123,7 +188,10 @@ class Mixture(ExpertBank):
             "domain": one router per layer).
         layer_routers: that of the other module, which decides where this one runs first; in a list, so that it is not
             a part of this module.
+        kept: as `Router.kept`.
     """
+
+    kept: Tensor | None = None
 
     def __init__(
         self, in_features: int, out_features: int, experts: int, config: MosldConfig, routed: bool = True
@@ -145,15 +213,23 @@ class Mixture(ExpertBank):
         Returns:
             The update [B, S, O] in the dtype of A, and the routing where it was decided here.
         """
+        kept = open_experts(self, self.config)
+        if kept is not None:
+            return without_closed(self, kept)(x_BSI, context, layer)
         weights = [] if self.router is None else self.router.fused_logits(x_BSI)
         *logits, z = fused_linear(x_BSI, [*weights, self.down_weight(x_BSI)])
+        routing: Routing | None
+        gates_BSE: Tensor | None
         if self.config.router == "domain":
             gates_BSE, routing = self._by_sequence(x_BSI, context, layer)
             if x_BSI.dim() == 2:  # the base model has flattened its tokens, as OPT before its feed-forward layers
                 gates_BSE = gates_BSE.squeeze(1).repeat_interleave(len(x_BSI) // len(gates_BSE), dim=0)
-            return self.up(self.by_expert(z), gates_BSE), routing
-        routing = None if self.router is None else self.router(x_BSI, context, *logits)
-        return self.up(self.by_expert(z), routing.gates_BSE if routing else None), routing
+        else:
+            routing = None if self.router is None else self.router(x_BSI, context, *logits)
+            gates_BSE = routing.gates_BSE if routing else None
+        if self.kept is not None and gates_BSE is not None:
+            gates_BSE = gates_BSE[..., self.kept]
+        return self.up(self.by_expert(z), gates_BSE), routing
 
     def _by_sequence(
         self, x_BSI: Tensor, context: ForwardContext, layer: AdapterLayer

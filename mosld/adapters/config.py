@@ -12,7 +12,7 @@ from mosld.config.schema import MethodConfig
 # Equal and hash-equal to the plain string, so that PEFT finds the tuner from the JSON file.
 MosldType = enum.Enum("MosldType", {"MOSLD": "MOSLD"}, type=str)
 
-LATER_OPTIONS = ("init_weights", "layers_to_transform", "layers_pattern", "modules_to_save")
+LATER_OPTIONS = ("init_weights", "layers_to_transform", "layers_pattern", "modules_to_save", "grown")
 
 
 @dataclass
@@ -42,6 +42,7 @@ class MosldConfig(PeftConfig):
         modules_to_save: names of other modules that are trained whole and saved with the adapter.
         plain_modules: the key in saved files of `single_lora_modules`, those among `target_modules` that get a single
             LoRA without a router.
+        grown: how many of the last experts `grow` added: closed as long as they are untrained (`bank.open_experts`).
     """
 
     r: int = 8
@@ -69,6 +70,7 @@ class MosldConfig(PeftConfig):
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
     modules_to_save: list[str] | None = None
+    grown: int = 0
 
     def __post_init__(self) -> None:
         """Set the PEFT type and refuse what cannot work."""

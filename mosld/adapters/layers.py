@@ -10,7 +10,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from mosld.adapters.bank import ExpertBank, Mixture
+from mosld.adapters.bank import ExpertBank, Mixture, open_experts, without_closed
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.forward_context import ForwardContext
 from mosld.adapters.forward_tracker import ForwardTracker
@@ -44,7 +44,12 @@ class FeedForwardMixture(nn.Module):
     Departure: the paper writes sum_i g_i E_i(x), which is the same, since the gates sum to 1. In this form an untrained
     block is the base model's to the last bit. W_gate x and W_up x are computed once for all experts, and W_down, which
     is linear, once on the gated sum.
+
+    Attributes:
+        kept: as `Router.kept`.
     """
+
+    kept: Tensor | None = None
 
     def __init__(self, block: GatedBlock, experts: int, config: MosldConfig) -> None:
         super().__init__()
@@ -57,10 +62,14 @@ class FeedForwardMixture(nn.Module):
 
     def forward(self, block: GatedBlock, x_BSI: Tensor, context: ForwardContext) -> tuple[Tensor, Routing]:
         """The block's output with its experts [B, S, I] in the dtype of the base, and the routing."""
+        kept = open_experts(self, self.router.config)
+        if kept is not None:
+            return without_closed(self, kept)(block, x_BSI, context)
         weights = [*self.router.fused_logits(x_BSI), self.gate.down_weight(x_BSI), self.up.down_weight(x_BSI)]
         *logits, gate_z, up_z = fused_linear(x_BSI, weights)
         routing = self.router(x_BSI, context, *logits)
-        weights_KBS, slots_KBSE = self._slots(routing.gates_BSE)
+        gates_BSE = routing.gates_BSE if self.kept is None else routing.gates_BSE[..., self.kept]
+        weights_KBS, slots_KBSE = self._slots(gates_BSE)
         gate_BSF = block.gate_proj(x_BSI)
         up_BSF = block.up_proj(x_BSI)
         base_BSF = block.act_fn(gate_BSF) * up_BSF

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from mosld.adapters.config import MosldConfig
 from mosld.common.errors import UserError
 from mosld.models.quantization import count_weights
 
 WEIGHTS_FILE = "adapter_model.safetensors"
+LOAD_ERRORS = (SafetensorError, RuntimeError, ValueError, TypeError, KeyError)
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
@@ -32,9 +34,37 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             warnings.simplefilter("ignore", UserWarning)
             adapted = PeftModel.from_pretrained(model, str(folder))
         saved = load_file(folder / WEIGHTS_FILE)
-    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()
-        raise UserError(f"{folder}: is damaged or belongs to another base model: {' '.join(reason[:2])}") from error
+    except LOAD_ERRORS as error:
+        raise _unloadable(folder, error) from error
+    _require_loaded(adapted, saved, folder)
+    return adapted
+
+
+def load_into(adapted: PeftModel, folder: Path) -> None:
+    """Take the weights of a saved adapter over into a model that was adapted alike.
+
+    Raises:
+        UserError: as `load_adapter`.
+    """
+    check_weights_file(folder)
+    try:
+        saved = load_file(folder / WEIGHTS_FILE)
+        set_peft_model_state_dict(adapted, saved)
+        config = adapted.active_peft_config
+        if isinstance(config, MosldConfig):
+            config.grown = cast(MosldConfig, MosldConfig.from_pretrained(str(folder))).grown
+    except LOAD_ERRORS as error:
+        raise _unloadable(folder, error) from error
+    _require_loaded(adapted, saved, folder)
+
+
+def _unloadable(folder: Path, error: BaseException) -> UserError:
+    reason = str(error).strip().splitlines()
+    return UserError(f"{folder}: is damaged or belongs to another base model: {' '.join(reason[:2])}")
+
+
+def _require_loaded(adapted: PeftModel, saved: dict[str, torch.Tensor], folder: Path) -> None:
+    """Compare an adapter's weights with those in its file."""
     loaded = get_peft_model_state_dict(adapted)
     if odd := sorted(saved.keys() ^ loaded.keys()):
         raise UserError(f"{folder}: is damaged: {len(odd)} weights are missing or unknown, the first: {odd[0]}")
@@ -42,7 +72,6 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     lost = [name for name, tensor in saved.items() if not torch.equal(tensor, loaded[name].cpu().to(tensor.dtype))]
     if lost:
         raise UserError(f"{folder}: {len(lost)} weights could not be loaded, the first: {lost[0]}")
-    return adapted
 
 
 def check_weights_file(folder: Path) -> None:

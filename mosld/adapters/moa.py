@@ -1,4 +1,4 @@
-"""MoA's mixture of domains from saved adapters: LoRAs of single tasks, and a smaller mixture that gets one more."""
+"""Mixtures from saved adapters: LoRAs that become experts, and MoA's smaller mixture that gets one more domain."""
 
 import json
 from collections.abc import Mapping
@@ -15,42 +15,68 @@ from mosld.adapters.config import MosldConfig
 from mosld.adapters.layers import MixtureLinear
 from mosld.adapters.load import WEIGHTS_FILE, check_weights_file
 from mosld.common.errors import UserError
+from mosld.config.method_checks import LORA_VARIANTS
 
+LoraPairs = dict[str, tuple[Tensor, Tensor]]  # A and B by the name of the layer
 NAME_PREFIX = "base_model.model."  # of every weight in PEFT's files
-VARIANTS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "lora_bias")
+
+
+def load_experts(model: PeftModel, folders: Mapping[str, Path]) -> None:
+    """Make LoRAs the experts of a mixture: of router "domain" those of the named domains, else all in their order.
+
+    Args:
+        model: a mixture whose experts share nothing (MoA, MoLA, MoLoRA).
+        folders: PEFT's directory of a LoRA, by domain or any other name.
+
+    Raises:
+        UserError: a LoRA does not fit: other layers, another rank, or a variant of LoRA; or they are too few or many.
+    """
+    config = cast(MosldConfig, model.active_peft_config)
+    names = config.domains or list(folders)
+    for key, mixture in mixtures_of(model).items():
+        if mixture.experts != len(names):
+            raise UserError(f"{key} has {mixture.experts} experts, and {len(names)} LoRAs are given for them.")
+    loras = {name: fitting_lora(model, folder) for name, folder in folders.items()}
+    for name, pairs in loras.items():
+        set_expert(model, names.index(name), pairs)
+
+
+def fitting_lora(model: PeftModel, folder: Path) -> LoraPairs:
+    """The A and B of a LoRA for every layer of a mixture, B scaled as the mixture's own (see `load_experts`)."""
+    lora_scale, tensors = read_lora(folder)
+    pairs = {}
+    for key, mixture in mixtures_of(model).items():
+        names = [f"{NAME_PREFIX}{key}.lora_{part}.weight" for part in "AB"]
+        if not all(name in tensors for name in names):
+            raise UserError(f"{folder}: has no LoRA for {key}; method.targets must be those of the adapter.")
+        A, B = (tensors.pop(name) for name in names)
+        if len(A) != mixture.rank:
+            raise UserError(f"{folder}: has rank {len(A)}, the mixture {mixture.rank}; set method.rank={len(A)}.")
+        if (A.shape[1], len(B)) != (mixture.A.shape[1], len(mixture.B)):
+            raise UserError(
+                f"{folder}: maps {A.shape[1]} to {len(B)} numbers in {key}, where the model has {mixture.A.shape[1]} "
+                f"and {len(mixture.B)}: it belongs to another base model."
+            )
+        # The bank scales all experts alike; equal scales divide to exactly 1.
+        pairs[key] = A, B * (lora_scale / (mixture.config.alpha / mixture.rank))
+    if tensors:
+        raise UserError(f"{folder}: also adapts {next(iter(tensors))}; method.targets must be those of the adapter.")
+    return pairs
 
 
 @torch.no_grad()
-def load_experts(model: PeftModel, folders: Mapping[str, Path]) -> None:
-    """Copy the LoRA of each named domain into its expert's rows and columns of the bank.
+def set_expert(model: PeftModel, expert: int, pairs: LoraPairs) -> None:
+    """Copy a LoRA into one expert's rows and columns of the bank of every layer.
 
     Args:
-        model: a mixture with router "domain".
-        folders: PEFT's directory of a LoRA, by domain.
-
-    Raises:
-        UserError: a LoRA does not fit: other layers, another rank, or a variant of LoRA.
+        model: the mixture.
+        expert: its index; from the end where it is negative, as layers may have different numbers.
+        pairs: from `fitting_lora`.
     """
-    domains = cast(MosldConfig, model.active_peft_config).domains or []
-    for domain, folder in folders.items():
-        lora_scale, tensors = read_lora(folder)
-        for key, mixture in mixtures_of(model).items():
-            names = [f"{NAME_PREFIX}{key}.lora_{part}.weight" for part in "AB"]
-            if not all(name in tensors for name in names):
-                raise UserError(f"{folder}: has no LoRA for {key}; method.targets must be those of the adapter.")
-            A, B = (tensors.pop(name) for name in names)
-            rank = mixture.rank
-            if A.shape[0] != rank:
-                raise UserError(f"{folder}: has rank {A.shape[0]}; set method.rank={A.shape[0]}.")
-            expert = domains.index(domain)
-            rows = slice(expert * rank, (expert + 1) * rank)
-            mixture.A[rows] = A
-            # The bank scales all experts alike; equal scales divide to exactly 1.
-            mixture.B[:, rows] = B * (lora_scale / (mixture.config.alpha / rank))
-        if tensors:
-            raise UserError(
-                f"{folder}: also adapts {next(iter(tensors))}; method.targets must be those of the adapter."
-            )
+    for key, mixture in mixtures_of(model).items():
+        first = expert % mixture.experts * mixture.rank
+        part = slice(first, first + mixture.rank)
+        mixture.A[part], mixture.B[:, part] = pairs[key]
 
 
 def read_lora(folder: Path) -> tuple[float, dict[str, Tensor]]:
@@ -63,7 +89,7 @@ def read_lora(folder: Path) -> tuple[float, dict[str, Tensor]]:
         config = json.loads((folder / "adapter_config.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: holds no LoRA adapter ({error}).") from error
-    variants = [key for key in VARIANTS if config.get(key)]
+    variants = [key for key in LORA_VARIANTS if config.get(key)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or variants:
         raise UserError(f"{folder}: is no plain LoRA ({config.get('peft_type')} {' '.join(variants)}).")
     check_weights_file(folder)

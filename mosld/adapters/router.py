@@ -25,7 +25,11 @@ class Router(nn.Module):
 
     Attributes:
         weight: [E, I].
+        kept: [E], which experts a router without the closed ones has rows for (`bank.without_closed`); None: all. Its
+            routings are over all experts.
     """
+
+    kept: Tensor | None = None
 
     def __init__(self, in_features: int, experts: int, config: MosldConfig) -> None:
         super().__init__()
@@ -62,19 +66,29 @@ class Router(nn.Module):
             if config.router == "domain":
                 return self._by_sequence(x_BSI.float(), self.weight.float(), context)
             logits_BSE = logits[0] if logits else linear(x_BSI.float(), self.weight.float())
-            if config.router == "dense":
-                return dense_routing(logits_BSE, config.top_k)
-            assert config.top_k is not None  # checked by the config
-            if config.router == "capacity":
-                return capacity_routing(
-                    logits_BSE,
-                    config.top_k,
-                    config.capacity_factor,
-                    config.gate_dropout,
-                    context.mask_of(x_BSI),
-                    self.training,
-                )
-            return top_k_routing(logits_BSE, config.top_k)
+            routing = self._by_token(logits_BSE, context.mask_of(x_BSI))
+            if self.kept is None:
+                return routing
+            return Routing(self._over_all(routing.probs_BSE), self._over_all(routing.gates_BSE))
+
+    def _by_token(self, logits_BSE: Tensor, mask_BS: Tensor | None) -> Routing:
+        config = self.config
+        if config.router == "dense":
+            return dense_routing(logits_BSE, config.top_k)
+        assert config.top_k is not None  # checked by the config
+        if config.router == "capacity":
+            return capacity_routing(
+                logits_BSE, config.top_k, config.capacity_factor, config.gate_dropout, mask_BS, self.training
+            )
+        return top_k_routing(logits_BSE, config.top_k)
+
+    def _over_all(self, part: Tensor) -> Tensor:
+        """Numbers of the experts that are kept, with 0 for each closed one."""
+        if self.kept is None:
+            return part
+        whole = part.new_zeros(*part.shape[:-1], len(self.kept))
+        whole[..., self.kept] = part
+        return whole
 
     def _by_sequence(self, x_BSI: Tensor, weight: Tensor, context: ForwardContext) -> Routing:
         """MoA's router (Feng et al. 2024, arXiv 2403.03432): one expert j for the whole sequence, ``s B_j A_j x``.
@@ -92,21 +106,21 @@ class Router(nn.Module):
         pooled_BI = self._pool(x_BSI.detach(), context.deciding_mask(x_BSI))
         pooled_BI = rms_norm(pooled_BI, pooled_BI.shape[-1:])
         logits_BE = linear(pooled_BI, weight)
-        probs_BE = logits_BE.softmax(-1)
+        probs_BE = self._over_all(logits_BE.softmax(-1))
         if self.training and context.domain_B is None and context.supervised:
             raise ValueError(
                 "a mixture of domains is trained with domain=[B], the index of each row's own expert (transformers' "
                 "Trainer keeps that column with remove_unused_columns=False; TRL's trainers cannot pass it)"
             )
         if self.training and context.domain_B is not None:
-            gates_BE = one_hot(context.domain_B, len(weight))
+            gates_BE = one_hot(context.domain_B, probs_BE.shape[-1])
             return Routing(probs_BE[:, None], gates_BE[:, None], loss=cross_entropy(logits_BE, context.domain_B))
         best_B = probs_BE.argmax(-1)
         if context.votes is not None:
             context.votes.append(best_B)
         elif self.config.inference == "vote" and context.elected_B is not None:
             best_B = context.elected_B
-        gates_BE = probs_BE if self.config.inference == "soft" else one_hot(best_B, len(weight))
+        gates_BE = probs_BE if self.config.inference == "soft" else one_hot(best_B, probs_BE.shape[-1])
         if self.training:  # the values of eval mode, with the gradient of the probabilities
             gates_BE = gates_BE.detach() + (probs_BE - probs_BE.detach())
         return Routing(probs_BE[:, None], gates_BE[:, None])

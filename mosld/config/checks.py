@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mosld.common.errors import format_value, nearest
 from mosld.config.local_files import own_files
-from mosld.config.method_checks import check_domain, check_method, experts_of
+from mosld.config.method_checks import check_domain, check_experts_from, check_method, experts_of
 from mosld.config.schema import (
     TASKS,
     AllocationConfig,
@@ -40,7 +40,9 @@ def check_config(config: Config, training: bool = True) -> list[str]:
         *check_model(model),
         *check_method(method, config.allocation),
         *_check_depth(method, config.allocation, model),
-        *(check_domain(method, data) if training else []),
+        *(check_experts_from(method) if training else []),
+        *(check_domain(method, data, config.init_from) if training else []),
+        *_check_init_from(config.init_from, method),
         *(check_single_task(data) if training else []),
         *check_data(data, config.source, config.evaluation.shots),
         *check_mixing(data),
@@ -109,6 +111,12 @@ def _check_compile(training: TrainingConfig, method: MethodConfig) -> list[str]:
     if not shutil.which(compiler):
         reasons.append(f"this machine: no C++ compiler {compiler} is on the path (install one, or set CXX to yours)")
     return [f"training.compile=true: cannot be combined with {reason}." for reason in reasons]
+
+
+def _check_init_from(init_from: str | None, method: MethodConfig) -> Iterator[str]:
+    for key in ("from_run", "experts_from"):
+        if init_from and getattr(method, key):
+            yield f"init_from={init_from}: cannot be combined with method.{key}: both give the first weights."
 
 
 def _check_hub(hub: HubConfig) -> Iterator[str]:

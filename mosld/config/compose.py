@@ -26,7 +26,7 @@ from mosld.common.secrets import secrets_in
 from mosld.config.checks import check_config, own_tasks, single_task
 from mosld.config.fields import build, field_types
 from mosld.config.groups import OPTIONAL_GROUPS, config_directory, group_options, is_null_group, missing_plugin
-from mosld.config.method_checks import explain_fixed_experts, with_domains
+from mosld.config.method_checks import explain_fixed_experts, with_absolute_paths, with_domains
 from mosld.config.schema import MAPS, TASKS, Config, DataConfig
 
 # In YAML: ${unless:${oc.select:method.own_learning_rate,null},3.0e-3} is the method's own rate, or else this one.
@@ -245,7 +245,8 @@ def _fill_in(config: Config) -> Config:
     if source.root:
         source = dataclasses.replace(source, root=str(Path(source.root).resolve()))
     if method.router == "domain":
-        method = with_domains(method, config.data.tasks)
+        method = with_domains(method, config.data.tasks, config.init_from)
+    method = with_absolute_paths(method)
     score_base = model.score_base if config.evaluation.base is None else config.evaluation.base
     return dataclasses.replace(
         config,
@@ -253,6 +254,7 @@ def _fill_in(config: Config) -> Config:
         method=method,
         data=_without_shares(config.data),
         source=source,
+        init_from=str(Path(config.init_from).resolve()) if config.init_from else None,
         evaluation=dataclasses.replace(config.evaluation, base=score_base),
         prompt=config.prompt or model.prompt,
     )

@@ -8,16 +8,27 @@ from pathlib import Path
 from mosld.common.errors import format_value, nearest
 from mosld.config.schema import AllocationConfig, DataConfig, MethodConfig
 
+# The layers of each choice of `targets` and `plain_targets`.
+TARGETS = {
+    "none": [],
+    "qv": ["q_proj", "v_proj"],
+    "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "ffn": ["gate_proj", "up_proj", "down_proj"],
+    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "block": ["mlp"],
+}
+# Keys of a LoRA's adapter_config.json that make it more than ``alpha / r * B A``.
+LORA_VARIANTS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "lora_bias")
 COMMON_KEYS = {"name", "kind", "own_learning_rate", "balance_weight"}
 MIXTURE_KEYS = {
     "rank", "alpha", "share", "targets", "plain_targets", "experts", "init", "dropout", "dropout_on", "router",
-    "router_init", "top_k", "balance",
+    "router_init", "top_k", "balance", "experts_from",
 }  # fmt: skip
 # The keys that only a mixture with this router reads.
 ROUTER_KEYS = {
     "capacity": {"capacity_factor", "gate_dropout"},
     "domain": {
-        "domains", "pool", "inference", "router_weight", "train_experts", "experts_from", "from_run", "add_task",
+        "domains", "pool", "inference", "router_weight", "train_experts", "from_run", "add_task",
     },
 }  # fmt: skip
 # The keys that each kind of method reads.
@@ -113,7 +124,27 @@ def _check_mixture(method: MethodConfig, allocation: AllocationConfig) -> Iterat
             f"method.plain_targets={method.plain_targets}: overlaps method.targets={method.targets}; "
             "a layer gets one LoRA or a mixture."
         )
-    yield from _check_domain_keys(method) if method.router == "domain" else _check_top_k(method, allocation)
+    if method.router == "domain":
+        yield from _check_domain_keys(method)
+        return
+    yield from _check_top_k(method, allocation)
+    if method.experts_from:
+        yield from _check_given_experts(method, allocation)
+
+
+def _check_given_experts(method: MethodConfig, allocation: AllocationConfig) -> Iterator[str]:
+    """Ready LoRAs are all the experts of a mixture without domains, in every layer."""
+    count = len(method.experts_from)
+    key = "allocation.experts" if method.experts is None else "method.experts"
+    experts = experts_of(method, allocation)
+    if {count} != set(experts if isinstance(experts, list) else [experts]):
+        yield f"method.experts_from: names {count} LoRAs, and {key}={format_value(experts)}; set {key}={count}."
+    fixed = {"share": "none", "plain_targets": "none"}
+    for name, value in fixed.items():
+        if getattr(method, name) != value:
+            yield f"method.experts_from: needs method.{name}={value}: each LoRA has an A and a B of its own, no more."
+    if method.targets == "block" or method.router == "capacity":
+        yield f"method.experts_from: {method.name} takes no ready LoRAs; take mola, molora or moa."
 
 
 def _check_top_k(method: MethodConfig, allocation: AllocationConfig) -> Iterator[str]:
@@ -146,19 +177,25 @@ def _check_domain_keys(method: MethodConfig) -> Iterator[str]:
         yield "method.experts_from: cannot be given with method.add_task, which takes its experts from method.from_run."
 
 
-def with_domains(method: MethodConfig, tasks: list[str]) -> MethodConfig:
-    """Name the domains of a mixture of domains (MoA) and make its paths absolute.
+def with_domains(method: MethodConfig, tasks: list[str], init_from: str | None = None) -> MethodConfig:
+    """Name the domains of a mixture of domains (MoA).
 
-    The domains are the data's tasks, or those of `from_run` and the added task.
+    They are the data's tasks, those of `from_run` and the added task, or those of `init_from`.
     """
     domains = method.domains
     if domains is None and method.from_run and method.add_task:
         domains = [*_domains(_adapter_config(method.from_run)), method.add_task]
+    if domains is None and init_from:
+        domains = _domains(_adapter_config(init_from)) or None
+    return dataclasses.replace(method, domains=list(tasks if domains is None else domains))
+
+
+def with_absolute_paths(method: MethodConfig) -> MethodConfig:
+    """Name the adapters that a method starts from wherever the command is typed."""
     return dataclasses.replace(
         method,
-        domains=list(tasks if domains is None else domains),
         from_run=str(_adapter_directory(method.from_run)) if method.from_run else None,
-        experts_from={task: str(_adapter_directory(path)) for task, path in method.experts_from.items()},
+        experts_from={name: str(_adapter_directory(path)) for name, path in method.experts_from.items()},
     )
 
 
@@ -181,16 +218,34 @@ def _domains(adapter: dict[str, object]) -> list[str]:
     return domains if isinstance(domains, list) else []
 
 
-def check_domain(method: MethodConfig, data: DataConfig) -> Iterator[str]:
-    """Check a mixture of domains: every task has an expert, every named adapter is a LoRA."""
+def check_experts_from(method: MethodConfig) -> Iterator[str]:
+    """Check that every named adapter is a LoRA that fits the method."""
+    for path in method.experts_from.values():
+        adapter = _adapter_config(path)
+        variants = [key for key in LORA_VARIANTS if adapter.get(key)]
+        names = adapter.get("target_modules")
+        targets = TARGETS[method.targets]
+        if adapter.get("peft_type") != "LORA" or variants:
+            kind = "".join(f" and no {key}" for key in variants)
+            yield f"method.experts_from: {path} holds no LoRA adapter (adapter_config.json with peft_type LORA{kind})."
+        elif adapter.get("r") != method.rank:
+            rank = adapter.get("r")
+            yield f"method.experts_from: {path} has rank {rank}, this run {method.rank}; set method.rank={rank}."
+        elif isinstance(names, list) and set(names) != set(targets):
+            yield (
+                f"method.experts_from: {path} adapts {', '.join(sorted(names))}; method.targets={method.targets} is "
+                f"{', '.join(sorted(targets))}."
+            )
+
+
+def check_domain(method: MethodConfig, data: DataConfig, init_from: str | None = None) -> Iterator[str]:
+    """Check a mixture of domains: every task has an expert."""
     if method.router != "domain":
         return
-    domains = with_domains(method, data.tasks).domains or []
-    for task, path in method.experts_from.items():
+    domains = with_domains(method, data.tasks, init_from).domains or []
+    for task in method.experts_from:
         if task not in domains:
             yield f"method.experts_from: {task} is no expert here; {nearest(task, domains)}"
-        elif _adapter_config(path).get("peft_type") != "LORA":
-            yield f"method.experts_from: {path} holds no LoRA adapter (adapter_config.json with peft_type LORA)."
     unread = False
     if method.from_run and method.add_task:
         adapter = _adapter_config(method.from_run)
@@ -204,6 +259,7 @@ def check_domain(method: MethodConfig, data: DataConfig) -> Iterator[str]:
         )
     # Stage 1 trains the experts that are not given, each on the rows of its task.
     trained = [method.add_task] if method.add_task else [name for name in domains if name not in method.experts_from]
+    trained = [] if init_from else trained
     missing = [task for task in trained if task and task not in data.tasks]
     if missing:
         tasks = format_value([*data.tasks, *missing])

@@ -170,7 +170,11 @@ class MethodConfig:
     )
     router_weight: float = setting(1.0, "Router domain: weight of the router's cross entropy.", minimum=0)
     train_experts: bool = setting(True, "Router domain: train the experts in stage 2 too.")
-    experts_from: dict[str, str] = setting({}, "Router domain: trained LoRA adapters by task, in place of stage 1.")
+    experts_from: dict[str, str] = setting(
+        {},
+        "Trained LoRA adapters that become experts: with router domain by task, in place of stage 1; else (mola, "
+        "molora) all experts, by any names.",
+    )
     from_run: str | None = setting(None, "Router domain: a finished run to add add_task to.")
     add_task: str | None = setting(None, "Router domain: the task that becomes a new expert of from_run.")
 
@@ -322,6 +326,11 @@ class Config:
     seed: int = setting(0, "Seed of initial weights, dropout and data order.", minimum=0, below=2**32)
     output_dir: str | None = setting(
         None, "Run directory, in place of outputs/<data>/<model>/<method>-...", affects_results=False
+    )
+    init_from: str | None = setting(
+        None,
+        "Finished run or adapter directory whose trained weights this run starts from, at step 0 with a new optimiser.",
+        hash_default=False,
     )
     check: bool = setting(
         False, "Check config and data, run the longest batch forward and backward, and stop.", affects_results=False

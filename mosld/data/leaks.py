@@ -37,6 +37,10 @@ class Record:
         """All rows that are not held out."""
         return numpy.concatenate([self.seen, self.unused])
 
+    def joined(self, earlier: "Record") -> "Record":
+        """Both: what a run was trained on that starts from the weights of an earlier one."""
+        return Record(*(numpy.concatenate([getattr(one, key.name) for one in (self, earlier)]) for key in fields(self)))
+
     def write(self, path: Path) -> None:
         """Write the hashes to a JSON file, in base64."""
         little_endian = {one.name: getattr(self, one.name).astype("<u8").tobytes() for one in fields(self)}

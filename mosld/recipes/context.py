@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mosld.adapters.adapt import adapt_with
-from mosld.adapters.load import base_model_of, parameter_counts
+from mosld.adapters.load import base_model_of, load_into, parameter_counts
 from mosld.common.errors import UserError
 from mosld.config.schema import Config, EvaluationConfig, MethodConfig
 from mosld.data.dataset import Dataset
@@ -29,8 +29,10 @@ from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.validation import Validation, chosen_by, validation_losses
 from mosld.models.load import load_shape, load_tokenizer
+from mosld.recipes.load import load_base_model
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.starting_weights import starting_weights
 from mosld.training.build import build_loop, build_stepper
 from mosld.training.compile import compile_layers, uncompiled
 from mosld.training.loop import Loop
@@ -200,10 +202,20 @@ def _counted(number: int, noun: str) -> str:
 
 
 def add_adapter(context: RunContext, model: Model) -> Model:
-    """The base model with the method's adapter, ready to train; full fine-tuning returns a trainable copy."""
+    """The base model with the method's adapter, ready to train; full fine-tuning returns a trainable copy.
+
+    The weights are those of `init_from` where that is given.
+    """
     config = context.config
+    weights = starting_weights(config)
+    if weights and config.method.kind == "full":
+        model, _ = load_base_model(replace(config.model, path=str(weights)), context.console)
     set_seed(config.seed)
     adapted = adapt_with(base_model_of(model), config.method, config.allocation, config.seed)
+    if weights:
+        if isinstance(adapted, PeftModel):
+            load_into(adapted, weights)
+        context.console.say(f"starting from the weights in {weights} (init_from)")
     adapted = ready_to_train(adapted, config.training.gradient_checkpointing)
     if config.training.compile:
         compile_layers(base_model_of(adapted), context.console.say)

@@ -24,11 +24,13 @@ def add_task_experts(context: RunContext, model: Model, run: RunDirectory, stop:
     An expert that an interrupted run finished is read from the run directory.
     """
     method = context.config.method
-    if method.add_task:
+    if context.config.init_from:
+        trained = []  # all experts come from there
+    elif method.add_task:
         trained = [method.add_task]
     else:
         trained = [task for task in method.domains or [] if task not in method.experts_from]
-    folders = {task: Path(folder) for task, folder in method.experts_from.items()}
+    folders = {}
     for task in trained:
         expert = run.expert(task)
         if processes().broadcast(any(damage(expert.adapter))):

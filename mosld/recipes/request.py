@@ -13,6 +13,7 @@ from mosld.data.dataset import Dataset, load_dataset
 from mosld.distributed.launch import require_launch
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.starting_weights import starting_weights
 from mosld.runs.tables import results_table
 from mosld.tracking.hub import require_token
 
@@ -80,6 +81,10 @@ def check_request(overrides: list[str]) -> TrainRequest:
         UserError: with one message for each mistake in config, launcher or data.
     """
     config = load_config(overrides)
+    run = RunDirectory(run_directory(config))
+    weights = starting_weights(config)
+    if weights and weights.is_relative_to(run.path.resolve()):
+        raise UserError(f"init_from={config.init_from}: lies in the directory of this run; choose another output_dir.")
     require_launch(config)
     with Console().working("reading the rows"):
         dataset = load_dataset(config.data, config.source)
@@ -89,4 +94,4 @@ def check_request(overrides: list[str]) -> TrainRequest:
             f"training.patience={config.training.patience}: {', '.join(dataset.tasks)} has no validation rows; set it "
             "to null, or add a validation file."
         )
-    return TrainRequest(config, dataset, RunDirectory(run_directory(config)), overrides)
+    return TrainRequest(config, dataset, run, overrides)

@@ -16,6 +16,7 @@ from mosld.common.errors import ExitCode, UserError
 from mosld.common.files import disk_is_full, read_json, write_json
 from mosld.common.process import is_distributed, is_main, silence_libraries
 from mosld.common.secrets import redact
+from mosld.data.leaks import Record
 from mosld.data.tokens.encoding import longest
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import processes
@@ -31,6 +32,7 @@ from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.runs.loss_curve import draw_loss_curve
 from mosld.runs.results import Results
+from mosld.runs.starting_weights import starting_weights
 from mosld.runs.tables import results_table
 from mosld.tracking.tracker import NoTracker, Tracker, make_tracker
 from mosld.training.loop import DivergedError
@@ -165,8 +167,8 @@ def _train_and_score(
         console.say(f"  {launch().describe()}")
     for line in dataset.summary():
         console.say(f"  {line}")
-    if dataset.record:
-        dataset.record.write(run.rows)
+    if record := _record(request):
+        record.write(run.rows)
     refuse_too_long(config, dataset, console, trains=True)
     model, tokenizer = load_base_model(config.model, console)
     context = RunContext(config, dataset, tokenizer, console, readable_tokens(config.method, model.config))
@@ -207,6 +209,16 @@ def _train_and_score(
     if config.hub.push_to:
         results.add(pushed_to=push_to_hub(saved, config.hub, config.method.name, console) if is_main() else None)
     return evaluation
+
+
+def _record(request: TrainRequest) -> Record | None:
+    """Which rows the run is trained on, with those of the run that it starts from; None where one is not known."""
+    record = request.dataset.record
+    weights = starting_weights(request.config)
+    if record is None or weights is None:
+        return record
+    earlier = Record.read(weights.parent / "rows.json")
+    return record.joined(earlier) if earlier else None
 
 
 def _score_base(context: RunContext, model: Model, test: Questions, run: RunDirectory) -> dict:

@@ -187,6 +187,8 @@ def _facts(runs: list[Run], family: list[Run], tasks: list[str]) -> list[str]:
     prints = {f"{next(iter(run.scores))} {run.fingerprint}" if run.single_task else run.fingerprint for run in runs}
     rows = f"data fingerprint{'s' * (len(prints) > 1)}: {', '.join(sorted(prints))}; test items: {counts}"
     notes = [str(note) for run in runs for note in run.results["data"].get("notes") or []]
+    starts = [(run.method, run.config["init_from"]) for run in runs if run.config.get("init_from")]
+    notes += [f"{method} starts from the weights in {folder} (init_from)." for method, folder in starts]
     by_method = group_by(family, lambda run: run.method)
     common = [common_settings_note(method, by_method[method]) for method in sorted({run.method for run in runs})]
     return [rows, *dict.fromkeys(notes), *(note for note in common if note)]

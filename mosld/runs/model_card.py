@@ -40,7 +40,7 @@ def write_model_card(folder: Path, config: Config, results: JsonObject) -> None:
         config,
         title=results["name"],
         what=f"{_describe(method)} {_base_name(model)},",
-        facts=f", {results['parameters']['trainable']:,} trainable parameters.",
+        facts=f", {results['parameters']['trainable']:,} trainable parameters{_start(config)}.",
         tag=method.name if method.name != "mosld" else "",
         scores=_score_table(results, config.prompt, average=True),
         whole=method.kind == "full",
@@ -95,6 +95,10 @@ def _card(config: Config, *, title: str, what: str, facts: str, tag: str, scores
         scores=scores,
         loading=LOAD_MODEL if whole else adapter,
     )
+
+
+def _start(config: Config) -> str:
+    return f", started from the weights in `{config.init_from}`" if config.init_from else ""
 
 
 def _describe(method: MethodConfig) -> str:

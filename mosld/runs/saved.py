@@ -51,7 +51,7 @@ def saved_run(directory: str) -> SavedRun:
     path = Path(directory)
     if not path.is_dir():
         raise UserError(f"run={directory}: no such directory.")
-    weights = _weights(path)
+    weights = find_weights(path)
     if weights is None:
         reason = "no run there"
         if (path / "config.yaml").is_file():
@@ -71,7 +71,7 @@ def saved_run(directory: str) -> SavedRun:
     return SavedRun(path, weights, not (weights / "adapter_config.json").is_file(), recorded)
 
 
-def _weights(path: Path) -> Path | None:
+def find_weights(path: Path) -> Path | None:
     """The first directory that holds an adapter or a model: the named one, or one of a run's two."""
     marks = [
         (path, "adapter_config.json"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.cases import Case, Outcome, check_case, command, weights
+from tests.helpers.cases import Case, Outcome, check_case, command, losses, weights
 from tests.helpers.fork_server import nursery
 
 pytestmark = pytest.mark.slow
@@ -47,6 +47,10 @@ def cases(full: bool) -> list[Case]:
     ]
     kills = range(1, 13) if full else (2, 7)  # moa: 3 steps for each of two experts, then 6 for the mixture
     found += [Case(f"moa killed at step {kill} of both stages", partial(_killed, "moa", kill, 1)) for kill in kills]
+    found += [
+        Case("moa killed in stage 1 and in stage 2", partial(_killed_twice, "moa", (2, 7))),
+        Case("mosld killed twice", partial(_killed_twice, "mosld", (3, 2))),
+    ]
     if full:
         found += [Case(f"moa killed at step {kill}, 2 processes", partial(_killed, "moa", kill, 2)) for kill in (2, 8)]
         found += [
@@ -118,10 +122,14 @@ def _run(folder: Path, method: str, micro: int, until: int) -> list[list[str]]:
     return rows
 
 
+def _kill(step: int) -> list[dict[str, Any]]:
+    return [{"at": "mosld.training.step:Stepper.step", "call": step, "do": "SIGKILL"}]
+
+
 def _killed(method: str, step: int, count: int, folder: Path) -> None:
     """Whole commands: SIGKILL before an optimiser step, the same command again."""
     more = ["training.checkpoint_every=1"]
-    kill = [{"at": "mosld.training.step:Stepper.step", "call": step, "do": "SIGKILL"}]
+    kill = _kill(step)
     straight, run = (command(folder, *more, f"output_dir={folder / name}", method=method) for name in ("one", "two"))
     if count == 1:
         assert nursery().train(straight, folder / "log") == 0
@@ -134,6 +142,27 @@ def _killed(method: str, step: int, count: int, folder: Path) -> None:
         assert codes[0] not in (0, 75)
         assert nursery().train_several(count, run, folder / "log") == [0] * count
     assert weights(folder / "two") == weights(folder / "one")
+
+
+def _killed_twice(method: str, steps: tuple[int, int], folder: Path) -> None:
+    """Whole commands: SIGKILL before an optimiser step of the first start, and before one of the second."""
+    straight, run = (
+        command(folder, "training.checkpoint_every=1", f"output_dir={folder / name}", method=method)
+        for name in ("one", "two")
+    )
+    assert nursery().train(straight, folder / "log") == 0
+    assert [nursery().train(run, folder / "log", _kill(step)) for step in steps] == [-9, -9]
+    assert nursery().train(run, folder / "log") == 0
+    assert weights(folder / "two") == weights(folder / "one")
+    assert losses(folder / "two") == losses(folder / "one")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_loop_stopped_and_resumed_twice_changes_no_bit(method, tmp_path):
+    wanted = _run(tmp_path / "straight", method, 2, STEPS)
+    rows = [row for until in (2, 4, STEPS) for row in _run(tmp_path / "parts", method, 2, until)]
+    assert rows == wanted
+    assert _sums(tmp_path / "parts", STEPS) == _sums(tmp_path / "straight", STEPS)
 
 
 @pytest.mark.parametrize("case", cases(full=False), ids=str)
