@@ -99,7 +99,7 @@ def _mixture_facts(base: PreTrainedModel, adapter: MosldConfig, name: str) -> Mi
     """Rank, scale and top_k, and the adapted layers by kind; layers are named as in the base's decoder."""
     facts: MixtureFacts = {"rank": adapter.r, "alpha": adapter.alpha, "top_k": adapter.top_k}
     if adapter.router == "domain":
-        facts["domains"] = adapter.domains
+        facts |= {"domains": adapter.domains, "router_widths": {}}
     for layer, mixture in _layers(base, name):
         key = layer.key.removeprefix(f"{base.base_model_prefix}.")
         if isinstance(mixture, FeedForwardMixture):
@@ -107,6 +107,9 @@ def _mixture_facts(base: PreTrainedModel, adapter: MosldConfig, name: str) -> Mi
         else:
             routed = mixture.router is not None or adapter.router == "domain"
             kind, experts = ("experts" if routed else "lora"), mixture.experts
+            if mixture.router is not None and adapter.router == "domain":
+                number = next(part for part in key.split(".") if part.isdigit())
+                cast(dict[str, int], facts["router_widths"])[number] = mixture.router.weight.shape[1]
         cast(dict[str, int], facts.setdefault(kind, {}))[key] = experts
     return facts
 

@@ -176,13 +176,10 @@ ADAPT = {
     "sequence": """\
         if config._attn_implementation == "vllm":
             raise ValueError("vLLM mixes sequences in one pass: serve each expert of this model as a plain LoRA")
-        experts = len(mixture["domains"])
-        routers = {}
-        for name in mixture["experts"]:
-            base = self.get_submodule(name)
+        for name, experts in mixture["experts"].items():
             layer = next(part for part in name.split(".") if part.isdigit())
-            self.set_submodule(name, SequenceLinear(base, layer, experts, mixture))
-            routers.setdefault(layer, nn.Parameter(torch.zeros(experts, base.in_features)))
+            self.set_submodule(name, SequenceLinear(self.get_submodule(name), layer, experts, mixture))
+        routers = {layer: torch.zeros(experts, width) for layer, width in mixture["router_widths"].items()}
         self.mixture_routers = nn.ParameterDict(routers)""",
 }
 
@@ -200,7 +197,7 @@ class Pass:
         self.choices = []
 
     def gates_of(self, layer, x):
-        """g [B, 1, E]: $gates, with p = softmax(W_r norm(h)) and h the $pool of the prompt's states."""
+        """g [B, 1, E]: $gates; p = softmax(W_r norm(h)), h the $pool of the prompt's states."""
         if layer not in self.gates:
             x = x.float()
             tokens = torch.ones_like(x[..., 0])
