@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mosld.adapters.auxiliary_loss import ROUTER_LOGITS, ROUTER_WEIGHT
 from mosld.adapters.bank import Mixture
-from mosld.adapters.config import MosldConfig
+from mosld.adapters.config import MosldConfig, by_prompt
 from mosld.adapters.layers import FeedForwardMixture, MixtureLayer
 from mosld.common.errors import UserError
 from mosld.common.files import write_text
@@ -70,44 +70,33 @@ def _reasons_against(adapted: PeftModel, base: PreTrainedModel) -> list[str]:
         ]
     layers = _layers(base, adapted.active_adapter)
     outside = [layer.key for layer, _ in layers if not layer.key.startswith(f"{base.base_model_prefix}.")]
-    blocks = [layer.key for layer, mixture in layers if isinstance(mixture, FeedForwardMixture)]
-    checks = {
-        f"as=model: {len(adapted.active_adapters)} adapters are active; activate one with set_adapter(name).": (
-            len(adapted.active_adapters) > 1
-        ),
-        "as=model: the base is quantized: its packed weights cannot be written; load it with model.quantize=null.": (
-            getattr(base, "is_quantized", False)
-        ),
-        f"as=model: {kind.__name__} is no causal model of transformers itself ({kind.__module__}).": (
-            not kind.__module__.startswith("transformers.models.") or not kind.__name__.endswith(CAUSAL)
-        ),
-        f"as=model: {', '.join(outside)} is outside of the decoder layers and cannot be exported.": bool(outside),
-        f"as=model: {adapter.modules_to_save} (modules_to_save) are trained whole and cannot be exported.": (
-            bool(adapter.modules_to_save)
-        ),
-        "as=model: router=domain cannot be exported with adapted feed-forward blocks or single LoRAs.": (
-            adapter.router == "domain" and bool(blocks or adapter.plain_modules)
-        ),
-        "as=model: the weights are on the meta device or sharded; load the run in one process.": (
-            any(parameter.is_meta for parameter in base.parameters())
-        ),
-    }
-    return [reason for reason, holds in checks.items() if holds]
+    blocks = any(isinstance(mixture, FeedForwardMixture) for _, mixture in layers)
+    foreign = not kind.__module__.startswith("transformers.models.") or not kind.__name__.endswith(CAUSAL)
+    checks = [
+        (len(adapted.active_adapters) > 1, "several adapters are active; activate one with set_adapter(name)"),
+        (getattr(base, "is_quantized", False), "the base is quantized; load it with model.quantize=null"),
+        (foreign, f"the base, a {kind.__name__}, is no causal model of transformers itself ({kind.__module__})"),
+        (outside, f"{', '.join(outside)} is adapted, outside of the decoder"),
+        (adapter.modules_to_save, f"modules_to_save={adapter.modules_to_save} are trained whole"),
+        (by_prompt(adapter) and (blocks or adapter.plain_modules), "router=domain adapts blocks or single LoRAs"),
+        (any(weight.is_meta for weight in base.parameters()), "its weights are not here; load the run in one process"),
+    ]
+    return [f"as=model: this model cannot be written: {reason}." for holds, reason in checks if holds]
 
 
 def _mixture_facts(base: PreTrainedModel, adapter: MosldConfig, name: str) -> MixtureFacts:
     """Rank, scale and top_k, and the adapted layers by kind; layers are named as in the base's decoder."""
     facts: MixtureFacts = {"rank": adapter.r, "alpha": adapter.alpha, "top_k": adapter.top_k}
-    if adapter.router == "domain":
+    if by_prompt(adapter):
         facts |= {"domains": adapter.domains, "router_widths": {}}
     for layer, mixture in _layers(base, name):
         key = layer.key.removeprefix(f"{base.base_model_prefix}.")
         if isinstance(mixture, FeedForwardMixture):
             kind, experts = "feed_forward", mixture.gate.experts
         else:
-            routed = mixture.router is not None or adapter.router == "domain"
+            routed = mixture.router is not None or by_prompt(adapter)
             kind, experts = ("experts" if routed else "lora"), mixture.experts
-            if mixture.router is not None and adapter.router == "domain":
+            if mixture.router is not None and by_prompt(adapter):
                 number = next(part for part in key.split(".") if part.isdigit())
                 cast(dict[str, int], facts["router_widths"])[number] = mixture.router.weight.shape[1]
         cast(dict[str, int], facts.setdefault(kind, {}))[key] = experts
@@ -151,7 +140,7 @@ def _weights(base: PreTrainedModel, adapter: MosldConfig, name: str) -> dict[str
         key = key.replace(".base_layer.", ".base.")
         key = key.replace(f".mosld_mixture.{name}.router.weight", ".mixture_router")
         key = key.replace(f".mosld_mixture.{name}.", ".mixture.")
-        if adapter.router == "domain":  # one router for all modules of a layer
+        if by_prompt(adapter):  # one router for all modules of a layer
             key = re.sub(r"^(\w+)\..*?\.(\d+)\..*\.mixture_router$", r"\1.mixture_routers.\2", key)
         if ".mosld_mixture." not in key:  # of another adapter
             weights[key] = tensor
@@ -173,7 +162,7 @@ def _modelling_text(base: PreTrainedModel, adapter: MosldConfig, mixture: Mixtur
         "columns": "rank" if adapter.share == "B" else "experts * rank",
         "join": "sum(-2)" if adapter.share == "B" else "flatten(-2)",
     }
-    parts = _by_sequence(adapter) if adapter.router == "domain" else _by_token(adapter, mixture)
+    parts = _by_sequence(adapter) if by_prompt(adapter) else _by_token(adapter, mixture)
     return Template(Template(template.FILE).safe_substitute(parts)).substitute(names)
 
 
@@ -199,7 +188,9 @@ def _by_sequence(adapter: MosldConfig) -> dict[str, str]:
     choice = {"pool": adapter.pool, "gates": gates, "pooled": template.POOLED[adapter.pool], "choose": choose}
     return {
         "formula": template.FORMULAS["sequence"],
-        "imports": "from contextvars import ContextVar\n" + ("from copy import deepcopy\n" if votes else "") + "\n",
+        "imports": "from contextvars import ContextVar\n"
+        + ("from copy import deepcopy\n" if votes else "")
+        + "from functools import wraps\n\n",
         "layers": Template(template.SEQUENCE).safe_substitute(choice),
         "adapt": template.ADAPT["sequence"],
         "forward": template.SEQUENCE_FORWARD.replace("$vote\n", template.VOTE if votes else ""),

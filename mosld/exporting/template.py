@@ -249,9 +249,9 @@ def keep_with_cache(cache, gates):
             cache.__class__ = type(type(cache).__name__, (CacheWithGates, type(cache)), {})
         cache.gates = {layer: known.detach() for layer, known in gates.items()}'''
 
-SEQUENCE_FORWARD = '''
+SEQUENCE_FORWARD = """
     def forward(self, input_ids=None, attention_mask=None, past_key_values=None, prompt_mask=None, **kwargs):
-        """As the base's. The tokens of `prompt_mask` decide on the experts, by default all that are no pads."""
+        # The tokens of prompt_mask [B, S] decide on the experts, by default all that are no pads.
         inputs = kwargs | {"input_ids": input_ids, "attention_mask": attention_mask}
         inputs["past_key_values"] = past_key_values
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
@@ -276,7 +276,7 @@ $vote
             return super().forward(**inputs)
         finally:
             PASS.reset(token)
-'''
+"""
 
 POOLED = {
     "mean": """\
@@ -308,42 +308,21 @@ VOTE = """\
         current = Pass(self, tokens, elected=torch.stack(current.choices).mode(dim=0).values)
 """
 
-SEQUENCE_GENERATE = '''
-    def forward(
-        self,
-        input_ids=None,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=None,
-        inputs_embeds=None,
-        labels=None,
-        use_cache=None,
-        logits_to_keep=0,
-        prompt_mask=None,
-        **kwargs,
-    ):
-        """As the base's. With labels, the tokens without a label are the prompt."""
-        if prompt_mask is None and labels is not None:
+SEQUENCE_GENERATE = """
+    @wraps($causal_class.forward)  # `generate` reads the names of its arguments
+    def forward(self, *args, labels=None, **kwargs):
+        if labels is not None and kwargs.get("prompt_mask") is None:  # tokens without a label are the prompt
             unlabelled = labels == -100
-            prompt_mask = unlabelled | ~unlabelled.any(-1, keepdim=True)
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
-            prompt_mask=prompt_mask,
-            **kwargs,
-        )
+            kwargs["prompt_mask"] = unlabelled | ~unlabelled.any(-1, keepdim=True)
+        return super().forward(*args, labels=labels, **kwargs)
 
     def generate(self, inputs=None, **kwargs):
-        """As the base's; the prompt alone decides, whole, also without a cache."""
+        # The prompt alone decides, whole, also where a pass without a cache runs over the answer so far.
         prompt = kwargs.get("input_ids") if inputs is None else inputs
-        if prompt is not None and kwargs.get("prompt_mask") is None:
+        if prompt is not None:
             kwargs["prompt_mask"] = torch.ones_like(prompt)
-        kwargs["prefill_chunk_size"] = None
-        return super().generate(inputs, **kwargs)
-'''
+        return super().generate(inputs, **kwargs | {"prefill_chunk_size": None})
+
+    def prepare_inputs_for_generation(self, *args, prompt_mask=None, **kwargs):
+        return super().prepare_inputs_for_generation(*args, **kwargs) | {"prompt_mask": prompt_mask}
+"""

@@ -1,6 +1,6 @@
 """What an exported model answers, computed in a process that can import neither mosld nor peft.
 
-    python tests/helpers/standalone_answers.py FOLDER...    # writes FOLDER/answers.pt
+python tests/helpers/standalone_answers.py FOLDER...    # writes FOLDER/answers.pt
 """
 
 import importlib.util

@@ -9,7 +9,9 @@ from mosld.evaluation.multiple_choice import score_choices
 from mosld.exporting.standalone import write_standalone
 from tests.helpers.methods import BY_NAME
 
-lm_eval = pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
+pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
+
+import lm_eval
 
 from mosld.evaluation.lm_eval.build import task_manager, task_on_rows
 
