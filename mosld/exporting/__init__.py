@@ -1,0 +1,1 @@
+"""What a run trained, written for other software: a transformers model, a plain LoRA, a merged model, GGUF."""
