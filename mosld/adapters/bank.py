@@ -125,7 +125,7 @@ def select_experts(weight: Tensor, axis: int, experts: int, selected: Tensor) ->
 
 
 def open_experts(mixture: nn.Module, config: MosldConfig) -> Tensor | None:
-    """Which experts take part [E]; None: all.
+    """Which experts take part in eval mode [E]; None: all.
 
     An expert that was added to a trained mixture has B = 0, and yet it would change the outputs: whatever weight or
     place among the top k it gets, others lose. So its gate is closed: in eval mode it is left out of the softmax, the
@@ -136,7 +136,7 @@ def open_experts(mixture: nn.Module, config: MosldConfig) -> Tensor | None:
 
     A known compromise: a grown mixture reads its new B in every forward pass in eval mode; on CUDA that waits.
     """
-    if mixture.training or not config.grown or getattr(mixture, "kept", None) is not None:
+    if not config.grown or getattr(mixture, "kept", None) is not None:
         return None
     banks = [module for module in mixture.modules() if isinstance(module, ExpertBank)]
     untrained_E = torch.stack([bank.untrained_experts() for bank in banks]).all(0)
@@ -213,7 +213,7 @@ class Mixture(ExpertBank):
         Returns:
             The update [B, S, O] in the dtype of A, and the routing where it was decided here.
         """
-        kept = open_experts(self, self.config)
+        kept = None if self.training else open_experts(self, self.config)
         if kept is not None:
             return without_closed(self, kept)(x_BSI, context, layer)
         weights = [] if self.router is None else self.router.fused_logits(x_BSI)

@@ -62,7 +62,7 @@ class FeedForwardMixture(nn.Module):
 
     def forward(self, block: GatedBlock, x_BSI: Tensor, context: ForwardContext) -> tuple[Tensor, Routing]:
         """The block's output with its experts [B, S, I] in the dtype of the base, and the routing."""
-        kept = open_experts(self, self.router.config)
+        kept = None if self.training else open_experts(self, self.router.config)
         if kept is not None:
             return without_closed(self, kept)(block, x_BSI, context)
         weights = [*self.router.fused_logits(x_BSI), self.gate.down_weight(x_BSI), self.up.down_weight(x_BSI)]

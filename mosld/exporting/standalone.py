@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mosld.adapters.auxiliary_loss import ROUTER_LOGITS, ROUTER_WEIGHT
-from mosld.adapters.bank import Mixture
+from mosld.adapters.bank import Mixture, open_experts
 from mosld.adapters.config import MosldConfig, by_prompt
 from mosld.adapters.layers import FeedForwardMixture, MixtureLayer
 from mosld.common.errors import UserError
@@ -71,11 +71,13 @@ def _reasons_against(adapted: PeftModel, base: PreTrainedModel) -> list[str]:
     layers = _layers(base, adapted.active_adapter)
     outside = [layer.key for layer, _ in layers if not layer.key.startswith(f"{base.base_model_prefix}.")]
     blocks = any(isinstance(mixture, FeedForwardMixture) for _, mixture in layers)
+    closed = any(open_experts(mixture, adapter) is not None for _, mixture in layers)
     foreign = not kind.__module__.startswith("transformers.models.") or not kind.__name__.endswith(CAUSAL)
     checks = [
         (len(adapted.active_adapters) > 1, "several adapters are active; activate one with set_adapter(name)"),
         (getattr(base, "is_quantized", False), "the base is quantized; load it with model.quantize=null"),
         (foreign, f"the base, a {kind.__name__}, is no causal model of transformers itself ({kind.__module__})"),
+        (closed, "experts that grow() added are untrained, and their gates are closed; train them or drop_expert them"),
         (outside, f"{', '.join(outside)} is adapted, outside of the decoder"),
         (adapter.modules_to_save, f"modules_to_save={adapter.modules_to_save} are trained whole"),
         (by_prompt(adapter) and (blocks or adapter.plain_modules), "router=domain adapts blocks or single LoRAs"),

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 import mosld
 from mosld.common.errors import UserError
+from mosld.exporting.standalone import write_standalone
 from tests.helpers.methods import BY_NAME, ROUTED, Row, over
 
 INPUT = {
@@ -273,3 +274,16 @@ def test_loras_that_do_not_fit_are_refused(method, options, message, tiny, tmp_p
     with pytest.raises(UserError, match=message):
         mosld.adapt(tiny, method, experts_from={"a": folder, "b": folder}, **options)
     assert dict(tiny.named_modules()).keys() == before
+
+
+@over([BY_NAME["mosld"], BY_NAME["mixlora"]])
+def test_a_closed_expert_is_not_exported_as_an_open_one(row, tmp_path):
+    base, tokenizer = mosld.load_base("tiny")
+    model = grown(row.adapted(base=base), row)
+    with pytest.raises(UserError, match="gates are closed"):
+        write_standalone(model, tokenizer, tmp_path)
+    train(row, model, 8)
+    for weight in model.parameters():
+        if weight.requires_grad:  # a block that no token took stays closed
+            weight.data += 0.01
+    write_standalone(model.eval(), tokenizer, tmp_path)
