@@ -5,7 +5,6 @@
 
 import argparse
 import dataclasses
-import os
 import signal
 import sys
 import threading
@@ -14,9 +13,11 @@ from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 from mosld.common.errors import ExitCode, UserError, nearest
+from mosld.common.machine import check_machine
 from mosld.common.process import run_to_exit_code, silence_imports
+from mosld.common.terminal import flush_streams
 from mosld.common.threads import limit_spinning
-from mosld.config.fields import field_types
+from mosld.config.fields import LARGEST, field_types
 from mosld.config.groups import group_options
 from mosld.config.schema import Config
 
@@ -31,7 +32,12 @@ def run_command(command: Callable[[list[str]], int], usage: str, argv: Sequence[
         return ExitCode.FINISHED
     limit_spinning()
     silence_imports()
-    return run_to_exit_code(lambda: command(arguments))
+
+    def work() -> int:
+        check_machine(arguments)
+        return command(arguments)
+
+    return run_to_exit_code(work)
 
 
 def describe_keys() -> str:
@@ -97,13 +103,19 @@ def run_flags(
         return ExitCode.FINISHED
     limit_spinning()
     silence_imports()
+
+    def work() -> int:
+        check_machine(arguments)
+        code = command(parser.read(arguments))
+        sys.stdout.flush()
+        return code
+
     try:
-        return run_to_exit_code(lambda: command(parser.read(arguments)))
+        return run_to_exit_code(work)
     except KeyboardInterrupt:
         return ExitCode.STOPPED
     except BrokenPipeError:
-        # Without this Python complains about the closed pipe once more when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        flush_streams()
         return ExitCode.UNREAD
 
 
@@ -135,9 +147,9 @@ def at_least(smallest: Number) -> Callable[[str], Number]:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not smallest <= value < float("inf"):
+        if value is None or not smallest <= value < LARGEST:
             whole = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text}: must be {whole} of at least {smallest:g}")
+            raise argparse.ArgumentTypeError(f"{text}: must be {whole} of at least {smallest:g} and below {LARGEST:g}")
         return value
 
     return read

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mosld.cli import FlagParser, run_flags
 from mosld.common.errors import ExitCode, UserError
+from mosld.common.terminal import print_result
 
 DESCRIPTION = """Make a saved workspace on Weights & Biases over mosld's runs: accuracy by method and task, single tasks
 against the mixture, sweeps of dropout and rank, loss, expert load.
@@ -38,7 +39,7 @@ def dashboard(flags: argparse.Namespace) -> int:
         write_workspace(workspace, flags.spec)
     except OSError as error:
         raise UserError(f"--spec {flags.spec}: cannot be written: {error.strerror}.") from error
-    print(flags.spec)
+    print_result(flags.spec)
     return ExitCode.FINISHED
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mosld.cli import run_command
 from mosld.common.errors import ExitCode
 from mosld.common.process import is_main
+from mosld.common.terminal import print_result
 from mosld.config.rerun import eval_arguments, rerun_config
 from mosld.data.dataset import load_dataset
 from mosld.distributed.launch import require_launch
@@ -61,7 +62,7 @@ def _evaluate(arguments: list[str]) -> int:
 
         result = evaluate_run(config, dataset, run, options.overrides, compared)
     if is_main():
-        print(result.path)
+        print_result(result.path)
     return ExitCode.FINISHED
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mosld.analysis.selection import select_runs
 from mosld.cli import FlagParser, ending_on_ctrl_c, run_flags
 from mosld.common.errors import ExitCode
+from mosld.common.terminal import print_result
 
 USAGE = """What the experts of finished runs hold, from their files (no model is loaded): how similar the experts of a
 layer are, which experts each task uses, how far tasks differ in that, how much an expert says about the task; and
@@ -31,7 +32,7 @@ def inspect(flags: argparse.Namespace) -> int:
     with ending_on_ctrl_c():
         # It imports torch and matplotlib.
         from mosld.recipes.inspect import inspect_runs
-    print(inspect_runs(runs, left_out, flags.out, flags.evaluation))
+    print_result(inspect_runs(runs, left_out, flags.out, flags.evaluation))
     return ExitCode.FINISHED
 
 

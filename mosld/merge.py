@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mosld.cli import FlagParser, add_run, ending_on_ctrl_c, run_flags
 from mosld.common.errors import ExitCode, UserError
+from mosld.common.terminal import print_result
 from mosld.config.schema import MethodConfig
 from mosld.runs.saved import SavedRun, saved_run
 
@@ -50,7 +51,7 @@ def merge(flags: argparse.Namespace) -> int:
         from mosld.recipes.merge import merge_adapter
 
     merge_adapter(config, run, output)
-    print(output)
+    print_result(output)
     return ExitCode.FINISHED
 
 

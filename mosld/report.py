@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mosld.cli import FlagParser, at_least, ending_on_ctrl_c, run_flags
 from mosld.common.errors import ExitCode
+from mosld.common.terminal import print_result
 
 USAGE = """Make tables and figures of all finished runs and evaluations below some directories. Nothing is trained or
 scored again: everything comes from results.json, predictions/ and metrics.jsonl.
@@ -39,7 +40,7 @@ def report(flags: argparse.Namespace, command: str) -> int:
     page = report_runs(
         flags.directories, Path(flags.output), flags.against, flags.resamples, flags.paper, flags.figures, command
     )
-    print(page)
+    print_result(page)
     return ExitCode.FINISHED
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mosld.cli import run_command
 from mosld.common.errors import ExitCode
 from mosld.common.process import is_main
+from mosld.common.terminal import print_result
 from mosld.config.sweep import is_sweep
 from mosld.recipes.request import check_request
 
@@ -38,18 +39,18 @@ def train(overrides: list[str]) -> int:
 
         swept = run_sweep(overrides)
         if is_main():
-            print(swept.directory)
+            print_result(swept.directory)
         return SWEEP_EXIT_CODES[swept.status]
     request = check_request(overrides)
     if request.show_finished():
-        print(request.run.path)
+        print_result(request.run.path)
         return ExitCode.FINISHED
     # torch, transformers and peft: only now is everything checked.
     from mosld.recipes.train import train_run
 
     result = train_run(request)
     if is_main() and result.status != "checked":
-        print(result.path)
+        print_result(result.path)
     return result.exit_code
 
 

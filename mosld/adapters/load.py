@@ -3,23 +3,26 @@
 Every fault of an adapter's files is an error, so that no score is computed from half an adapter.
 """
 
+import re
 import warnings
 from pathlib import Path
 from typing import cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from mosld.adapters.config import MosldConfig
 from mosld.common.errors import UserError
+from mosld.common.files import JsonObject
+from mosld.common.machine import time_limit
+from mosld.common.reading import load_json
 from mosld.models.quantization import count_weights
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-LOAD_ERRORS = (SafetensorError, RuntimeError, ValueError, TypeError, KeyError)
+PATTERN_SECONDS = 5.0
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
@@ -29,12 +32,17 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         UserError: the files are damaged, incomplete, of another base model, or a pickle.
     """
     check_weights_file(folder)
+    config = load_json(folder / "adapter_config.json", JsonObject)
     try:
+        _check_patterns(config, model)
         with warnings.catch_warnings():  # missing weights are an error below
             warnings.simplefilter("ignore", UserWarning)
             adapted = PeftModel.from_pretrained(model, str(folder))
         saved = load_file(folder / WEIGHTS_FILE)
-    except LOAD_ERRORS as error:
+    except UserError:
+        raise
+    # What PEFT raises of a field of the wrong type may be anything.
+    except Exception as error:
         raise _unloadable(folder, error) from error
     _require_loaded(adapted, saved, folder)
     return adapted
@@ -53,7 +61,10 @@ def load_into(adapted: PeftModel, folder: Path) -> None:
         config = adapted.active_peft_config
         if isinstance(config, MosldConfig):
             config.grown = cast(MosldConfig, MosldConfig.from_pretrained(str(folder))).grown
-    except LOAD_ERRORS as error:
+    except UserError:
+        raise
+    # What PEFT raises of a field of the wrong type may be anything.
+    except Exception as error:
         raise _unloadable(folder, error) from error
     _require_loaded(adapted, saved, folder)
 
@@ -72,6 +83,23 @@ def _require_loaded(adapted: PeftModel, saved: dict[str, torch.Tensor], folder: 
     lost = [name for name, tensor in saved.items() if not torch.equal(tensor, loaded[name].cpu().to(tensor.dtype))]
     if lost:
         raise UserError(f"{folder}: {len(lost)} weights could not be loaded, the first: {lost[0]}")
+
+
+def _check_patterns(config: JsonObject, model: nn.Module) -> None:
+    """Match the regular expressions of an adapter's config in a limited time: PEFT would match them without one.
+
+    Raises:
+        UserError: one takes too long.
+    """
+    patterns = [config.get(key) for key in ("target_modules", "exclude_modules", "layers_pattern", "target_parameters")]
+    patterns += [key for name in ("rank_pattern", "alpha_pattern") for key in config.get(name) or {}]
+    texts = [entry for value in patterns for entry in (value if isinstance(value, list) else [value])]
+    with time_limit(PATTERN_SECONDS, "adapter_config.json: matching the names of modules"):
+        for text in (text for text in texts if isinstance(text, str)):
+            for name, _ in model.named_modules():
+                # As PEFT matches these keys: the whole name, or its end.
+                re.fullmatch(text, name)
+                re.search(rf"(.*\.)?({text})$", name)
 
 
 def check_weights_file(folder: Path) -> None:

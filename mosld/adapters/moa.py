@@ -1,20 +1,22 @@
 """Mixtures from saved adapters: LoRAs that become experts, and MoA's smaller mixture that gets one more domain."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Required, cast
 
 import torch
 from peft import PeftModel
+from pydantic import PositiveInt
 from safetensors.torch import load_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from mosld.adapters.bank import Mixture
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.layers import MixtureLinear
 from mosld.adapters.load import WEIGHTS_FILE, check_weights_file
 from mosld.common.errors import UserError
+from mosld.common.reading import load_json
 from mosld.config.method_checks import LORA_VARIANTS
 
 LoraPairs = dict[str, tuple[Tensor, Tensor]]  # A and B by the name of the layer
@@ -64,6 +66,15 @@ def fitting_lora(model: PeftModel, folder: Path) -> LoraPairs:
     return pairs
 
 
+class _LoraConfig(TypedDict, total=False):
+    """What a plain LoRA's adapter_config.json has."""
+
+    peft_type: str
+    r: Required[PositiveInt]
+    lora_alpha: Required[float]
+    bias: str
+
+
 @torch.no_grad()
 def set_expert(model: PeftModel, expert: int, pairs: LoraPairs) -> None:
     """Copy a LoRA into one expert's rows and columns of the bank of every layer.
@@ -86,8 +97,8 @@ def read_lora(folder: Path) -> tuple[float, dict[str, Tensor]]:
         UserError: it is none, or a variant that is more than ``alpha / r * B A``.
     """
     try:
-        config = json.loads((folder / "adapter_config.json").read_text())
-    except (OSError, ValueError) as error:
+        config = load_json(folder / "adapter_config.json", _LoraConfig)
+    except UserError as error:
         raise UserError(f"{folder}: holds no LoRA adapter ({error}).") from error
     variants = [key for key in LORA_VARIANTS if config.get(key)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or variants:

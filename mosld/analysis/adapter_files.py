@@ -3,7 +3,6 @@
 Shapes: I in, O out, R rank, E experts.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from mosld.common.errors import UserError
+from mosld.common.reading import load_json
 from mosld.config.schema import Config
 from mosld.runs.saved import SavedRun
 
@@ -86,9 +88,11 @@ class AdapterRun:
         """
         folder = self.saved.weights
         try:
-            rank = json.loads((folder / "adapter_config.json").read_text())["r"] if self.is_mixture else None
+            rank = load_json(folder / "adapter_config.json", _Rank)["r"] if self.is_mixture else None
             banks = banks_of(load_file(folder / WEIGHTS_FILE), rank)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{folder}: cannot be read as an adapter: {error}") from error
         if not banks:
             raise UserError(f"{folder}: {WEIGHTS_FILE} holds no A and B of {self.config.method.name}.")
@@ -113,15 +117,20 @@ class AdapterRun:
                 hint = f"there is {', '.join(names)}" if names else "python -m mosld.eval makes one"
                 raise UserError(f"--evaluation {evaluation}: no {path}; {hint}.")
             return None
-        try:
-            table = json.loads(path.read_text())
-            return {task: {module: _shares(entry) for module, entry in table[task].items()} for task in table}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}).") from error
+        table = load_json(path, dict[str, dict[str, _Usage]])
+        return {task: {module: _shares(entry["weight"]) for module, entry in table[task].items()} for task in table}
 
 
-def _shares(entry: Mapping[str, list[float]]) -> Array:
-    weights_E = np.array(entry["weight"], dtype=np.float64)
+class _Rank(TypedDict):
+    r: PositiveInt
+
+
+class _Usage(TypedDict):
+    weight: list[float]
+
+
+def _shares(weights: list[float]) -> Array:
+    weights_E = np.array(weights, dtype=np.float64)
     return weights_E / weights_E.sum()
 
 

@@ -4,8 +4,6 @@ A starts random and keeps much of that, so two runs of one seed can have nearly 
 Shapes: I in, R rank.
 """
 
-import json
-
 import numpy as np
 import torch
 from peft import get_peft_model_state_dict
@@ -15,8 +13,9 @@ from transformers import PreTrainedModel
 from mosld.adapters.adapt import adapt_with
 from mosld.analysis.adapter_files import AdapterRun, Array, banks_of
 from mosld.common.errors import UserError
+from mosld.common.files import read_json
 from mosld.models.config import meta_model
-from mosld.models.load import resolve_dtype
+from mosld.models.load import DTYPES, resolve_dtype
 
 
 def initial_a(run: AdapterRun) -> dict[str, Array] | None:
@@ -57,7 +56,5 @@ def _without_storage(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedMo
 
 def _training_dtype(run: AdapterRun) -> torch.dtype:
     """The dtype of the base model in training: PEFT rounds LoRA's initial weights to it."""
-    try:
-        return getattr(torch, json.loads((run.directory / "results.json").read_text())["dtype"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return resolve_dtype(run.config.model.dtype)
+    name = (read_json(run.directory / "results.json") or {}).get("dtype")
+    return DTYPES.get(str(name)) or resolve_dtype(run.config.model.dtype)

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mosld.common.errors import UserError
 from mosld.common.process import is_main
+from mosld.common.reading import load_json
 
 MANIFEST = "manifest.json"
 
@@ -23,7 +25,8 @@ def write_text(path: Path, text: str) -> None:
     if not is_main():
         return
     aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
+    # A path may hold half a character; the escape is what JSON writes for it, too.
+    with aside.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -38,10 +41,9 @@ def write_json(path: Path, tree: object) -> None:
 def read_json(path: Path) -> JsonObject | None:
     """The JSON object in a file; None if the file is missing, damaged, or holds anything else."""
     try:
-        tree = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return load_json(path, JsonObject)
+    except UserError:
         return None
-    return tree if isinstance(tree, dict) else None
 
 
 def write_lines(path: Path, records: list[JsonObject]) -> None:
@@ -50,8 +52,8 @@ def write_lines(path: Path, records: list[JsonObject]) -> None:
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether an error means that the disk is full; safetensors says so only in its message."""
-    codes = (errno.ENOSPC, errno.EDQUOT)
+    """Whether an error means that no more can be written; safetensors says so only in its message."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return getattr(error, "errno", None) in codes or any(f"os error {code}" in str(error) for code in codes)
 
 
@@ -75,6 +77,8 @@ def write_folder(
     if not is_main():
         meanwhile()
         return
+    # A link stays, and what it names is replaced.
+    target = target.resolve()
     aside = target.with_name(f".tmp-{target.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -83,6 +87,9 @@ def write_folder(
         files = sorted(path for path in aside.iterdir() if path.is_file())
         entries = {path.name: _manifest_entry(path) for path in files if path.name not in prose}
         (aside / MANIFEST).write_text(json.dumps(entries, indent=2))
+        for path in files:
+            # safetensors lets nobody else read what it writes; the manifest has the user's own mode (umask).
+            path.chmod((aside / MANIFEST).stat().st_mode)
         for path in [*files, aside / MANIFEST, aside]:
             _sync(path)
     except BaseException:
@@ -122,9 +129,20 @@ def _sync(path: Path) -> None:
 
 
 def cache_directory() -> Path:
-    """``$MOSLD_CACHE``, else ``$XDG_CACHE_HOME/mosld``, else ``~/.cache/mosld``."""
+    """``$MOSLD_CACHE``, else ``$XDG_CACHE_HOME/mosld``, else ``~/.cache/mosld``.
+
+    Raises:
+        UserError: the user has no home directory.
+    """
     cache = os.environ.get("MOSLD_CACHE")
-    return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mosld"
+    if cache:
+        return Path(cache)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mosld"
+    except RuntimeError as error:
+        raise UserError(
+            "no home directory is known, so there is no place for the cache; set MOSLD_CACHE=DIR."
+        ) from error
 
 
 def build_once(target: Path, make: Callable[[Path], object]) -> Path:
@@ -141,8 +159,13 @@ def build_once(target: Path, make: Callable[[Path], object]) -> Path:
     """
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=target.parent)
+    except OSError as error:
+        reason = f"{error.strerror}; set MOSLD_CACHE=DIR to cache elsewhere"
+        raise OSError(error.errno, reason, str(target.parent)) from error
+    with folder as scratch:
         aside = Path(scratch) / target.name
         make(aside)
         try:

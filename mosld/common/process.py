@@ -5,9 +5,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 from mosld.common.errors import ExitCode, UserError
 from mosld.common.secrets import redact
+from mosld.common.terminal import flush_streams, guard_streams, visible
 
 # How long to wait for the other processes of a run before leaving: the main one may still write and upload. After an
 # interruption outside the training loop the others may not know of it.
@@ -50,14 +52,25 @@ def on_command_end(leave: Callable[[float], None]) -> None:
 
 
 def run_to_exit_code(work: Callable[[], int]) -> int:
-    """Run a command's work; print the user's mistakes on stderr and return the exit code. A bug is raised."""
+    """Run a command's work; print the mistakes of the user or the machine on stderr and return the exit code.
+
+    A bug is raised.
+    """
+    guard_streams()
     wait_seconds = 0.0
     try:
         code = ExitCode(work())
         wait_seconds = EXIT_WAIT_SECONDS.get(code, 0.0)
     except UserError as error:
-        for message in error.messages:
-            print(f"error: {redact(message)}", file=sys.stderr)
+        _print_errors(error.messages)
+        return ExitCode.USER_ERROR
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # The disk, a permission, a file that went away.
+        _print_errors([f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."])
         return ExitCode.USER_ERROR
     except KeyboardInterrupt:
         # No run has begun: there is nothing to resume.
@@ -67,3 +80,10 @@ def run_to_exit_code(work: Callable[[], int]) -> int:
     finally:
         for leave in _on_end:
             leave(wait_seconds)
+        flush_streams()
+
+
+def _print_errors(messages: list[str]) -> None:
+    with suppress(OSError):
+        for message in messages:
+            print(f"error: {visible(redact(message))}", file=sys.stderr)

@@ -9,6 +9,20 @@ import re
 from collections.abc import Iterator, Mapping
 
 SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+# The environment variables that ${oc.env:NAME} may put into the config: places and names of a machine.
+OPEN_VARIABLES = (
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "HOSTNAME",
+    "PWD",
+    "TMPDIR",
+    "SCRATCH",
+    "WORK",
+    "DATA",
+    "CUDA_VISIBLE_DEVICES",
+)
+OPEN_PREFIXES = ("MOSLD_", "SLURM_")
 # A shorter value of an environment variable is no key, and may be part of any word.
 MIN_SECRET_CHARACTERS = 8
 LOOKS_SECRET = re.compile(
@@ -25,8 +39,13 @@ def secrets_in(tree: Mapping[str, object]) -> list[str]:
     return [
         f"{key}: holds what looks like a secret (a key, or a password in an address), and would be written into files "
         "and to the dashboard; give it in the environment, or by `wandb login` or `hf auth login`."
-        for key in _secret_keys(tree, "")
+        for key in dict.fromkeys(_secret_keys(tree, ""))
     ]
+
+
+def may_enter_config(name: str) -> bool:
+    """Whether `${oc.env:NAME}` may be used: what it gives is written into files and to the dashboard."""
+    return (name in OPEN_VARIABLES or name.startswith(OPEN_PREFIXES)) and not SECRET_NAME.search(name)
 
 
 def redact(text: str) -> str:
@@ -36,20 +55,25 @@ def redact(text: str) -> str:
     return LOOKS_SECRET.sub("***", text)
 
 
-def _secret_keys(tree: Mapping[str, object], prefix: str) -> Iterator[str]:
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict):
-            yield from _secret_keys(value, f"{key}.")
-        elif any(_is_secret(key, entry) for entry in (value if isinstance(value, list) else [value])):
-            yield key
+def _secret_keys(value: object, key: str) -> Iterator[str]:
+    """The keys at and below `key` that hold a secret, or whose name is one."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            secret = _is_secret(key, str(name))
+            below = f"{key}.{'***' if secret else name}".lstrip(".")
+            if secret:
+                yield below
+            yield from _secret_keys(entry, below)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _secret_keys(entry, key)
+    elif not isinstance(value, bool) and _is_secret(key, str(value)):
+        yield key
 
 
-def _is_secret(key: str, value: object) -> bool:
-    if not isinstance(value, str):
-        return False
+def _is_secret(key: str, text: str) -> bool:
     may_be_commit = key == "model.revision"
-    return redact(value) != value or (not may_be_commit and WANDB_KEY.fullmatch(value) is not None)
+    return redact(text) != text or (not may_be_commit and WANDB_KEY.fullmatch(text) is not None)
 
 
 def _environment_secrets() -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mosld.common.errors import format_value, nearest
+from mosld.config.fields import LARGEST
 from mosld.config.local_files import own_files
 from mosld.config.method_checks import check_domain, check_experts_from, check_method, experts_of
 from mosld.config.schema import (
@@ -35,7 +36,12 @@ DEFAULTS_OF_OWN_DATA = {"columns": {}, "answer_as": "auto", "holdout": 0.1, "sco
 def check_config(config: Config, training: bool = True) -> list[str]:
     """Check all combinations of keys; rules about training are left out when nothing will be trained."""
     data, method, model = config.data, config.method, config.model
+    paths = {
+        "output_dir": config.output_dir, "model.path": model.path, "source.root": config.source.root,
+        "method.from_run": method.from_run,
+    }  # fmt: skip
     return [
+        *(f"{key}: is empty; name a directory, or leave it out." for key, path in paths.items() if _is_blank(path)),
         *_check_names({"model.name": model.name, "method.name": method.name, "data.name": data.name}),
         *check_model(model),
         *check_method(method, config.allocation),
@@ -51,6 +57,10 @@ def check_config(config: Config, training: bool = True) -> list[str]:
         *(_check_compile(config.training, method) if training else []),
         *_check_hub(config.hub),
     ]
+
+
+def _is_blank(path: str | None) -> bool:
+    return path is not None and not path.strip(" \t\n\0")
 
 
 def _check_names(names: dict[str, str]) -> list[str]:
@@ -230,8 +240,8 @@ def _check_weights(data: DataConfig) -> Iterator[str]:
     for task, weight in data.weights.items():
         if task not in data.tasks:
             yield f"{weights}: {task} is not a task of this run; {nearest(task, data.tasks)}"
-        elif isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-            yield f"{weights}: the weight of {task} must be a number above 0."
+        elif isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < LARGEST:
+            yield f"{weights}: the weight of {task} must be a number above 0 and below {LARGEST:g}."
     unweighted = [task for task in data.tasks if task not in data.weights]
     if unweighted:
         yield f"{weights}: has no weight for {', '.join(unweighted)}."

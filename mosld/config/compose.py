@@ -19,10 +19,12 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from mosld.common.errors import UserError, format_value, nearest
 from mosld.common.files import JsonObject
-from mosld.common.secrets import secrets_in
+from mosld.common.reading import check_yaml
+from mosld.common.secrets import may_enter_config, secrets_in
 from mosld.config.checks import check_config, own_tasks, single_task
 from mosld.config.fields import build, field_types
 from mosld.config.groups import OPTIONAL_GROUPS, config_directory, group_options, is_null_group, missing_plugin
@@ -35,6 +37,16 @@ OmegaConf.register_new_resolver("unless", lambda value, default: default if valu
 OmegaConf.register_new_resolver("at_scale", lambda scale, values: values[scale or "paper"], replace=True)
 
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
+
+
+def _environment(name: str, *default: str | None) -> str | None:
+    """${oc.env:NAME,default} of the variables that may stand in files."""
+    if not may_enter_config(name):
+        raise ValueError(f"{name} is not among the variables that a config may read (docs/explanation/reliability.md)")
+    return oc.env(name, *default)
+
+
+OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -54,6 +66,9 @@ def load_config(overrides: Sequence[str]) -> Config:
 def compose_tree(overrides: Sequence[str]) -> tuple[JsonObject, list[str]]:
     """The composed tree of the valid overrides, and a message for each other one."""
     errors: list[str] = []
+    for file in sorted(config_directory().rglob("*.yaml")):
+        check_yaml(file)
+    errors += repeated_keys(overrides)
     valid = [text for text in overrides if not override_mistakes(text, errors) and not is_null_group(text)]
     valid = [*implied_groups(valid), *valid]
     GlobalHydra.instance().clear()
@@ -61,7 +76,23 @@ def compose_tree(overrides: Sequence[str]) -> tuple[JsonObject, list[str]]:
         try:
             return _compose(valid), errors
         except COMPOSE_ERRORS:
-            return _compose(_composable(valid, errors)), errors
+            composable = _composable(valid, errors)
+        try:
+            return _compose(composable), errors
+        except COMPOSE_ERRORS as error:
+            # A file in conf/ is wrong, whatever the overrides.
+            raise UserError(*errors, f"{config_directory()}: {' '.join(str(error).split())}") from error
+
+
+def repeated_keys(overrides: Sequence[str]) -> list[str]:
+    """A message for each key that has two values: Hydra would take the last and say nothing."""
+    values: dict[str, str] = {}
+    errors = []
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        if values.setdefault(key, value) != value:
+            errors.append(f"{text}: {key} is given twice, as {values[key]} before; leave one of the two out.")
+    return errors
 
 
 def implied_groups(overrides: Sequence[str]) -> list[str]:
@@ -140,7 +171,8 @@ def override_mistakes(text: str, errors: list[str]) -> bool:
         return True
     try:
         override = parse_override(text)
-    except HydraException:
+    # Python refuses a number of thousands of digits.
+    except (HydraException, ValueError, RecursionError):
         errors.append(
             f"'{text}': is no override; write key=value or group=option (see --help); "
             "quote a value with special characters, as in key='a=b' or key=\"it's\"."

@@ -14,6 +14,8 @@ from typing import TypeVar, Union, get_args, get_origin, get_type_hints
 from mosld.common.errors import format_value, nearest
 
 T = TypeVar("T")
+# No count and no factor comes near it; beyond it, float32 or a seed of numpy overflow somewhere.
+LARGEST = 2.0**31
 TYPE_NAMES = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a map", type(None): "null",
 }  # fmt: skip
@@ -95,7 +97,10 @@ def _convert(value: object, hint: type) -> tuple[str, object]:
         return _convert_list(value, hint)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number:
-        return ("", float(value)) if math.isfinite(value) else ("must be a finite number", None)  # type: ignore[arg-type]
+        if isinstance(value, float) and not math.isfinite(value):
+            return "must be a finite number", None
+        # A whole number may be beyond the range of floats; `_broken_rule` refuses it.
+        return "", float(value) if abs(value) < LARGEST else value  # type: ignore[arg-type]
     if hint is str and number:
         # A directory may be called 2024.
         return "", str(value)
@@ -135,8 +140,9 @@ def _broken_rule(value: object, field: "dataclasses.Field[object]") -> str:
         if isinstance(entry, int | float) and not isinstance(entry, bool):
             if rules["minimum"] is not None and entry < rules["minimum"]:
                 return f"must be at least {rules['minimum']}"
-            if rules["below"] is not None and entry >= rules["below"]:
-                return f"must be below {rules['below']}"
+            below = LARGEST if rules["below"] is None else rules["below"]
+            if entry >= below:
+                return f"must be below {below:.15g}"
     return ""
 
 

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from mosld.common.errors import UserError, format_value, nearest
 from mosld.common.files import JsonObject
+from mosld.common.reading import check_yaml
 from mosld.config.checks import check_model
 from mosld.config.fields import build
 from mosld.config.method_checks import check_method, explain_fixed_experts
@@ -104,7 +105,9 @@ def option_tree(group: str, name: str, errors: list[str]) -> JsonObject:
     if name not in options:
         errors.append(f"{group}={name}: unknown option; {nearest(name, options)}")
         return {}
-    tree = OmegaConf.to_container(OmegaConf.load(config_directory() / group / f"{name}.yaml"))
+    file = config_directory() / group / f"{name}.yaml"
+    check_yaml(file)
+    tree = OmegaConf.to_container(OmegaConf.load(file))
     assert isinstance(tree, dict)
     # What an option chooses in other groups is for Hydra.
     return {str(key): value for key, value in tree.items() if key != "defaults"}

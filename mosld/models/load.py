@@ -3,7 +3,6 @@
 Remote code is never run, and pickled weights are never loaded.
 """
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +17,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils.hub import cached_file, cached_files
+from typing_extensions import TypedDict
 
-from mosld.common.errors import UserError, explain_hub_error
+from mosld.common.errors import UserError, explain_hub_error, format_value
 from mosld.common.process import is_main
+from mosld.common.reading import load_json
 from mosld.config.groups import model_config
 from mosld.config.schema import ModelConfig
 from mosld.distributed.fsdp import shard
@@ -34,6 +35,8 @@ from mosld.models.quantization import keep_packing, quantization_config, quantiz
 from mosld.models.tiny import byte_tokenizer, random_model
 
 INDEX_FILE = "model.safetensors.index.json"
+# Of what a library says.
+MAX_REASON = 500
 WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -68,7 +71,15 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
         raise UserError(*missing)
     tokenizer = load_tokenizer(config)
     if config.kind == "random" and not config.path:
-        return keep_packing(_random(config, empty)).eval(), tokenizer
+        try:
+            random = keep_packing(_random(config, empty)).eval(), tokenizer
+            return _tried(*random, empty)
+        except UserError:
+            raise
+        # A shape that does not fit is found where it is multiplied.
+        except Exception as error:
+            source = f"model.shape={format_value(config.shape)}"
+            raise UserError(f"model={config.name}: {source} does not fit: {_reason(error)}") from error
     dtype = resolve_dtype(config.dtype)
     attention = resolve_attention(config.attention)
     source, revision = _source(config)
@@ -89,7 +100,10 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
                 device_map=None if device is None or device.type == "cpu" else {"": device},
                 quantization_config=quantization_config(config.quantize, dtype) if config.quantize else None,
             )
-    except (OSError, ValueError) as error:
+        if config.path:
+            _tried(model, tokenizer, empty)
+    # What a library raises of a foreign file may be anything.
+    except Exception as error:
         raise UserError(_explain(config, error)) from error
     return keep_packing(model).eval(), tokenizer
 
@@ -156,6 +170,10 @@ def have_weights(config: ModelConfig) -> None:
             raise UserError(_explain(config, error)) from error
 
 
+class _Index(TypedDict):
+    weight_map: dict[str, str]
+
+
 def download(hub: str, revision: str | None) -> None:
     """Download the weights of a hub model, with a progress bar; its other files are small and come with the loading.
 
@@ -165,7 +183,7 @@ def download(hub: str, revision: str | None) -> None:
         OSError: the hub cannot be reached, or refuses.
     """
     index = cached_file(hub, INDEX_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
-    names = set(json.loads(Path(index).read_text())["weight_map"].values()) if index else {WEIGHTS_FILE}
+    names = set(load_json(Path(index), _Index)["weight_map"].values()) if index else {WEIGHTS_FILE}
     cached_files(hub, sorted(names), revision=revision, _raise_exceptions_for_missing_entries=False)
 
 
@@ -202,8 +220,29 @@ def _source(config: ModelConfig) -> tuple[str, str | None]:
     return config.hub, config.revision
 
 
+def _tried(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, empty: bool) -> BaseModel:
+    """The model and tokenizer, once two tokens have gone through: what does not fit together is found there.
+
+    Raises:
+        ValueError: the tokenizer has more tokens than the model; and whatever the forward pass raises.
+    """
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", len(tokenizer))
+    if len(tokenizer) > rows:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {rows}")
+    if not empty:
+        with torch.inference_mode():
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device))
+    return model, tokenizer
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, in one line of bounded length."""
+    kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())[:MAX_REASON]}"
+
+
 def _explain(config: ModelConfig, error: Exception) -> str:
     if config.path or config.kind != "hub":
-        return f"model={config.name}: {config.path or 'the cached checkpoint'} cannot be loaded: {error}"
+        return f"model={config.name}: {config.path or 'the cached checkpoint'} cannot be loaded: {_reason(error)}"
     reason = explain_hub_error(str(config.hub), error, "without a network give a local checkpoint with model.path=DIR")
     return f"model={config.name}: {config.hub} (revision {config.revision}) {reason}"

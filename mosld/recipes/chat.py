@@ -9,7 +9,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from accelerate.utils import set_seed
-from rich.console import Console as RichConsole
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +20,7 @@ from mosld.config.schema import Config
 from mosld.evaluation.expert_use import token_experts
 from mosld.recipes.generate import PROMPTS_WITH_OPTIONS, Answer, Answerer
 from mosld.recipes.load import load_trained
+from mosld.runs.console import SafeConsole
 from mosld.runs.saved import SavedRun
 from mosld.runs.tables import LEGEND, WHOLE, experts_tables
 
@@ -85,8 +85,8 @@ class Session:
         self.method = method
         self.experts_after_each = show_experts
         self.interactive = interactive
-        self.console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-        self.out = RichConsole(file=sys.stdout, highlight=False)
+        self.console = SafeConsole(stderr=True, soft_wrap=True)
+        self.out = SafeConsole(file=sys.stdout)
         self.last: Answer | None = None
         self.turns: list[tuple[str, str]] = []
 
@@ -172,10 +172,10 @@ class Session:
 
     def say(self, text: str) -> None:
         """Print one message beside the answers."""
-        self.console.print(text, markup=False)
+        self.console.print(text)
 
 
-def _typed_lines(console: RichConsole) -> Iterator[str]:
+def _typed_lines(console: SafeConsole) -> Iterator[str]:
     """What the user types, with editing and history where the platform has them."""
     with suppress(ImportError):
         # Its import changes what `input` does.

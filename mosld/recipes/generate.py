@@ -13,6 +13,7 @@ import torch
 from transformers import TextStreamer
 
 from mosld.common.errors import UserError
+from mosld.common.terminal import visible
 from mosld.data.rows import AnyRow, Reply, Row
 from mosld.data.tasks import Task
 from mosld.data.tokens.prompts import Encoded, PromptEncoder
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 PROMPTS_WITH_OPTIONS = ("letter", "list")
 # What the user wrote and the model answered.
 Turns = Sequence[tuple[str, str]]
-CONTROL_CHARACTERS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Answer:
 class Streamer(TextStreamer):
     """Transformers' own streamer, which also keeps the tokens, so that a stopped answer is not lost.
 
-    Spaces before the first word are left out, and characters that would steer a terminal are replaced.
+    Spaces before the first word are left out, and characters that would steer a terminal are shown as escapes.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", verbatim: bool, controls: bool) -> None:
@@ -71,7 +71,7 @@ class Streamer(TextStreamer):
         """Print what can no longer change."""
         text = text if self.started else text.lstrip()
         self.started = self.started or bool(text)
-        super().on_finalized_text(text if self.controls else text.translate(CONTROL_CHARACTERS), stream_end)
+        super().on_finalized_text(text if self.controls else visible(text), stream_end)
 
 
 @dataclass(frozen=True)

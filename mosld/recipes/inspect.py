@@ -1,7 +1,7 @@
 """The work of `mosld.inspect`: compute all numbers, draw the figures, write the table."""
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.markdown import Markdown
@@ -11,8 +11,9 @@ from mosld.analysis.analyze import Inspection, analyze, compares_a
 from mosld.analysis.figures import draw_figures
 from mosld.analysis.table import markdown
 from mosld.common.errors import UserError
-from mosld.common.files import write_json, write_text
+from mosld.common.files import JsonObject, write_json, write_text
 from mosld.common.process import silence_libraries
+from mosld.common.reading import load_json, require_shape
 from mosld.config.schema import Config
 from mosld.runs.console import Console
 from mosld.runs.saved import SavedRun
@@ -89,9 +90,8 @@ def _notes(runs: Sequence[AdapterRun], tree: Inspection) -> list[str]:
 
 def _remove_figures(output: Path) -> None:
     """Remove the figures of an earlier inspection, which may have drawn more."""
-    try:
-        for name in json.loads((output / NUMBERS_FILE).read_text())["figures"]:
+    with suppress(OSError, UserError):
+        names = load_json(output / NUMBERS_FILE, JsonObject).get("figures")
+        for name in require_shape(names, list[str], output / NUMBERS_FILE):
             if Path(name).name == name and Path(name).suffix in (".png", ".svg"):
                 (output / name).unlink(missing_ok=True)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass

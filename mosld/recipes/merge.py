@@ -10,13 +10,14 @@ import yaml
 from peft import LoraModel, PeftModel
 
 from mosld.common.errors import UserError
-from mosld.common.files import read_json, write_folder, write_text
+from mosld.common.files import write_folder, write_text
 from mosld.common.process import silence_libraries
 from mosld.config.schema import Config
 from mosld.models.load import resolve_dtype
 from mosld.recipes.load import load_trained
 from mosld.runs.console import Console
 from mosld.runs.model_card import write_merged_card
+from mosld.runs.record import whole_results
 from mosld.runs.saved import SavedRun
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def merge_adapter(config: Config, run: SavedRun, output: Path) -> None:
         difference = (_probe(merged, tokenizer) - before).abs().max().item()
         torch.nn.Module.to(merged, resolve_dtype(config.model.dtype))
     dtype = str(merged.dtype).removeprefix("torch.")
-    results = read_json(run.path / "results.json")
+    results = whole_results(run.path / "results.json")
 
     def write(folder: Path) -> None:
         merged.save_pretrained(folder)

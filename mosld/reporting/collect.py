@@ -1,15 +1,20 @@
 """Find every run below some directories, and say why the others cannot be used."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar, cast
 
 from mosld.common.errors import UserError
+from mosld.common.files import JsonObject, read_json
+from mosld.common.reading import load_json, require_shape
+from mosld.common.terminal import one_line
 from mosld.reporting.run import Run
+from mosld.runs.record import RunResults
 from mosld.runs.results import SCHEMA_VERSION
 
+T = TypeVar("T")
 REQUIRED_KEYS = (
     "method", "model", "seed", "scores", "config", "data.name", "data.source", "data.fingerprint", "data.fingerprints",
 )  # fmt: skip
@@ -61,48 +66,50 @@ def _run_directories(directories: Iterable[str]) -> Iterator[Path]:
 
 
 def _add_run(collected: CollectedRuns, path: Path) -> None:
-    try:
-        results = json.loads((path / "results.json").read_bytes())
-        problem = _problem(results)
-    except FileNotFoundError:
-        problem = "unfinished: there is no results.json, so it is still running or was killed"
-    except (OSError, ValueError) as error:
-        problem = f"damaged: results.json cannot be read ({error})"
+    file = path / "results.json"
+    results: JsonObject = {}
+    if not file.exists():
+        problem: str | None = "unfinished: there is no results.json, so it is still running or was killed"
+    else:
+        try:
+            results = _in_lines(load_json(file, dict[str, object]))
+            problem = _problem(results)
+            if problem is None:
+                require_shape(results, RunResults, file)
+        except UserError as error:
+            problem = f"damaged: {str(error).removeprefix(f'{file}: ').removeprefix('is damaged: ')}"
     if problem:
         collected.left_out.append((path, problem))
     else:
-        collected.runs.append(Run(path, results, _trained_on(path, collected.runs)))
+        collected.runs.append(Run(path, cast("RunResults", results), _trained_on(path, collected.runs)))
 
 
-def _problem(results: object) -> str | None:
-    """Why no table can use this results.json; None if one can."""
-    if not isinstance(results, dict):
-        return "damaged: results.json is not an object"
+def _in_lines(value: T) -> T:
+    """A JSON value with every text in one line that steers no terminal: names of tasks, settings, notes, errors."""
+    if isinstance(value, dict):
+        return cast("T", {one_line(key): _in_lines(entry) for key, entry in value.items()})
+    if isinstance(value, list):
+        return cast("T", [_in_lines(entry) for entry in value])
+    return cast("T", one_line(value)) if isinstance(value, str) else value
+
+
+def _problem(results: JsonObject) -> str | None:
+    """Why no table can use this results.json; None if one can, so far as it is whole."""
     version = results.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         return f"its results.json has schema version {version}; this report reads {SCHEMA_VERSION}"
     status = results.get("status")
     if status != "finished":
-        error = results.get("error")
-        reason = str(error).splitlines()[0] if error else f"its results.json says {status}"
+        reason = str(results.get("error") or f"its results.json says {status}")
         return f"{'unfinished' if status == 'interrupted' else status}: {reason}"
-    data = results.get("data")
-    keys = {**results, **({f"data.{key}": value for key, value in data.items()} if isinstance(data, dict) else {})}
     if results.get("scores") == {} and results.get("best_by"):
         loss = results.get("validation_loss")
-        return "it scored nothing: its tasks are for training only" + (f" (validation loss {loss:.3f})" if loss else "")
+        said = f" (validation loss {loss:.3f})" if isinstance(loss, int | float) else ""
+        return f"it scored nothing: its tasks are for training only{said}"
+    data = results.get("data")
+    keys = {**results, **({f"data.{key}": value for key, value in data.items()} if isinstance(data, dict) else {})}
     missing = [key for key in REQUIRED_KEYS if keys.get(key) in (None, "", {})]
-    if missing:
-        return f"damaged: results.json has no {', '.join(missing)}"
-    if not isinstance(results["seed"], int):
-        return "damaged: the seed in results.json is not an integer"
-    return None if _are_scores(results["scores"]) else "damaged: a score in results.json is not between 0 and 1"
-
-
-def _are_scores(scores: object) -> bool:
-    entries = scores.values() if isinstance(scores, dict) else [None]
-    accuracies = [entry.get("accuracy") if isinstance(entry, dict) else None for entry in entries]
-    return all(isinstance(value, int | float) and 0 <= value <= 1 for value in accuracies)
+    return f"damaged: results.json has no {', '.join(missing)}" if missing else None
 
 
 def _trained_on(path: Path, runs: Sequence[Run]) -> str | None:
@@ -112,8 +119,6 @@ def _trained_on(path: Path, runs: Sequence[Run]) -> str | None:
     run = next((run for run in reversed(runs) if run.path == path.parents[1]), None)
     if run:
         return run.data
-    try:
-        return str(json.loads((path.parents[1] / "results.json").read_bytes())["data"]["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        # An evaluation of a bare adapter directory.
-        return "unknown data"
+    data = (read_json(path.parents[1] / "results.json") or {}).get("data")
+    # An evaluation of a bare adapter directory has none.
+    return one_line(str(data["name"])) if isinstance(data, dict) and "name" in data else "unknown data"

@@ -1,6 +1,5 @@
 """Tables of significance: each row against a reference row, and each mixture against its runs on single tasks."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mosld.common.files import JsonObject
+from mosld.common.reading import parse_json, require_shape
 from mosld.config.schema import LETTER_PROMPTS
 from mosld.reporting.blocks import Block, Row
 from mosld.reporting.run import Run
@@ -98,7 +99,7 @@ class Predictions:
 
 
 def _read_correct(path: Path, run: Run, task: str) -> dict[str, bool]:
-    records = [json.loads(line) for line in path.read_bytes().splitlines()]
+    records = [require_shape(parse_json(line, path), JsonObject, path) for line in path.read_bytes().splitlines()]
     # As in evaluation: likelihood per character where the answer is the option's text, plain where it is a letter.
     per_character = run.prompt not in LETTER_PROMPTS and records and "normalised_correct" in records[0]
     key = "normalised_correct" if per_character else "correct"

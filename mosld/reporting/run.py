@@ -6,11 +6,12 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Required, TypedDict, TypeVar
+from typing import TypeVar
 
 from mosld.common.errors import format_value
 from mosld.config.groups import group_options, option_tree
 from mosld.config.identity import unhashed_defaults
+from mosld.runs.record import RunResults, TaskScore
 
 # Settings in a table's heading, or averaged over: runs that differ only in these share a row.
 HEADING_KEYS = ("model.", "source.", "prompt", "seed", "method.name", "evaluation.limit", "evaluation.base")
@@ -26,48 +27,6 @@ KEY_GROUPS = ("method", "allocation", "data", "training")
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
-
-
-class TaskScore(TypedDict, total=False):
-    """Accuracy on one task as a share of 1, and its number of test items; other scores of worked solutions."""
-
-    accuracy: Required[float]
-    n: int
-    strict: float
-    flexible: float
-
-
-class RunData(TypedDict, total=False):
-    """The part of results.json about the data; `fingerprints`, `counts` are by task, `counts` then by split."""
-
-    name: Required[str]
-    source: Required[str]
-    fingerprint: Required[str]
-    fingerprints: Required[dict[str, str]]
-    tasks: list[str]
-    counts: dict[str, dict[str, int]]
-    notes: list[str]
-
-
-class RunResults(TypedDict, total=False):
-    """The keys of results.json that a report reads; `config` holds every key that affects results, dotted."""
-
-    name: str
-    method: Required[str]
-    model: Required[str]
-    seed: Required[int]
-    prompt: str
-    dtype: str
-    git_hash: str | None
-    data: Required[RunData]
-    config: Required[dict[str, object]]
-    scores: Required[dict[str, TaskScore]]
-    base_scores: dict[str, TaskScore] | None
-    parameters: dict[str, int]
-    seconds: float | None
-    train_seconds: float | None
-    tokens_per_second: float | None
-    peak_memory_bytes: float | None
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ SETTINGS: "dict[RcKeyType, object]" = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
     "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mosld", "hatch.linewidth": 0.6,
     "figure.constrained_layout.use": True,
+    # A name may hold a $.
+    "text.parse_math": False,
 }  # fmt: skip
 
 

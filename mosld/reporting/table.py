@@ -36,6 +36,7 @@ class Cell:
 
 
 NO_VALUE = Cell("-")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,18 @@ def markdown(table: Table) -> str:
         return f"| {' | '.join(cells)} |"
 
     def text(cell: Cell) -> str:
-        plain = cell.text.replace("|", "\\|").replace("*", "\\*")
+        plain = _escape(cell.text)
         return f"**{plain}**" if cell.best else plain
 
     rules = ["---:" if table.is_numeric(i) else "---" for i in range(len(table.columns))]
-    lines = [line(table.columns), line(rules), *(line(map(text, row)) for row in table.rows)]
-    notes = [note.replace("*", "\\*") + "  " for note in table.notes]
-    return "\n".join([f"### {table.title}", "", *lines, "", *notes, ""])
+    lines = [line(map(_escape, table.columns)), line(rules), *(line(map(text, row)) for row in table.rows)]
+    notes = [_escape(note) + "  " for note in table.notes]
+    return "\n".join([f"### {_escape(table.title)}", "", *lines, "", *notes, ""])
+
+
+def _escape(text: str) -> str:
+    """A text without marks of Markdown, HTML or mathematics."""
+    return re.sub(r"[|*`<$]", r"\\\g<0>", text)
 
 
 def latex(table: Table) -> str:
@@ -127,6 +133,7 @@ def as_csv(table: Table) -> str:
     columns: list[list[object]] = []
     for i, name in enumerate(table.columns):
         cells = [row[i] for row in table.rows]
+        name = _csv_text(name)
         columns.append([name, *map(_csv_value, cells)])
         if any(cell.seeds for cell in cells):
             columns.append([f"{name} std", *(cell.spread for cell in cells)])
@@ -139,5 +146,10 @@ def as_csv(table: Table) -> str:
 def _csv_value(cell: Cell) -> object:
     """The number behind a cell; the text of an interval or of a cell without a number; None for a missing number."""
     if cell.value is None:
-        return None if cell.text == NO_VALUE.text else cell.text
+        return None if cell.text == NO_VALUE.text else _csv_text(cell.text)
     return cell.text if " to " in cell.text else cell.value
+
+
+def _csv_text(text: str) -> str:
+    """A text that a table editor takes for a text and not for a formula, which it would run."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text

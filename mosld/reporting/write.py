@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from mosld.common.errors import UserError
 from mosld.common.files import write_text
+from mosld.common.terminal import one_line
 from mosld.reporting.html import html_page
 from mosld.reporting.sections import Section
 from mosld.reporting.table import Table, as_csv, file_names, latex, markdown
 from mosld.reporting.tables import AVERAGE
+from mosld.runs.console import SafeConsole
 
 PAGE = "report.html"
 # Width of the tables where the output is no terminal.
@@ -77,13 +79,13 @@ def _write_markdown(output: Path, head: Sequence[str], sections: Sequence[Sectio
             parts += [f"![{figure.title}](figures/{name}.png)", ""]
         parts += [section.note, ""] if section.note else []
     if left_out:
-        parts += ["## Left out", "", *(f"- {path}: {why}" for path, why in left_out), ""]
+        parts += ["## Left out", "", *(f"- {one_line(path)}: {why}" for path, why in left_out), ""]
     write_text(output / "report.md", "\n".join(parts))
 
 
 def print_report(sections: Sequence[Section], left_out: LeftOut) -> None:
     """Print the tables (of the long ones the averages; no row without a number) and the paths left out, with why."""
-    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    console = SafeConsole(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     for section in sections:
         # Each note is printed once a section.
         printed: set[str] = set()

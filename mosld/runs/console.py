@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console as RichConsole
-from rich.console import RenderableType
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,16 +23,41 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+from rich.text import Text
 
 from mosld.common.process import is_main
+from mosld.common.terminal import visible
 
 # Time after which a log names work that cannot be counted.
 FIRST_NOTICE_SECONDS = 2.0
 # Time between two lines of a log about the same work.
 NOTICE_SECONDS = 30.0
+DESCRIPTION = TextColumn("{task.description}", markup=False)
 T = TypeVar("T")
 # Counts one item of a progress bar, with a note that is shown next to it.
 Advance = Callable[[str], None]
+
+
+class SafeConsole(RichConsole):
+    """A console that shows control characters of a text as escapes, takes no markup, and may be dead."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+    def _write_buffer(self) -> None:
+        try:
+            super()._write_buffer()
+        except (OSError, ValueError):
+            # A reader or terminal that is gone, a closed file, a full disk: the work goes on without the message.
+            del self._buffer[:]
 
 
 class Console:
@@ -41,18 +66,16 @@ class Console:
     def __init__(self, log: Path | None = None) -> None:
         """Write to the terminal, and append to `log` if given; only the main process writes."""
         quiet = not is_main()
-        self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True, quiet=quiet)
-        self._out = RichConsole(file=sys.stdout, highlight=False, quiet=quiet)
-        self._file = log.open("a", encoding="utf-8") if log and not quiet else None
-        self._log = RichConsole(file=self._file, width=110, highlight=False) if self._file else None
+        self._err = SafeConsole(file=sys.stderr, soft_wrap=True, quiet=quiet)
+        self._out = SafeConsole(file=sys.stdout, quiet=quiet)
+        self._file = log.open("a", encoding="utf-8", errors="backslashreplace") if log and not quiet else None
+        self._log = SafeConsole(file=self._file, width=110) if self._file else None
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._err.print(text, markup=False)
+        self._err.print(text)
         if self._log:
-            # On a full disk the message is at least on the terminal.
-            with suppress(OSError):
-                self._log.print(text, markup=False, soft_wrap=True)
+            self._log.print(text, soft_wrap=True)
 
     def show(self, table: RenderableType) -> None:
         """Print a table."""
@@ -66,8 +89,9 @@ class Console:
         if not self._err.is_terminal:
             yield self._logged_progress(title, total, done)
             return
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self._err) as bar:
+        note = TextColumn("{task.fields[note]}", markup=False)
+        columns = [DESCRIPTION, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note]
+        with Progress(*columns, console=self._err) as bar:
             task = bar.add_task(title, total=total, completed=done, note="")
             yield lambda note: bar.update(task, advance=1, note=note)
 
@@ -104,7 +128,7 @@ class Console:
     def working(self, title: str) -> Iterator[None]:
         """Show a spinner and the time on a terminal; elsewhere print a line if the work takes long."""
         if self._err.is_terminal:
-            columns = [SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()]
+            columns = [SpinnerColumn(), DESCRIPTION, TimeElapsedColumn()]
             with Progress(*columns, console=self._err, transient=True) as bar:
                 bar.add_task(title, total=None)
                 yield
@@ -145,4 +169,5 @@ class Console:
     def close(self) -> None:
         """Close the log file."""
         if self._file:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()

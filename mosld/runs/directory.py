@@ -2,16 +2,17 @@
 
 import dataclasses
 import fcntl
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import yaml
 
 from mosld.common.errors import UserError
-from mosld.common.files import JsonObject, read_json, write_json, write_lines, write_text
+from mosld.common.files import JsonObject, write_json, write_lines, write_text
+from mosld.common.reading import load_json, load_yaml
 from mosld.config.identity import all_results_keys, identity, unhashed_defaults
 from mosld.config.schema import Config
 
@@ -63,8 +64,12 @@ class RunDirectory:
 
     def finished(self) -> JsonObject | None:
         """The results of a finished run, else None."""
-        results = read_json(self.results)
-        return results if results and results.get("status") == "finished" else None
+        if not self.results.is_file():
+            return None
+        # It imports pydantic, which a new run need not wait for.
+        from mosld.runs.record import whole_results
+
+        return whole_results(self.results)
 
     @contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
@@ -82,7 +87,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be made a run directory: {error.strerror}.") from error
-        with (self.path / ".lock").open("w") as file:
+        with self._lock_file() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
@@ -91,6 +96,19 @@ class RunDirectory:
                 # Some shared file systems have no locks.
                 pass
             yield
+
+    def _lock_file(self) -> IO[str]:
+        """The file to lock; of a finished run of somebody else, which is only read, any file.
+
+        Raises:
+            UserError: the directory cannot be written.
+        """
+        try:
+            return (self.path / ".lock").open("w")
+        except OSError as error:
+            if self.finished():
+                return self.results.open()
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}; choose another output_dir.") from error
 
     def open(self, config: Config, data: JsonObject, say: Callable[[str], None]) -> None:
         """Start a run in the directory, or resume the one that is there, as `training.resume` says.
@@ -152,6 +170,12 @@ class RunDirectory:
         return any(not path.name.startswith(".") and path.name != "data.json" for path in self.path.iterdir())
 
     def _remove_run(self) -> None:
+        links = [name for name in RUN_FILES if (self.path / name).is_symlink()]
+        if links:
+            raise UserError(
+                f"{self.path}: {', '.join(links)} {'is a link' if len(links) == 1 else 'are links'}, and "
+                "training.resume=never does not delete what a link names; nothing was deleted. Remove the links."
+            )
         for name in RUN_FILES:
             path = self.path / name
             if path.is_dir():
@@ -177,8 +201,8 @@ class RunDirectory:
     def _recorded(self, ignore_damage: bool) -> tuple[JsonObject, JsonObject]:
         """The config and the description of the rows that the run started with."""
         try:
-            return read_config_tree(self.config), json.loads(self.data.read_text())
-        except (UserError, ValueError) as error:
+            return load_yaml(self.config), load_json(self.data, JsonObject)
+        except UserError as error:
             if ignore_damage:
                 return {}, {}
             raise UserError(
@@ -190,21 +214,6 @@ class RunDirectory:
 def run_name(config: Config, path: Path) -> str:
     """The name in tables and dashboards: the directory's own, which ends in the hash of what affects results."""
     return path.name if not config.output_dir else f"{path.name}-{identity(config)}"
-
-
-def read_config_tree(path: Path) -> JsonObject:
-    """The plain tree of a config.yaml.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: is no config")
-    return tree
 
 
 def _lookup(tree: JsonObject, key: str) -> object:

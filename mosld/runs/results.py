@@ -10,8 +10,12 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
+from mosld.common.errors import UserError
 from mosld.common.files import JsonObject, write_json, write_text
 from mosld.common.process import is_main
+from mosld.common.reading import parse_json, require_shape
 from mosld.config.identity import identity, results_keys
 from mosld.config.method_checks import experts_of
 from mosld.config.schema import AllocationConfig, Config, MethodConfig
@@ -144,9 +148,13 @@ def _complete_lines(path: Path) -> list[str]:
     return [line for line in content.splitlines(keepends=True) if line.endswith("\n")]
 
 
+class _Step(TypedDict):
+    step: int
+
+
 def _step(line: str) -> float:
     """The step of a line; infinity for a damaged line, which is thus dropped."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        return require_shape(parse_json(line, "metrics.jsonl"), _Step, "metrics.jsonl")["step"]
+    except UserError:
         return math.inf

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from mosld.common.errors import UserError
 from mosld.common.files import MANIFEST, JsonObject, damage
+from mosld.common.reading import load_yaml, require_shape
 from mosld.config.rerun import rerun_config
 from mosld.config.schema import Config
 from mosld.data.leaks import Record
-from mosld.runs.directory import read_config_tree
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,13 @@ def saved_run(directory: str) -> SavedRun:
     faults = list(damage(weights)) if (weights / MANIFEST).is_file() else []
     if faults:
         raise UserError(*(f"{weights} is damaged: {fault}." for fault in faults))
-    recorded = read_config_tree(config)
-    recorded["evaluation"] = {**(recorded.get("evaluation") or {}), "base": False}
+    recorded = load_yaml(config)
+    groups = {
+        group: {**require_shape(recorded.get(group) or {}, JsonObject, f"{config}: {group}")}
+        for group in ("data", "evaluation", "model")
+    }
+    groups["evaluation"]["base"] = False
+    recorded |= groups
     return SavedRun(path, weights, not (weights / "adapter_config.json").is_file(), recorded)
 
 

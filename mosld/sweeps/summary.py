@@ -1,13 +1,12 @@
 """How a sweep ended: summary.json in its directory, and a table with a line for every job."""
 
-import json
 from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from mosld.common.files import JsonObject, write_json
+from mosld.common.files import JsonObject, read_json, write_json
 from mosld.config.sweep import Sweep, varying
 from mosld.runs.power import SMALLEST
 
@@ -26,8 +25,9 @@ def summarise(plan: Sweep, seconds: float, error: str, stopped: bool) -> JsonObj
     """
     jobs = {number: _planned(number, job.overrides) for number, job in enumerate(plan.jobs, 1)}
     for path in plan.directory.glob("jobs/*.json"):
-        record = json.loads(path.read_text())
-        jobs[record["job"]] = record
+        # A damaged record leaves its job as planned.
+        if record := read_json(path):
+            jobs[record["job"]] = record
     records = [jobs[number] for number in sorted(jobs)]
     validated = [(score, -job["job"], job) for job in records if (score := validation_score(job)) is not None]
     best = max(validated)[-1] if validated else None

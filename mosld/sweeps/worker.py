@@ -19,6 +19,7 @@ from pathlib import Path
 from mosld.common.errors import UserError
 from mosld.common.process import is_main, run_to_exit_code, silence_imports
 from mosld.common.secrets import redact
+from mosld.common.terminal import print_result
 from mosld.recipes.request import check_request
 
 POLL_SECONDS = 0.2
@@ -154,7 +155,7 @@ def _train(overrides: list[str], environment: dict[str, str], log: Path | None, 
             sender.send(_describe(error))
             raise
         if is_main() and result.status != "checked":
-            print(result.path)
+            print_result(result.path)
         return result.exit_code
 
     sys.exit(run_to_exit_code(work))

@@ -16,6 +16,7 @@ from mosld.adapters.load import trained_parameters
 from mosld.common.errors import UserError
 from mosld.common.files import damage, write_folder
 from mosld.common.process import is_main
+from mosld.common.reading import load_json
 from mosld.distributed.tensors import full_shape
 from mosld.training.engine import Engine
 from mosld.training.tensor_files import SavedTensors, write_tensors
@@ -116,8 +117,8 @@ class Checkpoints:
 
 def _best_step(folder: Path) -> int:
     try:
-        return json.loads((folder / "progress.json").read_text())["best_step"]
-    except (OSError, ValueError, KeyError):
+        return load_json(folder / "progress.json", Progress).best_step
+    except UserError:
         return 0
 
 
@@ -153,4 +154,4 @@ def load_state(engine: Engine, folder: Path) -> Progress:
     group = engine.processes
     load_weights(engine, folder)
     engine.load_optimizer_state(SavedTensors(folder, "optimizer") if group.main else None)
-    return Progress(**group.broadcast(json.loads((folder / "progress.json").read_text()) if group.main else None))
+    return group.broadcast(load_json(folder / "progress.json", Progress) if group.main else None)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class StopSignals:
@@ -29,7 +29,10 @@ class StopSignals:
     def __enter__(self) -> Self:
         # Python installs handlers in the main thread only; elsewhere nothing changes.
         if threading.current_thread() is threading.main_thread():
-            self._previous_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            # nohup ignores the end of the terminal, and so does the run.
+            ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else []
+            numbers = [number for number in SIGNALS if number not in ignored]
+            self._previous_handlers = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(

@@ -5,14 +5,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from jinja2 import TemplateError
-
 from mosld.common.errors import UserError
+from mosld.common.machine import time_limit
 from mosld.data.tokens.literal_text import LiteralText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# One row takes milliseconds.
+TEMPLATE_SECONDS = 5.0
 # A reply that no template changes.
 SAMPLE = "Yes"
 
@@ -131,8 +132,12 @@ class ChatTemplate:
 
     def _render(self, conversation: Conversation, messages: list[dict[str, str]], ask: bool) -> str:
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-        except TemplateError as error:
+            with time_limit(TEMPLATE_SECONDS, "prompt=chat: the chat template of this model"):
+                text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        except UserError:
+            raise
+        # Beside jinja2's own errors, whatever the template's expressions raise.
+        except Exception as error:
             raise UserError(
                 f"prompt=chat: the chat template of this model refuses {conversation.name}: {error}. Change the row, "
                 "or give another prompt."

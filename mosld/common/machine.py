@@ -1,0 +1,73 @@
+"""What a command needs of its machine: a working directory, and a launcher's variables that agree."""
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from mosld.common.errors import UserError
+
+LAUNCHER_NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+ADVICE = "a launcher (torchrun, accelerate launch) sets it; start the command with one, or unset it"
+
+
+def check_machine(arguments: list[str]) -> None:
+    """Check the working directory, the encoding of the arguments, and the variables of a launcher.
+
+    Raises:
+        UserError: with one message per fault.
+    """
+    errors = [f"{text!a}: is no UTF-8; rename the file." for text in arguments if re.search("[\ud800-\udfff]", text)]
+    try:
+        os.getcwd()
+    except OSError:
+        errors.append("the working directory was deleted; change to another one.")
+    errors += _launcher_faults()
+    if errors:
+        raise UserError(*errors)
+
+
+def _launcher_faults() -> list[str]:
+    given = {name: os.environ[name] for name in LAUNCHER_NUMBERS if name in os.environ}
+    wrong = [name for name, text in given.items() if not re.fullmatch(r"[0-9]{1,6}", text)]
+    if wrong:
+        return [f"{name}={given[name]}: must be a whole number; {ADVICE}." for name in wrong]
+    count = int(given.get("WORLD_SIZE", "1"))
+    faults = ["WORLD_SIZE=0: must be at least 1."] if count < 1 else []
+    # Such a process would take itself for one that writes nothing.
+    faults += [
+        f"{name}={given[name]}: must be below WORLD_SIZE ({count}); {ADVICE}."
+        for name in ("RANK", "LOCAL_RANK")
+        if int(given.get(name, "0")) >= max(1, count)
+    ]
+    missing = [name for name in ("RANK", *ADDRESS) if name not in os.environ]
+    if count > 1 and missing:
+        faults.append(f"WORLD_SIZE={count}: without {', '.join(missing)}; {ADVICE}.")
+    return faults
+
+
+@contextmanager
+def time_limit(seconds: float, what: str) -> Iterator[None]:
+    """End foreign code that never ends: a chat template, a regular expression. The main thread alone can do so.
+
+    Raises:
+        UserError: the time is up; `what` names the code.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise UserError(f"{what} takes more than {seconds:g} seconds; it may never end.")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
