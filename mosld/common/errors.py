@@ -73,6 +73,12 @@ def format_value(value: object) -> str:
     return "null" if value is None else str(value)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on CUDA or CPU."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def explain_hub_error(repository: str, error: BaseException, otherwise: str) -> str:
     """Explain why a repository of the hub cannot be fetched and what to do about it.
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-from mosld.common.errors import ExitCode, UserError
+from mosld.common.errors import ExitCode, UserError, is_out_of_memory
 from mosld.common.secrets import redact
 from mosld.common.terminal import flush_streams, guard_streams, visible
 
@@ -71,6 +71,11 @@ def run_to_exit_code(work: Callable[[], int]) -> int:
             raise
         # The disk, a permission, a file that went away.
         _print_errors([f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."])
+        return ExitCode.USER_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _print_errors([f"out of memory: {' '.join(str(error).split())[:200]}. Choose a smaller model or adapter."])
         return ExitCode.USER_ERROR
     except KeyboardInterrupt:
         # No run has begun: there is nothing to resume.

@@ -43,7 +43,7 @@ class EvaluationOutput:
     """The files of one evaluation: the log, the predictions, and results.json at the end."""
 
     def __init__(self, config: Config, run: SavedRun, name: str, overrides: list[str], data: dict[str, object]) -> None:
-        """Take the directory RUN/eval/<name>, without what an earlier evaluation left there.
+        """Take the directory RUN/eval/<name> (see `SavedRun.output`), without what an earlier evaluation left there.
 
         Args:
             config: the run's config with the overrides.
@@ -53,7 +53,7 @@ class EvaluationOutput:
             data: description of the rows, for results.json.
         """
         self.config = config
-        self.directory = RunDirectory(run.path / "eval" / name)
+        self.directory = RunDirectory(run.output("eval") / name)
         if is_main():
             for path in (self.directory.results, self.directory.path / DIFFERENCES):
                 path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from rich.markdown import Markdown
@@ -43,7 +44,7 @@ def inspect_runs(
     # Comparing A needs transformers and peft.
     if compares_a(runs):
         silence_libraries()
-    output = Path(out) if out else runs[0].directory / "inspect"
+    output = Path(out) if out else replace(runs[0].saved, path=runs[0].directory).output("inspect")
     tree = analyze(dict(zip(_short_names(runs), runs, strict=True)), evaluation)
     notes = [*left_out, *_notes(runs, tree)]
     for note in notes:

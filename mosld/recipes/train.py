@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mosld.adapters.load import parameter_counts
 from mosld.common.errors import ExitCode, UserError
-from mosld.common.files import disk_is_full, read_json, write_json
+from mosld.common.files import disk_is_full, write_json
 from mosld.common.process import is_distributed, is_main, silence_libraries
 from mosld.common.secrets import redact
 from mosld.data.leaks import Record
@@ -31,6 +31,7 @@ from mosld.recipes.save import push_to_hub, save_trained
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.runs.loss_curve import draw_loss_curve
+from mosld.runs.record import load_base_scores
 from mosld.runs.results import Results
 from mosld.runs.starting_weights import starting_weights
 from mosld.runs.tables import results_table
@@ -42,7 +43,7 @@ from mosld.training.signals import StopSignals
 
 # Fewer steps make no curve.
 LEAST_DRAWN_STEPS = 10
-DISK_FULL = "{}: the disk is full; the checkpoints there are whole. Free some space, and the same command resumes."
+DISK_FULL = "{}: the disk is full, or a file may not grow (ulimit -f); the checkpoints there are whole. Free some space, and the same command resumes."
 
 
 @dataclass(frozen=True)
@@ -223,8 +224,8 @@ def _record(request: TrainRequest) -> Record | None:
 
 def _score_base(context: RunContext, model: Model, test: Questions, run: RunDirectory) -> dict:
     """Scores of the untrained model; a resumed run reads them back."""
-    if recorded := processes().broadcast(read_json(run.base_scores)):
-        return recorded
+    if recorded := processes().broadcast(load_base_scores(run.base_scores)):
+        return {**recorded}
     evaluation = context.score(model, test, "scoring the untrained model", trained=False)
     run.write_predictions(evaluation.records(), "base")
     scores = {"base_scores": evaluation.scores, "base_average": evaluation.average}

@@ -1,11 +1,11 @@
 """The curve of a run's losses, drawn from its metrics.jsonl."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mosld.common.files import JsonObject
 from mosld.runs.directory import RunDirectory
+from mosld.runs.record import metrics_line
 
 RUNNING_MEAN_STEPS = 20
 
@@ -58,4 +58,5 @@ def _running_mean(values: Sequence[float]) -> list[float]:
 def read_lines(path: Path) -> Iterator[JsonObject]:
     """The lines of metrics.jsonl; none if there is no file yet."""
     if path.is_file():
-        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        yield from (dict(values) for line in lines if (values := metrics_line(line)))

@@ -1,5 +1,6 @@
 """The shape of results.json, as those who read it need it; what else stands there is left alone."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Required
 
@@ -8,7 +9,7 @@ from typing_extensions import TypedDict
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject, read_json
-from mosld.common.reading import require_shape
+from mosld.common.reading import load_json, parse_json, require_shape
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -57,7 +58,7 @@ class RunResults(TypedDict, total=False):
     method: Required[str]
     model: Required[str]
     seed: Required[int]
-    prompt: str | None
+    prompt: str
     shots: int
     dtype: str
     git_hash: str | None
@@ -79,6 +80,7 @@ class WholeResults(TypedDict, total=False):
 
     scores: Required[dict[str, WholeScore]]
     base_scores: dict[str, WholeScore] | None
+    prompt: Required[str | None]
     average: Required[Share | None]
     base_average: Share | None
 
@@ -94,3 +96,33 @@ def whole_results(path: Path) -> JsonObject | None:
     except UserError:
         return None
     return tree
+
+
+class BaseScores(TypedDict):
+    """base_scores.json."""
+
+    base_scores: dict[str, WholeScore]
+    base_average: Share | None
+
+
+def load_base_scores(path: Path) -> BaseScores | None:
+    """The recorded scores of the untrained model; None where there are none, or they are damaged."""
+    with suppress(UserError):
+        return load_json(path, BaseScores)
+    return None
+
+
+class MetricsLine(TypedDict, total=False):
+    """A line of metrics.jsonl."""
+
+    step: Required[Count]
+    cross_entropy: float | None
+    validation_average: float | None
+    validation_loss_average: float | None
+
+
+def metrics_line(line: str) -> MetricsLine | None:
+    """A line of metrics.jsonl; None where it is damaged."""
+    with suppress(UserError):
+        return require_shape(parse_json(line, "metrics.jsonl"), MetricsLine, "metrics.jsonl")
+    return None

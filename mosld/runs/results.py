@@ -10,17 +10,14 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from typing_extensions import TypedDict
-
-from mosld.common.errors import UserError
 from mosld.common.files import JsonObject, write_json, write_text
 from mosld.common.process import is_main
-from mosld.common.reading import parse_json, require_shape
 from mosld.config.identity import identity, results_keys
 from mosld.config.method_checks import experts_of
 from mosld.config.schema import AllocationConfig, Config, MethodConfig
 from mosld.distributed.launch import launch
 from mosld.runs.directory import RunDirectory, run_name
+from mosld.runs.record import metrics_line
 
 SCHEMA_VERSION = 1
 PACKAGES = ("mosld", "torch", "transformers", "peft", "accelerate", "datasets", "hydra-core", "safetensors")
@@ -148,13 +145,7 @@ def _complete_lines(path: Path) -> list[str]:
     return [line for line in content.splitlines(keepends=True) if line.endswith("\n")]
 
 
-class _Step(TypedDict):
-    step: int
-
-
 def _step(line: str) -> float:
     """The step of a line; infinity for a damaged line, which is thus dropped."""
-    try:
-        return require_shape(parse_json(line, "metrics.jsonl"), _Step, "metrics.jsonl")["step"]
-    except UserError:
-        return math.inf
+    values = metrics_line(line)
+    return math.inf if values is None else values["step"]

@@ -1,5 +1,6 @@
 """What a run trained, found by `mosld.eval`, chat, merge and inspect: a run, adapter or model directory."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,12 @@ class SavedRun:
     weights: Path
     whole: bool
     recorded: JsonObject
+
+    def output(self, name: str) -> Path:
+        """The directory `name` below the run; below ./outputs where the run is somebody else's, and only read."""
+        inside = self.path / name
+        writable = os.access(inside if inside.exists() else self.path, os.W_OK | os.X_OK)
+        return inside if writable else Path("outputs") / name / self.path.resolve().name
 
     def record(self) -> Record | None:
         """Which rows the run was trained on; None where that was not recorded."""

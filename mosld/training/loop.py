@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mosld.common.files import damage
@@ -17,6 +18,7 @@ from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console
 from mosld.runs.results import MetricsLog
 from mosld.training.checkpoint import Checkpoints, Progress, load_state, load_weights, save_state, save_weights
+from mosld.training.loss_watch import LossWatch
 from mosld.training.memory import TRYING, explain_oom, fit_micro_batch
 from mosld.training.optim import learning_rate, total_steps
 from mosld.training.signals import StopSignals
@@ -68,6 +70,11 @@ class Loop:
     stop: StopSignals
     auxiliary: str = "balance_loss"
     track: Callable[[dict[str, object]], None] = lambda _: None
+
+    @cached_property
+    def loss_watch(self) -> LossWatch:
+        """What the loss is compared with."""
+        return LossWatch(self.stepper.model.config.get_text_config().vocab_size)
 
     def run(self) -> Progress:
         """Train to the end and leave the model with the weights of the best validation.
@@ -145,10 +152,21 @@ class Loop:
         progress.skipped += not result.applied
         if progress.step % self.log_every == 0 or progress.step == total:
             self._log_step(metrics, progress, result, rate, seconds)
-        if not result.applied:
+        if result.applied:
+            self._watch_loss(progress.step, result.cross_entropy)
+        else:
             self._report_skipped(progress, result, examples)
         self._validate_and_save(metrics, progress, total, result.stopping)
         return _note(result, seconds, self.auxiliary)
+
+    def _watch_loss(self, step: int, loss: float) -> None:
+        """Warn once of a loss that explodes, before weights or gradients are no longer finite."""
+        if self.loss_watch.explodes(loss):
+            self.console.say(
+                f"warning: step {step}: the loss explodes: it is {loss:.4g}, was {self.loss_watch.first:.4g} at first, "
+                f"and of a model that guesses is {self.loss_watch.guessing:.4g}. "
+                f"training.learning_rate={self.config.learning_rate:g} is likely too high."
+            )
 
     def _report_skipped(self, progress: Progress, result: StepResult, examples: Sequence[Example]) -> None:
         """Name the skipped step and its rows.

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from mosld.common.errors import UserError
+from mosld.common.errors import UserError, is_out_of_memory
 from mosld.data.tokens.encoding import Example, longest
 from mosld.training.step import Stepper
 
@@ -74,9 +74,3 @@ def explain_oom(requested: int | str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(f"out of memory while training. {ADVICE.format(requested=requested)}") from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on CUDA or CPU."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
