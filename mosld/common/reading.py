@@ -68,23 +68,26 @@ def check_yaml(path: Path) -> str:
     try:
         if _aliases(text):
             _require_finite(cast("yaml.Node", yaml.compose(text, Loader=YamlLoader)))
-    except (yaml.YAMLError, _EndlessYamlError) as error:
+    except (yaml.YAMLError, _WrongYamlError) as error:
         raise UserError(_no_yaml(path, error)) from error
     return text
 
 
-class _EndlessYamlError(Exception):
-    """The values of a YAML document are too many or too deep."""
+class _WrongYamlError(Exception):
+    """The values of a YAML document are no map, too many or too deep."""
 
 
 def _aliases(text: str) -> int:
-    """How many aliases a YAML document has; libyaml, which is not made for it, crashes on deep nesting."""
+    """How many aliases a YAML map has; what libyaml would crash on, deep nesting, is refused first."""
     depth = count = 0
     for event in yaml.parse(text, Loader=YamlLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         count += isinstance(event, yaml.AliasEvent)
+        value = isinstance(event, yaml.SequenceEndEvent) or (isinstance(event, yaml.ScalarEvent) and event.value)
+        if value and not depth:
+            raise _WrongYamlError("it holds no map")
         if depth > MAX_YAML_DEPTH:
-            raise _EndlessYamlError(f"it is nested more than {MAX_YAML_DEPTH} deep")
+            raise _WrongYamlError(f"it is nested more than {MAX_YAML_DEPTH} deep")
     return count
 
 
@@ -95,7 +98,7 @@ def _require_finite(document: yaml.Node) -> None:
     def size(node: yaml.Node) -> int:
         known = sizes.setdefault(id(node), 0)
         if known is None:
-            raise _EndlessYamlError("an alias stands within what it names")
+            raise _WrongYamlError("an alias stands within what it names")
         if not known:
             sizes[id(node)] = None
             pairs = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -104,7 +107,7 @@ def _require_finite(document: yaml.Node) -> None:
         return known
 
     if size(document) > MAX_YAML_NODES:
-        raise _EndlessYamlError(f"its aliases repeat more than {MAX_YAML_NODES:,} values")
+        raise _WrongYamlError(f"its aliases repeat more than {MAX_YAML_NODES:,} values")
 
 
 def _no_yaml(path: Path, error: Exception) -> str:

@@ -36,7 +36,11 @@ OmegaConf.register_new_resolver("unless", lambda value, default: default if valu
 # ${at_scale:${hydra.runtime.choices.scale},{paper:'1,2',small:'1'}}: the values of an experiment at each scale.
 OmegaConf.register_new_resolver("at_scale", lambda scale, values: values[scale or "paper"], replace=True)
 
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
+# Beside their own errors, what Hydra and OmegaConf raise where a file in conf/ has a value of the wrong type.
+COMPOSE_ERRORS = (
+    HydraException, OmegaConfBaseException, AssertionError, AttributeError, LookupError, TypeError, ValueError,
+    RecursionError,
+)  # fmt: skip
 
 
 def _environment(name: str, *default: str | None) -> str | None:

@@ -108,6 +108,8 @@ def option_tree(group: str, name: str, errors: list[str]) -> JsonObject:
     file = config_directory() / group / f"{name}.yaml"
     check_yaml(file)
     tree = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(tree, dict)
+    if not isinstance(tree, dict):
+        errors.append(f"{file}: holds no keys.")
+        return {}
     # What an option chooses in other groups is for Hydra.
     return {str(key): value for key, value in tree.items() if key != "defaults"}

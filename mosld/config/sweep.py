@@ -18,10 +18,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mosld.common.errors import UserError
+from mosld.common.files import JsonObject
 from mosld.common.process import is_distributed
+from mosld.common.reading import load_yaml
 from mosld.common.secrets import redact
 from mosld.config.compose import COMPOSE_ERRORS, forced, load_config, override_mistakes, parse_override, repeated_keys
 from mosld.config.groups import config_directory, is_null_group
@@ -71,8 +73,15 @@ def is_sweep(arguments: Sequence[str]) -> bool:
     options = dict(text.split("=", 1) for text in arguments if text.startswith(("sweep=", "experiment=")))
     if options.get("sweep", "null") != "null":
         return True
-    file = config_directory() / "experiment" / f"{options.get('experiment')}.yaml"
-    return file.is_file() and str(OmegaConf.select(OmegaConf.load(file), "hydra.mode")).upper() == "MULTIRUN"
+    hydra = _file_keys(f"experiment={options.get('experiment')}").get("hydra")
+    return isinstance(hydra, dict) and str(hydra.get("mode")).upper() == "MULTIRUN"
+
+
+def _file_keys(override: str) -> JsonObject:
+    """The keys of the file of `group=option`; none where there is no such file."""
+    group, _, option = override.partition("=")
+    file = config_directory() / group / f"{option}.yaml"
+    return load_yaml(file) if file.is_file() else {}
 
 
 def plan_sweep(arguments: Sequence[str]) -> Sweep:
@@ -140,11 +149,9 @@ def _check_output_dir(overrides: list[str]) -> list[str]:
 
 def _check_sweep_files(groups: list[str]) -> None:
     """Check that a sweep file sets only Hydra's keys, so that a job is the command without `sweep=`."""
-    for name in (text.split("=")[1] for text in groups if text.startswith("sweep=")):
-        file = config_directory() / "sweep" / f"{name}.yaml"
-        keys = sorted({str(key) for key in OmegaConf.load(file)} - {"defaults", "hydra"}) if file.is_file() else []
-        if keys:
-            raise UserError(f"{file}: sets {', '.join(keys)}; a sweep file has hydra alone.")
+    for text in (text for text in groups if text.startswith("sweep=")):
+        if keys := sorted(_file_keys(text).keys() - {"defaults", "hydra"}):
+            raise UserError(f"{text}: sets {', '.join(keys)}; a sweep file has hydra alone.")
 
 
 def _hydra_config(overrides: list[str]) -> tuple[DictConfig, ConfigLoader]:

@@ -43,7 +43,10 @@ from mosld.training.signals import StopSignals
 
 # Fewer steps make no curve.
 LEAST_DRAWN_STEPS = 10
-DISK_FULL = "{}: the disk is full, or a file may not grow (ulimit -f); the checkpoints there are whole. Free some space, and the same command resumes."
+DISK_FULL = (
+    "{}: the disk is full, or a file may not grow (ulimit -f); the checkpoints there are whole. Free some space, and "
+    "the same command resumes."
+)
 
 
 @dataclass(frozen=True)

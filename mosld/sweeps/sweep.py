@@ -25,6 +25,7 @@ from mosld.sweeps.ranks import Ranks
 from mosld.sweeps.summary import summarise, summary_table
 from mosld.sweeps.worker import StopFlag, run_in_worker
 from mosld.tracking.hub import require_token
+from mosld.training.signals import stop_signals
 
 ADVICE = {
     "finished": "every job finished",
@@ -143,7 +144,7 @@ def _stop_on_signal(stop: StopFlag) -> Iterator[None]:
         if pressed > 1:
             raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    numbers = stop_signals()
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield

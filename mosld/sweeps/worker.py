@@ -21,6 +21,7 @@ from mosld.common.process import is_main, run_to_exit_code, silence_imports
 from mosld.common.secrets import redact
 from mosld.common.terminal import print_result
 from mosld.recipes.request import check_request
+from mosld.training.signals import stop_signals
 
 POLL_SECONDS = 0.2
 
@@ -135,7 +136,7 @@ def _train(overrides: list[str], environment: dict[str, str], log: Path | None, 
     """The child: train as the command does, and tell the parent what went wrong."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     silence_imports()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
     # submitit's signal: the parent queues the job again and asks this process to stop.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)

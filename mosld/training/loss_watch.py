@@ -10,10 +10,10 @@ FACTOR_AT_ONCE = 10.0
 class LossWatch:
     """Watches the cross entropy of each step.
 
-    A model that gives all V tokens the same probability has a loss of ln V, on whatever rows; one that is fine-tuned is
-    below it, and random weights with sharp predictions lie above it from the first step on, which no update has touched.
-    So the loss explodes where it exceeds the larger of both `FACTOR` times, `STEPS_IN_A_ROW` steps long (one batch of
-    odd rows is no explosion), or `FACTOR_AT_ONCE` times in one step (the next one may not be finite).
+    A model that gives all V tokens the same probability has a loss of ln V, on whatever rows; one that learns is below
+    it. Random weights with sharp predictions may be above it, and then from the first step on, which no update has
+    touched. So the loss explodes where it exceeds the larger of both `FACTOR` times, `STEPS_IN_A_ROW` steps long (one
+    batch of odd rows is no explosion), or `FACTOR_AT_ONCE` times in one step (the next one may not be finite).
 
     Attributes:
         guessing: ln V.

@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask a run to stop. nohup ignores the end of the terminal, and so does the run."""
+    hung_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [*SIGNALS, *hung_up]
 
 
 class StopSignals:
@@ -29,10 +35,7 @@ class StopSignals:
     def __enter__(self) -> Self:
         # Python installs handlers in the main thread only; elsewhere nothing changes.
         if threading.current_thread() is threading.main_thread():
-            # nohup ignores the end of the terminal, and so does the run.
-            ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else []
-            numbers = [number for number in SIGNALS if number not in ignored]
-            self._previous_handlers = {number: signal.signal(number, self._handle) for number in numbers}
+            self._previous_handlers = {number: signal.signal(number, self._handle) for number in stop_signals()}
         return self
 
     def __exit__(
