@@ -100,7 +100,7 @@ def _problem(results: JsonObject) -> str | None:
         return f"its results.json has schema version {version}; this report reads {SCHEMA_VERSION}"
     status = results.get("status")
     if status != "finished":
-        reason = str(results.get("error") or f"its results.json says {status}")
+        reason = str(results.get("error") or f"its results.json says {status}").split(r"\n")[0]
         return f"{'unfinished' if status == 'interrupted' else status}: {reason}"
     if results.get("scores") == {} and results.get("best_by"):
         loss = results.get("validation_loss")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from mosld.common.terminal import one_line
 from mosld.reporting.run import Run
 
 LATEX_ESCAPES = str.maketrans({
@@ -36,7 +37,6 @@ class Cell:
 
 
 NO_VALUE = Cell("-")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -152,4 +152,5 @@ def _csv_value(cell: Cell) -> object:
 
 def _csv_text(text: str) -> str:
     """A text that a table editor takes for a text and not for a formula, which it would run."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    text = one_line(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -96,6 +96,9 @@ MIXING = {
     "a weight that is none": (
         ["data.tasks=[obqa]", "data.mixing=weights", "data.weights={obqa: heavy}"], "must be a number above 0",
     ),
+    "a weight beyond all numbers": (
+        ["data.tasks=[obqa]", "data.mixing=weights", "data.weights={obqa: 3e38}"], "must be a number above 0 and below",
+    ),
     "a weight for no task": (
         ["data.tasks=[obqa]", "data.mixing=weights", "data.weights={obqa: 1, obqaa: 2}"], "did you mean 'obqa'",
     ),

@@ -72,6 +72,16 @@ REFUSED: dict[str, list[str]] = {
     "evaluation.limit=0": ["evaluation.limit=0", "at least 1"],
     "seed=-1": ["seed=-1", "at least 0"],
     "seed=4294967296": ["seed=4294967296", "below 4294967296"],
+    f"seed={'9' * 400}": ["seed=99999", "below 4294967296"],
+    f"seed={'9' * 5000}": ["seed=99999", "is no override"],
+    f"training.learning_rate={'9' * 400}": ["training.learning_rate=99999", "below 2147483648"],
+    "training.learning_rate=3e38": ["training.learning_rate=3e+38", "below 2147483648"],
+    "method.rank=2147483648": ["method.rank=2147483648", "below 2147483648"],
+    # empty, or twice
+    "output_dir=": ["output_dir: is empty"],
+    "model.path=": ["model.path: is empty"],
+    "seed=1 seed=2": ["seed=2: seed is given twice, as 1 before"],
+    "method=lora seed=1 method=mosl": ["method=mosl: method is given twice, as lora before"],
     # a choice
     "prompt=leter": ["prompt=leter", "did you mean 'letter'"],
     "method.dropout_on=C": ["method.dropout_on=C", "A, B, none, x"],

@@ -1,8 +1,13 @@
 """What is taken for a secret, and what is not."""
 
-import pytest
+import json
 
+import pytest
+import yaml
+
+from mosld.common.errors import UserError
 from mosld.common.secrets import redact, secrets_in
+from mosld.config.compose import load_config
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -49,3 +54,39 @@ def test_secret_of_the_environment_is_redacted_anywhere(monkeypatch):
     assert redact("login correct-horse-9 failed") == "login *** failed"
     assert redact("harmless-value") == "harmless-value"
     assert len(secrets_in({"list": ["a", "x-correct-horse-9"]})) == 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        ({"model": {"shape": {"x": [{"a": "SECRET"}]}}}, "model.shape.x.a"),
+        ({"model": {"shape": {"x": [[1, ["SECRET"]]]}}}, "model.shape.x"),
+        ({"model": {"shape": {"SECRET": 1}}}, "model.shape.***"),
+        ({"model": {"shape": {"x": [{"SECRET": {"a": 1}}]}}}, "model.shape.x.***"),
+        ({"data": {"columns": {"obqa": {"answer": ["a", "SECRET"]}}}}, "data.columns.obqa.answer"),
+    ],
+)
+@pytest.mark.parametrize("kind", SECRET)
+def test_secret_is_found_at_any_depth_and_in_names(tree, key, kind):
+    tree = yaml.safe_load(yaml.safe_dump(tree).replace("SECRET", json.dumps(SECRET[kind])))
+    (message,) = secrets_in(tree)
+    assert message.startswith(f"{key}: holds what looks like a secret")
+    assert SECRET[kind] not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("HOME", True), ("SCRATCH", True), ("SLURM_JOB_ID", True), ("MOSLD_CACHE", True), ("PATH", False),
+        ("WANDB_API_KEY", False), ("MOSLD_TOKEN", False), ("DB_URL", False), ("home", False),
+    ],
+)  # fmt: skip
+def test_only_places_and_names_of_the_machine_are_read_from_the_environment(name, allowed, monkeypatch):
+    monkeypatch.setenv(name, "somewhere")
+    override = f"logger.group=${{oc.env:{name}}}"
+    if allowed:
+        assert load_config([override]).logger.group == "somewhere"
+    else:
+        with pytest.raises(UserError, match=f"{name} is not among the variables") as refused:
+            load_config([override])
+        assert "somewhere" not in str(refused.value)

@@ -68,14 +68,20 @@ def test_run_without_results_is_left_out(tmp_path: Path):
             {"scores": {}, "best_by": "loss", "validation_loss": 5.8955},
             "it scored nothing: its tasks are for training only (validation loss 5.896)",
         ),
-        ({"seed": "x"}, "damaged: the seed in results.json is not an integer"),
+        ({"seed": "x"}, "damaged: seed: Input should be a valid integer."),
         *(
             (
                 {"scores": {"obqa": {"accuracy": value, "n": 2}}},
-                "damaged: a score in results.json is not between 0 and 1",
+                f"damaged: scores.obqa.accuracy: Input should be {need}.",
             )
-            for value in (None, "high", 61.2, -0.1)
+            for value, need in (
+                (None, "a valid number"),
+                ("high", "a valid number"),
+                (61.2, "less than or equal to 1"),
+                (-0.1, "greater than or equal to 0"),
+            )
         ),
+        ({"tokens_per_second": "x"}, "damaged: tokens_per_second: Input should be a valid number."),
     ],
 )
 def test_results_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path, changed: dict[str, Any], reason: str):

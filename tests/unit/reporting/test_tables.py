@@ -136,6 +136,23 @@ def test_latex_has_booktabs_and_escapes():
     assert r"\caption{50 \% of a\_b. A note with 5 \% \& more.}" in text
 
 
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-2+3", "@SUM(A1)"])
+def test_csv_text_that_a_table_editor_would_run_is_quoted(text):
+    table = Table("t", ["method", text], [[Cell(text), Cell("-1", -1.0)]])
+    assert list(csv.reader(io.StringIO(as_csv(table)))) == [["method", f"'{text}"], [f"'{text}", "-1.0"]]
+
+
+@pytest.mark.parametrize(("text", "cell"), [("\t=1", r"\t=1"), ("\r=1", r"\r=1"), ("a\n=1", r"a\n=1")])
+def test_csv_cell_is_one_line(text, cell):
+    assert as_csv(Table("t", ["method"], [[Cell(text)]])) == f"method\n{cell}\n"
+
+
+def test_names_are_no_markup():
+    name = "a|b*c`<script>$x$"
+    text = markdown(Table(name, ["method"], [[Cell(name)]], [name]))
+    assert text.count(r"a\|b\*c\`\<script>\$x\$") == 3
+
+
 def test_csv_has_unrounded_numbers_and_empty_cells():
     assert list(csv.reader(io.StringIO(as_csv(TABLE)))) == [
         ["method", "obqa", "obqa std", "obqa seeds", "95 % interval"],
