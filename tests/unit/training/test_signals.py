@@ -38,6 +38,20 @@ def test_signal_in_training_waits_even_if_a_launcher_repeats_it(stop):
         stop.requested = None
 
 
+def test_end_of_the_terminal_waits_and_nohup_ignores_it(stop):
+    with stop.waiting():
+        send("SIGHUP")
+        assert stop.requested == "SIGHUP"
+        stop.requested = None
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as ignoring, ignoring.waiting():
+            send("SIGHUP")
+            assert ignoring.requested is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_second_ctrl_c_raises_at_once(stop):
     with stop.waiting():
         send("SIGINT")
