@@ -119,7 +119,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     source, revision = _source(config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise UserError(_explain(config, error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -137,7 +137,7 @@ def load_shape(config: ModelConfig) -> PretrainedConfig:
     source, revision = _source(config)
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise UserError(_explain(config, error)) from error
 
 

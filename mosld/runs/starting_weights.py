@@ -8,7 +8,7 @@ from mosld.common.errors import UserError, format_value
 from mosld.common.files import JsonObject
 from mosld.config.method_checks import LORA_VARIANTS, TARGETS, experts_of
 from mosld.config.schema import Config
-from mosld.runs.directory import RunDirectory, read_config_tree
+from mosld.runs.directory import RunDirectory, load_yaml
 from mosld.runs.saved import find_weights
 
 # By PEFT's type, the method.kind that trains it.
@@ -54,7 +54,7 @@ def _differences(config: Config, weights: Path, run: Path) -> Iterator[str]:
     """What the weights are, and what this run trains."""
     method = config.method
     recorded = next((folder / "config.yaml" for folder in (weights, run) if (folder / "config.yaml").is_file()), None)
-    base = (read_config_tree(recorded).get("model") or {}).get("name") if recorded else None
+    base = (load_yaml(recorded).get("model") or {}).get("name") if recorded else None
     if base not in (None, config.model.name):
         yield f"base model {base} there, {config.model.name} here"
     file = weights / "adapter_config.json"
