@@ -1,14 +1,14 @@
 """`init_from`: the trained weights that a run starts from, checked against its config before a model loads."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from mosld.common.errors import UserError, format_value
 from mosld.common.files import JsonObject
+from mosld.common.reading import load_json, load_yaml
 from mosld.config.method_checks import LORA_VARIANTS, TARGETS, experts_of
 from mosld.config.schema import Config
-from mosld.runs.directory import RunDirectory, load_yaml
+from mosld.runs.directory import RunDirectory
 from mosld.runs.saved import find_weights
 
 # By PEFT's type, the method.kind that trains it.
@@ -54,15 +54,13 @@ def _differences(config: Config, weights: Path, run: Path) -> Iterator[str]:
     """What the weights are, and what this run trains."""
     method = config.method
     recorded = next((folder / "config.yaml" for folder in (weights, run) if (folder / "config.yaml").is_file()), None)
-    base = (load_yaml(recorded).get("model") or {}).get("name") if recorded else None
+    model = load_yaml(recorded).get("model") if recorded else None
+    base = model.get("name") if isinstance(model, dict) else None
     if base not in (None, config.model.name):
         yield f"base model {base} there, {config.model.name} here"
     file = weights / "adapter_config.json"
-    try:
-        adapter: JsonObject = json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{file}: is damaged: {error}") from error
-    kind = KINDS.get(adapter.get("peft_type", ""), adapter.get("peft_type")) if adapter else "full"
+    adapter = load_json(file, JsonObject) if file.is_file() else {}
+    kind = KINDS.get(str(adapter.get("peft_type")), adapter.get("peft_type")) if adapter else "full"
     if kind != method.kind:
         yield f"method.kind={kind} there, {method.kind} here (method={method.name})"
         return
