@@ -102,7 +102,7 @@ def _results(folder: Path) -> None:
     with redirect_stdout(io.StringIO()):
         if results := run.finished():
             Console().show(results_table(results))
-        report_runs([str(run.path)], folder / "report", None, 0, paper=False, figures=False)
+        report_runs([str(run.path)], folder / "report", None, 0, paper=False, figures=False, command="")
 
 
 def _predictions(folder: Path) -> None:

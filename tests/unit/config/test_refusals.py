@@ -156,7 +156,7 @@ def test_two_mistakes_are_reported_at_once(name: str):
 
 
 def test_six_mistakes_of_six_kinds_are_reported_at_once():
-    mistakes = ["method=mosldd", "method.rnk=4", "seed=-1", "prompt=leter", "training.epochs=x", "seed=1,2"]
+    mistakes = ["method=mosldd", "method.rnk=4", "seed=-1", "prompt=leter", "training.epochs=x", "data.limit=1,2"]
     assert len(messages(*mistakes)) == len(mistakes)
 
 
