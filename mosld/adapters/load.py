@@ -39,12 +39,12 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             warnings.simplefilter("ignore", UserWarning)
             adapted = PeftModel.from_pretrained(model, str(folder))
         saved = load_file(folder / WEIGHTS_FILE)
+        _require_loaded(adapted, saved, folder)
     except UserError:
         raise
     # What PEFT raises of a field of the wrong type may be anything.
     except Exception as error:
         raise _unloadable(folder, error) from error
-    _require_loaded(adapted, saved, folder)
     return adapted
 
 
