@@ -10,19 +10,24 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.nn.functional import linear
 
+from mosld.adapters.kernels.backward import by_backward
+
 MaskedWeight = tuple[Tensor, Tensor | None]  # a weight [R, I], and the mask of the elements of x that it sees [T, I]
 
 
 def fused_linear(x: Tensor, weights: Sequence[MaskedWeight]) -> list[Tensor]:
     """``(x * mask) W^T`` in the dtype of W for every weight W and its mask; without a mask, W sees all of x.
 
-    The plain formula is `linear` for each weight, which is used under autocast and where weights differ in dtype. With
-    it, autograd keeps x in the dtype of the weights, and once more for every mask; here it keeps x as it came.
+    The plain formula is `linear` for each weight, which is used under autocast, where weights differ in dtype, and
+    where `by_backward` says so. With it, autograd keeps x in the dtype of the weights, and once more for every mask; here it keeps
+    x as it came.
     """
-    dtypes = {weight.dtype for weight, _ in weights}
-    if in_autocast(x) or len(dtypes) > 1:
-        return [linear(_masked(x.to(weight.dtype), mask), weight) for weight, mask in weights]
-    return list(_FusedLinear.apply(x, *(weight for weight, _ in weights), *(mask for _, mask in weights)))
+    matrices = [weight for weight, _ in weights]
+    same = len({weight.dtype for weight in matrices}) == 1
+    if same and by_backward(x, *matrices) and not in_autocast(x):
+        return list(_FusedLinear.apply(x, *matrices, *(mask for _, mask in weights)))
+    wide = {weight.dtype: x.to(weight.dtype) for weight in matrices}
+    return [linear(_masked(wide[weight.dtype], mask), weight) for weight, mask in weights]
 
 
 def in_autocast(x: Tensor) -> bool:
@@ -37,19 +42,14 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class _FusedLinear(torch.autograd.Function):
-    """Backward is differentiable where its own gradient is wanted, so that torch.func and double backward work."""
-
-    generate_vmap_rule = True
+    """Backward is differentiable where its own gradient is wanted, so that double backward works."""
 
     @staticmethod
-    def forward(x: Tensor, *weights_and_masks: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: BackwardCFunction, x: Tensor, *weights_and_masks: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights_and_masks)  # type: ignore[arg-type]
         weights, masks = _halves(weights_and_masks)
         wide = x.to(weights[0].dtype)
         return tuple(linear(_masked(wide, mask), weight) for weight, mask in zip(weights, masks, strict=True))
-
-    @staticmethod
-    def setup_context(ctx: BackwardCFunction, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs)  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: BackwardCFunction, *gradients: Tensor) -> tuple[Tensor | None, ...]:
