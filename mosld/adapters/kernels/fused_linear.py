@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.nn.functional import linear
 
-from mosld.adapters.kernels.backward import by_backward
+from mosld.adapters.kernels.backward import by_backward, may_add_in_place
 
 MaskedWeight = tuple[Tensor, Tensor | None]  # a weight [R, I], and the mask of the elements of x that it sees [T, I]
 
@@ -57,9 +57,9 @@ class _FusedLinear(torch.autograd.Function):
         needed: Sequence[bool] = ctx.needs_input_grad
         x = saved[0]
         weights, masks = _halves(saved[1:])
-        wide_TI = x.to(weights[0].dtype).flatten(0, -2)
-        gradients_TR = [gradient.flatten(0, -2) for gradient in gradients]
-        masks_TI = [None if mask is None else mask.flatten(0, -2) for mask in masks]
+        wide_TI = _rows(x.to(weights[0].dtype))
+        gradients_TR = [_rows(gradient) for gradient in gradients]
+        masks_TI = [None if mask is None else _rows(mask) for mask in masks]
         weight_gradients = [
             gradient_TR.t() @ _masked(wide_TI, mask_TI) if wanted else None
             for gradient_TR, mask_TI, wanted in zip(gradients_TR, masks_TI, needed[1:], strict=False)
@@ -67,9 +67,14 @@ class _FusedLinear(torch.autograd.Function):
         x_gradient = None
         if needed[0]:
             products = list(zip(gradients_TR, weights, masks_TI, strict=True))
-            add_up = _sum_products if torch.is_grad_enabled() else _sum_products_in_place
+            add_up = _sum_products_in_place if may_add_in_place(*gradients) else _sum_products
             x_gradient = add_up(products).view_as(x).to(x.dtype)
         return (x_gradient, *weight_gradients, *[None] * len(masks))
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The tensor [T, ...] as a matrix; unlike `flatten`, `reshape` takes a batch of gradients (is_grads_batched)."""
+    return tensor.reshape(-1, tensor.shape[-1])
 
 
 def _halves(weights_and_masks: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None]]:
