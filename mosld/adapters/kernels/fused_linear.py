@@ -14,6 +14,11 @@ from mosld.adapters.kernels.backward import by_backward, may_add_in_place
 
 MaskedWeight = tuple[Tensor, Tensor | None]  # a weight [R, I], and the mask of the elements of x that it sees [T, I]
 
+OFFLOADED = (
+    "the weights of the adapter are offloaded, and a mixture reads those of its parts: give accelerate's cpu_offload, "
+    'disk_offload or dispatch_model preload_module_classes=["Mixture", "FeedForwardMixture"]'
+)
+
 
 def fused_linear(x: Tensor, weights: Sequence[MaskedWeight]) -> list[Tensor]:
     """``(x * mask) W^T`` in the dtype of W for every weight W and its mask; without a mask, W sees all of x.
@@ -21,8 +26,13 @@ def fused_linear(x: Tensor, weights: Sequence[MaskedWeight]) -> list[Tensor]:
     The plain formula is `linear` for each weight, which is used under autocast, where weights differ in dtype, and
     where `by_backward` says so. With it, autograd keeps x in the dtype of the weights, and once more for every mask; here it keeps
     x as it came.
+
+    Raises:
+        ValueError: the weights are offloaded, and come back only when the module that they belong to is called itself.
     """
     matrices = [weight for weight, _ in weights]
+    if any(weight.is_meta for weight in matrices) and not x.is_meta:
+        raise ValueError(OFFLOADED)
     same = len({weight.dtype for weight in matrices}) == 1
     if same and by_backward(x, *matrices) and not in_autocast(x):
         return list(_FusedLinear.apply(x, *matrices, *(mask for _, mask in weights)))
