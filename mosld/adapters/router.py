@@ -12,7 +12,7 @@ from transformers.utils.generic import maybe_autocast
 
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.forward_context import ForwardContext
-from mosld.adapters.kernels.fused_linear import MaskedWeight, in_autocast
+from mosld.adapters.kernels.fused_linear import MaskedWeight, in_autocast, refuse_offloaded
 from mosld.adapters.routing import Routing, capacity_routing, dense_routing, one_hot, top_k_routing
 
 NORMAL_DEVIATION = 0.02  # of the author code of MoLoRA and MixLoRA
@@ -61,6 +61,7 @@ class Router(nn.Module):
             context: of the forward pass.
             logits: from `fused_logits`, where they are computed already.
         """
+        refuse_offloaded(x_BSI, [self.weight])
         with maybe_autocast(x_BSI.device.type, enabled=False):
             config = self.config
             if config.router == "domain":

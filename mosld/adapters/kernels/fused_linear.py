@@ -16,7 +16,7 @@ MaskedWeight = tuple[Tensor, Tensor | None]  # a weight [R, I], and the mask of 
 
 OFFLOADED = (
     "the weights of the adapter are offloaded, and a mixture reads those of its parts: give accelerate's cpu_offload, "
-    'disk_offload or dispatch_model preload_module_classes=["Mixture", "FeedForwardMixture"]'
+    'disk_offload or dispatch_model preload_module_classes=["MixtureLinear", "MixtureFeedForward"]'
 )
 
 
@@ -31,13 +31,18 @@ def fused_linear(x: Tensor, weights: Sequence[MaskedWeight]) -> list[Tensor]:
         ValueError: the weights are offloaded, and come back only when the module that they belong to is called itself.
     """
     matrices = [weight for weight, _ in weights]
-    if any(weight.is_meta for weight in matrices) and not x.is_meta:
-        raise ValueError(OFFLOADED)
+    refuse_offloaded(x, matrices)
     same = len({weight.dtype for weight in matrices}) == 1
     if same and by_backward(x, *matrices) and not in_autocast(x):
         return list(_FusedLinear.apply(x, *matrices, *(mask for _, mask in weights)))
     wide = {weight.dtype: x.to(weight.dtype) for weight in matrices}
     return [linear(_masked(wide[weight.dtype], mask), weight) for weight, mask in weights]
+
+
+def refuse_offloaded(x: Tensor, matrices: Sequence[Tensor]) -> None:
+    """Raise a ValueError where weights are on the meta device and x is not: their product would be no number of x."""
+    if not x.is_meta and any(weight.is_meta for weight in matrices):
+        raise ValueError(OFFLOADED)
 
 
 def in_autocast(x: Tensor) -> bool:

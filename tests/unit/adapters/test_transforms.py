@@ -157,7 +157,7 @@ def test_offloaded_models_answer_as_others_or_say_how(row, to_disk, tmp_path):
         options["execution_device"] = torch.device("cpu")
         return disk_offload(row.adapted(), tmp_path, **options) if to_disk else cpu_offload(row.adapted(), **options)
 
-    whole = offloaded(preload_module_classes=["Mixture", "FeedForwardMixture"])
+    whole = offloaded(preload_module_classes=["MixtureLinear", "MixtureFeedForward"])
     assert torch.equal(whole(**inputs).logits, expected)
     try:
         logits = offloaded()(**inputs).logits
