@@ -16,7 +16,8 @@ MaskedWeight = tuple[Tensor, Tensor | None]  # a weight [R, I], and the mask of 
 
 OFFLOADED = (
     "the weights of the adapter are offloaded, and a mixture reads those of its parts: give accelerate's cpu_offload, "
-    'disk_offload or dispatch_model preload_module_classes=["MixtureLinear", "MixtureFeedForward"]'
+    "disk_offload or dispatch_model preload_module_classes="
+    '["MixtureLinear", "MixtureFeedForward"]'
 )
 
 
