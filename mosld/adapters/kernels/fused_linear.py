@@ -25,8 +25,8 @@ def fused_linear(x: Tensor, weights: Sequence[MaskedWeight]) -> list[Tensor]:
     """``(x * mask) W^T`` in the dtype of W for every weight W and its mask; without a mask, W sees all of x.
 
     The plain formula is `linear` for each weight, which is used under autocast, where weights differ in dtype, and
-    where `by_backward` says so. With it, autograd keeps x in the dtype of the weights, and once more for every mask; here it keeps
-    x as it came.
+    where `by_backward` says so. With it, autograd keeps x in the dtype of the weights, and once more for every mask;
+    here it keeps x as it came.
 
     Raises:
         ValueError: the weights are offloaded, and come back only when the module that they belong to is called itself.
