@@ -198,7 +198,8 @@ class ForwardTracker:
         routings = self._collect() if context.recording else {}
         if outputs is None:  # the forward raised an error
             return None
-        if context.decided and not context.decoding:
+        # No answer follows a pass that trains on labels.
+        if context.decided and not context.decoding and not (model.training and context.supervised):
             keep_with_cache(kwargs.get("past_key_values") or getattr(outputs, "past_key_values", None), context.decided)
         if routings:
             outputs = self.auxiliary_loss.add(model, context, kwargs, outputs, routings)

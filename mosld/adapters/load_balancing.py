@@ -32,13 +32,19 @@ def balance_loss(
         The loss, and for each module the number of assignments of each expert [E], without a graph.
     """
     # Modules of one shape are computed at once: four stacks instead of sixty small sums.
-    groups: dict[torch.Size, list[str]] = {}
+    # A table by shape would let torch.compile compile anew for every length.
+    groups: list[list[str]] = []
     for name, routing in routings.items():
-        groups.setdefault(routing.probs_BSE.shape, []).append(name)
+        same = (group for group in groups if routings[group[0]].probs_BSE.shape == routing.probs_BSE.shape)
+        group = next(same, None)
+        if group is None:
+            groups.append([name])
+        else:
+            group.append(name)
     losses: list[Tensor] = []
     counts: dict[str, Tensor] = {}
-    for shape, names in groups.items():
-        experts = shape[-1]
+    for names in groups:
+        experts = routings[names[0]].probs_BSE.shape[-1]
         probs_MBSE = torch.stack([routings[name].probs_BSE for name in names])
         chosen_MBSE = (torch.stack([routings[name].marks_BSE for name in names]) > 0).to(probs_MBSE)
         tokens_BS = torch.ones_like(probs_MBSE[0, ..., 0])

@@ -12,7 +12,7 @@ from transformers.utils.generic import maybe_autocast
 
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.forward_context import ForwardContext
-from mosld.adapters.kernels.fused_linear import MaskedWeight, in_autocast
+from mosld.adapters.kernels.fused_linear import MaskedWeight, in_autocast, refuse_offloaded
 from mosld.adapters.routing import Routing, capacity_routing, dense_routing, one_hot, top_k_routing
 
 NORMAL_DEVIATION = 0.02  # of the author code of MoLoRA and MixLoRA
@@ -61,6 +61,7 @@ class Router(nn.Module):
             context: of the forward pass.
             logits: from `fused_logits`, where they are computed already.
         """
+        refuse_offloaded(x_BSI, [self.weight])
         with maybe_autocast(x_BSI.device.type, enabled=False):
             config = self.config
             if config.router == "domain":
@@ -103,31 +104,32 @@ class Router(nn.Module):
         these marks mislead. And a mean over many tokens is small (.025 at the first layer of SmolLM2-135M), so that
         its router would learn 40 times slower.
         """
-        pooled_BI = self._pool(x_BSI.detach(), context.deciding_mask(x_BSI))
-        pooled_BI = rms_norm(pooled_BI, pooled_BI.shape[-1:])
-        logits_BE = linear(pooled_BI, weight)
-        probs_BE = self._over_all(logits_BE.softmax(-1))
+        # S is 1 from here on.
+        pooled_BSI = self._pool(x_BSI.detach(), context.deciding_mask(x_BSI))
+        logits_BSE = linear(rms_norm(pooled_BSI, pooled_BSI.shape[-1:]), weight)
+        probs_BSE = self._over_all(logits_BSE.softmax(-1))
         if self.training and context.domain_B is None and context.supervised:
             raise ValueError(
                 "a mixture of domains is trained with domain=[B], the index of each row's own expert (transformers' "
                 "Trainer keeps that column with remove_unused_columns=False; TRL's trainers cannot pass it)"
             )
         if self.training and context.domain_B is not None:
-            gates_BE = one_hot(context.domain_B, probs_BE.shape[-1])
-            return Routing(probs_BE[:, None], gates_BE[:, None], loss=cross_entropy(logits_BE, context.domain_B))
-        best_B = probs_BE.argmax(-1)
+            gates_BSE = one_hot(context.domain_B[:, None], probs_BSE.shape[-1])
+            return Routing(probs_BSE, gates_BSE, loss=cross_entropy(logits_BSE.squeeze(1), context.domain_B))
+        best_B = probs_BSE.argmax(-1).squeeze(1)
         if context.votes is not None:
             context.votes.append(best_B)
         elif self.config.inference == "vote" and context.elected_B is not None:
             best_B = context.elected_B
-        gates_BE = probs_BE if self.config.inference == "soft" else one_hot(best_B, probs_BE.shape[-1])
+        gates_BSE = probs_BSE if self.config.inference == "soft" else one_hot(best_B[:, None], probs_BSE.shape[-1])
         if self.training:  # the values of eval mode, with the gradient of the probabilities
-            gates_BE = gates_BE.detach() + (probs_BE - probs_BE.detach())
-        return Routing(probs_BE[:, None], gates_BE[:, None])
+            gates_BSE = gates_BSE.detach() + (probs_BSE - probs_BSE.detach())
+        return Routing(probs_BSE, gates_BSE)
 
     def _pool(self, x_BSI: Tensor, mask_BS: Tensor) -> Tensor:
         if self.config.pool == "mean":
-            return (x_BSI * mask_BS.unsqueeze(-1)).sum(1) / mask_BS.sum(1, keepdim=True).clamp(min=1)
+            mask_BSI = mask_BS.unsqueeze(-1)
+            return (x_BSI * mask_BSI).sum(1, keepdim=True) / mask_BSI.sum(1, keepdim=True).clamp(min=1)
         positions_S = torch.arange(1, x_BSI.shape[1] + 1, device=x_BSI.device)
         last_B = (mask_BS * positions_S).argmax(-1)
-        return x_BSI[torch.arange(len(x_BSI), device=x_BSI.device), last_B]
+        return x_BSI[torch.arange(len(x_BSI), device=x_BSI.device), last_B].unsqueeze(1)

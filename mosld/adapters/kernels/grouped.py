@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.nn.functional import grouped_mm
 
+from mosld.adapters.kernels.backward import by_backward
+
 COLUMNS_PER_CHOICE = 256  # from this many columns of B per expert of a token on, sorting tokens by expert is faster
 
 
@@ -47,24 +49,18 @@ def up_by_expert(z: Tensor, gates: Tensor, B: Tensor, k: int) -> Tensor:
 
 def expand_slots(x_T: Tensor, slots: int) -> Tensor:
     """``x.expand(slots, ...)`` [K, T]: the tensor once for each slot, as a view."""
-    return _ExpandSlots.apply(x_T, slots)
+    return _ExpandSlots.apply(x_T, slots) if by_backward(x_T) else x_T.expand(slots, *x_T.shape)
 
 
 def sum_slots(x_KT: Tensor) -> Tensor:
     """``x.sum(0)`` [T], slot by slot: torch's own sum over two slots in bfloat16 takes eight times as long on CPU."""
-    return _SumSlots.apply(x_KT)
+    return _SumSlots.apply(x_KT) if by_backward(x_KT) else reduce(torch.add, x_KT.unbind(0))
 
 
 class _ExpandSlots(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x_T: Tensor, slots: int) -> Tensor:
-        return x_T.expand(slots, *x_T.shape)
-
-    @staticmethod
-    def setup_context(ctx: BackwardCFunction, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        """Backward needs nothing."""
+    def forward(ctx: BackwardCFunction, x_T: Tensor, slots: int) -> Tensor:
+        return expand_slots(x_T, slots)
 
     @staticmethod
     def backward(ctx: BackwardCFunction, gradient_KT: Tensor) -> tuple[Tensor, None]:
@@ -72,15 +68,10 @@ class _ExpandSlots(torch.autograd.Function):
 
 
 class _SumSlots(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x_KT: Tensor) -> Tensor:
-        return reduce(torch.add, x_KT.unbind(0))
-
-    @staticmethod
-    def setup_context(ctx: BackwardCFunction, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.slots = len(inputs[0])  # type: ignore[attr-defined]
+    def forward(ctx: BackwardCFunction, x_KT: Tensor) -> Tensor:
+        ctx.slots = len(x_KT)  # type: ignore[attr-defined]
+        return sum_slots(x_KT)
 
     @staticmethod
     def backward(ctx: BackwardCFunction, gradient_T: Tensor) -> Tensor:
