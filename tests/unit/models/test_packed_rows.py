@@ -47,9 +47,7 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None)
 def test_each_row_attends_to_itself_alone(kernel, window: int | None, divided: bool):
     q, k, v = vectors(HEADS, 0), vectors(KEYS, 1), vectors(KEYS, 2)
     options = {"scaling": WIDTH**-0.5, "sliding_window": window}
-    actual, _ = attend_by_row(
-        BLOCK, q, k, v, groups=lay_out(LENGTHS, (HEADS, KEYS), divided), kernel=kernel, **options
-    )
+    actual, _ = attend_by_row(BLOCK, q, k, v, groups=lay_out(LENGTHS, (HEADS, KEYS), divided), kernel=kernel, **options)
     expected = naive(q, k, v, window)
     torch.testing.assert_close(actual, expected)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3)).double()
