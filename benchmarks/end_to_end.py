@@ -95,15 +95,9 @@ def main() -> None:
     flags = parser.parse_args()
     silence_libraries()
     if flags.layers:
-        base, pad, collate = (
-            base_layers(flags.layers, flags.model, vocabulary=flags.vocabulary),
-            0,
-            default_data_collator,
-        )
-        steps, where = (
-            [rows(flags.batch_size, flags.length)] * (flags.rounds + 1),
-            f"{flags.length} random tokens a row",
-        )
+        base, pad = base_layers(flags.layers, flags.model, vocabulary=flags.vocabulary), 0
+        collate, where = default_data_collator, f"{flags.length} random tokens a row"
+        steps = [rows(flags.batch_size, flags.length)] * (flags.rounds + 1)
     else:
         base, tokenizer = mosld.load_base(flags.model)
         base, pad, collate = base.to(DEVICE), tokenizer.pad_token_id, DataCollatorForSeq2Seq(tokenizer)

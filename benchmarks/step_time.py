@@ -5,8 +5,8 @@
     python benchmarks/step_time.py --methods lora,mosld,lora+compile,mosld+compile
 
 A step is forward, backward, clipping and AdamW. `lora` has no dropout here, `lora+dropout` has .05 on the input, as
-`method=lora` and MoLA have; `lora+ffn` and `mixlora` adapt the feed-forward block alone. A compiled method stands beside compiled LoRA where both are measured. The share of
-the peak counts the operations of `useful_operations` in wide_layers.py.
+`method=lora` and MoLA have; `lora+ffn` and `mixlora` adapt the feed-forward block alone. A compiled method stands
+beside compiled LoRA where both are measured. The share of the peak counts `useful_operations` in wide_layers.py.
 """
 
 from typing import Any
@@ -74,7 +74,7 @@ def main() -> None:
     for case, times in seconds.items():
         name, plus, mode = case.partition("+compile")
         other = "lora+ffn" if name in ("lora+ffn", "mixlora") and "lora+ffn" in seconds else next(iter(seconds))
-        other = next((beside for beside in (other + plus + mode, other) if beside in seconds))
+        other = next(beside for beside in (other + plus + mode, other) if beside in seconds)
         middle = sorted(times)[len(times) // 2]
         rates = {"tokens/s": tokens / middle, "share of peak": operations / middle / most}
         lines.append({"method": case, "seconds": middle, **rates, "beside": other, **ratio(times, seconds[other])})

@@ -60,7 +60,7 @@ def rows(count: int, length: int) -> list[Example]:
 
 
 def useful_operations(model: nn.Module, examples: list[Example]) -> int:
-    """Operations that a step on these rows cannot do without: 4 a frozen weight and token, the head at answers alone."""
+    """Operations that a step cannot do without: 4 a frozen weight and token, the head at answers alone."""
     sizes = {name: m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     layers = sum(
         count for name, count in sizes.items() if ".layers." in name and "mosld" not in name and "lora" not in name

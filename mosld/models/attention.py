@@ -6,7 +6,7 @@ The keyword argument `groups` reaches every attention block and says where the p
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ def by_length(module: nn.Module, q: Tensor, *inputs: Tensor | None, **options: o
     return kernel(module, q, *inputs, **options)
 
 
-def mask_of_sdpa(*args: object, **kwargs: object) -> Tensor | None:
+def mask_of_sdpa(*args: Any, **kwargs: Any) -> Tensor | None:
     """The mask that transformers makes for sdpa; a training step on a device does not wait to know whether it has pads.
 
     transformers leaves out a mask without pads, and reads the mask on the host to know.
