@@ -1,8 +1,9 @@
 """Training end to end on real rows, beside transformers' Trainer with PEFT's LoRA: rows a second and share of the peak.
 
     python benchmarks/end_to_end.py [--data DIR] [--batch-size 16] [--trainer-sizes 2,4,8,16] [--json FILE]
+    python benchmarks/end_to_end.py --model llama2_7b --layers 32 --length 1024   # random weights and tokens
 
-Same model, type, rows in the same order, rows a step, and AdamW for all. Trainer runs once for each of its batch sizes
+Same model, dtype, rows in the same order, rows a step, and AdamW for all. Trainer runs once for each of its batch sizes
 (it accumulates up to the batch); ours before and after each. The peak is that of a large matrix product of the model's
 type, measured in the same run. Useful operations are those of the products with frozen weights for tokens that are no
 pads, forward and backward (4 a weight and token), and of the head at answer positions; Trainer is granted the same.
@@ -14,17 +15,16 @@ from typing import Any
 
 from peft import LoraConfig, get_peft_model
 from side_by_side import DEVICE, arguments, clock, matrix_peak, report
-from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
-from wide_layers import stepper
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments, default_data_collator
+from wide_layers import VOCABULARY, base_layers, rows, shared_copy, stepper, useful_operations
 
 import mosld
 from mosld.common.process import silence_libraries
 from mosld.config.compose import load_config
 from mosld.data.dataset import load_dataset
 from mosld.data.mixing import Order
-from mosld.data.tokens.encoding import Example, answer_tokens, encode_train
+from mosld.data.tokens.encoding import Example, encode_train
 from mosld.data.tokens.prompts import PromptEncoder
 
 IGNORED = -100
@@ -53,9 +53,8 @@ class Times(TrainerCallback):
         self.seconds.append(clock() - self.started)
 
 
-def trainer_seconds(model: str, tokenizer: Any, examples: list[Example], batch: int, size: int) -> list[float]:
+def trainer_seconds(base: Any, collate: Any, examples: list[Example], batch: int, size: int) -> list[float]:
     """Seconds of each of Trainer's steps at `size` rows a forward pass."""
-    base = mosld.load_base(model)[0]
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     labelled = [
         {"input_ids": e.tokens, "labels": [IGNORED] * e.answer_start + e.tokens[e.answer_start :]} for e in examples
@@ -67,26 +66,27 @@ def trainer_seconds(model: str, tokenizer: Any, examples: list[Example], batch: 
             max_steps=len(examples) // batch, learning_rate=1e-4, save_strategy="no", logging_strategy="no",
             use_cpu=DEVICE.type == "cpu", disable_tqdm=True, dataloader_pin_memory=DEVICE.type == "cuda",
         )  # fmt: skip
-        InOrder(
-            get_peft_model(base, lora), settings, DataCollatorForSeq2Seq(tokenizer), labelled, callbacks=[times]
-        ).train()
+        InOrder(get_peft_model(shared_copy(base), lora), settings, collate, labelled, callbacks=[times]).train()
     return times.seconds[1:]
 
 
-def useful_operations(model: nn.Module, examples: list[Example]) -> int:
-    """Operations that a step on these rows cannot do without; see above."""
-    sizes = {name: m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    layers = sum(
-        count for name, count in sizes.items() if ".layers." in name and "mosld" not in name and "lora" not in name
-    )
-    head = sum(count for name, count in sizes.items() if name.endswith("lm_head"))
-    return 4 * (layers * sum(len(e.tokens) for e in examples) + head * answer_tokens(examples))
+def real_rows(flags: Any, tokenizer: Any) -> list[list[Example]]:
+    """The rows of each step, of a directory or the bundled ones."""
+    source = ["source=local", f"source.root={flags.data}", "source.on_bad_row=skip"] if flags.data else []
+    config = load_config([f"model={flags.model}", f"data.tasks=[{flags.tasks}]", *source])
+    encoder = PromptEncoder(tokenizer, config.model.prompt)
+    every = encode_train(load_dataset(config.data, config.source).train, encoder, tokenizer.eos_token_id).examples
+    order = Order((len(every),), (len(every),), flags.batch_size, seed=0)
+    return [[every[i] for i in order.rows(number)] for number in range(flags.rounds + 1)]
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = arguments(__doc__)
     parser.add_argument("--model", default="smollm2_135m")
+    parser.add_argument("--layers", type=int, help="so many layers of the model's dimensions, with random weights")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a row, with --layers")
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="of the head, with --layers")
     parser.add_argument("--data", help="a directory as for source=local; without it the bundled rows")
     parser.add_argument("--tasks", default="obqa,csqa,arc_e,arc_c")
     parser.add_argument("--methods", default="lora,mosld", help="ours; +compile compiles")
@@ -94,19 +94,19 @@ def main() -> None:
     parser.add_argument("--trainer-sizes", default="2,4,8,16", help="Trainer's rows of a forward pass")
     flags = parser.parse_args()
     silence_libraries()
-    source = ["source=local", f"source.root={flags.data}", "source.on_bad_row=skip"] if flags.data else []
-    config = load_config([f"model={flags.model}", f"data.tasks=[{flags.tasks}]", *source])
-    base, tokenizer = mosld.load_base(flags.model)
-    base = base.to(DEVICE)
-    encoder = PromptEncoder(tokenizer, config.model.prompt)
-    every = encode_train(load_dataset(config.data, config.source).train, encoder, tokenizer.eos_token_id).examples
-    order = Order((len(every),), (len(every),), flags.batch_size, seed=0)
-    steps = [[every[i] for i in order.rows(number)] for number in range(flags.rounds + 1)]
+    if flags.layers:
+        base, pad = base_layers(flags.layers, flags.model, vocabulary=flags.vocabulary), 0
+        collate, where = default_data_collator, f"{flags.length} random tokens a row"
+        steps = [rows(flags.batch_size, flags.length)] * (flags.rounds + 1)
+    else:
+        base, tokenizer = mosld.load_base(flags.model)
+        base, pad, collate = base.to(DEVICE), tokenizer.pad_token_id, DataCollatorForSeq2Seq(tokenizer)
+        steps, where = real_rows(flags, tokenizer), flags.tasks
     ours = {}
     for case in flags.methods.split(","):
         method, plain = case.removesuffix("+compile"), {"dropout": 0.0, "dropout_on": "none"}
         options = plain if method == "lora" else {}
-        ours[case] = stepper(base, method, tokenizer.pad_token_id, case.endswith("+compile"), **options)
+        ours[case] = stepper(base, method, pad, case.endswith("+compile"), **options)
 
     peaks, rates = [matrix_peak(base.dtype)], dict[str, list[float]]()
 
@@ -126,8 +126,8 @@ def main() -> None:
 
     run_ours()
     for size in [int(part) for part in flags.trainer_sizes.split(",")]:
-        rows = [example for step in steps for example in step]
-        seconds = trainer_seconds(flags.model, tokenizer, rows, flags.batch_size, size)
+        every = [example for step in steps for example in step]
+        seconds = trainer_seconds(base, collate, every, flags.batch_size, size)
         take(f"Trainer: lora, {size} a pass", seconds)
         peaks.append(matrix_peak(base.dtype))
         run_ours()
@@ -141,7 +141,7 @@ def main() -> None:
         line = {"what": name, "rows/s": rate, "to Trainer's best": rate / best, "share of peak": rate * needed / peak}
         lines.append(line)
     tokens = statistics.mean(len(example.tokens) for step in steps[1:] for example in step)
-    title = f"Training {flags.model} ({str(base.dtype)[6:]}) on {flags.tasks}, {flags.batch_size} rows a step"
+    title = f"Training {flags.model} ({str(base.dtype)[6:]}) on {where}, {flags.batch_size} rows a step"
     report(title, lines, flags.json, matrix_peak=peak, mean_tokens_a_row=tokens, useful_operations_a_row=needed)
 
 

@@ -1,6 +1,7 @@
-"""The plan's memory model against the peak that the operating system saw, on CPU.
+"""The plan's memory model against the peak that the operating system saw, on CPU, or the allocator of CUDA.
 
     python benchmarks/memory_model.py [--model smollm2_135m] [--methods lora,mosld,mola,full] [--shapes 8x256,16x128]
+    python benchmarks/memory_model.py --model llama2_7b model.kind=random    # weights made on the device
 
 For each method a fresh process takes each case in turn, with and without gradient checkpointing, a shape being rows x
 tokens:
@@ -10,7 +11,7 @@ tokens:
 2. the model is loaded and takes two steps; before the second the kernel's record of the largest resident size is reset.
 
 Measured is that peak of the second step less what was resident after 1; predicted is what `mosld.plan` says of the same
-step.
+step. On CUDA, 1 is left out, and torch.cuda.max_memory_allocated of the second step is the peak.
 Linux only (/proc/self/clear_refs). glibc's malloc is told to give freed blocks back (MALLOC_MMAP_THRESHOLD_): left
 alone it keeps some, and the resident size says more of malloc than of the step.
 """
@@ -25,7 +26,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from side_by_side import arguments, report
+import torch
+from side_by_side import DEVICE, arguments, report
 
 from mosld.config.compose import load_config
 from mosld.config.method_checks import experts_of
@@ -55,7 +57,9 @@ def shallow(config: Config) -> Config:
 
 
 def measure(config: Config, rows: int, length: int) -> int:
-    """Peak resident bytes of a step, less those that the libraries keep after such a step of a shallow model."""
+    """Peak bytes of a step on CUDA; on CPU less those that libraries keep after such a step of a shallow model."""
+    if DEVICE.type == "cuda":
+        return take_steps(config, rows, length)
     take_steps(shallow(config), rows, length)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -64,7 +68,7 @@ def measure(config: Config, rows: int, length: int) -> int:
 
 
 def take_steps(config: Config, rows: int, length: int) -> int:
-    """Peak resident bytes of the second of two steps."""
+    """Peak bytes of the second of two steps."""
     from mosld.data.dataset import Dataset
     from mosld.data.rows import Row
     from mosld.data.tokens.encoding import Example
@@ -73,7 +77,8 @@ def take_steps(config: Config, rows: int, length: int) -> int:
     from mosld.runs.console import Console
     from mosld.training.build import build_stepper
 
-    base, tokenizer = load_base_model(config.model)
+    with DEVICE:
+        base, tokenizer = load_base_model(config.model)
     dtype = base.dtype
     context = RunContext(config, Dataset({}, "bundled"), tokenizer, Console())
     stepper = build_stepper(
@@ -82,6 +87,10 @@ def take_steps(config: Config, rows: int, length: int) -> int:
     )  # fmt: skip
     examples = [Example(Row("", "", "", "", (), 0), list(range(1, length + 1)), length - ANSWER)] * rows
     stepper.step(examples, rows, 1e-4, 0)
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        stepper.step(examples, rows, 1e-4, 1)
+        return torch.cuda.max_memory_allocated()
     Path("/proc/self/clear_refs").write_text("5")
     stepper.step(examples, rows, 1e-4, 1)
     return resident("VmHWM")
@@ -98,7 +107,7 @@ def predict(config: Config, length: int) -> int:
     from mosld.planning.layouts import peak
     from mosld.planning.measure import measure_step
 
-    needs = measure_step(config, length, ANSWER, gpus=0)
+    needs = measure_step(config, length, ANSWER, gpus=int(DEVICE.type == "cuda"))
     cost = needs.saving if config.training.gradient_checkpointing else needs.plain
     assert cost is not None
     return peak(needs.sizes, cost)

@@ -17,6 +17,8 @@ import torch
 from rich import print as show
 from rich.table import Table
 
+# Operations per second of dense products in bfloat16, from NVIDIA's data sheets.
+DATA_SHEETS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -59,6 +61,13 @@ def matrix_peak(dtype: torch.dtype, size: int | None = None, repeats: int = 3) -
     left, right = (torch.randn(size, size, device=DEVICE).to(dtype) for _ in range(2))
     work = in_turn({"product": lambda _: left @ right}, repeats)
     return 2 * size**3 / min(work["product"])
+
+
+def peak(dtype: torch.dtype) -> float:
+    """Operations per second that the card's data sheet promises; without one, those of a large product here."""
+    name = machine()["device"]
+    known = [value for card, value in DATA_SHEETS.items() if card in name and dtype is torch.bfloat16]
+    return known[0] if known else matrix_peak(dtype)
 
 
 def machine() -> dict[str, Any]:

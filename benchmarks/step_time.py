@@ -2,16 +2,17 @@
 
     python benchmarks/step_time.py                              # the small model, bundled rows
     python benchmarks/step_time.py --model llama2_7b --layers 2 # layers of its dimensions, random weights and tokens
-    python benchmarks/step_time.py --methods lora,mosld,mosld+compile
+    python benchmarks/step_time.py --methods lora,mosld,lora+compile,mosld+compile
 
 A step is forward, backward, clipping and AdamW. `lora` has no dropout here, `lora+dropout` has .05 on the input, as
-`method=lora` and MoLA have; `lora+ffn` and `mixlora` adapt the feed-forward block alone.
+`method=lora` and MoLA have; `lora+ffn` and `mixlora` adapt the feed-forward block alone. A compiled method stands
+beside compiled LoRA where both are measured. The share of the peak counts `useful_operations` in wide_layers.py.
 """
 
 from typing import Any
 
-from side_by_side import DEVICE, arguments, in_turn, ratio, report
-from wide_layers import base_layers, rows, stepper
+from side_by_side import DEVICE, arguments, in_turn, peak, ratio, report
+from wide_layers import VOCABULARY, base_layers, rows, stepper, useful_operations
 
 import mosld
 from mosld.common.process import silence_libraries
@@ -48,10 +49,11 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--length", type=int, default=256, help="tokens of a row, with --layers")
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="of the head, with --layers")
     options = parser.parse_args()
     silence_libraries()
     if options.layers:
-        base, pad = base_layers(options.layers, options.model), 0
+        base, pad = base_layers(options.layers, options.model, vocabulary=options.vocabulary), 0
         steps = [rows(options.batch_size, options.length)] * (options.rounds + 1)
     else:
         base, tokenizer = mosld.load_base(options.model)
@@ -66,15 +68,19 @@ def main() -> None:
         return lambda number: trained.step(steps[number], options.batch_size, 1e-4, number)
 
     seconds = in_turn({case: one(case) for case in options.methods.split(",")}, options.rounds)
+    most, operations = peak(base.dtype), useful_operations(base, steps[-1])
+    tokens = sum(len(row.tokens) for row in steps[-1])
     lines = []
     for case, times in seconds.items():
-        other = "lora+ffn" if case in ("lora+ffn", "mixlora") and "lora+ffn" in seconds else next(iter(seconds))
-        lines.append({"method": case, "seconds": sorted(times)[len(times) // 2], "beside": other})
-        lines[-1] |= ratio(times, seconds[other])
+        name, plus, mode = case.partition("+compile")
+        other = "lora+ffn" if name in ("lora+ffn", "mixlora") and "lora+ffn" in seconds else next(iter(seconds))
+        other = next(beside for beside in (other + plus + mode, other) if beside in seconds)
+        middle = sorted(times)[len(times) // 2]
+        rates = {"tokens/s": tokens / middle, "share of peak": operations / middle / most}
+        lines.append({"method": case, "seconds": middle, **rates, "beside": other, **ratio(times, seconds[other])})
     where = f"{options.layers} layers of {options.model}" if options.layers else options.model
-    tokens = sum(len(row.tokens) for row in steps[-1])
     title = f"Seconds a training step: {where}, {options.batch_size} rows ({tokens} tokens), {str(base.dtype)[6:]}"
-    report(title, lines, options.json)
+    report(title, lines, options.json, peak=most)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Puts measured figures into a document: each JSON file of a benchmark as the table between its two marks.
 
     python benchmarks/tables.py FOLDER docs/explanation/performance.md docs/reference/scaling.md
+    python benchmarks/tables.py --all FOLDER docs/explanation/gpu.md    # "not run" where FOLDER has no file
 
 The table of FOLDER/step_time.json goes between the lines `<!-- step_time -->` and `<!-- /step_time -->`.
 """
@@ -46,14 +47,23 @@ def filled(text: str, folder: Path) -> str:
     return text
 
 
+def emptied(text: str) -> str:
+    """The document with "not run" between all marks."""
+    for name in re.findall(r"^<!-- /(\w+) -->$", text, flags=re.MULTILINE):
+        text = put(text, name, "not run")
+    return text
+
+
 def main() -> None:
     """Parse, fill."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="every table is of the folder; the others say: not run")
     parser.add_argument("folder", type=Path)
     parser.add_argument("documents", type=Path, nargs="+")
     given = parser.parse_args()
     for document in given.documents:
-        document.write_text(filled(document.read_text(), given.folder))
+        text = document.read_text()
+        document.write_text(filled(emptied(text) if given.all else text, given.folder))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ from typing import Any
 
 import torch
 from side_by_side import DEVICE
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 import mosld
 from mosld.config.groups import model_config
 from mosld.config.schema import TrainingConfig
 from mosld.data.rows import Row
-from mosld.data.tokens.encoding import Example
+from mosld.data.tokens.encoding import Example, answer_tokens
 from mosld.distributed.processes import processes
+from mosld.models.attention import resolve_attention
 from mosld.models.config import transformers_config
 from mosld.models.load import resolve_dtype
 from mosld.training.compile import compile_layers
@@ -22,19 +24,26 @@ from mosld.training.step import Stepper
 VOCABULARY = 256  # a small head, so that the layers are compared
 
 
-def base_layers(count: int, model: str = "llama2_7b", dtype: torch.dtype | None = None) -> Any:
+def base_layers(
+    count: int, model: str = "llama2_7b", dtype: torch.dtype | None = None, vocabulary: int = VOCABULARY
+) -> Any:
     """The first layers of a model's shape with sdpa attention, in the dtype that its config resolves to here."""
     config = transformers_config(model_config(model, {}))
-    config.num_hidden_layers, config.vocab_size, config.pad_token_id = count, VOCABULARY, None
+    config.num_hidden_layers, config.vocab_size, config.pad_token_id = count, vocabulary, None
     with DEVICE:
-        made = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    return made.to(dtype or resolve_dtype("auto"))
+        return AutoModelForCausalLM.from_config(
+            config, attn_implementation=resolve_attention("sdpa"), dtype=dtype or resolve_dtype("auto")
+        )
+
+
+def shared_copy(base: Any) -> Any:
+    """A copy of a model with the same weights, so that it takes no memory."""
+    return copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})
 
 
 def stepper(base: Any, method: str, pad: int = 0, compiled: bool = False, **options: Any) -> Stepper:
     """The method on a copy of `base` that shares its frozen weights."""
-    shared: Any = {id(weight): weight for weight in base.parameters()}
-    adapted = mosld.adapt(copy.deepcopy(base, shared), method, seed=0, **options)
+    adapted = mosld.adapt(shared_copy(base), method, seed=0, **options)
     if compiled:
         compile_layers(adapted)
     weight = getattr(adapted.active_peft_config, "auxiliary_weight", 0.0)
@@ -48,3 +57,13 @@ def rows(count: int, length: int) -> list[Example]:
     row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
     tokens = torch.randint(1, VOCABULARY, (count, length), generator=generator).tolist()
     return [Example(row, ids, length // 2) for ids in tokens]
+
+
+def useful_operations(model: nn.Module, examples: list[Example]) -> int:
+    """Operations that a step cannot do without: 4 a frozen weight and token, the head at answers alone."""
+    sizes = {name: m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    layers = sum(
+        count for name, count in sizes.items() if ".layers." in name and "mosld" not in name and "lora" not in name
+    )
+    head = sum(count for name, count in sizes.items() if name.endswith("lm_head"))
+    return 4 * (layers * sum(len(e.tokens) for e in examples) + head * answer_tokens(examples))

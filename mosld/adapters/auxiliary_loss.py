@@ -146,8 +146,14 @@ class AuxiliaryLoss:
         return torch.stack(router_losses).mean() if router_losses else balance
 
     def _count(self, adapter: str, counts: dict[str, Tensor], routings: dict[str, Routing]) -> None:
-        for name, count in counts.items():
-            self._assignments[adapter, name] = self._assignments.get((adapter, name), 0) + count
+        keys = [(adapter, name) for name in counts]
+        if all(key in self._assignments for key in keys):
+            # One kernel on CUDA for all modules.
+            sums = torch._foreach_add([self._assignments[key] for key in keys], list(counts.values()))
+            self._assignments.update(zip(keys, sums, strict=True))
+        else:
+            for key, count in zip(keys, counts.values(), strict=True):
+                self._assignments[key] = self._assignments.get(key, 0) + count
         for name, routing in routings.items():
             if routing.chosen_BSE is not None:  # experts have a capacity; pads never choose
                 self._dropped[adapter, name] = self._dropped.get((adapter, name), 0) + routing.dropped_BS.sum()

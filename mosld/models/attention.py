@@ -6,7 +6,7 @@ The keyword argument `groups` reaches every attention block and says where the p
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,16 @@ def by_length(module: nn.Module, q: Tensor, *inputs: Tensor | None, **options: o
     return kernel(module, q, *inputs, **options)
 
 
+def mask_of_sdpa(*args: Any, **kwargs: Any) -> Tensor | None:
+    """The mask that transformers makes for sdpa; a training step on a device does not wait to know whether it has pads.
+
+    transformers leaves out a mask without pads, and reads the mask on the host to know.
+    """
+    if torch.is_grad_enabled() and isinstance(mask := kwargs.get("attention_mask"), Tensor) and not mask.is_cpu:
+        kwargs["allow_is_causal_skip"] = False
+    return sdpa_mask(*args, **kwargs)
+
+
 def register(name: str, batched: Kernel, by_row: Kernel, mask: Callable[..., Tensor | None]) -> str:
     """Make a kernel known to transformers.
 
@@ -92,4 +102,4 @@ def _attend(
 
 register("mosld_eager", eager, eager_rows, eager_mask)
 register("mosld_by_length", by_length, eager_rows, eager_mask)
-register("mosld_sdpa", sdpa_attention_forward, sdpa_attention_forward, sdpa_mask)
+register("mosld_sdpa", sdpa_attention_forward, sdpa_attention_forward, mask_of_sdpa)

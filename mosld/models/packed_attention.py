@@ -47,15 +47,12 @@ class RowGroup(NamedTuple):
     by_heads: dict[int, TokenIndex]
 
 
-def lay_out(
-    lengths: Sequence[int], heads: Sequence[int], device: torch.device, divided: bool = True
-) -> tuple[RowGroup, ...]:
-    """Group the rows of a packed sequence into long and short ones so that attention costs least.
+def lay_out(lengths: Sequence[int], heads: Sequence[int], divided: bool = True) -> tuple[RowGroup, ...]:
+    """Group the rows of a packed sequence into long and short ones so that attention costs least; tensors on CPU.
 
     Args:
         lengths: of the rows, the longest first.
         heads: of queries and keys, H and K.
-        device: of the sequence.
         divided: False: all in one group.
     """
     count = len(lengths)
@@ -65,12 +62,12 @@ def lay_out(
     start = 0
     for part in filter(None, (lengths[:cut], lengths[cut:])):
         stop = start + sum(part)
-        groups.append(RowGroup(start, stop, len(part), {n: _token_index(part, n, device) for n in {*heads}}))
+        groups.append(RowGroup(start, stop, len(part), {n: _token_index(part, n) for n in {*heads}}))
         start = stop
     return tuple(groups)
 
 
-def _token_index(lengths: Sequence[int], heads: int, device: torch.device) -> TokenIndex:
+def _token_index(lengths: Sequence[int], heads: int) -> TokenIndex:
     longest = max(lengths)
     positions_L = torch.arange(longest)
     heads_H = torch.arange(heads)
@@ -82,7 +79,7 @@ def _token_index(lengths: Sequence[int], heads: int, device: torch.device) -> To
     positions_T1 = torch.cat([positions_L[:length] for length in lengths]).unsqueeze(-1)
     padded_TH = (rows_T1 * heads + heads_H) * longest + positions_T1
     # Views of what has more dimensions would tie compiled code to sizes that happen to be equal.
-    return TokenIndex(*(index.flatten().clone().to(device) for index in (packed_RHL, padded_TH)))
+    return TokenIndex(*(index.flatten().clone() for index in (packed_RHL, padded_TH)))
 
 
 class _Pad(torch.autograd.Function):

@@ -197,11 +197,13 @@ def _inputs(model: "PreTrainedModel | PeftModel", batch: BatchShape, domains: Se
 
 def _update_peak(model: nn.Module, ledger: MemoryLedger, training: TrainingConfig, accelerator: bool) -> int:
     """Most bytes at once in an optimiser step, its state not counted."""
+    if accelerator:
+        # The fused kernel updates in place.
+        peak = ledger.live
+        model.zero_grad()
+        return peak
     # In 8 bits the state is smaller, and its update needs no more memory.
     optimizer = make_optimizer(model, replace(training, optimizer="adamw"))
-    for group in optimizer.param_groups:
-        # What AdamW chooses by itself on either device.
-        group["foreach"] = accelerator
     state = 8 * sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
     ledger.peak = ledger.live
     with ledger:

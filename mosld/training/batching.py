@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from mosld.adapters.config import adapter_config, by_prompt
 from mosld.adapters.load import base_model_of
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+# The keyword arguments of a model's forward pass.
+Inputs = dict[str, torch.Tensor | tuple[RowGroup, ...]]
 # The label of a position that has no loss.
 IGNORED = -100
 # What a padded forward pass costs besides its tokens, in tokens: a short pass is nearly free on CPU; a GPU would
@@ -179,13 +182,15 @@ class BatchBuilder:
         """The rows of a step as micro-batches of at most `size` rows, in each the longest first."""
         return balance_packed(examples, size) if self.packed else bucket_by_length(examples, size, self.overhead)
 
-    def inputs(self, batch: Sequence[Example]) -> dict[str, torch.Tensor | tuple[RowGroup, ...]]:
+    def inputs(self, batch: Sequence[Example]) -> Inputs:
         """The keyword arguments of the model's forward on a micro-batch that `split` made, on its device."""
-        tensors = pack(batch) if self.packed else pad_batch(batch, self.pad_token_id, self.domains)
-        inputs: dict[str, torch.Tensor | tuple[RowGroup, ...]] = {
-            key: value.to(self.device) for key, value in tensors.items()
-        }
+        inputs: Inputs = {**(pack(batch) if self.packed else pad_batch(batch, self.pad_token_id, self.domains))}
         if self.packed:
             lengths = [len(example.tokens) for example in batch]
-            inputs["groups"] = lay_out(lengths, self._heads, self.device, self._two_groups)
-        return inputs
+            inputs["groups"] = lay_out(lengths, self._heads, self._two_groups)
+        return tree_map_only(torch.Tensor, self._send, inputs)
+
+    def _send(self, tensor: torch.Tensor) -> torch.Tensor:
+        # CUDA copies from pinned memory while the host goes on; a copy from other memory waits for all work before it.
+        source = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return source.to(self.device, non_blocking=True)

@@ -70,6 +70,8 @@ class Loop:
     stop: StopSignals
     auxiliary: str = "balance_loss"
     track: Callable[[dict[str, object]], None] = lambda _: None
+    # The number of the next step, and its rows.
+    _upcoming: tuple[int, list[Example]] = (-1, [])
 
     @cached_property
     def loss_watch(self) -> LossWatch:
@@ -142,8 +144,11 @@ class Loop:
         """One optimiser step and what belongs to it; returns a note for the progress bar."""
         started = time.perf_counter()
         rate = learning_rate(progress.step, total, self.config)
-        examples = [self.examples[index] for index in self.order.rows(progress.step)]
-        result = self.stepper.step(examples, progress.micro_batch_size, rate, progress.step, self._stop_requested)
+        examples = self._rows(progress.step)
+        self._upcoming = (progress.step + 1, self._rows(progress.step + 1) if progress.step + 1 < total else [])
+        result = self.stepper.step(
+            examples, progress.micro_batch_size, rate, progress.step, self._stop_requested, self._upcoming[1]
+        )
         seconds = time.perf_counter() - started
         progress.step += 1
         progress.tokens += result.tokens
@@ -167,6 +172,10 @@ class Loop:
                 f"and of a model that guesses is {self.loss_watch.guessing:.4g}. "
                 f"training.learning_rate={self.config.learning_rate:g} is likely too high."
             )
+
+    def _rows(self, step: int) -> list[Example]:
+        number, rows = self._upcoming
+        return rows if step == number else [self.examples[index] for index in self.order.rows(step)]
 
     def _report_skipped(self, progress: Progress, result: StepResult, examples: Sequence[Example]) -> None:
         """Name the skipped step and its rows.

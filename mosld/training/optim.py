@@ -17,6 +17,7 @@ from transformers import get_scheduler
 from mosld.adapters.load import base_model_of, trained_parameters
 from mosld.common.errors import UserError
 from mosld.config.schema import TrainingConfig
+from mosld.distributed.launch import launch
 from mosld.distributed.tensors import cast_weights
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    # One kernel for all weights. DeepSpeed gives the optimiser weights of its own, and keeps step counts on the host.
+    fused = all(parameter.is_cuda for parameter in parameters) and not launch().zero
+    return AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused or None)
 
 
 def require_optimizer(config: TrainingConfig, device: torch.device) -> None:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from mosld.data.tokens.encoding import Example, answer_tokens, longest
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import cast_weights
-from mosld.training.batching import BatchBuilder
+from mosld.training.batching import BatchBuilder, Inputs
 from mosld.training.engine import TrainingOutput
 from mosld.training.zero_engine import make_engine
 
@@ -40,6 +40,26 @@ class StepResult:
     tokens: int
     applied: bool
     stopping: bool = False
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """The micro-batches of a step, with the tensors of the first.
+
+    Attributes:
+        examples: the rows of the step, over all processes.
+        micro_batch_size: most rows per forward pass.
+        share: this process's micro-batches with their indices, and whether each counts (`Processes.shard`).
+        first: the keyword arguments of the model's forward on the first of them, on its device.
+    """
+
+    examples: Sequence[Example]
+    micro_batch_size: int
+    share: Sequence[tuple[tuple[int, list[Example]], bool]]
+    first: Inputs
+
+    def serves(self, examples: Sequence[Example], micro_batch_size: int) -> bool:
+        return examples is self.examples and micro_batch_size == self.micro_batch_size
 
 
 class Stepper:
@@ -84,6 +104,7 @@ class Stepper:
         self.max_norm = math.inf if max_norm is None else max_norm
         self.auxiliary_weight = auxiliary_weight
         self.low_precision = low_precision
+        self._prepared = _Prepared([], 0, [], {})
 
     def step(
         self,
@@ -92,6 +113,7 @@ class Stepper:
         learning_rate: float,
         number: int,
         stop: Callable[[], bool] = lambda: False,
+        upcoming: Sequence[Example] = (),
     ) -> StepResult:
         """Take one step. The loss is the mean over all answer tokens of the rows, however they are split.
 
@@ -101,15 +123,19 @@ class Stepper:
             learning_rate: of this step.
             number: of this step.
             stop: whether this process was asked to stop; called after its share of the step.
+            upcoming: the rows of the next step, the same object as its `examples`; their first micro-batch is made
+                while the device computes this step.
         """
         self.model.train()
         total = answer_tokens(examples)
         sums = torch.zeros(2, device=self.processes.device)
-        size = min(micro_batch_size, -(-len(examples) // self.processes.count))
         has_auxiliary = False
-        for (index, batch), counts in self.processes.shard(list(enumerate(self.batches.split(examples, size)))):
+        if not self._prepared.serves(examples, micro_batch_size):
+            self._prepare(examples, micro_batch_size)
+        prepared = self._prepared
+        for position, ((index, batch), counts) in enumerate(prepared.share):
             torch.manual_seed(_micro_batch_seed(self.seed, number, index))
-            outputs = self._forward(batch, total)
+            outputs = self._forward(self.batches.inputs(batch) if position else prepared.first, total)
             if not counts:
                 # Run only because the other processes need this one's shards.
                 self.engine.backward(0.0 * outputs.loss)
@@ -123,6 +149,7 @@ class Stepper:
                 auxiliary = auxiliary_loss.detach() * (answer_tokens(batch) / total)
             sums += torch.stack([loss - self.auxiliary_weight * auxiliary, auxiliary])
         sums, norm, stopping = self.engine.reduce_gradients(sums, stop(), self.max_norm)
+        self._prepare(upcoming, micro_batch_size)
         # The only host read of a step. It comes before the update, so that no weight becomes NaN.
         cross_entropy, mean_auxiliary, grad_norm, stop_count = torch.stack([*sums, norm, stopping]).tolist()
         applied = all(map(math.isfinite, (cross_entropy, mean_auxiliary, grad_norm)))
@@ -142,7 +169,7 @@ class Stepper:
         """Run the longest micro-batch forward and backward, without an update."""
         batch = longest(examples, micro_batch_size)
         self.model.train()
-        self.engine.backward(self._forward(batch, answer_tokens(batch)).loss)
+        self.engine.backward(self._forward(self.batches.inputs(batch), answer_tokens(batch)).loss)
         self.engine.zero_grad()
 
     def finalize(self, dtype: torch.dtype) -> "PreTrainedModel | PeftModel":
@@ -150,10 +177,17 @@ class Stepper:
         self.engine.close()
         return self.model if isinstance(self.model, PeftModel) else cast_weights(self.model, dtype)
 
-    def _forward(self, batch: Sequence[Example], total: int) -> TrainingOutput:
-        count = torch.tensor(total, device=self.processes.device)
+    def _prepare(self, examples: Sequence[Example], micro_batch_size: int) -> None:
+        size = min(micro_batch_size, -(-len(examples) // self.processes.count))
+        share = self.processes.shard(list(enumerate(self.batches.split(examples, size)))) if examples else []
+        first = self.batches.inputs(share[0][0][1]) if share else {}
+        self._prepared = _Prepared(examples, micro_batch_size, share, first)
+
+    def _forward(self, inputs: Inputs, total: int) -> TrainingOutput:
+        # Unlike `torch.tensor`, it does not wait for the device.
+        count = torch.full((), total, device=self.processes.device)
         with self.autocast():
-            return self.engine.forward(**self.batches.inputs(batch), num_items_in_batch=count, use_cache=False)
+            return self.engine.forward(**inputs, num_items_in_batch=count, use_cache=False)
 
     def autocast(self) -> torch.autocast:
         """The context in which the model runs while it trains, validation included."""

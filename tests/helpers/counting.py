@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
@@ -61,6 +62,53 @@ def host_reads() -> Iterator[list[str]]:
         # A read that Python asked for also runs an operator; the others come from elsewhere.
         inner = [name for name in READING_OPERATORS for _ in range(operators.counts[name])]
         reads += inner[len([name for name in python.calls if name != "tolist"]) :]
+
+
+class DeviceWaits(TorchFunctionMode):
+    """Records what would make the host wait for a GPU, of a step on the meta device, which stands for one.
+
+    An operator whose result depends on values (`item`, `nonzero`, indexing by a mask) raises an error there, so that
+    none can be missed. `tolist` gives zeros. Recorded are `tolist`, tensors that are made of Python's numbers on the
+    device (`torch.tensor(..., device=)`), and copies that are not `non_blocking`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self._copies = _Copies(self.calls)
+
+    def __enter__(self) -> Any:
+        self._copies.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *details: Any) -> None:
+        super().__exit__(*details)
+        self._copies.__exit__(*details)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name == "tolist" and args[0].is_meta:
+            self.calls.append(name)
+            return torch.zeros(args[0].shape).tolist()
+        made = name in ("tensor", "as_tensor", "scalar_tensor") and not isinstance(args[0], Tensor)
+        # An empty tensor is not copied.
+        if made and args[0] != [] and torch.device(kwargs.get("device") or "cpu").type == "meta":
+            self.calls.append(name)
+        return func(*args, **kwargs)
+
+
+class _Copies(TorchDispatchMode):
+    def __init__(self, calls: list[str]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and args[0].device != out.device:
+            self.calls += [] if (kwargs or {}).get("non_blocking") else ["copy"]
+        elif func is torch.ops.aten.copy_.default and args[0].device != args[1].device:
+            self.calls += [] if (*args, (kwargs or {}).get("non_blocking"))[2] else ["copy"]
+        return out
 
 
 @contextmanager

@@ -26,7 +26,7 @@ CASES = {
     "startup": ["--model", "tiny", "--runs", "3", "--options", "data=single_arc_e", "data.limit=20"],
 }
 FIGURES = {
-    "step_time": {"method", "seconds", "beside", "ratio", "least", "most"},
+    "step_time": {"method", "seconds", "tokens/s", "share of peak", "beside", "ratio", "least", "most"},
     "growth": {"what", "method", "size", "seconds", "growth", "to lora"},
     "memory": {"what", "method", "bytes", "to lora"},
     "end_to_end": {"what", "rows/s", "to Trainer's best", "share of peak"},

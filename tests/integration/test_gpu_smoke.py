@@ -42,7 +42,7 @@ def python(tmp_path: Path) -> Path:
     path = tmp_path / "python"
     real = sys.executable
     path.write_text(
-        f'#!/bin/bash\ncase "$*" in\n*"import bitsandbytes"*) exit 1 ;;\n'
+        f'#!/bin/bash\ncase "$*" in\n'
         f'*mosld.train* | *mosld.report*) exec {real} {tmp_path}/stand_in.py "$@" ;;\n*) exec {real} "$@" ;;\nesac\n'
     )
     path.chmod(0o755)

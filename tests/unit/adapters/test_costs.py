@@ -1,5 +1,8 @@
 """Costs of adapters, counted and not timed: operators, bytes kept for backward, reads by the host."""
 
+import dataclasses
+from contextlib import nullcontext
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -18,7 +21,7 @@ from mosld.data.tokens.encoding import Example
 from mosld.distributed.processes import processes
 from mosld.training.optim import make_optimizer
 from mosld.training.step import Stepper
-from tests.helpers.counting import Operators, host_reads, saved_bytes
+from tests.helpers.counting import DeviceWaits, Operators, host_reads, saved_bytes
 from tests.helpers.small_layers import config_of, context, tokens
 
 MIXTURES = ["mosl", "mosld", "mosld_b", "mola", "molora", "sira", "hydralora"]
@@ -166,3 +169,39 @@ def test_the_reads_of_a_step_do_not_grow_with_its_micro_batches(width, batches, 
     with host_reads() as reads:
         taken.step(examples(), width, 1e-3, 0)
     assert reads == ["tolist"]
+
+
+def device_waits(method: str, attention: str, upcoming: list[Example], packed: bool | None = None) -> list[str]:
+    """What would make the host wait for a GPU in the second of two steps."""
+    options = {"domains": ["arc_e", "b"]} if method == "moa" else {}
+    model = mosld.adapt(mosld.load_base("tiny", attention=attention)[0], method, seed=0, **options)
+    one = Stepper(
+        model.to("meta"), torch.optim.SGD(model.parameters()), pad_token_id=259, max_norm=1.0, auxiliary_weight=0.01,
+        processes=dataclasses.replace(processes(), device=torch.device("meta")), domains=options.get("domains", ()),
+    )  # fmt: skip
+    one.autocast = nullcontext  # it does not know the meta device
+    if packed is not None:
+        one.batches.packed = packed
+    rows = examples()
+    with DeviceWaits():
+        one.step(rows, 2, 1e-3, 0, upcoming=upcoming or rows)
+    with DeviceWaits() as waits:
+        one.step(rows, 2, 1e-3, 1, upcoming=upcoming or rows)
+    return waits.calls
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("method", ["lora", *MIXTURES, "mixlora", "moa", "full"])
+def test_a_step_on_a_device_waits_for_it_once(method, attention):
+    """For its losses, before the update; at that time the next step's first micro-batch is on its way."""
+    assert device_waits(method, attention, []) == ["tolist"]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_padded_rows_do_not_wait_for_the_device_either(attention):
+    assert device_waits("mosld", attention, [], packed=False) == ["tolist"]
+
+
+def test_prefix_tuning_waits_where_peft_moves_the_mask_and_the_indices_of_its_prefix():
+    """PEFT's own copies, for each of the two micro-batches; a release without them may lower the number."""
+    assert device_waits("prefix", "sdpa", []) == ["copy", "copy", "copy", "copy", "tolist"]

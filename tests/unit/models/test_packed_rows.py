@@ -47,9 +47,7 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None)
 def test_each_row_attends_to_itself_alone(kernel, window: int | None, divided: bool):
     q, k, v = vectors(HEADS, 0), vectors(KEYS, 1), vectors(KEYS, 2)
     options = {"scaling": WIDTH**-0.5, "sliding_window": window}
-    actual, _ = attend_by_row(
-        BLOCK, q, k, v, groups=lay_out(LENGTHS, (HEADS, KEYS), CPU, divided), kernel=kernel, **options
-    )
+    actual, _ = attend_by_row(BLOCK, q, k, v, groups=lay_out(LENGTHS, (HEADS, KEYS), divided), kernel=kernel, **options)
     expected = naive(q, k, v, window)
     torch.testing.assert_close(actual, expected)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3)).double()
@@ -75,7 +73,7 @@ def test_a_token_attends_to_itself_and_those_before_it_in_its_window(window: int
 
 @pytest.mark.parametrize("lengths", [[9, 8, 8, 3, 1], [5, 5, 5], [90, 30, 30, 29], [70, 69, 2]])
 def test_rows_are_cut_into_the_two_groups_with_the_least_cost(lengths: list[int]):
-    long, short = lay_out(lengths, (HEADS, KEYS), CPU)
+    long, short = lay_out(lengths, (HEADS, KEYS))
     assert long.rows + short.rows == len(lengths)
     assert (long.start, long.stop, short.start, short.stop) == (0, *[sum(lengths[: long.rows])] * 2, sum(lengths))
 
@@ -87,7 +85,7 @@ def test_rows_are_cut_into_the_two_groups_with_the_least_cost(lengths: list[int]
 
 @pytest.mark.parametrize(("lengths", "divided"), [(LENGTHS, False), ([7], True)])
 def test_undivided_rows_and_a_single_row_are_one_group(lengths: list[int], divided: bool):
-    (group,) = lay_out(lengths, (HEADS, KEYS), CPU, divided)
+    (group,) = lay_out(lengths, (HEADS, KEYS), divided)
     assert (group.start, group.stop, group.rows) == (0, sum(lengths), len(lengths))
 
 
@@ -102,7 +100,7 @@ def examples() -> list[Example]:
 
 
 def packed_inputs(rows: list[Example]) -> dict:
-    return {**pack(rows), "groups": lay_out([len(row.tokens) for row in rows], (HEADS, KEYS), CPU)}
+    return {**pack(rows), "groups": lay_out([len(row.tokens) for row in rows], (HEADS, KEYS))}
 
 
 MIXED = ["full_attention", "sliding_attention", "sliding_attention"]

@@ -7,12 +7,16 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import SGD
 from transformers import get_scheduler
 
 from mosld.common.errors import UserError
 from mosld.config.schema import TrainingConfig
-from mosld.training.optim import learning_rate, require_optimizer, total_steps
+from mosld.distributed.launch import Launch
+from mosld.training import optim
+from mosld.training.optim import learning_rate, make_optimizer, require_optimizer, total_steps
 
 CONFIG = TrainingConfig(learning_rate=1.0, warmup=0.1, epochs=3)
 
@@ -64,3 +68,15 @@ def test_eight_bit_optimiser_that_does_not_run_on_the_device_is_refused(works, m
     with expected:
         require_optimizer(TrainingConfig(optimizer="adamw_8bit"), torch.device("cpu"))
     require_optimizer(TrainingConfig(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "fused"),
+    [("cuda", "single", True), ("cuda", "fsdp", True), ("cuda", "zero2", None), ("cpu", "single", None)],
+)
+def test_adamw_is_fused_on_cuda_but_for_deepspeed(device, engine, fused, monkeypatch):
+    """On CPU it stays the plain one, whose results do not change."""
+    monkeypatch.setattr(optim, "launch", lambda: Launch(engine=engine))
+    with FakeTensorMode():
+        weights = nn.ParameterList([nn.Parameter(torch.empty(2, 2, device=device))])
+    assert make_optimizer(weights, CONFIG).param_groups[0]["fused"] is fused
