@@ -15,6 +15,7 @@ from mosld.adapters.load import base_model_of
 from mosld.common.errors import UserError
 from mosld.common.files import read_json, write_folder, write_text
 from mosld.common.process import silence_libraries
+from mosld.config.groups import method_config
 from mosld.config.schema import Config
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.rows import AnyRow
@@ -36,7 +37,6 @@ from mosld.exporting.plain_lora import (
 from mosld.models.load import DTYPES, resolve_dtype
 from mosld.recipes.context import RunContext
 from mosld.recipes.load import load_trained
-from mosld.recipes.moa import lora_method
 from mosld.runs.console import Console
 from mosld.runs.model_card import GGUF_FILE, base_reference, write_exported_card
 from mosld.runs.saved import SavedRun
@@ -268,11 +268,15 @@ def _write(export: Export, name: str, write: Callable[[Path], object], console: 
 
 
 def _write_config(export: Export, lora: PlainLora, folder: Path) -> None:
-    """The config by which mosld.eval and chat read the directory."""
+    """The config by which mosld.eval and chat read the directory, and which rows the run was trained on."""
     config = export.config
     if config.method.kind != "lora":
         rank = rank_of(lora.updates)
-        config = replace(config, method=replace(lora_method(config.method), rank=rank, alpha=float(rank)))
+        targets = "ffn" if config.method.targets == "block" else config.method.targets
+        method, _ = method_config("lora", None, {"rank": rank, "alpha": float(rank), "targets": targets})
+        config = replace(config, method=method)
+    if record := export.run.record():
+        record.write(folder / "rows.json")
     write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from mosld.adapters.moa import extend_from, freeze_experts, load_experts
 from mosld.common.files import damage, write_folder
-from mosld.config.schema import Config, MethodConfig
+from mosld.config.schema import Config
 from mosld.distributed.processes import processes
 from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare
 from mosld.recipes.save import save_adapter
@@ -72,17 +72,10 @@ def _train_expert(context: RunContext, model: Model, run: RunDirectory, stop: St
 
 def expert_config(config: Config, task: str, count: int) -> Config:
     """The run's config for one of `count` experts: a LoRA on one task, with its share of the steps."""
-    steps = config.training.max_steps
-    training = replace(config.training, max_steps=None if steps is None else math.ceil(steps / count))
-    return replace(
-        config, method=lora_method(config.method), training=training, data=replace(config.data, tasks=[task])
-    )
-
-
-def lora_method(method: MethodConfig) -> MethodConfig:
-    """A plain LoRA on the layers of a mixture."""
-    targets = "ffn" if method.targets == "block" else method.targets
-    return replace(
-        method, name="lora", kind="lora", router=None, share=None, targets=targets, domains=None, experts_from={},
+    method = replace(
+        config.method, name="lora", kind="lora", router=None, share=None, domains=None, experts_from={},
         from_run=None, add_task=None,
     )  # fmt: skip
+    steps = config.training.max_steps
+    training = replace(config.training, max_steps=None if steps is None else math.ceil(steps / count))
+    return replace(config, method=method, training=training, data=replace(config.data, tasks=[task]))

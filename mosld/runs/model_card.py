@@ -122,7 +122,7 @@ def write_exported_card(
         what=what.format(
             base=model.hub or _base_name(model), method=f"{called} (rank {method.rank}, alpha {method.alpha:g})"
         ),
-        facts=f".\n{fact} Run: `{run}`. Type of the weights: {dtype}.".replace("\n ", "\n"),
+        facts=f".\n{fact}{' ' * bool(fact)}Run: `{run}`. Type of the weights: {dtype}.",
         tags=[tag, *([method.name] if method.name != tag else [])],
         scores=f"\nScores of {before}:\n{scores}" if scores else "",
         loading=loading[form],
