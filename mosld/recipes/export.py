@@ -1,9 +1,10 @@
 """Write what a run trained for other software: load, fit where no LoRA is exact, write."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -23,7 +24,7 @@ from mosld.data.splits import sample
 from mosld.data.tokens.encoding import encode_train
 from mosld.evaluation.forward import context_length
 from mosld.exporting.fitted_lora import Batch, fit_updates
-from mosld.exporting.gguf_lora import write_gguf
+from mosld.exporting.gguf_lora import check_architecture, write_gguf
 from mosld.exporting.plain_lora import (
     VLLM_RANK,
     Updates,
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 
 PROBE = "Question: What do plants need to grow?\nAnswer:"
 BATCH_ROWS = 8
-# Of a task without validation rows, every fifth row that is read is kept from the fit.
+AS_IT_IS = "It is the mixture itself: every token has its own sum of experts."
+# For each five rows of the fit one unseen row: of validation, or where there is none, every fifth of the train rows.
 HELD_OUT = 5
 
 
@@ -116,23 +118,33 @@ def export_run(export: Export) -> None:
     silence_libraries()
     console = Console()
     dataset = load_dataset(export.config.data, export.config.source) if export.fitted else None
-    model = export.config.model
     # Fits and sums are computed in float32 and rounded once.
-    config = model if export.form == "model" else replace(model, dtype="float32")
-    adapted, tokenizer = load_trained(config, export.run, console)
+    dtype = export.config.model.dtype if export.form == "model" else "float32"
+    adapted, tokenizer = load_trained(replace(export.config.model, dtype=dtype), export.run, console)
     assert isinstance(adapted, PeftModel)
-    try:
-        export.output.parent.mkdir(parents=True, exist_ok=True)
-        if export.form == "model":
-            _write_model(export, adapted, tokenizer, console)
-            return
+    base = base_model_of(adapted)
+    if export.form == "gguf":
+        check_architecture(base.config.get_text_config().model_type)
+    loras, probe = [PlainLora("", {}, AS_IT_IS)], None
+    if export.form != "model":
         loras = _plain_loras(export, adapted, tokenizer, dataset, console)
-        if export.form == "merged":
-            _write_merged(export, adapted, tokenizer, loras, console)
-        else:
-            _write_loras(export, base_model_of(adapted), loras, console)
+        probe = _probe(adapted, tokenizer)
+        base = cast("PreTrainedModel", adapted.base_model.unload())  # type: ignore[operator]
+    try:
+        for lora in loras:
+            target = export.output.resolve() / lora.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            model: PreTrainedModel | PeftModel = adapted if export.form == "model" else base
+            if probe is not None and export.form == "merged":
+                # Of several LoRAs, each is added to the same base.
+                copied = deepcopy(base) if len(loras) > 1 else base
+                model = _merge(export, copied, tokenizer, lora, probe, console)
+            with console.working(f"writing {export.output / lora.name}"):
+                write_folder(target, partial(_write_files, export, model, tokenizer, lora), prose=("README.md",))
     except OSError as error:
         raise UserError(f"output={export.output}: cannot be written: {error.strerror or error}.") from error
+    if export.form == "merged":
+        console.say(f"next: python -m mosld.eval run={export.output / loras[0].name}")
 
 
 def _plain_loras(
@@ -163,12 +175,11 @@ def _plain_loras(
 
 def _fit(export: Export, adapted: PeftModel, context: RunContext, name: str, tasks: Sequence[str]) -> PlainLora:
     """The LoRA that is nearest to the mixture on rows of these tasks."""
-    splits = [_some_rows(context.dataset, tasks, split, export.rows) for split in ("train", "validation")]
-    train, unseen = splits
+    train = _some_rows(context.dataset, tasks, "train", export.rows)
+    unseen = _some_rows(context.dataset, tasks, "validation", max(1, export.rows // HELD_OUT))
     if not unseen:
         train, unseen = [row for i, row in enumerate(train) if i % HELD_OUT], train[::HELD_OUT]
-    title = f"fitting {name}".strip()
-    with context.console.working(title):
+    with context.console.working(f"fitting {name}".strip()):
         train_batches, unseen_batches = (_batches(context, rows, adapted.device) for rows in (train, unseen))
         updates, errors = fit_updates(adapted, train_batches, unseen_batches, export.largest_rank)
     updates = checked(updates)
@@ -202,69 +213,53 @@ def _batches(context: RunContext, rows: Sequence[AnyRow], device: torch.device) 
     return [{key: batch[key].to(device) for key in ("input_ids", "attention_mask")} for batch in padded]
 
 
-def _write_model(export: Export, adapted: PeftModel, tokenizer: "PreTrainedTokenizerBase", console: Console) -> None:
-    # The helper that makes the modelling file is not needed for the other forms.
-    from mosld.exporting.standalone import write_standalone
-
-    def write(folder: Path) -> None:
-        write_standalone(adapted, tokenizer, folder)
-        _write_card(export, folder, "It is the mixture itself, with every token's own experts.", str(adapted.dtype))
-
-    _write(export, "", write, console)
-
-
-def _write_merged(
+def _merge(
     export: Export,
-    adapted: PeftModel,
+    base: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    loras: Sequence[PlainLora],
+    lora: PlainLora,
+    probe: torch.Tensor,
     console: Console,
+) -> "PreTrainedModel":
+    """The base with the LoRA in its weights; says how far its logits are from those of the adapter."""
+    with console.working("merging"):
+        merged = add_to_base(base, lora.updates)
+        difference = (_probe(merged, tokenizer) - probe).abs().max().item()
+        torch.nn.Module.to(merged, resolve_dtype(export.config.model.dtype))
+    dtype = str(merged.dtype).removeprefix("torch.")
+    console.say(f"merged in float32 (on a probe, logits differ by {difference:.1g} at most), written in {dtype}")
+    return merged
+
+
+def _write_files(
+    export: Export,
+    model: "PreTrainedModel | PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    lora: PlainLora,
+    folder: Path,
 ) -> None:
-    """The base model with each LoRA added to its weights."""
-    before = _probe(adapted, tokenizer)
-    base = cast("PreTrainedModel", adapted.base_model.unload())  # type: ignore[operator]
-    difference = ""
-    for lora in loras:
-        with console.working("merging"):
-            merged = add_to_base(deepcopy(base) if len(loras) > 1 else base, lora.updates)
-            if len(loras) == 1:
-                largest = (_probe(merged, tokenizer) - before).abs().max().item()
-                difference = f" (on a probe, logits differ by {largest:.1g} at most)"
-            torch.nn.Module.to(merged, resolve_dtype(export.config.model.dtype))
-        dtype = str(merged.dtype).removeprefix("torch.")
+    """The files of one directory."""
+    form, run = export.form, export.run
+    dtype = str(model.dtype).removeprefix("torch.")
+    if form == "model":
+        # Only this form needs it.
+        from mosld.exporting.standalone import write_standalone
 
-        def write(folder: Path, model: "PreTrainedModel" = merged, lora: PlainLora = lora, dtype: str = dtype) -> None:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            _write_config(export, lora, folder)
-            _write_card(export, folder, lora.fact, dtype)
-
-        _write(export, lora.name, write, console)
-    console.say(f"merged in float32{difference}, written in {dtype}")
-    console.say(f"next: python -m mosld.eval run={export.output / loras[0].name}")
-
-
-def _write_loras(export: Export, base: "PreTrainedModel", loras: Sequence[PlainLora], console: Console) -> None:
-    """Each LoRA in PEFT's format, or as GGUF."""
-    model = export.config.model
-    for lora in loras:
-
-        def write(folder: Path, lora: PlainLora = lora) -> None:
-            if export.form == "gguf":
-                write_gguf(lora.updates, base.config.get_text_config(), export.output.name, folder / GGUF_FILE)
-            else:
-                write_lora(lora.updates, base, *base_reference(model), DTYPES[export.dtype], folder)
-                _write_config(export, lora, folder)
-            _write_card(export, folder, lora.fact, "float32" if export.form == "gguf" else export.dtype)
-
-        _write(export, lora.name, write, console)
-
-
-def _write(export: Export, name: str, write: Callable[[Path], object], console: Console) -> None:
-    target = export.output.resolve() / name
-    target.parent.mkdir(exist_ok=True)
-    with console.working(f"writing {export.output / name}"):
-        write_folder(target, write, prose=("README.md",))
+        assert isinstance(model, PeftModel)
+        write_standalone(model, tokenizer, folder)
+    elif form == "merged":
+        model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(folder)
+    elif form == "lora":
+        dtype = export.dtype
+        write_lora(lora.updates, model, *base_reference(export.config.model), DTYPES[dtype], folder)
+    else:
+        write_gguf(lora.updates, model.config.get_text_config(), export.output.name, folder / GGUF_FILE)
+    if form in ("lora", "merged"):
+        _write_config(export, lora, folder)
+    results = read_json(run.path / "results.json")
+    name = run.path.resolve().name
+    write_exported_card(folder, export.config, results, form, lora.fact, export.output.resolve().name, name, dtype)
 
 
 def _write_config(export: Export, lora: PlainLora, folder: Path) -> None:
@@ -278,15 +273,6 @@ def _write_config(export: Export, lora: PlainLora, folder: Path) -> None:
     if record := export.run.record():
         record.write(folder / "rows.json")
     write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-
-
-def _write_card(export: Export, folder: Path, fact: str, dtype: str) -> None:
-    run = export.run
-    results = read_json(run.path / "results.json")
-    write_exported_card(
-        folder, export.config, results, export.form, fact, export.output.resolve().name, run.path.resolve().name,
-        dtype.removeprefix("torch."),
-    )  # fmt: skip
 
 
 @torch.inference_mode()

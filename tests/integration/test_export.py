@@ -84,13 +84,20 @@ def test_each_expert_of_moa_is_exported_as_a_lora(train, tmp_path):
     assert min((expert - by_mosld(run)).abs().max() for expert in experts) < (experts[0] - experts[1]).abs().max()
 
 
-@pytest.mark.parametrize(("method", "rank"), [("mosl", 8), ("mola", 16), ("mixlora", 16)])
-def test_a_mixture_is_fitted_for_each_task_and_says_its_error(method, rank, train, tmp_path, capsys):
+QV = ["q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "targets"),
+    [("mosl", 8, QV), ("mola", 16, QV), ("mixlora", 16, ["down_proj", "gate_proj", "q_proj", "up_proj", "v_proj"])],
+)
+def test_a_mixture_is_fitted_for_each_task_and_says_its_error(method, rank, targets, train, tmp_path, capsys):
     assert export(f"run={train(method)}", "as=lora", "per=task", "--output", tmp_path / "out", "rows=40") == 0
     said = capsys.readouterr().err
     for task in TASKS:
         config = json.loads((tmp_path / "out" / task / "adapter_config.json").read_text())
         assert config["r"] == config["lora_alpha"] == rank
+        assert config["target_modules"] == targets
         assert f"a LoRA of rank {rank}, fitted to the mixture on" in said
         assert f"train rows of {task}: on " in said
         card = (tmp_path / "out" / task / "README.md").read_text()
