@@ -15,13 +15,14 @@ LAYER_GAP = 26
 BOX_GAP = 16
 MARGIN = 20
 CAPTIONS = {
-    "commands": "train, eval, chat, merge, report, inspect, plan, dashboard",
+    "commands": "train, eval, chat, export, report, inspect, plan, dashboard",
     "sweeps": "many runs",
     "recipes": "the work of a command",
     "planning": "memory, FLOPs, hours",
     "training": "loop, step, checkpoints",
     "evaluation": "likelihood, generation",
     "analysis": "what experts learned",
+    "exporting": "for other software",
     "adapters": "the PEFT plugin",
     "tracking": "Weights & Biases",
     "reporting": "tables, figures",

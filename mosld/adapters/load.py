@@ -76,7 +76,7 @@ def _unloadable(folder: Path, error: BaseException) -> UserError:
 
 def _require_loaded(adapted: PeftModel, saved: dict[str, torch.Tensor], folder: Path) -> None:
     """Compare an adapter's weights with those in its file."""
-    loaded = get_peft_model_state_dict(adapted)
+    loaded = _weights(adapted)
     if odd := sorted(saved.keys() ^ loaded.keys()):
         raise UserError(f"{folder}: is damaged: {len(odd)} weights are missing or unknown, the first: {odd[0]}")
     # PEFT only warns of a key that it cannot load, and the layer would keep its random start.
@@ -102,6 +102,11 @@ def _check_patterns(config: JsonObject, model: nn.Module) -> None:
                 re.search(rf"(.*\.)?({text})$", name)
 
 
+def _weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The weights of the active adapter; PEFT would ask the hub about embeddings, which are no part of it."""
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
 def check_weights_file(folder: Path) -> None:
     """Refuse an adapter without weights as safetensors."""
     if not (folder / WEIGHTS_FILE).is_file():
@@ -120,7 +125,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def adapter_size(model: PeftModel) -> int:
     """The number of weights of the active adapter."""
-    return sum(tensor.numel() for tensor in get_peft_model_state_dict(model).values())
+    return sum(tensor.numel() for tensor in _weights(model).values())
 
 
 def parameter_counts(model: PreTrainedModel | PeftModel) -> dict[str, int]:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,7 +67,7 @@ def write_folder(
     """Replace a folder so that it is complete or absent, whenever the process is killed.
 
     All files go into a folder aside and are synced, together with a manifest of their sizes and sha256; one rename puts
-    the folder in place.
+    the folder in place. All files have the mode that the umask asks for.
 
     Args:
         target: the folder to replace.
@@ -87,9 +88,10 @@ def write_folder(
         files = sorted(path for path in aside.iterdir() if path.is_file())
         entries = {path.name: _manifest_entry(path) for path in files if path.name not in prose}
         (aside / MANIFEST).write_text(json.dumps(entries, indent=2))
+        # safetensors gives its files mode 600, whatever the umask says.
+        mode = stat.S_IMODE((aside / MANIFEST).stat().st_mode)
         for path in files:
-            # safetensors lets nobody else read what it writes; the manifest has the user's own mode (umask).
-            path.chmod((aside / MANIFEST).stat().st_mode)
+            path.chmod(mode)
         for path in [*files, aside / MANIFEST, aside]:
             _sync(path)
     except BaseException:

@@ -224,6 +224,9 @@ class ModelConfig:
     )
     architecture: str = setting("llama", "Model type in transformers, to build the shape without weights.")
     shape: JsonObject = setting({}, "Keys of that model type's transformers config.")
+    license: str | None = setting(
+        None, "Licence of the weights as the hub names it, for model cards; null: unknown.", affects_results=False
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from mosld.common.files import damage, write_folder
 from mosld.config.schema import Config
 from mosld.distributed.processes import processes
 from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare
+from mosld.recipes.save import save_adapter
 from mosld.runs.directory import RunDirectory
 from mosld.training.signals import StopSignals
 
@@ -61,7 +62,7 @@ def _train_expert(context: RunContext, model: Model, run: RunDirectory, stop: St
 
     def write(folder: Path) -> None:
         # The same files as those of a LoRA run: eval, chat and merge accept them.
-        adapted.save_pretrained(str(folder))
+        save_adapter(adapted, context.config.model, folder)
         (folder / "config.yaml").write_text(yaml.safe_dump(asdict(context.config), sort_keys=False))
 
     write_folder(run.adapter, write)

@@ -1,18 +1,19 @@
 """Saving what a run trained, with its card, config and checksums, and pushing it to the hub where asked for."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft import PeftModel
 
-from mosld.common.files import write_folder
-from mosld.config.schema import Config, HubConfig
+from mosld.common.files import write_folder, write_json
+from mosld.config.schema import Config, HubConfig, ModelConfig
 from mosld.distributed.processes import processes
 from mosld.distributed.tensors import gather_state_dict
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
-from mosld.runs.model_card import write_model_card
+from mosld.runs.model_card import base_reference, write_model_card
 from mosld.runs.results import Results
 from mosld.tracking.hub import push
 
@@ -33,7 +34,7 @@ def save_trained(
 
     def write(folder: Path) -> None:
         if isinstance(model, PeftModel):
-            model.save_pretrained(str(folder))
+            save_adapter(model, config.model, folder)
         else:
             model.save_pretrained(folder, state_dict=gather_state_dict(model, processes()))
             tokenizer.save_pretrained(folder)
@@ -48,6 +49,14 @@ def save_trained(
     with console.working(f"saving {target.name}/"):
         write_folder(target, write, prose=("README.md",), meanwhile=send_shards)
     return target
+
+
+def save_adapter(model: PeftModel, base: ModelConfig, folder: Path) -> None:
+    """Write an adapter in PEFT's format, its base model under a name that means something on other machines."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    file = folder / "adapter_config.json"
+    name, revision = base_reference(base)
+    write_json(file, {**json.loads(file.read_text()), "base_model_name_or_path": name, "revision": revision})
 
 
 def push_to_hub(folder: Path, hub: HubConfig, method: str, console: Console) -> str | None:

@@ -1,6 +1,7 @@
-"""What a run trained, found by `mosld.eval`, chat, merge and inspect: a run, adapter or model directory."""
+"""What a run trained, found by `mosld.eval`, chat, export and inspect: a run, adapter or model directory."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +40,14 @@ class SavedRun:
         folders = (self.path, self.weights.parent)
         return next((record for folder in folders if (record := Record.read(folder / "rows.json"))), None)
 
-    def config(self, **model: str) -> Config:
-        """The checked config of the run, with keys of the model group replaced (path, dtype).
+    def config(self, overrides: Sequence[str] = (), **model: str) -> Config:
+        """The checked config of the run with overrides, and keys of the model group replaced (path, dtype).
 
         Raises:
             UserError: with one message per mistake.
         """
         replaced = {**(self.recorded.get("model") or {}), **model}
-        return rerun_config({**self.recorded, "model": replaced}, [])
+        return rerun_config({**self.recorded, "model": replaced}, overrides)
 
 
 def saved_run(directory: str) -> SavedRun:

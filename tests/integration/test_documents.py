@@ -61,7 +61,7 @@ def test_every_mark_stands_before_a_block_that_can_be_run(page: Path):
 
 def test_the_marked_blocks_use_every_command_and_python():
     text = "".join(block.text for page in MARKED for block in blocks(page) if block.marked)
-    used = ["train", "eval", "chat", "report", "inspect", "merge", "plan"]
+    used = ["train", "eval", "chat", "report", "inspect", "export", "plan"]
     parts = [*(f"-m mosld.{name}" for name in used), "mosld.train -m", "torchrun", "mosld.adapt", "PeftModel"]
     assert [part for part in parts if part not in text] == []
 
