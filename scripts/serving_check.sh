@@ -22,6 +22,6 @@ for run in "$@"; do
     rm -rf "$folder"
     .venv/bin/python -m mosld.export "$run" as=model "output=$folder" > "$folder.log" 2>&1
     .venv/bin/python scripts/serving/adapted.py "$run" "$folder.json" >> "$folder.log" 2>&1
-    VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}" "$vllm" scripts/serving/in_vllm.py "$folder" "$folder.json" \
-        2>> "$folder.log" | tail -n 1
+    VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}" "$vllm" scripts/serving/in_vllm.py "$folder" "$folder.json" 2>&1 \
+        | tee -a "$folder.log" | grep "^$(basename "$folder") " || echo "$(basename "$folder") failed: see $folder.log"
 done

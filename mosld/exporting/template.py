@@ -197,7 +197,7 @@ class Pass:
         self.choices = []
 
     def gates_of(self, layer, x):
-        """g [B, 1, E]: $gates; p = softmax(W_r norm(h)), h the $pool of the prompt's states."""
+        """g [B, 1, E]: $gates; p = softmax(W_r norm(h)), h the $pool of the prompt."""
         if layer not in self.gates:
             x = x.float()
             tokens = torch.ones_like(x[..., 0])
