@@ -10,10 +10,11 @@ from pathlib import Path
 from mosld.cli import FlagParser, add_run, at_least, ending_on_ctrl_c, run_flags
 from mosld.common.errors import ExitCode, UserError, nearest
 from mosld.common.files import read_json
+from mosld.common.reading import load_yaml
+from mosld.common.terminal import print_result
 from mosld.config.identity import results_keys
 from mosld.config.rerun import rerun_config
 from mosld.config.schema import Config
-from mosld.runs.directory import read_config_tree
 from mosld.runs.saved import SavedRun, saved_run
 
 FORMS = ("model", "lora", "merged", "gguf")
@@ -83,7 +84,7 @@ def export(flags: argparse.Namespace) -> int:
 
     dtype = flags.dtype if flags.dtype == "bfloat16" else "float32"
     export_run(Export(run, config, flags.form, output, flags.per == "task", flags.rank, flags.rows, dtype))
-    print(output)
+    print_result(output)
     return ExitCode.FINISHED
 
 
@@ -123,7 +124,7 @@ def _other_keys(run: SavedRun, config: Config) -> list[str]:
     inner = run.weights / "config.yaml"
     if run.weights == run.path or not inner.is_file():
         return []
-    saved = results_keys(rerun_config(read_config_tree(inner), []))
+    saved = results_keys(rerun_config(load_yaml(inner), []))
     ours = results_keys(config)
     return [key for key in sorted(saved) if key.startswith(("method.", "model.name")) and saved[key] != ours.get(key)]
 

@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from mosld.adapters.load import base_model_of
 from mosld.common.errors import UserError
-from mosld.common.files import read_json, write_folder, write_text
+from mosld.common.files import write_folder, write_text
 from mosld.common.process import silence_libraries
 from mosld.config.groups import method_config
 from mosld.config.schema import Config
@@ -40,6 +40,7 @@ from mosld.recipes.context import RunContext
 from mosld.recipes.load import load_trained
 from mosld.runs.console import Console
 from mosld.runs.model_card import GGUF_FILE, base_reference, write_exported_card
+from mosld.runs.record import whole_results
 from mosld.runs.saved import SavedRun
 from mosld.training.batching import bucket_by_length, pad_batch
 
@@ -257,7 +258,7 @@ def _write_files(
         write_gguf(lora.updates, model.config.get_text_config(), export.output.name, folder / GGUF_FILE)
     if form in ("lora", "merged"):
         _write_config(export, lora, folder)
-    results = read_json(run.path / "results.json")
+    results = whole_results(run.path / "results.json")
     name = run.path.resolve().name
     write_exported_card(folder, export.config, results, form, lora.fact, export.output.resolve().name, name, dtype)
 
