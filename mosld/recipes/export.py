@@ -35,6 +35,7 @@ from mosld.exporting.plain_lora import (
     rank_of,
     write_lora,
 )
+from mosld.exporting.standalone import write_standalone
 from mosld.models.load import DTYPES, resolve_dtype
 from mosld.recipes.context import RunContext
 from mosld.recipes.load import load_trained
@@ -243,9 +244,6 @@ def _write_files(
     form, run = export.form, export.run
     dtype = str(model.dtype).removeprefix("torch.")
     if form == "model":
-        # Only this form needs it.
-        from mosld.exporting.standalone import write_standalone
-
         assert isinstance(model, PeftModel)
         write_standalone(model, tokenizer, folder)
     elif form == "merged":

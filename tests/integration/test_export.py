@@ -65,6 +65,14 @@ def by_mosld(folder: Path) -> torch.Tensor:
     return logits(load_trained(run.config().model, run)[0])
 
 
+def test_a_mixture_as_a_model_is_the_mixture(train, tmp_path):
+    run = train("mosl")
+    assert export(run, "as=model", f"output={tmp_path / 'out'}") == 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert torch.equal(logits(model.eval()), by_mosld(run))
+    assert "trust_remote_code=True" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_a_lora_is_exported_exactly(train, tmp_path, capsys):
     run = train("lora")
     assert export(run, "as=lora", f"output={tmp_path / 'out'}") == 0
