@@ -33,7 +33,7 @@ LOAD_ADAPTER = """{register}from peft import PeftModel
 model = PeftModel.from_pretrained(base, "path/to/this/directory")"""
 LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("path/to/this/directory"{remote})
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory"{remote})"""
 LOAD_GGUF = f"llama-server --model path/to/base.gguf --lora path/to/this/directory/{GGUF_FILE}"
 REGISTER = "import mosld.adapters  # registers the mixture with peft; without it: KeyError 'MOSLD'\n"
 # By the form of an export: library, what stands before the run's name, the tag beside the method's.
