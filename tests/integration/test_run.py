@@ -207,7 +207,8 @@ def test_check_runs_the_longest_batch_and_makes_no_directory(arguments, tmp_path
 @pytest.mark.parametrize("method", ["lora", "mosl"])
 @pytest.mark.parametrize("prompt", ["list", "cloze"])
 def test_method_trains_and_evaluates_with_prompt(method, prompt, arguments, tmp_path):
-    run = [*arguments, f"method={method}", f"prompt={prompt}", "training.max_steps=2", f"output_dir={tmp_path / 'r'}"]
+    others = [text for text in arguments if not text.startswith("method=")]
+    run = [*others, f"method={method}", f"prompt={prompt}", "training.max_steps=2", f"output_dir={tmp_path / 'r'}"]
     assert train_command.main(run) == 0
     assert eval_command.main([f"run={tmp_path / 'r'}"]) == 0
     scored = read(evaluation_of(tmp_path / "r", "mixture", prompt) / "results.json")

@@ -39,7 +39,9 @@ def test_output_goes_to_the_log_file(tmp_path: Path, capfd):
 @pytest.mark.usefixtures("fork")
 def test_worker_has_its_own_environment(tmp_path: Path):
     arguments = [text for text in ARGUMENTS if "root" not in text]
-    ended = run_in_worker([*arguments, "source.root=${oc.env:ROWS}"], StopFlag(tmp_path), {"ROWS": "there"}, None)
+    ended = run_in_worker(
+        [*arguments, "source.root=${oc.env:MOSLD_ROWS}"], StopFlag(tmp_path), {"MOSLD_ROWS": "there"}, None
+    )
     assert str(tmp_path / "there") in ended.message
 
 

@@ -106,8 +106,9 @@ def test_option_passes_the_checks_and_has_the_name_of_its_file(group: str, optio
 def test_every_key_of_a_group_can_be_set_with_any_option(group: str, option: str):
     config = load_config(choosing(group, option))
     keys = [key for key, (hint, _) in leaves().items() if key.startswith(f"{group}.") and "dict" not in str(hint)]
+    chosen = [text for text in choosing(group, option) if text.partition("=")[0] not in keys]
     again = [f"{key}={json.dumps(get(config, key))}" for key in keys]
-    assert load_config([*choosing(group, option), *again]) == config
+    assert load_config([*chosen, *again]) == config
 
 
 def test_promised_groups_keys_and_tasks_exist():

@@ -20,8 +20,8 @@ ROWS, LENGTH, ANSWER = 3, 40, 5
 METHODS = ["lora", "mosld", "mola", "mixlora", "sira", "moa", "full", "prefix"]
 
 
-def config_of(method, checkpointing=False, more=()):
-    sizes = [f"training.batch_size={ROWS}", f"training.micro_batch_size={ROWS}"]
+def config_of(method, checkpointing=False, more=(), micro_batch_size=ROWS):
+    sizes = [f"training.batch_size={ROWS}", f"training.micro_batch_size={micro_batch_size}"]
     checkpoint = f"training.gradient_checkpointing={str(checkpointing).lower()}"
     return load_config(["model=tiny", f"method={method}", checkpoint, *sizes, *more])
 
@@ -95,7 +95,7 @@ def test_full_fine_tuning_takes_three_times_its_forward_flops():
 
 @pytest.mark.parametrize(("asked", "rows", "peak_has_gradients"), [(3, 3, False), (1, 1, True)])
 def test_peak_includes_gradients_of_earlier_micro_batches(asked, rows, peak_has_gradients):
-    found = measure_step(config_of("full", more=[f"training.micro_batch_size={asked}"]), LENGTH, ANSWER, gpus=0)
+    found = measure_step(config_of("full", micro_batch_size=asked), LENGTH, ANSWER, gpus=0)
     assert found.rows == rows
     cost = found.plain
     assert (cost.peak >= cost.saved + cost.gradients) is peak_has_gradients

@@ -23,10 +23,10 @@ def files(tmp_path):
 def test_resumed_run_has_all_steps_under_the_same_id(arguments, tmp_path, monkeypatch):
     take = Stepper.step
 
-    def stopped(stepper, examples, size, rate, number, stop=lambda: False):
+    def stopped(stepper, examples, size, rate, number, *others):
         if number == 4:
             raise KeyboardInterrupt
-        return take(stepper, examples, size, rate, number, stop)
+        return take(stepper, examples, size, rate, number, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(Stepper, "step", stopped)
