@@ -7,9 +7,9 @@ KeyError 'MOSLD'.
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
-from mosld.adapters.adapt import adapt, adapt_with, experts_per_layer, peft_config
+from mosld.adapters.adapt import adapt, adapt_with, peft_config
 from mosld.adapters.bank import Mixture
-from mosld.adapters.config import MosldConfig
+from mosld.adapters.config import MosldConfig, experts_per_layer
 from mosld.adapters.grow import drop_expert, grow, replace_expert
 from mosld.adapters.tuner import MosldModel
 

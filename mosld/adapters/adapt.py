@@ -1,6 +1,5 @@
 """From a method's config to an adapted model."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from mosld.adapters.config import MosldConfig
+from mosld.adapters.grow import grow_to
 from mosld.adapters.moa import load_experts
 from mosld.common.errors import UserError
 from mosld.config.groups import method_config
@@ -25,7 +25,7 @@ from mosld.config.schema import AllocationConfig, MethodConfig
 
 
 def adapt(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     method: str = "mosld",
     *,
     allocation: str | int | list[int] | None = None,
@@ -40,7 +40,8 @@ def adapt(
         allocation: a name of conf/allocation, one number of experts, or a list stretched over the depth; None: the
             method's own number where it has one, else triangle.
         seed: seed of the initial weights; None: the global RNG as it stands.
-        options: keys of the config's method group: rank, alpha, top_k, dropout, targets, share, ... A mixture of
+        options: keys of the config's method group: rank, alpha, top_k, dropout, targets, share, ... On a model that
+            carries a trained mixture, `experts` alone: the larger number to grow to (`grow`). A mixture of
             domains (method "moa") needs `domains`, the names of its experts. `experts_from` makes ready LoRAs the
             experts of "moa", "mola" or "molora": PEFT directories by name.
 
@@ -50,12 +51,14 @@ def adapt(
     Raises:
         UserError: an unknown method or option, or a combination that cannot work.
     """
+    if isinstance(model, PeftModel) and options.keys() == {"experts"} and allocation is None:
+        return grow_to(model, options["experts"], seed)
     config, shape = method_config(method, allocation, options)
     return adapt_with(model, config, shape, seed)
 
 
 def adapt_with(
-    model: PreTrainedModel, method: MethodConfig, allocation: AllocationConfig, seed: int | None
+    model: PreTrainedModel | PeftModel, method: MethodConfig, allocation: AllocationConfig, seed: int | None
 ) -> PreTrainedModel | PeftModel:
     """As `adapt`, from checked configs."""
     if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
@@ -126,21 +129,3 @@ def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfi
 
 def _targets(method: MethodConfig) -> list[str]:
     return [*TARGETS[method.targets], *TARGETS[method.plain_targets]]
-
-
-def experts_per_layer(shape: int | Sequence[int], depth: int) -> list[int]:
-    """Experts of each layer from the first to the last (MoLA, Gao et al. 2024; MoSLD section 4.3).
-
-    Args:
-        shape: one number for all layers, or numbers for equal parts of the depth: [8, 6, 4, 2] gives the first
-            quarter of the layers 8 experts each.
-        depth: number of layers.
-
-    Raises:
-        ValueError: the shape has more parts than the model has layers.
-    """
-    if isinstance(shape, int):
-        return [shape] * depth
-    if len(shape) > depth:
-        raise ValueError(f"allocation.experts={list(shape)} has {len(shape)} parts, the model only {depth} layers")
-    return [shape[layer * len(shape) // depth] for layer in range(depth)]

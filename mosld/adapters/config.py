@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from peft import PeftConfig
@@ -160,3 +161,21 @@ def adapter_config(model: nn.Module) -> PeftConfig:
 def by_prompt(adapter: PeftConfig) -> bool:
     """Whether each sequence has one expert, which its prompt decides (router "domain")."""
     return getattr(adapter, "router", None) == "domain"
+
+
+def experts_per_layer(shape: int | Sequence[int], depth: int) -> list[int]:
+    """Experts of each layer from the first to the last (MoLA, Gao et al. 2024; MoSLD section 4.3).
+
+    Args:
+        shape: one number for all layers, or numbers for equal parts of the depth: [8, 6, 4, 2] gives the first
+            quarter of the layers 8 experts each.
+        depth: number of layers.
+
+    Raises:
+        ValueError: the shape has more parts than the model has layers.
+    """
+    if isinstance(shape, int):
+        return [shape] * depth
+    if len(shape) > depth:
+        raise ValueError(f"allocation.experts={list(shape)} has {len(shape)} parts, the model only {depth} layers")
+    return [shape[layer * len(shape) // depth] for layer in range(depth)]

@@ -78,6 +78,24 @@ def grow(
     return model
 
 
+def grow_to(model: PeftModel, experts: object, seed: int | None) -> PeftModel:
+    """Grow to a number of experts, of one for all layers or a list: as `grow`.
+
+    Raises:
+        UserError: it is not the same number more in every layer, or as `grow`.
+    """
+    now = mixture_config(model).experts
+    pairs = zip(experts, now, strict=False) if isinstance(experts, list) and isinstance(now, list) else [(experts, now)]
+    added = {new - old if isinstance(new, int) and isinstance(old, int) else 0 for new, old in pairs}
+    count = added.pop() if len(added) == 1 else 0
+    if count < 1 or _changed(now, count) != experts:
+        raise UserError(
+            f"experts={experts}: the trained mixture has {now}; give a larger number, as much larger in every layer. "
+            "Its method and other options stay."
+        )
+    return grow(model, count, seed=seed)
+
+
 @torch.no_grad()
 def drop_expert(model: PeftModel, expert: int | str) -> PeftModel:
     """Remove one expert, by index (-1: the last) or by the name of its domain, from every layer; see `grow`.

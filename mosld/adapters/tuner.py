@@ -15,9 +15,8 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
-from mosld.adapters.adapt import experts_per_layer
 from mosld.adapters.bank import Mixture
-from mosld.adapters.config import MosldConfig
+from mosld.adapters.config import MosldConfig, experts_per_layer
 from mosld.adapters.forward_tracker import ForwardTracker
 from mosld.adapters.layers import NO_MERGE, MixtureFeedForward, MixtureLayer, MixtureLinear, layer_kind
 from mosld.adapters.router import Router

@@ -81,6 +81,25 @@ def test_a_closed_gate_changes_no_bit(row, count, tmp_path):
     assert torch.equal(logits(loaded), before)
 
 
+@pytest.mark.parametrize(
+    ("row", "experts"),
+    [(Row("hydralora", {"allocation": 3}), 4), (Row("mosl", {"allocation": [4, 3, 2, 2]}), [5, 4, 3, 3])],
+)
+def test_adapt_grows_a_trained_mixture_to_a_number_of_experts(row, experts):
+    model = row.adapted()
+    before = logits(model)
+    assert mosld.adapt(model, experts=experts) is model
+    assert model.peft_config["default"].experts == experts
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("experts", [3, 2, [4, 3, 2], "4", [4, 4, 4, 4]])
+def test_adapt_grows_to_no_smaller_or_other_number(experts):
+    model = Row("hydralora", {"allocation": 3}).adapted()
+    with pytest.raises(UserError, match="the trained mixture has 3"):
+        mosld.adapt(model, experts=experts)
+
+
 @over(GROWN)
 def test_without_the_gate_a_new_expert_would_change_the_outputs(row):
     model = row.adapted()

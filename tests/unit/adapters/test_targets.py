@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mosld
-from mosld.adapters.adapt import experts_per_layer
+from mosld.adapters.config import experts_per_layer
 from mosld.adapters.layers import MixtureFeedForward, MixtureLayer, MixtureLinear
 from mosld.common.errors import UserError
 
