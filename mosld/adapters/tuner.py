@@ -21,6 +21,11 @@ from mosld.adapters.forward_tracker import ForwardTracker
 from mosld.adapters.layers import NO_MERGE, MixtureFeedForward, MixtureLayer, MixtureLinear, layer_kind
 from mosld.adapters.router import Router
 
+ON_DISK = (
+    "device_map has put parts of the base on disk ({names}), where PEFT adds no layers; adapt the model first, then "
+    "offload it with accelerate's disk_offload (docs/how-to/adapters_elsewhere.md)"
+)
+
 
 class MosldModel(BaseTuner):
     """Replaces the target layers and lets a tracker follow the forward passes of the model.
@@ -49,7 +54,16 @@ class MosldModel(BaseTuner):
             self.context.choose_by_prompt(model, vote=config.inference == "vote")
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """As PEFT's; a model that cannot be adapted is left as it was."""
+        """As PEFT's; a model that cannot be adapted is left as it was.
+
+        Raises:
+            ValueError: parts of the base lie on disk, or as PEFT's.
+        """
+        on_disk = [
+            name or "all" for name, device in (getattr(model, "hf_device_map", None) or {}).items() if device == "disk"
+        ]
+        if on_disk:
+            raise ValueError(ON_DISK.format(names=", ".join(on_disk[:3])))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)

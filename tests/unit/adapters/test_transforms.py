@@ -9,8 +9,11 @@ from accelerate import cpu_offload, disk_offload
 from peft import PeftModel
 from torch._dynamo.utils import counters
 from torch.func import functional_call, grad, jvp, vmap
+from transformers import AutoModelForCausalLM
 
-from tests.helpers.methods import LAYERS, over
+import mosld
+from mosld.common.errors import UserError
+from tests.helpers.methods import LAYERS, Row, over
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}  # float64; the base's norms and the routers compute in fp32
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
@@ -166,3 +169,16 @@ def test_offloaded_models_answer_as_others_or_say_how(row, to_disk, tmp_path):
         assert "preload_module_classes" in str(error)  # noqa: PT017
     else:
         assert torch.equal(logits, expected)
+
+
+def test_base_on_disk_is_refused_by_name_and_left_alone(tmp_path):
+    row = Row("mixlora", {})
+    row.base().save_pretrained(tmp_path / "base")
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    base = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "base", device_map={**places, "model.layers": "disk"}, offload_folder=tmp_path / "off"
+    )
+    expected = base(input_ids=row.inputs()["input_ids"]).logits
+    with pytest.raises(UserError, match=r"on disk \(model\.layers\)"):
+        mosld.adapt(base, "mixlora")
+    assert torch.equal(base(input_ids=row.inputs()["input_ids"]).logits, expected)
