@@ -9,15 +9,20 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mosld.common.errors import UserError, format_value, nearest
@@ -25,16 +30,39 @@ from mosld.common.files import JsonObject
 from mosld.common.secrets import secrets_in
 from mosld.config.checks import check_config, own_tasks, single_task
 from mosld.config.fields import build, field_types
-from mosld.config.groups import OPTIONAL_GROUPS, config_directory, group_options, is_null_group, missing_plugin
+from mosld.config.groups import OPTIONAL_GROUPS, is_null_group, missing_plugin
 from mosld.config.method_checks import explain_fixed_experts, with_domains
+from mosld.config.options import (
+    NAMED_GROUPS,
+    config_directory,
+    group_options,
+    option_file,
+    own_directories,
+    own_name,
+    register_direct_option,
+)
+from mosld.config.revisions import resolve_revision
 from mosld.config.schema import MAPS, TASKS, Config, DataConfig
+from mosld.config.unread import key_value
 
 # In YAML: ${unless:${oc.select:method.own_learning_rate,null},3.0e-3} is the method's own rate, or else this one.
 OmegaConf.register_new_resolver("unless", lambda value, default: default if value is None else value, replace=True)
 # ${at_scale:${hydra.runtime.choices.scale},{paper:'1,2',small:'1'}}: the values of an experiment at each scale.
 OmegaConf.register_new_resolver("at_scale", lambda scale, values: values[scale or "paper"], replace=True)
 
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+
+
+class OwnDirectories(SearchPathPlugin):
+    """Lets Hydra search the user's directories after the package's, whose config.yaml it takes."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """What Hydra calls before each composition."""
+        for directory in own_directories():
+            search_path.append("mosld", f"file://{directory}")
+
+
+Plugins.instance().register(OwnDirectories)
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -43,25 +71,59 @@ def load_config(overrides: Sequence[str]) -> Config:
     Raises:
         UserError: with one message per mistake.
     """
-    tree, errors = compose_tree(overrides)
-    config = checked_config(tree, errors)
+    tree, _, errors = compose_tree(overrides)
+    config = checked_config(tree, errors, typed=_changed_keys(overrides, tree))
     allocations = [text for text in overrides if text.lstrip("+").startswith("allocation")]
-    if allocations and config.method.experts is not None:
-        raise UserError(explain_fixed_experts(allocations[0], config.method))
+    errors += [explain_fixed_experts(text, config.method) for text in allocations if config.method.experts is not None]
+    if errors:
+        raise UserError(*errors)
     return config
 
 
-def compose_tree(overrides: Sequence[str]) -> tuple[JsonObject, list[str]]:
-    """The composed tree of the valid overrides, and a message for each other one."""
+def compose_tree(overrides: Sequence[str]) -> tuple[JsonObject, dict[str, str], list[str]]:
+    """The composed tree of the valid overrides, the option of each group, and a message for each other override."""
     errors: list[str] = []
     valid = [text for text in overrides if not override_mistakes(text, errors) and not is_null_group(text)]
     valid = [*implied_groups(valid), *valid]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
-            return _compose(valid), errors
+            tree, options = _compose(valid)
         except COMPOSE_ERRORS:
-            return _compose(_composable(valid, errors)), errors
+            tree, options = _compose(_composable(valid, errors))
+    _name_own_options(tree, options, typed_keys(valid), errors)
+    return tree, options, errors
+
+
+def _name_own_options(tree: JsonObject, options: Mapping[str, str], typed: Collection[str], errors: list[str]) -> None:
+    """Name the user's options that have no name after their files, and report names that have two files."""
+    for group, option in options.items():
+        try:
+            option_file(group, option)
+            name = own_name(group, option)
+        except UserError as error:
+            errors += error.messages
+            continue
+        if name and f"{group}.name" not in typed:
+            tree[group]["name"] = name
+
+
+def _changed_keys(overrides: Sequence[str], tree: JsonObject) -> set[str]:
+    """The typed keys, without those that are typed as the files have them."""
+    keys = typed_keys(overrides)
+    if not any(key.startswith(("model.", "method.own_learning_rate", "evaluation.max_new_tokens")) for key in keys):
+        return keys
+    files = compose_tree([text for text in overrides if typed_keys([text]) <= {*group_options()}])[0]
+    return {key for key in keys if key_value(tree, key) != key_value(files, key)}
+
+
+def typed_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys and groups that valid overrides set."""
+    keys = set()
+    for text in overrides:
+        with suppress(HydraException):
+            keys.add(parse_override(text).key_or_group)
+    return keys
 
 
 def implied_groups(overrides: Sequence[str]) -> list[str]:
@@ -73,13 +135,16 @@ def implied_groups(overrides: Sequence[str]) -> list[str]:
     return ["source=local"] if chosen else ["source=local", "data=local"]
 
 
-def checked_config(tree: JsonObject, errors: list[str], training: bool = True) -> Config:
+def checked_config(
+    tree: JsonObject, errors: list[str], training: bool = True, typed: Collection[str] = ()
+) -> Config:
     """The tree as a `Config` whose keys, types, ranges and combinations are valid, with null defaults filled in.
 
     Args:
         tree: what Hydra composed, or a run recorded.
         errors: the mistakes found so far.
         training: False leaves out what matters to training only.
+        typed: the keys that the user typed; one that has no effect is a mistake.
 
     Raises:
         UserError: with one message per mistake.
@@ -95,16 +160,22 @@ def checked_config(tree: JsonObject, errors: list[str], training: bool = True) -
         config = dataclasses.replace(config, data=_narrow_to_single_task(config.data))
     # A wrong value was replaced by a default: a rule about that key would speak of the default.
     wrong_keys = {re.split("[=:]", error)[0].strip("'+~") for error in errors} - {""}
-    errors += [rule for rule in check_config(config, training) if not any(key in rule for key in wrong_keys)]
+    errors += [rule for rule in check_config(config, training, typed) if not any(key in rule for key in wrong_keys)]
     if errors:
         raise UserError(*errors)
     return _fill_in(config)
 
 
-def _compose(overrides: list[str]) -> JsonObject:
-    tree = OmegaConf.to_container(compose("config", overrides=[forced(text) for text in overrides]), resolve=True)
+def _compose(overrides: list[str]) -> tuple[JsonObject, dict[str, str]]:
+    """The composed tree, and the option of each group."""
+    composed = compose("config", overrides=[forced(text) for text in overrides], return_hydra_config=True)
+    choices = composed.hydra.runtime.choices
+    options = {group: choices[group] for group in group_options() if choices.get(group)}
+    with open_dict(composed):
+        del composed["hydra"]
+    tree = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}
+    return {str(key): value for key, value in tree.items()}, options
 
 
 def forced(text: str) -> str:
@@ -167,15 +238,25 @@ def _check_option(override: Override, options: list[str], errors: list[str]) -> 
     group, value = override.key_or_group, override.value()
     if override.is_add() or override.is_force_add():
         errors.append(f"{override.input_line}: the group exists; write it without the +.")
-    elif not (value in options or (group in OPTIONAL_GROUPS and value is None)):
+    elif value in options or (group in OPTIONAL_GROUPS and value is None):
+        if problem := missing_plugin(f"{group}={value}"):
+            errors.append(f"{group}={value}: {problem}")
+    elif not _is_direct(group, value, errors):
         hint = ""
         if isinstance(value, list | dict | int):
             hint = f"{group} is a group; "
             if group == "allocation":
                 hint += f"give numbers as allocation.experts={format_value(value)}; "
         errors.append(f"{group}={format_value(value)}: {hint}unknown option; {nearest(str(value), options)}")
-    elif problem := missing_plugin(f"{group}={value}"):
-        errors.append(f"{group}={value}: {problem}")
+
+
+def _is_direct(group: str, value: object, errors: list[str]) -> bool:
+    """Whether a value names a file or a model; a file that cannot be read is reported."""
+    try:
+        return isinstance(value, str) and register_direct_option(group, value)
+    except UserError as error:
+        errors += error.messages
+        return True
 
 
 def _check_key(text: str, override: Override, errors: list[str]) -> None:
@@ -240,8 +321,10 @@ def _fill_in(config: Config) -> Config:
     """
     model, source, method = config.model, config.source, config.method
     if model.path:
-        path = Path(model.path).resolve()
+        path = Path(model.path).expanduser().resolve()
         model = dataclasses.replace(model, name=path.name, path=str(path))
+    elif model.kind == "hub" and model.hub:
+        model = dataclasses.replace(model, revision=resolve_revision(model.hub, model.revision))
     if source.root:
         source = dataclasses.replace(source, root=str(Path(source.root).resolve()))
     if method.router == "domain":

@@ -9,7 +9,7 @@ from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
 from mosld.common.process import is_distributed
 from mosld.config.checks import check_single_task
-from mosld.config.compose import checked_config, override_mistakes, parse_override
+from mosld.config.compose import checked_config, override_mistakes, parse_override, typed_keys
 from mosld.config.groups import option_tree
 from mosld.config.schema import Config
 
@@ -47,7 +47,7 @@ def rerun_config(recorded: JsonObject, overrides: Sequence[str]) -> Config:
             node[name] = value
         else:
             tree[key] = option_tree(key, str(value), errors)
-    config = checked_config(tree, errors, training=False)
+    config = checked_config(tree, errors, training=False, typed=typed_keys(overrides))
     if any(text.startswith("data") for text in overrides):
         errors = list(check_single_task(config.data))
         if errors:

@@ -9,6 +9,8 @@ from mosld.common.files import JsonObject
 from mosld.config.fields import setting
 
 TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c", "gsm8k", "openorca", "mmlu")
+# Those of them whose answer is generated.
+GENERATED_TASKS = ("gsm8k", "openorca")
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,9 @@ class ModelConfig:
     name: str = setting("", "Name in tables and run directories; other weights need another name.")
     kind: str = setting("hub", "Where the weights come from.", choices=("embedded", "hub", "random"))
     hub: str | None = setting(None, "Repository on the Hugging Face Hub.")
-    revision: str | None = setting(None, "Commit of that repository, pinned so that results can be reproduced.")
+    revision: str | None = setting(
+        None, "Commit, branch or tag of that repository; its commit is recorded. null: the newest of its main branch."
+    )
     path: str | None = setting(None, "Local checkpoint directory, used in place of the named weights.")
     dtype: str = setting(
         "auto",
@@ -218,7 +222,9 @@ class ModelConfig:
     score_base: bool = setting(
         False, "Score the untrained model where `evaluation.base` is null.", affects_results=False
     )
-    architecture: str = setting("llama", "Model type in transformers, to build the shape without weights.")
+    architecture: str | None = setting(
+        "llama", "Model type in transformers, to build the shape without weights; null: that of the checkpoint."
+    )
     shape: JsonObject = setting({}, "Keys of that model type's transformers config.")
 
 

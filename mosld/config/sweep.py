@@ -18,14 +18,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mosld.common.errors import UserError
 from mosld.common.process import is_distributed
 from mosld.common.secrets import redact
 from mosld.config.compose import COMPOSE_ERRORS, forced, load_config, override_mistakes, parse_override
-from mosld.config.groups import config_directory, is_null_group
+from mosld.config.groups import is_null_group
 from mosld.config.identity import run_directory
+from mosld.config.options import config_directory, option_file, read_option
 from mosld.config.schema import Config
 
 FLAGS = ("-m", "--multirun")
@@ -71,8 +72,9 @@ def is_sweep(arguments: Sequence[str]) -> bool:
     options = dict(text.split("=", 1) for text in arguments if text.startswith(("sweep=", "experiment=")))
     if options.get("sweep", "null") != "null":
         return True
-    file = config_directory() / "experiment" / f"{options.get('experiment')}.yaml"
-    return file.is_file() and str(OmegaConf.select(OmegaConf.load(file), "hydra.mode")).upper() == "MULTIRUN"
+    file = option_file("experiment", options.get("experiment", "null"))
+    mode = file and file.is_file() and (read_option("experiment", file).get("hydra") or {}).get("mode")
+    return str(mode).upper() == "MULTIRUN"
 
 
 def plan_sweep(arguments: Sequence[str]) -> Sweep:
@@ -141,8 +143,8 @@ def _check_output_dir(overrides: list[str]) -> list[str]:
 def _check_sweep_files(groups: list[str]) -> None:
     """Check that a sweep file sets only Hydra's keys, so that a job is the command without `sweep=`."""
     for name in (text.split("=")[1] for text in groups if text.startswith("sweep=")):
-        file = config_directory() / "sweep" / f"{name}.yaml"
-        keys = sorted({str(key) for key in OmegaConf.load(file)} - {"defaults", "hydra"}) if file.is_file() else []
+        file = option_file("sweep", name)
+        keys = sorted({*read_option("sweep", file)} - {"defaults", "hydra"}) if file else []
         if keys:
             raise UserError(f"{file}: sets {', '.join(keys)}; a sweep file has hydra alone.")
 
@@ -251,4 +253,4 @@ def _sweep_name(groups: list[str], jobs: list[Job], texts: list[str]) -> str:
     files = [text.split("=")[1] for text in groups if text.startswith(("sweep=", "experiment="))]
     texts = [text for text in texts if not text.lstrip("+").startswith(UNNAMED_KEYS)]
     content = sorted(texts or [str(run_directory(job.config)) for job in jobs])
-    return f"{(files or ['sweep'])[0]}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]}"
+    return f"{Path((files or ['sweep'])[0]).stem}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]}"

@@ -8,7 +8,7 @@ import pytest
 from mosld.common.errors import UserError
 from mosld.config import groups
 from mosld.config.compose import load_config
-from mosld.config.groups import config_directory, group_options
+from mosld.config.options import config_directory, group_options
 from mosld.config.identity import run_directory
 from mosld.config.sweep import is_sweep, job_overrides, plan_sweep
 
@@ -47,7 +47,7 @@ def test_flag_or_sweep_file_makes_a_sweep(arguments: list[str], sweep: bool):
 def test_experiment_with_mode_multirun_is_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "many.yaml").write_text("hydra:\n  mode: MULTIRUN\n")
-    monkeypatch.setattr("mosld.config.sweep.config_directory", lambda: tmp_path)
+    monkeypatch.setattr("mosld.config.options.config_directory", lambda: tmp_path)
     assert is_sweep(["experiment=many"])
 
 
@@ -168,7 +168,7 @@ def test_extra_of_a_plugin_exists(chosen: str):
 def test_sweep_file_with_a_key_of_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "rank.yaml").write_text("seed: 3\nhydra:\n  mode: MULTIRUN\n")
-    monkeypatch.setattr("mosld.config.sweep.config_directory", lambda: tmp_path)
+    monkeypatch.setattr("mosld.config.options.config_directory", lambda: tmp_path)
     assert "sets seed; a sweep file has hydra alone" in refusal("sweep=rank")[0]
 
 
