@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def merge(flags: argparse.Namespace) -> int:
     """The run, its config and a free directory, then model, sum and files."""
-    run = saved_run(flags.run.removeprefix("run="))
+    run = saved_run(flags.run)
     replaced = {"path": flags.model_path, "dtype": flags.dtype}
     config = run.config(**{key: value for key, value in replaced.items() if value})
     output = Path(flags.output)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.cli import FlagParser, at_least, ending_on_ctrl_c, run_flags
+from mosld.cli import FlagParser, at_least, ending_on_ctrl_c, named_run, run_flags
 from mosld.common.errors import ExitCode
 
 USAGE = """Make tables and figures of all finished runs and evaluations below some directories. Nothing is trained or
@@ -38,7 +38,7 @@ def report(flags: argparse.Namespace) -> int:
 
 def _parser() -> FlagParser:
     parser = FlagParser("report", USAGE)
-    parser.add_argument("directories", metavar="DIR", nargs="+", help="where the runs are, at any depth")
+    parser.add_argument("directories", metavar="DIR", nargs="+", type=named_run, help="where the runs are, at any depth")
     parser.add_argument("--output", metavar="DIR", default="report", help="where the report goes; default: report")
     parser.add_argument(
         "--against",

@@ -1,5 +1,6 @@
 """From a method's config to an adapted model."""
 
+import re
 from collections.abc import Sequence
 from typing import cast
 
@@ -13,22 +14,15 @@ from peft import (
     initialize_kv_prefix_from_past_key_values,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mosld.adapters.config import MosldConfig
-from mosld.common.errors import UserError
+from mosld.common.errors import UserError, format_value
 from mosld.config.groups import method_config
-from mosld.config.method_checks import experts_of
+from mosld.config.method_checks import TARGETS, experts_of
 from mosld.config.schema import AllocationConfig, MethodConfig
-
-TARGETS = {
-    "none": [],
-    "qv": ["q_proj", "v_proj"],
-    "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
-    "ffn": ["gate_proj", "up_proj", "down_proj"],
-    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "block": ["mlp"],
-}
 
 
 def adapt(
@@ -72,9 +66,7 @@ def adapt_with(
     if method.kind == "full":
         return model.requires_grad_(True)
     if method.kind != "prefix":
-        names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-        if missing := [target for target in _targets(method) if target not in names]:
-            raise UserError(f"method.targets={method.targets}: the model has no layer called {', '.join(missing)}.")
+        _check_targets(model, method)
     if seed is not None:
         torch.manual_seed(seed)
     try:
@@ -124,8 +116,42 @@ def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfi
     return MosldConfig.from_method(method, experts, _targets(method), TARGETS[method.plain_targets])
 
 
-def _targets(method: MethodConfig) -> list[str]:
+def _targets(method: MethodConfig) -> list[str] | str:
+    """The modules as PEFT takes them: names, or a regular expression (`all-linear` is PEFT's, too)."""
+    if isinstance(method.targets, list):
+        return [*method.targets, *TARGETS[method.plain_targets]]
+    if method.targets not in TARGETS:
+        return method.targets
     return [*TARGETS[method.targets], *TARGETS[method.plain_targets]]
+
+
+def _check_targets(model: PreTrainedModel, method: MethodConfig) -> None:
+    """Refuse targets that the model does not have, and say which it has.
+
+    Raises:
+        UserError: nothing has such a name, or the method cannot adapt what has.
+    """
+    targets = _targets(method)
+    setting = f"method.targets={format_value(method.targets)}"
+    modules = dict(model.named_modules())
+    if targets == "all-linear":
+        return
+    if isinstance(targets, str):
+        matched = [name for name in modules if re.fullmatch(targets, name)]
+        missing = [] if matched else [targets]
+    else:
+        matched = [name for name in modules if any(f".{name}".endswith(f".{target}") for target in targets)]
+        missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in matched)]
+    if missing:
+        kinds = (nn.Linear, Conv1D)
+        linear = sorted({name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, kinds)})
+        raise UserError(
+            f"{setting}: the model has no layer called {', '.join(missing)}; its linear layers: {', '.join(linear)}. "
+            f"Choose some, as in method.targets=[{','.join(linear[:2])}], or all-linear."
+        )
+    blocks = [name for name in matched if not isinstance(modules[name], nn.Linear | Conv1D)]
+    if blocks and method.router == "domain":
+        raise UserError(f"{setting}: a router by domain needs single layers; {blocks[0]} is none.")
 
 
 def experts_per_layer(shape: int | Sequence[int], depth: int) -> list[int]:

@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -42,7 +43,7 @@ from mosld.config.options import (
     register_direct_option,
 )
 from mosld.config.revisions import resolve_revision
-from mosld.config.schema import MAPS, TASKS, Config, DataConfig
+from mosld.config.schema import MAPS, SYNONYMS, TASKS, Config, DataConfig
 from mosld.config.unread import key_value
 
 # In YAML: ${unless:${oc.select:method.own_learning_rate,null},3.0e-3} is the method's own rate, or else this one.
@@ -62,7 +63,11 @@ class OwnDirectories(SearchPathPlugin):
             search_path.append("mosld", f"file://{directory}")
 
 
-Plugins.instance().register(OwnDirectories)
+
+@cache
+def search_own_directories() -> None:
+    """Let Hydra search the user's directories from now on; it imports all its plugins for that."""
+    Plugins.instance().register(OwnDirectories)
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -85,6 +90,7 @@ def compose_tree(overrides: Sequence[str]) -> tuple[JsonObject, dict[str, str], 
     errors: list[str] = []
     valid = [text for text in overrides if not override_mistakes(text, errors) and not is_null_group(text)]
     valid = [*implied_groups(valid), *valid]
+    search_own_directories()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
@@ -207,7 +213,12 @@ def override_mistakes(text: str, errors: list[str]) -> bool:
     """Append what is wrong with one override to `errors`; True if anything is."""
     count = len(errors)
     if text.startswith("-"):
-        errors.append(f"{text}: unknown flag; arguments are key=value (see --help).")
+        key, _, value = text.lstrip("-").replace("-", "_").partition("=")
+        hint = _unknown_key(key)
+        close = re.search(r"did you mean '(.*?)'", hint)
+        meant = close[1] if close else "" if hint else key
+        example = f", as in {meant}={value or '...'}" if meant else ""
+        errors.append(f"{text}: unknown flag; arguments are key=value{example} (see --help).")
         return True
     try:
         override = parse_override(text)
@@ -274,6 +285,9 @@ def _unknown_key(key: str) -> str:
     """What is wrong with a dotted key; "" if nothing."""
     cls: type = Config
     parts = key.split(".")
+    synonym = SYNONYMS.get(parts[-1].lower().replace("-", "_"))
+    if synonym and (len(parts) == 1 or parts[0] == synonym.partition(".")[0]):
+        return f"unknown key; did you mean '{synonym}'?"
     for position, part in enumerate(parts):
         types = field_types(cls)
         prefix = ".".join(parts[:position])

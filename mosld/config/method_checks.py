@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from mosld.common.errors import format_value, nearest
-from mosld.config.schema import AllocationConfig, DataConfig, MethodConfig
+from mosld.config.schema import TARGET_NAMES, AllocationConfig, DataConfig, MethodConfig
 
 COMMON_KEYS = {"name", "kind", "own_learning_rate", "balance_weight"}
 MIXTURE_KEYS = {
@@ -36,6 +37,15 @@ OVERLAPPING_TARGETS: dict[str, set[str]] = {
     "attention": {"qv", "attention", "all"},
     "ffn": {"ffn", "all", "block"},
 }
+# The modules that each name of targets stands for.
+TARGETS = {
+    "none": [],
+    "qv": ["q_proj", "v_proj"],
+    "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "ffn": ["gate_proj", "up_proj", "down_proj"],
+    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "block": ["mlp"],
+}
 UNREAD_REASONS = {
     "full": "trains the model's own weights and has no adapter",
     "prefix": "learns keys and values in each layer (method.virtual_tokens) and adapts no weight",
@@ -62,6 +72,7 @@ def check_method(method: MethodConfig, allocation: AllocationConfig) -> list[str
     return [
         *_check_unread_keys(method),
         *_check_dropout(method),
+        *_check_targets(method),
         *(_check_lora(method) if method.kind == "lora" else []),
         *(_check_mixture(method, allocation) if method.kind == "mixture" else []),
     ]
@@ -108,12 +119,44 @@ def _check_mixture(method: MethodConfig, allocation: AllocationConfig) -> Iterat
         yield f"method.balance={method.balance}: every token takes every expert; there is nothing to balance."
     if method.targets == "block" and method.router == "domain":
         yield "method.targets=block: a router by domain needs single layers; use ffn."
-    if method.targets in OVERLAPPING_TARGETS[method.plain_targets]:
-        yield (
-            f"method.plain_targets={method.plain_targets}: overlaps method.targets={method.targets}; "
-            "a layer gets one LoRA or a mixture."
-        )
+    yield from _check_plain_targets(method)
     yield from _check_domain_keys(method) if method.router == "domain" else _check_top_k(method, allocation)
+
+
+def _check_targets(method: MethodConfig) -> Iterator[str]:
+    """Check targets that are no name: a list of modules, or a regular expression."""
+    targets = method.targets
+    if targets == []:
+        yield "method.targets=[]: names no module."
+    if isinstance(targets, list) or targets in TARGET_NAMES:
+        return
+    if re.fullmatch(r"[\w-]+", targets):
+        # As an expression it would have to be the whole name of a module.
+        hint = nearest(targets, TARGET_NAMES)
+        yield f"method.targets={targets}: unknown name; for modules of that name write [{targets}]; {hint}"
+        return
+    try:
+        re.compile(targets)
+    except re.error as error:
+        yield f"method.targets={targets}: is no regular expression: {error}."
+
+
+def _check_plain_targets(method: MethodConfig) -> Iterator[str]:
+    targets, plain = method.targets, method.plain_targets
+    setting = f"method.plain_targets={plain}"
+    if plain == "none":
+        return
+    if isinstance(targets, list):
+        overlaps = bool({target.rpartition(".")[2] for target in targets} & {*TARGETS[plain]})
+    elif targets in TARGETS:
+        overlaps = targets in OVERLAPPING_TARGETS[plain]
+    else:
+        yield f"{setting}: needs method.targets as a name or a list, not {targets}."
+        return
+    if overlaps:
+        yield (
+            f"{setting}: overlaps method.targets={format_value(targets)}; a layer gets one LoRA or a mixture."
+        )
 
 
 def _check_top_k(method: MethodConfig, allocation: AllocationConfig) -> Iterator[str]:

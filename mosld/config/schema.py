@@ -13,6 +13,10 @@ TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c", "gsm8k", "openorca"
 GENERATED_TASKS = ("gsm8k", "openorca")
 
 
+# The names of `method.targets`; all-linear is PEFT's.
+TARGET_NAMES = ("qv", "attention", "ffn", "all", "block", "all-linear")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """The tasks to train and test on."""
@@ -114,10 +118,12 @@ class MethodConfig:
     rank: int = setting(8, "Rank r of each expert.", minimum=1)
     alpha: float = setting(16.0, "The update is scaled by alpha / rank.", minimum=0)
     share: str | None = setting("A", "The projection that all experts of a module share.", choices=("A", "B", "none"))
-    targets: str = setting(
+    targets: str | list[str] = setting(
         "qv",
-        "Which layers are adapted; block: the whole feed-forward block, with one router.",
-        choices=("qv", "attention", "ffn", "all", "block"),
+        "Which layers are adapted: a name (block: the whole feed-forward block, with one router), a list of module "
+        "names, all-linear, or a regular expression of whole module names.",
+        choices=TARGET_NAMES,
+        other_values=True,
     )
     plain_targets: str = setting(
         "none", "Layers that get a single LoRA next to the mixture.", choices=("none", "qv", "attention", "ffn")
@@ -190,6 +196,24 @@ class AllocationConfig:
 PROMPTS = ("letter", "list", "cloze", "chat")
 # The formats whose answer to a question of choice is a letter.
 LETTER_PROMPTS = ("letter", "chat")
+# What people type, as other programs call it: the key or group that means it.
+SYNONYMS = {
+    "adapter": "method", "base_model": "model", "base_model_name_or_path": "model", "bf16": "model.dtype",
+    "bs": "training.batch_size", "cutoff_len": "data.cutoff", "dataset": "data", "dataset_name": "data",
+    "ga": "training.batch_size", "grad_clip": "training.max_grad_norm", "gradient_accumulation_steps":
+    "training.batch_size", "k": "method.top_k", "load_in_4bit": "model.quantize", "load_in_8bit": "model.quantize",
+    "lora_alpha": "method.alpha", "lora_dropout": "method.dropout", "lora_r": "method.rank", "lora_rank": "method.rank",
+    "lora_target_modules": "method.targets", "lr": "training.learning_rate", "lr_scheduler_type": "training.schedule",
+    "max_length": "data.cutoff", "max_seq_len": "data.cutoff", "max_seq_length": "data.cutoff", "model_id": "model",
+    "model_name": "model", "model_name_or_path": "model", "name_or_path": "model", "num_epochs": "training.epochs",
+    "num_experts": "allocation.experts", "num_experts_per_tok": "method.top_k", "num_train_epochs": "training.epochs",
+    "optim": "training.optimizer", "out": "output_dir", "output": "output_dir", "per_device_train_batch_size":
+    "training.micro_batch_size", "quantization": "model.quantize", "r": "method.rank", "report_to": "logger",
+    "save_steps": "training.checkpoint_every", "eval_steps": "training.validate_every", "scheduler":
+    "training.schedule", "seq_len": "data.cutoff", "steps": "training.max_steps", "target_modules": "method.targets",
+    "tokens": "data.cutoff", "topk": "method.top_k", "torch_dtype": "model.dtype", "wandb": "logger",
+    "warmup_ratio": "training.warmup", "warmup_steps": "training.warmup", "wd": "training.weight_decay",
+}  # fmt: skip
 # The keys that take a map.
 MAPS = ("model.shape", "method.experts_from", "data.weights", "data.columns")
 

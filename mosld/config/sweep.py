@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from mosld.common.errors import UserError
 from mosld.common.process import is_distributed
 from mosld.common.secrets import redact
-from mosld.config.compose import COMPOSE_ERRORS, forced, load_config, override_mistakes, parse_override
+from mosld.config.compose import COMPOSE_ERRORS, forced, load_config, override_mistakes, parse_override, search_own_directories
 from mosld.config.groups import is_null_group
 from mosld.config.identity import run_directory
 from mosld.config.options import config_directory, option_file, read_option
@@ -151,6 +151,7 @@ def _check_sweep_files(groups: list[str]) -> None:
 
 def _hydra_config(overrides: list[str]) -> tuple[DictConfig, ConfigLoader]:
     """Hydra's own config, and the loader that finds the options of a group for method=glob(*)."""
+    search_own_directories()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
