@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif name in ("-V", "--version"):
         print(f"mosld {mosld.__version__}")
     elif name == "version":
-        return run_flags(_print_versions, FlagParser("version", "Print the versions of mosld and its libraries."), arguments[1:])
+        return run_flags(
+            _print_versions, FlagParser("version", "Print the versions of mosld and its libraries."), arguments[1:]
+        )
     elif name in COMMANDS:
         return importlib.import_module(COMMANDS[name][0]).main(arguments[1:])
     else:

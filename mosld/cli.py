@@ -44,7 +44,9 @@ def run_command(
             return ExitCode.FINISHED
         directory = _take_flag(arguments, "--output") if output else None
         if directory is not None:
-            arguments.append(f"{output}='{directory}'" if re.search(r"[^\w./-]", directory) else f"{output}={directory}")
+            arguments.append(
+                f"{output}='{directory}'" if re.search(r"[^\w./-]", directory) else f"{output}={directory}"
+            )
         return command(arguments)
 
     limit_spinning()

@@ -39,7 +39,9 @@ def copy_config(flags: argparse.Namespace) -> int:
     ]
     groups = {path.parent.name for path in chosen}
     if not chosen:
-        raise UserError(f"{flags.name}: no such config; {nearest(wanted, {*names, *(name.split('/')[0] for name in names)})}")
+        raise UserError(
+            f"{flags.name}: no such config; {nearest(wanted, {*names, *(name.split('/')[0] for name in names)})}"
+        )
     if len(groups) > 1:
         raise UserError(f"{flags.name}: is in {', '.join(sorted(groups))}; name one, as in {min(groups)}/{wanted}.")
     directory = Path(flags.output or flags.directory)
@@ -58,7 +60,9 @@ def copy_config(flags: argparse.Namespace) -> int:
 
 def _parser() -> FlagParser:
     parser = FlagParser("copy_config", USAGE)
-    parser.add_argument("name", metavar="[GROUP/]NAME", nargs="?", help="a file of conf/, or a group; without it: a list")
+    parser.add_argument(
+        "name", metavar="[GROUP/]NAME", nargs="?", help="a file of conf/, or a group; without it: a list"
+    )
     parser.add_argument("directory", metavar="DIR", nargs="?", default=".", help="where to; default: here")
     parser.add_argument("--output", metavar="DIR", help="the same as DIR")
     return parser

@@ -37,8 +37,12 @@ def inspect(flags: argparse.Namespace) -> int:
 
 def _parser() -> FlagParser:
     parser = FlagParser("inspect", USAGE)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=named_run, help="run directories, or adapter directories")
-    parser.add_argument("--output", "--out", dest="out", metavar="DIR", help="where to write; default: inspect/ in the first run")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=named_run, help="run directories, or adapter directories"
+    )
+    parser.add_argument(
+        "--output", "--out", dest="out", metavar="DIR", help="where to write; default: inspect/ in the first run"
+    )
     parser.add_argument(
         "--evaluation",
         metavar="NAME",

@@ -38,7 +38,9 @@ def report(flags: argparse.Namespace) -> int:
 
 def _parser() -> FlagParser:
     parser = FlagParser("report", USAGE)
-    parser.add_argument("directories", metavar="DIR", nargs="+", type=named_run, help="where the runs are, at any depth")
+    parser.add_argument(
+        "directories", metavar="DIR", nargs="+", type=named_run, help="where the runs are, at any depth"
+    )
     parser.add_argument("--output", metavar="DIR", default="report", help="where the report goes; default: report")
     parser.add_argument(
         "--against",

@@ -34,7 +34,6 @@ from mosld.config.fields import build, field_types
 from mosld.config.groups import OPTIONAL_GROUPS, is_null_group, missing_plugin
 from mosld.config.method_checks import explain_fixed_experts, with_domains
 from mosld.config.options import (
-    NAMED_GROUPS,
     config_directory,
     group_options,
     option_file,
@@ -61,7 +60,6 @@ class OwnDirectories(SearchPathPlugin):
         """What Hydra calls before each composition."""
         for directory in own_directories():
             search_path.append("mosld", f"file://{directory}")
-
 
 
 @cache
@@ -141,9 +139,7 @@ def implied_groups(overrides: Sequence[str]) -> list[str]:
     return ["source=local"] if chosen else ["source=local", "data=local"]
 
 
-def checked_config(
-    tree: JsonObject, errors: list[str], training: bool = True, typed: Collection[str] = ()
-) -> Config:
+def checked_config(tree: JsonObject, errors: list[str], training: bool = True, typed: Collection[str] = ()) -> Config:
     """The tree as a `Config` whose keys, types, ranges and combinations are valid, with null defaults filled in.
 
     Args:

@@ -154,9 +154,7 @@ def _check_plain_targets(method: MethodConfig) -> Iterator[str]:
         yield f"{setting}: needs method.targets as a name or a list, not {targets}."
         return
     if overlaps:
-        yield (
-            f"{setting}: overlaps method.targets={format_value(targets)}; a layer gets one LoRA or a mixture."
-        )
+        yield (f"{setting}: overlaps method.targets={format_value(targets)}; a layer gets one LoRA or a mixture.")
 
 
 def _check_top_k(method: MethodConfig, allocation: AllocationConfig) -> Iterator[str]:

@@ -23,7 +23,14 @@ from omegaconf import DictConfig
 from mosld.common.errors import UserError
 from mosld.common.process import is_distributed
 from mosld.common.secrets import redact
-from mosld.config.compose import COMPOSE_ERRORS, forced, load_config, override_mistakes, parse_override, search_own_directories
+from mosld.config.compose import (
+    COMPOSE_ERRORS,
+    forced,
+    load_config,
+    override_mistakes,
+    parse_override,
+    search_own_directories,
+)
 from mosld.config.groups import is_null_group
 from mosld.config.identity import run_directory
 from mosld.config.options import config_directory, option_file, read_option

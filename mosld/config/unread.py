@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Iterator
+
 from mosld.common.errors import format_value
 from mosld.config.schema import GENERATED_TASKS, Config, DataConfig, LoggerConfig
 

@@ -8,8 +8,8 @@ import pytest
 from mosld.common.errors import UserError
 from mosld.config import groups
 from mosld.config.compose import load_config
-from mosld.config.options import config_directory, group_options
 from mosld.config.identity import run_directory
+from mosld.config.options import config_directory, group_options
 from mosld.config.sweep import is_sweep, job_overrides, plan_sweep
 
 JOBS = {"dropout": 6, "rank": 5, "allocation": 5, "seeds": 3, "dropout_x_rank": 30, "optuna": 0}
