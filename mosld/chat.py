@@ -35,7 +35,7 @@ def chat(flags: argparse.Namespace) -> int:
     """The run and its config, then model and conversation."""
     if flags.prompt is not None and not flags.prompt.strip():
         raise UserError("--prompt: is empty.")
-    run = saved_run(flags.run.removeprefix("run="))
+    run = saved_run(flags.run)
     config = run.config(**({"path": flags.model_path} if flags.model_path else {}))
     with ending_on_ctrl_c():
         # torch, transformers and peft: only now is everything checked.

@@ -4,12 +4,14 @@
 """
 
 import argparse
-import dataclasses
+import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from mosld.common.errors import ExitCode, UserError, nearest
@@ -17,48 +19,81 @@ from mosld.common.machine import check_machine
 from mosld.common.process import run_to_exit_code, silence_imports
 from mosld.common.terminal import flush_streams
 from mosld.common.threads import limit_spinning
-from mosld.config.fields import LARGEST, field_types
-from mosld.config.groups import group_options
-from mosld.config.schema import Config
+from mosld.config.fields import LARGEST
+from mosld.config.options import CONFIG_DIR_VARIABLE
+from mosld.config.show import describe_config, describe_keys, fit
+from mosld.config.sweep import is_sweep
 
 Number = TypeVar("Number", int, float)
 
 
-def run_command(command: Callable[[list[str]], int], usage: str, argv: Sequence[str] | None = None) -> int:
-    """Run a command on its overrides and return its exit code."""
+def run_command(
+    command: Callable[[list[str]], int], usage: str, argv: Sequence[str] | None = None, output: str | None = None
+) -> int:
+    """Run a command on its overrides and return its exit code.
+
+    Args:
+        command: takes the overrides.
+        usage: what `--help` prints before groups and keys.
+        argv: the arguments; None: those of the process.
+        output: the key that `--output DIR` sets, where the command writes.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if "-h" in arguments or "--help" in arguments:
-        print(f"{usage}\n\n{describe_keys()}")
-        return ExitCode.FINISHED
-    limit_spinning()
-    silence_imports()
 
     def work() -> int:
         check_machine(arguments)
+        _take_config_directory(arguments)
+        if "-h" in arguments or "--help" in arguments:
+            print(f"{fit(usage)}\n\n{describe_keys(arguments)}")
+            return ExitCode.FINISHED
+        directory = _take_flag(arguments, "--output") if output else None
+        if directory is not None:
+            arguments.append(
+                f"{output}='{directory}'" if re.search(r"[^\w./-]", directory) else f"{output}={directory}"
+            )
         return command(arguments)
 
+    limit_spinning()
+    silence_imports()
     return run_to_exit_code(work)
 
 
-def describe_keys() -> str:
-    """Every group with its options and every key with its meaning."""
-    lines = ["Groups (group=option):"]
-    lines += [f"  {group}={' | '.join(options)}" for group, options in group_options().items() if options]
-    lines += ["", "Keys (key=value):", *_keys(Config, "")]
-    return "\n".join(lines)
+def show_config(arguments: list[str]) -> bool:
+    """With `--cfg`, print the composed config and where each value comes from; returns whether it did."""
+    if "--cfg" not in arguments:
+        return False
+    if is_sweep(arguments):
+        raise UserError("--cfg: shows the config of one run; leave -m and sweep= out.")
+    print(describe_config([text for text in arguments if text != "--cfg"]))
+    return True
 
 
-def _keys(cls: type, where: str) -> list[str]:
-    lines = []
-    hints = field_types(cls)
-    for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[field.name]):
-            lines += _keys(hints[field.name], f"{field.name}.")
-        else:
-            choices = field.metadata["choices"]
-            listed = f" [{' | '.join(choices)}]" if choices else ""
-            lines.append(f"  {where + field.name:32} {field.metadata['help']}{listed}")
-    return lines
+def _take_flag(arguments: list[str], flag: str) -> str | None:
+    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments and return the value.
+
+    Raises:
+        UserError: the value is missing.
+    """
+    for index, text in enumerate(arguments):
+        name, equals, value = text.partition("=")
+        if name != flag:
+            continue
+        if not equals and index + 1 == len(arguments):
+            raise UserError(f"{flag}: needs a value, as in {flag} DIR.")
+        value = value if equals else arguments.pop(index + 1)
+        del arguments[index]
+        return value
+    return None
+
+
+def _take_config_directory(arguments: list[str]) -> None:
+    """Let this command and the processes that it starts search the directory of `--config-dir`, too."""
+    directory = _take_flag(arguments, "--config-dir")
+    if directory is None:
+        return
+    if not Path(directory).is_dir():
+        raise UserError(f"--config-dir {directory}: no such directory; it holds <group>/<option>.yaml.")
+    os.environ[CONFIG_DIR_VARIABLE] = str(Path(directory).resolve())
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -68,7 +103,7 @@ class FlagParser(argparse.ArgumentParser):
         """A parser of ``python -m mosld.<command>`` that knows `--help` alone."""
         super().__init__(
             prog=f"python -m mosld.{command}",
-            description=description,
+            description=fit(description),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -132,9 +167,14 @@ def ending_on_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def named_run(text: str) -> str:
+    """The type of an argument that names a run: ``RUN`` or ``run=RUN``."""
+    return text.removeprefix("run=")
+
+
 def add_run(parser: FlagParser) -> None:
     """Add the arguments that name a run and its base model."""
-    parser.add_argument("run", metavar="RUN", help="a run directory, or an adapter or model directory")
+    parser.add_argument("run", metavar="RUN", type=named_run, help="a run directory, or an adapter or model directory")
     parser.add_argument("--model-path", metavar="DIR", help="a local checkpoint of the run's base model")
 
 

@@ -48,7 +48,14 @@ def _parser() -> FlagParser:
     parser.add_argument("--project", default="mosld", help="W&B project (default: mosld)")
     parser.add_argument("--entity", default="", help="W&B team or user; default: your own")
     parser.add_argument("--name", default="mosld", help="name of the workspace (default: mosld)")
-    parser.add_argument("--spec", type=Path, metavar="FILE", help="write the workspace to this file and send nothing")
+    parser.add_argument(
+        "--spec",
+        "--output",
+        dest="spec",
+        type=Path,
+        metavar="FILE",
+        help="write the workspace to this file and send nothing",
+    )
     return parser
 
 

@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mosld.cli import run_command
-from mosld.common.errors import ExitCode
+from mosld.common.errors import ExitCode, UserError
 from mosld.common.process import is_main
 from mosld.common.terminal import print_result
 from mosld.config.rerun import eval_arguments, rerun_config
@@ -15,7 +16,7 @@ from mosld.runs.saved import saved_run
 
 USAGE = """Score a finished run, or a saved adapter directory, on the run's own data or any other.
 
-  python -m mosld.eval run=outputs/... data=single_arc_e evaluation.limit=200
+  python -m mosld.eval outputs/... data=single_arc_e evaluation.limit=200
   python -m mosld.eval run=outputs/... model.dtype=bfloat16 compare=model.dtype=float32
   python -m mosld.eval run=outputs/... backend=lm_eval tasks=arc_easy,arc_challenge
 
@@ -35,11 +36,13 @@ RUN/eval/lm_eval-<tasks>/ in the same form."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run_command(_evaluate, USAGE, argv)
+    return run_command(_evaluate, USAGE, argv, output="output")
 
 
 def _evaluate(arguments: list[str]) -> int:
     options = eval_arguments(arguments)
+    if options.output:
+        _check_output(Path(options.output))
     run = saved_run(options.run)
     # Prompts of mmlu begin with as many examples as ours, whose number needs data=mmlu.
     mmlu = ["data=mmlu"] if any(name.startswith("mmlu") for name in options.tasks) else []
@@ -60,10 +63,19 @@ def _evaluate(arguments: list[str]) -> int:
             dataset.notes.append(f"{run.path} has no record of the rows that it was trained on: leaks are not counted")
         from mosld.recipes.evaluate import evaluate_run
 
-        result = evaluate_run(config, dataset, run, options.overrides, compared)
+        result = evaluate_run(config, dataset, run, options.overrides, compared, options.output)
     if is_main():
         print_result(result.path)
     return ExitCode.FINISHED
+
+
+def _check_output(directory: Path) -> None:
+    """Refuse a directory of `--output` that holds anything but an earlier evaluation."""
+    holds_run = (directory / "checkpoints").exists() or not (directory / "results.json").is_file()
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"--output {directory}: is a file; name a directory.")
+    if directory.is_dir() and any(directory.iterdir()) and holds_run:
+        raise UserError(f"--output {directory}: is not empty and holds no evaluation; name a new directory.")
 
 
 if __name__ == "__main__":

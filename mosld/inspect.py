@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from mosld.analysis.selection import select_runs
-from mosld.cli import FlagParser, ending_on_ctrl_c, run_flags
+from mosld.cli import FlagParser, ending_on_ctrl_c, named_run, run_flags
 from mosld.common.errors import ExitCode
 from mosld.common.terminal import print_result
 
@@ -14,7 +14,7 @@ layer are, which experts each task uses, how far tasks differ in that, how much 
 whether the shared A of mosl or mosld reads what the A's of single-task LoRAs read. Several runs are compared.
 
   python -m mosld.inspect outputs/mixture/smollm2_135m/mosld-...
-  python -m mosld.inspect outputs/mixture/smollm2_135m/mosld-... outputs/single_*/smollm2_135m/lora-... --out inspected
+  python -m mosld.inspect outputs/mixture/smollm2_135m/mosld-... outputs/single_*/*/lora-... --output inspected
 
 Every mixture can be inspected. A run of method=lora has one A and one B a layer: its A can be compared with that of a
 mosl, mosld or hydralora run, or of another LoRA. prefix and full have neither A nor experts.
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def inspect(flags: argparse.Namespace) -> int:
     """Inspect the named runs and print the directory with the results."""
-    runs, left_out = select_runs([path.removeprefix("run=") for path in flags.runs])
+    runs, left_out = select_runs(flags.runs)
     with ending_on_ctrl_c():
         # It imports torch and matplotlib.
         from mosld.recipes.inspect import inspect_runs
@@ -38,8 +38,12 @@ def inspect(flags: argparse.Namespace) -> int:
 
 def _parser() -> FlagParser:
     parser = FlagParser("inspect", USAGE)
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run directories, or adapter directories")
-    parser.add_argument("--out", metavar="DIR", help="where to write; default: inspect/ in the first run")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=named_run, help="run directories, or adapter directories"
+    )
+    parser.add_argument(
+        "--output", "--out", dest="out", metavar="DIR", help="where to write; default: inspect/ in the first run"
+    )
     parser.add_argument(
         "--evaluation",
         metavar="NAME",

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from mosld.cli import run_command
+from mosld.cli import run_command, show_config
 from mosld.common.errors import ExitCode
 from mosld.config.compose import load_config
 from mosld.config.sweep import is_sweep, plan_sweep
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def plan(arguments: list[str]) -> int:
     """Config, shapes, counts; of a sweep those of every run."""
     keys, overrides = split_keys(arguments)
+    if show_config(overrides):
+        return ExitCode.FINISHED
     if is_sweep(overrides):
         return _plan_jobs(overrides, keys)
     config = load_config(overrides)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.cli import FlagParser, at_least, ending_on_ctrl_c, run_flags
+from mosld.cli import FlagParser, at_least, ending_on_ctrl_c, named_run, run_flags
 from mosld.common.errors import ExitCode
 from mosld.common.terminal import print_result
 
@@ -46,7 +46,9 @@ def report(flags: argparse.Namespace, command: str) -> int:
 
 def _parser() -> FlagParser:
     parser = FlagParser("report", USAGE)
-    parser.add_argument("directories", metavar="DIR", nargs="+", help="where the runs are, at any depth")
+    parser.add_argument(
+        "directories", metavar="DIR", nargs="+", type=named_run, help="where the runs are, at any depth"
+    )
     parser.add_argument("--output", metavar="DIR", default="report", help="where the report goes; default: report")
     parser.add_argument(
         "--against",

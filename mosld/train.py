@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from mosld.cli import run_command
+from mosld.cli import run_command, show_config
 from mosld.common.errors import ExitCode
 from mosld.common.process import is_main
 from mosld.common.terminal import print_result
@@ -28,11 +28,13 @@ SWEEP_EXIT_CODES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(train, USAGE, argv)
+    return run_command(train, USAGE, argv, output="output_dir")
 
 
 def train(overrides: list[str]) -> int:
     """Train one run, or every run of a sweep, and print the directory."""
+    if show_config(overrides):
+        return ExitCode.FINISHED
     if is_sweep(overrides):
         # Hydra's sweepers and launchers take a moment to import.
         from mosld.sweeps.sweep import run_sweep

@@ -1,5 +1,6 @@
 """From a method's config to an adapted model."""
 
+import re
 from pathlib import Path
 from typing import cast
 
@@ -13,14 +14,16 @@ from peft import (
     initialize_kv_prefix_from_past_key_values,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.grow import grow_to
 from mosld.adapters.moa import load_experts
-from mosld.common.errors import UserError
+from mosld.common.errors import UserError, format_value
 from mosld.config.groups import method_config
-from mosld.config.method_checks import TARGETS, experts_of
+from mosld.config.method_checks import TARGETS, experts_of, target_modules
 from mosld.config.schema import AllocationConfig, MethodConfig
 
 
@@ -69,9 +72,7 @@ def adapt_with(
     if method.kind == "full":
         return model.requires_grad_(True)
     if method.kind != "prefix":
-        names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-        if missing := [target for target in _targets(method) if target not in names]:
-            raise UserError(f"method.targets={method.targets}: the model has no layer called {', '.join(missing)}.")
+        _check_targets(model, method)
     if seed is not None:
         torch.manual_seed(seed)
     try:
@@ -113,7 +114,7 @@ def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfi
             r=method.rank,
             lora_alpha=int(method.alpha) if method.alpha.is_integer() else method.alpha,  # type: ignore[arg-type]
             lora_dropout=method.dropout,
-            target_modules=_targets(method),
+            target_modules=target_modules(method),
             init_lora_weights="gaussian" if method.init == "gaussian" else True,
             task_type="CAUSAL_LM",
         )
@@ -124,8 +125,33 @@ def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfi
         if not method.domains:
             raise UserError(f"method={method.name}: name its experts, as in domains=['obqa', 'csqa'].")
         experts = len(method.domains)
-    return MosldConfig.from_method(method, experts, _targets(method), TARGETS[method.plain_targets])
+    return MosldConfig.from_method(method, experts, target_modules(method), TARGETS[method.plain_targets])
 
 
-def _targets(method: MethodConfig) -> list[str]:
-    return [*TARGETS[method.targets], *TARGETS[method.plain_targets]]
+def _check_targets(model: PreTrainedModel, method: MethodConfig) -> None:
+    """Refuse targets that the model does not have, and say which it has.
+
+    Raises:
+        UserError: nothing has such a name, or the method cannot adapt what has.
+    """
+    targets = target_modules(method)
+    setting = f"method.targets={format_value(method.targets)}"
+    modules = dict(model.named_modules())
+    if targets == "all-linear":
+        return
+    if isinstance(targets, str):
+        matched = [name for name in modules if re.fullmatch(targets, name)]
+        missing = [] if matched else [targets]
+    else:
+        matched = [name for name in modules if any(f".{name}".endswith(f".{target}") for target in targets)]
+        missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in matched)]
+    if missing:
+        kinds = (nn.Linear, Conv1D)
+        linear = sorted({name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, kinds)})
+        raise UserError(
+            f"{setting}: the model has no layer called {', '.join(missing)}; its linear layers: {', '.join(linear)}. "
+            f"Choose some, as in method.targets=[{','.join(linear[:2])}], or all-linear."
+        )
+    blocks = [name for name in matched if not isinstance(modules[name], nn.Linear | Conv1D)]
+    if blocks and method.router == "domain":
+        raise UserError(f"{setting}: a router by domain needs single layers; {blocks[0]} is none.")

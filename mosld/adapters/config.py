@@ -115,14 +115,14 @@ class MosldConfig(PeftConfig):
 
     @classmethod
     def from_method(
-        cls, method: MethodConfig, experts: int | list[int], targets: list[str], single_lora: list[str]
+        cls, method: MethodConfig, experts: int | list[int], targets: list[str] | str, single_lora: list[str]
     ) -> "MosldConfig":
         """The config of a method: options of the same name are copied.
 
         Args:
             method: the method group.
             experts: experts per module, where an allocation gives them.
-            targets: names of all modules to adapt.
+            targets: names of all modules to adapt, or a regular expression.
             single_lora: those among them that get a single LoRA.
         """
         options = {option.name: getattr(method, option.name) for option in _shared_options()}

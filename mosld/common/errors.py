@@ -1,9 +1,10 @@
 """Exit codes, the error for mistakes that the user can fix, the nearest valid name, why the hub refuses a download."""
 
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from enum import IntEnum
 
+# The share of a name's letters that may be wrong for another to be proposed.
+MAX_EDITED = 0.3
 HUB = "https://huggingface.co"
 
 
@@ -52,14 +53,33 @@ def _closest(name: str, names: list[str]) -> str | None:
     parent, _, last = name.rpartition(".")
     by_last = {full.rpartition(".")[2]: full for full in reversed(names)}
     same_group = parent and all(full.startswith(f"{parent}.") for full in names)
-    if not same_group:
-        matches = get_close_matches(name, names, n=1, cutoff=0.7)
-        if matches:
-            return matches[0]
-    matches = get_close_matches(last, by_last, n=1, cutoff=0.7)
-    if matches:
-        return by_last[matches[0]]
+    if not same_group and (match := closest(name, names)):
+        return match
+    if match := closest(last, by_last):
+        return by_last[match]
     return next((full for full in names if len(last) > 2 and full.endswith(f"_{last}")), None)
+
+
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The name with the fewest edits to `name`, if these are at most MAX_EDITED of its letters."""
+    distances = {other: _edits(name, other) for other in names}
+    best = min(distances, key=lambda other: distances[other], default="")
+    longest = max(len(name), len(best))
+    return best if longest > 2 and distances[best] <= max(1, MAX_EDITED * longest) else None
+
+
+def _edits(first: str, second: str) -> int:
+    """Optimal string alignment distance: insertions, deletions, substitutions and swaps of two neighbours."""
+    before: list[int] = []
+    row = list(range(len(second) + 1))
+    for i, letter in enumerate(first, 1):
+        before, last, row = row, before, [i]
+        for j, other in enumerate(second, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == second[j - 2] and first[i - 2] == other:
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
 
 
 def format_value(value: object) -> str:

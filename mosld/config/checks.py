@@ -7,7 +7,7 @@ wrong, and the key to change. The rules of a method are in `method_checks`.
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mosld.common.errors import format_value, nearest
@@ -25,16 +25,21 @@ from mosld.config.schema import (
     SourceConfig,
     TrainingConfig,
 )
+from mosld.config.unread import check_unread
 
 COLUMNS = ("id", "context", "question", "choices", "answer", "final", "response", "system", "messages", "text")
 # Columns that a row can do without, and that null leaves aside.
 OPTIONAL_COLUMNS = ("id", "context", "system")
-# The keys that only data.kind=own reads, with their defaults.
-DEFAULTS_OF_OWN_DATA = {"columns": {}, "answer_as": "auto", "holdout": 0.1, "score_replies": True}
 
 
-def check_config(config: Config, training: bool = True) -> list[str]:
-    """Check all combinations of keys; rules about training are left out when nothing will be trained."""
+def check_config(config: Config, training: bool = True, typed: Collection[str] = ()) -> list[str]:
+    """Check all combinations of keys.
+
+    Args:
+        config: its single keys are valid.
+        training: False leaves out rules about training.
+        typed: the keys that the user typed.
+    """
     data, method, model = config.data, config.method, config.model
     paths = {
         "output_dir": config.output_dir, "model.path": model.path, "source.root": config.source.root,
@@ -50,12 +55,13 @@ def check_config(config: Config, training: bool = True) -> list[str]:
         *(check_domain(method, data, config.init_from) if training else []),
         *_check_init_from(config.init_from, method),
         *(check_single_task(data) if training else []),
-        *check_data(data, config.source, config.evaluation.shots),
+        *check_data(data, config.source),
         *check_mixing(data),
         *_check_quantization(model, method),
         *_check_training(config.training, method),
         *(_check_compile(config.training, method) if training else []),
         *_check_hub(config.hub),
+        *check_unread(config, training, typed),
     ]
 
 
@@ -74,9 +80,9 @@ def _check_names(names: dict[str, str]) -> list[str]:
 def check_model(model: ModelConfig) -> list[str]:
     """Check that a model's weights can be located."""
     errors = []
-    if model.kind == "hub" and not model.path and not (model.hub and model.revision):
-        errors.append(f"model={model.name}: a hub model needs model.hub and a pinned model.revision (a commit).")
-    if model.path and not (Path(model.path) / "config.json").is_file():
+    if model.kind == "hub" and not model.path and not model.hub:
+        errors.append(f"model={model.name}: name the repository, as in model=owner/name or model.hub=owner/name.")
+    if model.path and not (Path(model.path).expanduser() / "config.json").is_file():
         errors.append(f"model.path={model.path}: no checkpoint there (a directory with config.json and safetensors).")
     return errors
 
@@ -164,19 +170,13 @@ def check_single_task(data: DataConfig) -> Iterator[str]:
         )
 
 
-def check_data(data: DataConfig, source: SourceConfig, shots: int = 0) -> Iterator[str]:
-    """Check tasks and source, and report keys that have no effect with them."""
+def check_data(data: DataConfig, source: SourceConfig) -> Iterator[str]:
+    """Check tasks and source."""
     if len(set(data.tasks)) < len(data.tasks):
         yield f"data.tasks={format_value(data.tasks)}: names a task twice."
     yield from _check_own_data(data, source) if data.kind == "own" else _check_benchmarks(data)
-    if data.n_openorca is not None and "openorca" not in data.tasks:
-        yield f"data.n_openorca={data.n_openorca}: has no effect without openorca; take data=mixture_openorca."
-    if shots and "mmlu" not in data.tasks:
-        yield f"evaluation.shots={shots}: has no effect on {', '.join(data.tasks)}; only mmlu has solved examples."
     if source.name == "local" and not source.root:
         yield "source.root: source=local needs a directory, as in source.root=my/data."
-    if source.name != "local" and source.root:
-        yield f"source.root={source.root}: the {source.name} source has no directory; leave source={source.name} out."
 
 
 def _check_benchmarks(data: DataConfig) -> Iterator[str]:
@@ -186,10 +186,6 @@ def _check_benchmarks(data: DataConfig) -> Iterator[str]:
         yield f"{tasks}: unknown value {', '.join(map(repr, unknown))}; {nearest(unknown[0], TASKS)}"
     if not data.tasks:
         yield f"{tasks}: names no task."
-    for key, default in DEFAULTS_OF_OWN_DATA.items():
-        value = getattr(data, key)
-        if value != default:
-            yield f"data.{key}={format_value(value)}: applies to your own files only; take data=local."
 
 
 def _check_own_data(data: DataConfig, source: SourceConfig) -> Iterator[str]:
@@ -222,13 +218,7 @@ def _check_column(prefix: str, column: str, user_column: object) -> Iterator[str
 
 
 def check_mixing(data: DataConfig) -> Iterator[str]:
-    """Check how the tasks are mixed, and report keys that have no effect with the chosen mixing."""
-    defaults = {"weights": {}, "temperature": 1.0, "cap": None}
-    for key, default in defaults.items():
-        value = getattr(data, key)
-        if value != default and data.mixing != key:
-            setting = f"data.{key}={format_value(value)}"
-            yield f"{setting}: has no effect with data.mixing={data.mixing}; set data.mixing={key}."
+    """Check how the tasks are mixed."""
     if data.mixing == "cap" and data.cap is None:
         yield "data.mixing=cap: give data.cap, the most rows of a task in an epoch."
     if data.mixing == "weights":

@@ -9,15 +9,21 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
@@ -27,9 +33,19 @@ from mosld.common.reading import check_yaml
 from mosld.common.secrets import may_enter_config, secrets_in
 from mosld.config.checks import check_config, own_tasks, single_task
 from mosld.config.fields import build, field_types
-from mosld.config.groups import OPTIONAL_GROUPS, config_directory, group_options, is_null_group, missing_plugin
+from mosld.config.groups import OPTIONAL_GROUPS, is_null_group, missing_plugin
 from mosld.config.method_checks import explain_fixed_experts, with_absolute_paths, with_domains
-from mosld.config.schema import MAPS, TASKS, Config, DataConfig
+from mosld.config.options import (
+    config_directory,
+    group_options,
+    option_file,
+    own_directories,
+    own_name,
+    register_direct_option,
+)
+from mosld.config.revisions import resolve_revision
+from mosld.config.schema import MAPS, SYNONYMS, TASKS, Config, DataConfig
+from mosld.config.unread import key_value
 
 # In YAML: ${unless:${oc.select:method.own_learning_rate,null},3.0e-3} is the method's own rate, or else this one.
 OmegaConf.register_new_resolver("unless", lambda value, default: default if value is None else value, replace=True)
@@ -39,7 +55,7 @@ OmegaConf.register_new_resolver("at_scale", lambda scale, values: values[scale o
 # Beside their own errors, what Hydra and OmegaConf raise where a file in conf/ has a value of the wrong type.
 COMPOSE_ERRORS = (
     HydraException, OmegaConfBaseException, AssertionError, AttributeError, LookupError, TypeError, ValueError,
-    RecursionError,
+    RecursionError, yaml.YAMLError,
 )  # fmt: skip
 
 
@@ -53,39 +69,58 @@ def _environment(name: str, *default: str | None) -> str | None:
 OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
+class OwnDirectories(SearchPathPlugin):
+    """Lets Hydra search the user's directories after the package's, whose config.yaml it takes."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """What Hydra calls before each composition."""
+        for directory in own_directories():
+            search_path.append("mosld", f"file://{directory}")
+
+
+@cache
+def search_own_directories() -> None:
+    """Let Hydra search the user's directories from now on; it imports all its plugins for that."""
+    Plugins.instance().register(OwnDirectories)
+
+
 def load_config(overrides: Sequence[str]) -> Config:
     """Compose `conf/config.yaml` with Hydra overrides into a checked config.
 
     Raises:
         UserError: with one message per mistake.
     """
-    tree, errors = compose_tree(overrides)
-    config = checked_config(tree, errors)
+    tree, _, errors = compose_tree(overrides)
+    config = checked_config(tree, errors, typed=_changed_keys(overrides, tree))
     allocations = [text for text in overrides if text.lstrip("+").startswith("allocation")]
-    if allocations and config.method.experts is not None:
-        raise UserError(explain_fixed_experts(allocations[0], config.method))
+    errors += [explain_fixed_experts(text, config.method) for text in allocations if config.method.experts is not None]
+    if errors:
+        raise UserError(*errors)
     return config
 
 
-def compose_tree(overrides: Sequence[str]) -> tuple[JsonObject, list[str]]:
-    """The composed tree of the valid overrides, and a message for each other one."""
+def compose_tree(overrides: Sequence[str]) -> tuple[JsonObject, dict[str, str], list[str]]:
+    """The composed tree of the valid overrides, the option of each group, and a message for each other override."""
     errors: list[str] = []
     for file in sorted(config_directory().rglob("*.yaml")):
         check_yaml(file)
     errors += repeated_keys(overrides)
     valid = [text for text in overrides if not override_mistakes(text, errors) and not is_null_group(text)]
     valid = [*implied_groups(valid), *valid]
+    search_own_directories()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
-            return _compose(valid), errors
+            tree, options = _compose(valid)
         except COMPOSE_ERRORS:
             composable = _composable(valid, errors)
-        try:
-            return _compose(composable), errors
-        except COMPOSE_ERRORS as error:
-            # A file in conf/ is wrong, whatever the overrides.
-            raise UserError(*errors, f"{config_directory()}: {' '.join(str(error).split())}") from error
+            try:
+                tree, options = _compose(composable)
+            except COMPOSE_ERRORS as error:
+                # A file in conf/ is wrong, whatever the overrides.
+                raise UserError(*errors, f"{config_directory()}: {' '.join(str(error).split())}") from error
+    _name_own_options(tree, options, typed_keys(valid), errors)
+    return tree, options, errors
 
 
 def repeated_keys(overrides: Sequence[str]) -> list[str]:
@@ -99,6 +134,37 @@ def repeated_keys(overrides: Sequence[str]) -> list[str]:
     return errors
 
 
+def _name_own_options(tree: JsonObject, options: Mapping[str, str], typed: Collection[str], errors: list[str]) -> None:
+    """Name the user's options that have no name after their files, and report names that have two files."""
+    for group, option in options.items():
+        try:
+            option_file(group, option)
+            name = own_name(group, option)
+        except UserError as error:
+            errors += error.messages
+            continue
+        if name and f"{group}.name" not in typed:
+            tree[group]["name"] = name
+
+
+def _changed_keys(overrides: Sequence[str], tree: JsonObject) -> set[str]:
+    """The typed keys, without those that are typed as the files have them."""
+    keys = typed_keys(overrides)
+    if not any(key.startswith(("model.", "method.own_learning_rate", "evaluation.max_new_tokens")) for key in keys):
+        return keys
+    files = compose_tree([text for text in overrides if typed_keys([text]) <= {*group_options()}])[0]
+    return {key for key in keys if key_value(tree, key) != key_value(files, key)}
+
+
+def typed_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys and groups that valid overrides set."""
+    keys = set()
+    for text in overrides:
+        with suppress(HydraException):
+            keys.add(parse_override(text).key_or_group)
+    return keys
+
+
 def implied_groups(overrides: Sequence[str]) -> list[str]:
     """The options that `source.root` implies: source=local where no source is chosen, and data=local without data."""
     keys = {parse_override(text).key_or_group for text in overrides}
@@ -108,13 +174,14 @@ def implied_groups(overrides: Sequence[str]) -> list[str]:
     return ["source=local"] if chosen else ["source=local", "data=local"]
 
 
-def checked_config(tree: JsonObject, errors: list[str], training: bool = True) -> Config:
+def checked_config(tree: JsonObject, errors: list[str], training: bool = True, typed: Collection[str] = ()) -> Config:
     """The tree as a `Config` whose keys, types, ranges and combinations are valid, with null defaults filled in.
 
     Args:
         tree: what Hydra composed, or a run recorded.
         errors: the mistakes found so far.
         training: False leaves out what matters to training only.
+        typed: the keys that the user typed; one that has no effect is a mistake.
 
     Raises:
         UserError: with one message per mistake.
@@ -130,16 +197,22 @@ def checked_config(tree: JsonObject, errors: list[str], training: bool = True) -
         config = dataclasses.replace(config, data=_narrow_to_single_task(config.data))
     # A wrong value was replaced by a default: a rule about that key would speak of the default.
     wrong_keys = {re.split("[=:]", error)[0].strip("'+~") for error in errors} - {""}
-    errors += [rule for rule in check_config(config, training) if not any(key in rule for key in wrong_keys)]
+    errors += [rule for rule in check_config(config, training, typed) if not any(key in rule for key in wrong_keys)]
     if errors:
         raise UserError(*errors)
     return _fill_in(config)
 
 
-def _compose(overrides: list[str]) -> JsonObject:
-    tree = OmegaConf.to_container(compose("config", overrides=[forced(text) for text in overrides]), resolve=True)
+def _compose(overrides: list[str]) -> tuple[JsonObject, dict[str, str]]:
+    """The composed tree, and the option of each group."""
+    composed = compose("config", overrides=[forced(text) for text in overrides], return_hydra_config=True)
+    choices = composed.hydra.runtime.choices
+    options = {group: choices[group] for group in group_options() if choices.get(group)}
+    with open_dict(composed):
+        del composed["hydra"]
+    tree = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}
+    return {str(key): value for key, value in tree.items()}, options
 
 
 def forced(text: str) -> str:
@@ -171,7 +244,12 @@ def override_mistakes(text: str, errors: list[str]) -> bool:
     """Append what is wrong with one override to `errors`; True if anything is."""
     count = len(errors)
     if text.startswith("-"):
-        errors.append(f"{text}: unknown flag; arguments are key=value (see --help).")
+        key, _, value = text.lstrip("-").replace("-", "_").partition("=")
+        hint = _unknown_key(key)
+        close = re.search(r"did you mean '(.*?)'", hint)
+        meant = close[1] if close else "" if hint else key
+        example = f", as in {meant}={value or '...'}" if meant else ""
+        errors.append(f"{text}: unknown flag; arguments are key=value{example} (see --help).")
         return True
     try:
         override = parse_override(text)
@@ -203,15 +281,25 @@ def _check_option(override: Override, options: list[str], errors: list[str]) -> 
     group, value = override.key_or_group, override.value()
     if override.is_add() or override.is_force_add():
         errors.append(f"{override.input_line}: the group exists; write it without the +.")
-    elif not (value in options or (group in OPTIONAL_GROUPS and value is None)):
+    elif value in options or (group in OPTIONAL_GROUPS and value is None):
+        if problem := missing_plugin(f"{group}={value}"):
+            errors.append(f"{group}={value}: {problem}")
+    elif not _is_direct(group, value, errors):
         hint = ""
         if isinstance(value, list | dict | int):
             hint = f"{group} is a group; "
             if group == "allocation":
                 hint += f"give numbers as allocation.experts={format_value(value)}; "
         errors.append(f"{group}={format_value(value)}: {hint}unknown option; {nearest(str(value), options)}")
-    elif problem := missing_plugin(f"{group}={value}"):
-        errors.append(f"{group}={value}: {problem}")
+
+
+def _is_direct(group: str, value: object, errors: list[str]) -> bool:
+    """Whether a value names a file or a model; a file that cannot be read is reported."""
+    try:
+        return isinstance(value, str) and register_direct_option(group, value)
+    except UserError as error:
+        errors += error.messages
+        return True
 
 
 def _check_key(text: str, override: Override, errors: list[str]) -> None:
@@ -229,6 +317,9 @@ def _unknown_key(key: str) -> str:
     """What is wrong with a dotted key; "" if nothing."""
     cls: type = Config
     parts = key.split(".")
+    synonym = SYNONYMS.get(parts[-1].lower().replace("-", "_"))
+    if synonym and (len(parts) == 1 or parts[0] == synonym.partition(".")[0]):
+        return f"unknown key; did you mean '{synonym}'?"
     for position, part in enumerate(parts):
         types = field_types(cls)
         prefix = ".".join(parts[:position])
@@ -276,8 +367,10 @@ def _fill_in(config: Config) -> Config:
     """
     model, source, method = config.model, config.source, config.method
     if model.path:
-        path = Path(model.path).resolve()
+        path = Path(model.path).expanduser().resolve()
         model = dataclasses.replace(model, name=path.name, path=str(path))
+    elif model.kind == "hub" and model.hub:
+        model = dataclasses.replace(model, revision=resolve_revision(model.hub, model.revision))
     if source.root:
         source = dataclasses.replace(source, root=str(Path(source.root).resolve()))
     if method.router == "domain":

@@ -28,6 +28,7 @@ def setting(
     minimum: float | None = None,
     below: float | None = None,
     choices: Sequence[str] = (),
+    other_values: bool = False,
     affects_results: bool = True,
     hash_default: bool = True,
 ) -> T:
@@ -39,6 +40,7 @@ def setting(
         minimum: the smallest value allowed.
         below: the value must be smaller than this.
         choices: the only strings allowed.
+        other_values: the choices are names beside which other values are allowed.
         affects_results: False keeps the key out of the hash at the end of a run's name.
         hash_default: False keeps the key out of that hash while it has its default, so that runs made before the key
             existed keep their names.
@@ -48,6 +50,7 @@ def setting(
         "minimum": minimum,
         "below": below,
         "choices": tuple(choices),
+        "other_values": other_values,
         "affects_results": affects_results,
         "hash_default": hash_default,
     }
@@ -133,7 +136,7 @@ def _broken_rule(value: object, field: "dataclasses.Field[object]") -> str:
     rules = field.metadata
     entries = value if isinstance(value, list) else [value]
     unknown = [entry for entry in entries if isinstance(entry, str) and entry not in rules["choices"]]
-    if rules["choices"] and unknown:
+    if rules["choices"] and unknown and not rules["other_values"]:
         listed = f" {', '.join(map(repr, unknown))}" if isinstance(value, list) else ""
         return f"unknown value{listed}; {nearest(unknown[0], rules['choices'])}"
     for entry in entries:

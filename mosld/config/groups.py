@@ -1,16 +1,13 @@
 """The config groups: the options of each, the package that an option needs, and one group alone for use in Python."""
 
 from importlib.util import find_spec
-from pathlib import Path
-
-from omegaconf import OmegaConf
 
 from mosld.common.errors import UserError, format_value, nearest
 from mosld.common.files import JsonObject
-from mosld.common.reading import check_yaml
 from mosld.config.checks import check_model
 from mosld.config.fields import build
 from mosld.config.method_checks import check_method, explain_fixed_experts
+from mosld.config.options import direct_option, group_options, option_file, own_name, read_option
 from mosld.config.schema import AllocationConfig, MethodConfig, ModelConfig
 
 # Options that need a Hydra plugin: the plugin's package, and mosld's extra that installs it.
@@ -20,19 +17,6 @@ PLUGINS = {
     "launcher=slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
 }
 OPTIONAL_GROUPS = ("experiment", "scale", "debug", "sweep")
-
-
-def config_directory() -> Path:
-    """`conf/`: inside the package in a wheel, next to it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
-def group_options() -> dict[str, list[str]]:
-    """The config groups and the options of each, from the files of `conf/`; accelerate/ is no group."""
-    groups = sorted(path for path in config_directory().iterdir() if path.is_dir() and path.name != "accelerate")
-    return {group.name: sorted(option.stem for option in group.glob("*.yaml")) for group in groups}
 
 
 def is_null_group(override: str) -> bool:
@@ -100,16 +84,20 @@ def model_config(name: str, options: JsonObject) -> ModelConfig:
 
 
 def option_tree(group: str, name: str, errors: list[str]) -> JsonObject:
-    """The tree of an option's YAML file; an unknown name is appended to `errors` and gives an empty tree."""
+    """The tree of an option; an unknown name is appended to `errors` and gives an empty tree."""
     options = group_options()[group]
-    if name not in options:
+    try:
+        path = option_file(group, name)
+        tree = read_option(group, path) if path else direct_option(group, name)
+        named_after_file = own_name(group, name)
+    except UserError as error:
+        errors += error.messages
+        return {}
+    if tree is None:
         errors.append(f"{group}={name}: unknown option; {nearest(name, options)}")
         return {}
-    file = config_directory() / group / f"{name}.yaml"
-    check_yaml(file)
-    tree = OmegaConf.to_container(OmegaConf.load(file))
-    if not isinstance(tree, dict):
-        errors.append(f"{file}: holds no keys.")
-        return {}
-    # What an option chooses in other groups is for Hydra.
-    return {str(key): value for key, value in tree.items() if key != "defaults"}
+    # Options of the same group come first, as Hydra has them; what an option chooses in other groups is for Hydra.
+    for entry in tree.pop("defaults", []):
+        if isinstance(entry, str) and entry != "_self_":
+            tree = {**option_tree(group, entry.removeprefix(f"/{group}/"), errors), **tree}
+    return {**tree, "name": named_after_file} if named_after_file else tree

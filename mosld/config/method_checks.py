@@ -1,12 +1,13 @@
 """Rules about several keys of a method: combinations that cannot work, and keys that would have no effect."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from mosld.common.errors import UserError, format_value, nearest
 from mosld.common.reading import load_json
-from mosld.config.schema import AllocationConfig, DataConfig, MethodConfig
+from mosld.config.schema import TARGET_NAMES, AllocationConfig, DataConfig, MethodConfig
 
 # The layers of each choice of `targets` and `plain_targets`.
 TARGETS = {
@@ -47,6 +48,15 @@ OVERLAPPING_TARGETS: dict[str, set[str]] = {
     "attention": {"qv", "attention", "all"},
     "ffn": {"ffn", "all", "block"},
 }
+# The modules that each name of targets stands for.
+TARGETS = {
+    "none": [],
+    "qv": ["q_proj", "v_proj"],
+    "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "ffn": ["gate_proj", "up_proj", "down_proj"],
+    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "block": ["mlp"],
+}
 UNREAD_REASONS = {
     "full": "trains the model's own weights and has no adapter",
     "prefix": "learns keys and values in each layer (method.virtual_tokens) and adapts no weight",
@@ -73,6 +83,7 @@ def check_method(method: MethodConfig, allocation: AllocationConfig) -> list[str
     return [
         *_check_unread_keys(method),
         *_check_dropout(method),
+        *_check_targets(method),
         *(_check_lora(method) if method.kind == "lora" else []),
         *(_check_mixture(method, allocation) if method.kind == "mixture" else []),
     ]
@@ -119,11 +130,7 @@ def _check_mixture(method: MethodConfig, allocation: AllocationConfig) -> Iterat
         yield f"method.balance={method.balance}: every token takes every expert; there is nothing to balance."
     if method.targets == "block" and method.router == "domain":
         yield "method.targets=block: a router by domain needs single layers; use ffn."
-    if method.targets in OVERLAPPING_TARGETS[method.plain_targets]:
-        yield (
-            f"method.plain_targets={method.plain_targets}: overlaps method.targets={method.targets}; "
-            "a layer gets one LoRA or a mixture."
-        )
+    yield from _check_plain_targets(method)
     if method.router == "domain":
         yield from _check_domain_keys(method)
         return
@@ -145,6 +152,40 @@ def _check_given_experts(method: MethodConfig, allocation: AllocationConfig) -> 
             yield f"method.experts_from: needs method.{name}={value}: each LoRA has an A and a B of its own, no more."
     if method.targets == "block" or method.router == "capacity":
         yield f"method.experts_from: {method.name} takes no ready LoRAs; take mola, molora or moa."
+
+
+def _check_targets(method: MethodConfig) -> Iterator[str]:
+    """Check targets that are no name: a list of modules, or a regular expression."""
+    targets = method.targets
+    if targets == []:
+        yield "method.targets=[]: names no module."
+    if isinstance(targets, list) or targets in TARGET_NAMES:
+        return
+    if re.fullmatch(r"[\w-]+", targets):
+        # As an expression it would have to be the whole name of a module.
+        hint = nearest(targets, TARGET_NAMES)
+        yield f"method.targets={targets}: unknown name; for modules of that name write [{targets}]; {hint}"
+        return
+    try:
+        re.compile(targets)
+    except re.error as error:
+        yield f"method.targets={targets}: is no regular expression: {error}."
+
+
+def _check_plain_targets(method: MethodConfig) -> Iterator[str]:
+    targets, plain = method.targets, method.plain_targets
+    setting = f"method.plain_targets={plain}"
+    if plain == "none":
+        return
+    if isinstance(targets, list):
+        overlaps = bool({target.rpartition(".")[2] for target in targets} & {*TARGETS[plain]})
+    elif targets in TARGETS:
+        overlaps = targets in OVERLAPPING_TARGETS[plain]
+    else:
+        yield f"{setting}: needs method.targets as a name or a list, not {targets}."
+        return
+    if overlaps:
+        yield (f"{setting}: overlaps method.targets={format_value(targets)}; a layer gets one LoRA or a mixture.")
 
 
 def _check_top_k(method: MethodConfig, allocation: AllocationConfig) -> Iterator[str]:
@@ -218,23 +259,33 @@ def _domains(adapter: dict[str, object]) -> list[str]:
     return domains if isinstance(domains, list) else []
 
 
+def target_modules(method: MethodConfig) -> list[str] | str:
+    """The modules as PEFT takes them: names, or a regular expression (`all-linear` is PEFT's, too)."""
+    targets = method.targets
+    if isinstance(targets, str):
+        if targets not in TARGETS:
+            return targets
+        targets = TARGETS[targets]
+    return [*targets, *TARGETS[method.plain_targets]]
+
+
 def check_experts_from(method: MethodConfig) -> Iterator[str]:
     """Check that every named adapter is a LoRA that fits the method."""
     for path in method.experts_from.values():
         adapter = _adapter_config(path)
         variants = [key for key in LORA_VARIANTS if adapter.get(key)]
         names = adapter.get("target_modules")
-        targets = TARGETS[method.targets]
+        targets = target_modules(method)
         if adapter.get("peft_type") != "LORA" or variants:
             kind = "".join(f" and no {key}" for key in variants)
             yield f"method.experts_from: {path} holds no LoRA adapter (adapter_config.json with peft_type LORA{kind})."
         elif adapter.get("r") != method.rank:
             rank = adapter.get("r")
             yield f"method.experts_from: {path} has rank {rank}, this run {method.rank}; set method.rank={rank}."
-        elif isinstance(names, list) and set(names) != set(targets):
+        elif isinstance(names, list) and isinstance(targets, list) and set(names) != set(targets):
             yield (
-                f"method.experts_from: {path} adapts {', '.join(sorted(names))}; method.targets={method.targets} is "
-                f"{', '.join(sorted(targets))}."
+                f"method.experts_from: {path} adapts {', '.join(sorted(names))}; method.targets="
+                f"{format_value(method.targets)} is {', '.join(sorted(targets))}."
             )
 
 

@@ -9,13 +9,13 @@ from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
 from mosld.common.process import is_distributed
 from mosld.config.checks import check_single_task
-from mosld.config.compose import checked_config, override_mistakes, parse_override, repeated_keys
+from mosld.config.compose import checked_config, override_mistakes, parse_override, repeated_keys, typed_keys
 from mosld.config.groups import option_tree
 from mosld.config.schema import Config
 
 # The keys that scoring may change; all others are those that the run was trained with.
 OPEN_KEYS = ("data", "source", "evaluation", "prompt", "logger", "model.dtype", "model.path", "model.attention")
-ARGUMENTS = ("run", "backend", "tasks", "compare")
+ARGUMENTS = ("run", "backend", "tasks", "compare", "output")
 BACKENDS = ("mosld", "lm_eval")
 # The keys that `compare=` may change: they affect the computation, not the questions.
 COMPARABLE_KEYS = ("model.dtype", "model.attention", "evaluation.batch_tokens")
@@ -47,7 +47,7 @@ def rerun_config(recorded: JsonObject, overrides: Sequence[str]) -> Config:
             node[name] = value
         else:
             tree[key] = option_tree(key, str(value), errors)
-    config = checked_config(tree, errors, training=False)
+    config = checked_config(tree, errors, training=False, typed=typed_keys(overrides))
     if any(text.startswith("data") for text in overrides):
         errors = list(check_single_task(config.data))
         if errors:
@@ -78,6 +78,7 @@ class EvalArguments:
         tasks: the harness's names of its tasks; empty with backend=mosld.
         compare: an override under which everything is scored a second time, to list what differs; None: once only.
         overrides: all other arguments, which override the run's config.
+        output: the directory to write to; None: one below the run.
     """
 
     run: str
@@ -85,10 +86,11 @@ class EvalArguments:
     tasks: tuple[str, ...]
     compare: str | None
     overrides: list[str]
+    output: str | None = None
 
 
 def eval_arguments(arguments: Sequence[str]) -> EvalArguments:
-    """Take `run=`, `backend=`, `tasks=` and `compare=` out of the arguments; the rest are overrides.
+    """Take RUN or `run=`, `backend=`, `tasks=`, `compare=` and `output=` out of the arguments; the rest are overrides.
 
     Raises:
         UserError: with one message per missing or wrong argument.
@@ -97,7 +99,9 @@ def eval_arguments(arguments: Sequence[str]) -> EvalArguments:
     values: dict[str, str] = {}
     overrides = []
     for argument in arguments:
-        name, _, text = argument.partition("=")
+        name, equals, text = argument.partition("=")
+        if not equals and not argument.startswith("-"):
+            name, text = "run", argument
         if name not in ARGUMENTS:
             overrides.append(argument)
         elif name in values:
@@ -123,5 +127,6 @@ def eval_arguments(arguments: Sequence[str]) -> EvalArguments:
         )
     if errors:
         raise UserError(*errors)
+    output = values.get("output", "").strip("'") or None
     tasks = [task.strip() for task in values.get("tasks", "").strip("[]").split(",")]
-    return EvalArguments(values["run"], backend, tuple(filter(None, tasks)), compare, overrides)
+    return EvalArguments(values["run"], backend, tuple(filter(None, tasks)), compare, overrides, output)

@@ -9,6 +9,12 @@ from mosld.common.files import JsonObject
 from mosld.config.fields import setting
 
 TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c", "gsm8k", "openorca", "mmlu")
+# Those of them whose answer is generated.
+GENERATED_TASKS = ("gsm8k", "openorca")
+
+
+# The names of `method.targets`; all-linear is PEFT's.
+TARGET_NAMES = ("qv", "attention", "ffn", "all", "block", "all-linear")
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,12 @@ class MethodConfig:
     rank: int = setting(8, "Rank r of each expert.", minimum=1)
     alpha: float = setting(16.0, "The update is scaled by alpha / rank.", minimum=0)
     share: str | None = setting("A", "The projection that all experts of a module share.", choices=("A", "B", "none"))
-    targets: str = setting(
+    targets: str | list[str] = setting(
         "qv",
-        "Which layers are adapted; block: the whole feed-forward block, with one router.",
-        choices=("qv", "attention", "ffn", "all", "block"),
+        "Which layers are adapted: a name (block: the whole feed-forward block, with one router), a list of module "
+        "names, all-linear, or a regular expression of whole module names.",
+        choices=TARGET_NAMES,
+        other_values=True,
     )
     plain_targets: str = setting(
         "none", "Layers that get a single LoRA next to the mixture.", choices=("none", "qv", "attention", "ffn")
@@ -192,6 +200,24 @@ class AllocationConfig:
 PROMPTS = ("letter", "list", "cloze", "chat")
 # The formats whose answer to a question of choice is a letter.
 LETTER_PROMPTS = ("letter", "chat")
+# What people type, as other programs call it: the key or group that means it.
+SYNONYMS = {
+    "adapter": "method", "base_model": "model", "base_model_name_or_path": "model", "bf16": "model.dtype",
+    "bs": "training.batch_size", "cutoff_len": "data.cutoff", "dataset": "data", "dataset_name": "data",
+    "ga": "training.batch_size", "grad_clip": "training.max_grad_norm", "gradient_accumulation_steps":
+    "training.batch_size", "k": "method.top_k", "load_in_4bit": "model.quantize", "load_in_8bit": "model.quantize",
+    "lora_alpha": "method.alpha", "lora_dropout": "method.dropout", "lora_r": "method.rank", "lora_rank": "method.rank",
+    "lora_target_modules": "method.targets", "lr": "training.learning_rate", "lr_scheduler_type": "training.schedule",
+    "max_length": "data.cutoff", "max_seq_len": "data.cutoff", "max_seq_length": "data.cutoff", "model_id": "model",
+    "model_name": "model", "model_name_or_path": "model", "name_or_path": "model", "num_epochs": "training.epochs",
+    "num_experts": "allocation.experts", "num_experts_per_tok": "method.top_k", "num_train_epochs": "training.epochs",
+    "optim": "training.optimizer", "out": "output_dir", "output": "output_dir", "per_device_train_batch_size":
+    "training.micro_batch_size", "quantization": "model.quantize", "r": "method.rank", "report_to": "logger",
+    "save_steps": "training.checkpoint_every", "eval_steps": "training.validate_every", "scheduler":
+    "training.schedule", "seq_len": "data.cutoff", "steps": "training.max_steps", "target_modules": "method.targets",
+    "tokens": "data.cutoff", "topk": "method.top_k", "torch_dtype": "model.dtype", "wandb": "logger",
+    "warmup_ratio": "training.warmup", "warmup_steps": "training.warmup", "wd": "training.weight_decay",
+}  # fmt: skip
 # The keys that take a map.
 MAPS = ("model.shape", "method.experts_from", "data.weights", "data.columns")
 
@@ -203,7 +229,9 @@ class ModelConfig:
     name: str = setting("", "Name in tables and run directories; other weights need another name.")
     kind: str = setting("hub", "Where the weights come from.", choices=("embedded", "hub", "random"))
     hub: str | None = setting(None, "Repository on the Hugging Face Hub.")
-    revision: str | None = setting(None, "Commit of that repository, pinned so that results can be reproduced.")
+    revision: str | None = setting(
+        None, "Commit, branch or tag of that repository; its commit is recorded. null: the newest of its main branch."
+    )
     path: str | None = setting(None, "Local checkpoint directory, used in place of the named weights.")
     dtype: str = setting(
         "auto",
@@ -222,7 +250,9 @@ class ModelConfig:
     score_base: bool = setting(
         False, "Score the untrained model where `evaluation.base` is null.", affects_results=False
     )
-    architecture: str = setting("llama", "Model type in transformers, to build the shape without weights.")
+    architecture: str | None = setting(
+        "llama", "Model type in transformers, to build the shape without weights; null: that of the checkpoint."
+    )
     shape: JsonObject = setting({}, "Keys of that model type's transformers config.")
     license: str | None = setting(
         None, "Licence of the weights as the hub names it, for model cards; null: unknown.", affects_results=False

@@ -21,13 +21,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mosld.common.errors import UserError
-from mosld.common.files import JsonObject
 from mosld.common.process import is_distributed
-from mosld.common.reading import load_yaml
 from mosld.common.secrets import redact
-from mosld.config.compose import COMPOSE_ERRORS, forced, load_config, override_mistakes, parse_override, repeated_keys
-from mosld.config.groups import config_directory, is_null_group
+from mosld.config.compose import (
+    COMPOSE_ERRORS,
+    forced,
+    load_config,
+    override_mistakes,
+    parse_override,
+    repeated_keys,
+    search_own_directories,
+)
+from mosld.config.groups import is_null_group
 from mosld.config.identity import run_directory
+from mosld.config.options import config_directory, option_file, read_option
 from mosld.config.schema import Config
 
 FLAGS = ("-m", "--multirun")
@@ -73,15 +80,9 @@ def is_sweep(arguments: Sequence[str]) -> bool:
     options = dict(text.split("=", 1) for text in arguments if text.startswith(("sweep=", "experiment=")))
     if options.get("sweep", "null") != "null":
         return True
-    hydra = _file_keys(f"experiment={options.get('experiment')}").get("hydra")
-    return isinstance(hydra, dict) and str(hydra.get("mode")).upper() == "MULTIRUN"
-
-
-def _file_keys(override: str) -> JsonObject:
-    """The keys of the file of `group=option`; none where there is no such file."""
-    group, _, option = override.partition("=")
-    file = config_directory() / group / f"{option}.yaml"
-    return load_yaml(file) if file.is_file() else {}
+    file = option_file("experiment", options.get("experiment", "null"))
+    mode = file and file.is_file() and (read_option("experiment", file).get("hydra") or {}).get("mode")
+    return str(mode).upper() == "MULTIRUN"
 
 
 def plan_sweep(arguments: Sequence[str]) -> Sweep:
@@ -149,13 +150,16 @@ def _check_output_dir(overrides: list[str]) -> list[str]:
 
 def _check_sweep_files(groups: list[str]) -> None:
     """Check that a sweep file sets only Hydra's keys, so that a job is the command without `sweep=`."""
-    for text in (text for text in groups if text.startswith("sweep=")):
-        if keys := sorted(_file_keys(text).keys() - {"defaults", "hydra"}):
-            raise UserError(f"{text}: sets {', '.join(keys)}; a sweep file has hydra alone.")
+    for name in (text.split("=")[1] for text in groups if text.startswith("sweep=")):
+        file = option_file("sweep", name)
+        keys = sorted({*read_option("sweep", file)} - {"defaults", "hydra"}) if file else []
+        if keys:
+            raise UserError(f"{file}: sets {', '.join(keys)}; a sweep file has hydra alone.")
 
 
 def _hydra_config(overrides: list[str]) -> tuple[DictConfig, ConfigLoader]:
     """Hydra's own config, and the loader that finds the options of a group for method=glob(*)."""
+    search_own_directories()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
@@ -258,4 +262,4 @@ def _sweep_name(groups: list[str], jobs: list[Job], texts: list[str]) -> str:
     files = [text.split("=")[1] for text in groups if text.startswith(("sweep=", "experiment="))]
     texts = [text for text in texts if not text.lstrip("+").startswith(UNNAMED_KEYS)]
     content = sorted(texts or [str(run_directory(job.config)) for job in jobs])
-    return f"{(files or ['sweep'])[0]}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]}"
+    return f"{Path((files or ['sweep'])[0]).stem}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]}"

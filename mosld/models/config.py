@@ -1,4 +1,4 @@
-"""A model's shape without its weights, from `conf/model`; nothing is downloaded unless the model is a checkpoint."""
+"""A model's shape without its weights: from `conf/model`, or from the config.json of a checkpoint or hub model."""
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -8,14 +8,16 @@ from mosld.config.schema import ModelConfig
 
 
 def transformers_config(config: ModelConfig) -> PretrainedConfig:
-    """The transformers config that `architecture` and `shape` describe, or that of the checkpoint in `path`."""
+    """The transformers config that `architecture` and `shape` describe, else that of the checkpoint."""
+    source = config.path or (None if config.shape else config.hub)
     try:
-        if config.path:
-            return AutoConfig.from_pretrained(config.path, trust_remote_code=False)
-        return AutoConfig.for_model(config.architecture, **config.shape)
+        if source:
+            revision = None if config.path else config.revision
+            return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        return AutoConfig.for_model(str(config.architecture), **config.shape)
     # What transformers raises of a field of the wrong type may be anything.
     except Exception as error:
-        source = config.path or "model.architecture, model.shape"
+        source = source or "model.architecture, model.shape"
         raise UserError(f"model={config.name}: {source}: {' '.join(str(error).split())}") from error
 
 

@@ -4,9 +4,8 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from mosld.common.errors import UserError
+from mosld.common.errors import UserError, closest
 from mosld.config.compose import parse_override
 from mosld.config.fields import build, setting
 
@@ -68,8 +67,7 @@ def describe() -> str:
 def _near(argument: str, names: list[str]) -> str:
     """The key of the plan that a misspelt argument means; nothing where it is a key of a run."""
     key = argument.split("=")[0]
-    matches = get_close_matches(key, names, n=1, cutoff=0.75) if re.fullmatch("[a-z_]+", key) else []
-    return matches[0] if matches else ""
+    return closest(key, names) or "" if re.fullmatch("[a-z_]+", key) else ""
 
 
 def _bytes(text: str) -> int | None:

@@ -217,7 +217,7 @@ def _fused_attention(
     module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **_: object
 ) -> tuple[Tensor, None]:
     """Attention by the GPU's memory-efficient kernel, for what it saves; shapes as in transformers."""
-    groups: int = module.num_key_value_groups  # type: ignore[assignment]
+    groups: int = getattr(module, "num_key_value_groups", 1)
     bias = None if mask is None else torch.zeros_like(mask, dtype=q.dtype).expand(-1, q.shape[1], -1, -1)
     y = torch.ops.aten._scaled_dot_product_efficient_attention(
         q, repeat_kv(k, groups), repeat_kv(v, groups), bias, True

@@ -42,8 +42,16 @@ class EvaluationResult:
 class EvaluationOutput:
     """The files of one evaluation: the log, the predictions, and results.json at the end."""
 
-    def __init__(self, config: Config, run: SavedRun, name: str, overrides: list[str], data: dict[str, object]) -> None:
-        """Take the directory RUN/eval/<name> (see `SavedRun.output`), without what an earlier evaluation left there.
+    def __init__(
+        self,
+        config: Config,
+        run: SavedRun,
+        name: str,
+        overrides: list[str],
+        data: dict[str, object],
+        output: str | None = None,
+    ) -> None:
+        """Take RUN/eval/<name> (see `SavedRun.output`), or `output`, without what an earlier evaluation left there.
 
         Args:
             config: the run's config with the overrides.
@@ -51,9 +59,10 @@ class EvaluationOutput:
             name: name of the directory.
             overrides: what the user typed, for results.json.
             data: description of the rows, for results.json.
+            output: the directory that the user named.
         """
         self.config = config
-        self.directory = RunDirectory(run.output("eval") / name)
+        self.directory = RunDirectory(Path(output) if output else run.output("eval") / name)
         if is_main():
             for path in (self.directory.results, self.directory.path / DIFFERENCES):
                 path.unlink(missing_ok=True)
@@ -95,7 +104,12 @@ def evaluation_name(dataset: Dataset, data: DataConfig, evaluation: EvaluationCo
 
 
 def evaluate_run(
-    config: Config, dataset: Dataset, run: SavedRun, overrides: list[str], compared: Config | None = None
+    config: Config,
+    dataset: Dataset,
+    run: SavedRun,
+    overrides: list[str],
+    compared: Config | None = None,
+    output_directory: str | None = None,
 ) -> EvaluationResult:
     """Score the trained model, and the untrained one where the config asks for it.
 
@@ -105,10 +119,11 @@ def evaluate_run(
         run: the run, adapter or model to score.
         overrides: what the user typed.
         compared: a config with which to score once more, listing the items that are answered differently.
+        output_directory: where to write; None: below the run.
     """
     silence_libraries()
     name = evaluation_name(dataset, config.data, config.evaluation, config.prompt)
-    output = EvaluationOutput(config, run, name, overrides, dataset.describe())
+    output = EvaluationOutput(config, run, name, overrides, dataset.describe(), output_directory)
     directory = output.directory
     for line in dataset.summary():
         output.console.say(f"  {line}")

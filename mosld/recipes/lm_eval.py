@@ -29,7 +29,7 @@ def evaluate_by_lm_eval(
     shots = f"-{config.evaluation.shots}shot" if config.evaluation.shots else ""
     name = f"lm_eval-{'+'.join(arguments.tasks)}"[:MAX_NAME_CHARACTERS] + shots
     data = dataset.describe() if dataset else {"source": config.source.name, "tasks": list(arguments.tasks)}
-    output = EvaluationOutput(config, run, name, arguments.overrides, {**data, "name": "lm_eval"})
+    output = EvaluationOutput(config, run, name, arguments.overrides, {**data, "name": "lm_eval"}, arguments.output)
     output.results.add(prompt="lm_eval", backend="lm_eval")
     model, tokenizer = load_trained(config.model, run, output.console)
     manager = task_manager(arguments.tasks)

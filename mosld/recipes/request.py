@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mosld.common.errors import UserError
 from mosld.common.process import is_distributed, is_main
 from mosld.config.compose import load_config
-from mosld.config.identity import run_directory
+from mosld.config.identity import run_directory, uses_allocation
 from mosld.config.schema import Config
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.distributed.launch import require_launch
@@ -81,6 +81,7 @@ def check_request(overrides: list[str]) -> TrainRequest:
         UserError: with one message for each mistake in config, launcher or data.
     """
     config = load_config(overrides)
+    _check_ignored_groups(config, overrides)
     run = RunDirectory(run_directory(config))
     weights = starting_weights(config)
     if weights and weights.is_relative_to(run.path.resolve()):
@@ -95,3 +96,15 @@ def check_request(overrides: list[str]) -> TrainRequest:
             "to null, or add a validation file."
         )
     return TrainRequest(config, dataset, run, overrides)
+
+
+def _check_ignored_groups(config: Config, overrides: list[str]) -> None:
+    """Refuse a launcher, which starts the jobs of a sweep; say that an allocation has no effect.
+
+    A sweep may hold an allocation beside methods without experts.
+    """
+    for text in overrides:
+        if text.startswith("launcher=") and text != "launcher=local":
+            raise UserError(f"{text}: has no effect on a single run; add -m for a sweep, or leave it out.")
+        if text.startswith("allocation") and not uses_allocation(config.method):
+            Console().say(f"{text}: has no effect; method={config.method.name} has no experts to allocate")

@@ -6,7 +6,7 @@ from pathlib import Path
 from mosld.common.errors import UserError, format_value
 from mosld.common.files import JsonObject
 from mosld.common.reading import load_json, load_yaml
-from mosld.config.method_checks import LORA_VARIANTS, TARGETS, experts_of
+from mosld.config.method_checks import LORA_VARIANTS, experts_of, target_modules
 from mosld.config.schema import Config
 from mosld.runs.directory import RunDirectory
 from mosld.runs.saved import find_weights
@@ -74,11 +74,16 @@ def _differences(config: Config, weights: Path, run: Path) -> Iterator[str]:
             key = "allocation.experts" if method.experts is None else "method.experts"
             yield f"{key}={format_value(saved)} there, {format_value(experts)} here"
     names = adapter.get("target_modules")
-    targets = [*TARGETS[method.targets], *TARGETS[method.plain_targets]]
-    if kind in ("lora", "mixture") and (not isinstance(names, list) or set(names) != set(targets)):
-        shown = ",".join(sorted(names)) if isinstance(names, list) else names
-        yield f"target_modules={shown} there, {','.join(sorted(targets))} here (method.targets, method.plain_targets)"
+    targets = target_modules(method)
+    # An expression means other names on each model; weights that do not fit are refused when they are loaded.
+    if kind in ("lora", "mixture") and isinstance(targets, list) and _sorted(names) != sorted(targets):
+        shown, ours = (format_value(_sorted(value)) for value in (names, targets))
+        yield f"target_modules={shown} there, {ours} here (method.targets, method.plain_targets)"
     yield from (f"{key}={format_value(adapter[key])} there, none here" for key in FOREIGN_KEYS if adapter.get(key))
+
+
+def _sorted(names: object) -> object:
+    return sorted(names) if isinstance(names, list) else names
 
 
 def _per_part(experts: object) -> object:

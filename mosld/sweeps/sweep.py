@@ -15,8 +15,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from mosld.common.errors import UserError
 from mosld.common.process import is_distributed, is_main
-from mosld.config.groups import config_directory
 from mosld.config.identity import run_directory
+from mosld.config.options import config_directory
 from mosld.config.sweep import Sweep, plan_sweep
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mosld.config.compose import load_config
-from mosld.config.groups import config_directory, group_options
+from mosld.config.options import config_directory, group_options
 from mosld.config.rerun import eval_arguments
 from mosld.config.sweep import is_sweep, plan_sweep
 

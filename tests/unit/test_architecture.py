@@ -20,6 +20,8 @@ LEVELS = (
 )
 LEVEL_OF = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 COMMANDS = ("chat", "dashboard", "eval", "export", "inspect", "merge", "plan", "report", "train")
+# The console script and what it alone has.
+SCRIPTS = ("__main__", "copy_config")
 # Names of other libraries' modules that one file alone may import: what is behind them is not their public interface.
 INTERNALS = {
     "hydra._internal": ("config/sweep.py", "sweeps/sweep.py"),
@@ -92,7 +94,7 @@ def test_internals_of_other_libraries_stay_in_one_file(path: Path):
 def test_every_package_has_a_level_and_every_module_at_the_top_is_a_command():
     packages = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     assert packages == set(LEVEL_OF)
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {*COMMANDS, "cli", "__init__"}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*COMMANDS, *SCRIPTS, "cli", "__init__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)

@@ -7,7 +7,7 @@ import pytest
 import mosld
 from mosld.common.errors import UserError
 from mosld.config.compose import load_config
-from mosld.config.groups import config_directory, group_options
+from mosld.config.options import config_directory, group_options
 
 
 def refusal(overrides: list[str]) -> list[str]:

@@ -8,8 +8,8 @@ import pytest
 from mosld.common.errors import UserError
 from mosld.config import groups
 from mosld.config.compose import load_config
-from mosld.config.groups import config_directory, group_options
 from mosld.config.identity import run_directory
+from mosld.config.options import config_directory, group_options
 from mosld.config.sweep import is_sweep, job_overrides, plan_sweep
 
 JOBS = {"dropout": 6, "rank": 5, "allocation": 5, "seeds": 3, "dropout_x_rank": 30, "optuna": 0}
@@ -45,9 +45,9 @@ def test_flag_or_sweep_file_makes_a_sweep(arguments: list[str], sweep: bool):
 
 
 def test_experiment_with_mode_multirun_is_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "many.yaml").write_text("hydra:\n  mode: MULTIRUN\n")
-    monkeypatch.setattr("mosld.config.sweep.config_directory", lambda: tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "many.yaml").write_text("hydra:\n  mode: MULTIRUN\n")
+    monkeypatch.chdir(tmp_path)
     assert is_sweep(["experiment=many"])
 
 
@@ -166,10 +166,10 @@ def test_extra_of_a_plugin_exists(chosen: str):
 
 
 def test_sweep_file_with_a_key_of_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep" / "rank.yaml").write_text("seed: 3\nhydra:\n  mode: MULTIRUN\n")
-    monkeypatch.setattr("mosld.config.sweep.config_directory", lambda: tmp_path)
-    assert "sets seed; a sweep file has hydra alone" in refusal("sweep=rank")[0]
+    (tmp_path / "conf" / "sweep").mkdir(parents=True)
+    (tmp_path / "conf" / "sweep" / "mine.yaml").write_text("seed: 3\nhydra:\n  mode: MULTIRUN\n")
+    monkeypatch.chdir(tmp_path)
+    assert "sets seed; a sweep file has hydra alone" in refusal("sweep=mine")[0]
 
 
 def test_several_values_without_m_say_to_add_it():

@@ -10,7 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from mosld.common.errors import UserError
 from mosld.config.compose import load_config
-from mosld.config.groups import config_directory
+from mosld.config.options import config_directory
 from mosld.distributed import launch as launching
 from mosld.distributed.launch import Launch, launch, require_launch
 
