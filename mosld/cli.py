@@ -17,7 +17,6 @@ from typing import NoReturn, TypeVar
 from mosld.common.errors import ExitCode, UserError, nearest
 from mosld.common.machine import check_machine
 from mosld.common.process import run_to_exit_code, silence_imports
-from mosld.common.terminal import flush_streams
 from mosld.common.threads import limit_spinning
 from mosld.config.fields import LARGEST
 from mosld.config.options import CONFIG_DIR_VARIABLE
@@ -145,13 +144,7 @@ def run_flags(
         sys.stdout.flush()
         return code
 
-    try:
-        return run_to_exit_code(work)
-    except KeyboardInterrupt:
-        return ExitCode.STOPPED
-    except BrokenPipeError:
-        flush_streams()
-        return ExitCode.UNREAD
+    return run_to_exit_code(work)
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def adapt_with(
     if method.kind == "full":
         return model.requires_grad_(True)
     if method.kind != "prefix":
-        _check_targets(model, method)
+        check_targets(model, method)
     if seed is not None:
         torch.manual_seed(seed)
     try:
@@ -128,7 +128,7 @@ def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfi
     return MosldConfig.from_method(method, experts, target_modules(method), TARGETS[method.plain_targets])
 
 
-def _check_targets(model: PreTrainedModel, method: MethodConfig) -> None:
+def check_targets(model: PreTrainedModel, method: MethodConfig) -> None:
     """Refuse targets that the model does not have, and say which it has.
 
     Raises:

@@ -65,7 +65,7 @@ def run_to_exit_code(work: Callable[[], int]) -> int:
         _print_errors(error.messages)
         return ExitCode.USER_ERROR
     except BrokenPipeError:
-        raise
+        return ExitCode.UNREAD
     except OSError as error:
         if error.errno is None:
             raise

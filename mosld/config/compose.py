@@ -160,7 +160,8 @@ def typed_keys(overrides: Sequence[str]) -> set[str]:
     """The keys and groups that valid overrides set."""
     keys = set()
     for text in overrides:
-        with suppress(HydraException):
+        # A number of thousands of digits is no Hydra error.
+        with suppress(HydraException, ValueError):
             keys.add(parse_override(text).key_or_group)
     return keys
 

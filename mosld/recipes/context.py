@@ -14,9 +14,10 @@ from accelerate.utils import set_seed
 from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel
 
-from mosld.adapters.adapt import adapt_with
+from mosld.adapters.adapt import adapt_with, check_targets
 from mosld.adapters.load import base_model_of, load_into, parameter_counts
 from mosld.common.errors import UserError
+from mosld.config.method_checks import TARGETS
 from mosld.config.schema import Config, EvaluationConfig, MethodConfig
 from mosld.data.dataset import Dataset
 from mosld.data.mixing import Order, quotas
@@ -28,6 +29,7 @@ from mosld.data.tokens.too_long import messages
 from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.validation import Validation, chosen_by, validation_losses
+from mosld.models.config import empty_model
 from mosld.models.load import load_shape, load_tokenizer
 from mosld.recipes.load import load_base_model
 from mosld.runs.console import Console
@@ -195,6 +197,18 @@ def refuse_too_long(config: Config, dataset: Dataset, console: Console, trains: 
         context.encode_train()
         context.encode_questions("validation", config.evaluation.validation_limit)
         context.encode_validation()
+
+
+def refuse_missing_targets(config: Config) -> None:
+    """End before weights are read if the model has none of the modules in method.targets.
+
+    Raises:
+        UserError: as `check_targets`.
+    """
+    targets = config.method.targets
+    if config.method.kind in ("lora", "mixture") and (isinstance(targets, list) or targets not in TARGETS):
+        shape = load_shape(config.model)
+        check_targets(empty_model(shape, dtype=None, attn_implementation=None), config.method)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -23,7 +23,16 @@ from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.validation import perplexity
-from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare, readable_tokens, refuse_too_long
+from mosld.recipes.context import (
+    Model,
+    RunContext,
+    add_adapter,
+    make_loop,
+    prepare,
+    readable_tokens,
+    refuse_missing_targets,
+    refuse_too_long,
+)
 from mosld.recipes.load import load_base_model
 from mosld.recipes.moa import add_task_experts
 from mosld.recipes.request import TrainRequest, show_results
@@ -98,6 +107,7 @@ def _check(request: TrainRequest) -> None:
     console = Console()
     for line in request.dataset.summary():
         console.say(f"  {line}")
+    refuse_missing_targets(config)
     refuse_too_long(config, request.dataset, console, trains=True)
     model, tokenizer = load_base_model(config.model, console)
     context = RunContext(config, request.dataset, tokenizer, console, readable_tokens(config.method, model.config))
@@ -173,6 +183,7 @@ def _train_and_score(
         console.say(f"  {line}")
     if record := _record(request):
         record.write(run.rows)
+    refuse_missing_targets(config)
     refuse_too_long(config, dataset, console, trains=True)
     model, tokenizer = load_base_model(config.model, console)
     context = RunContext(config, dataset, tokenizer, console, readable_tokens(config.method, model.config))

@@ -49,7 +49,7 @@ REFUSED: dict[str, list[str]] = {
     "method.rank=null": ["method.rank=null", "a whole number"],
     "method.rank=[4]": ["method.rank=[4]", "a whole number"],
     "method.dropout=much": ["method.dropout=much", "a number"],
-    "method.targets=[q,v]": ["method.targets=[q,v]", "text"],
+    "method.targets=[]": ["method.targets=[]", "no module"],
     "data.tasks=obqa": ["data.tasks=obqa", "a list", "[obqa]"],
     "data.limit=ten": ["data.limit=ten", "a whole number or null"],
     "allocation.experts=[2,x]": ["allocation.experts=[2,x]", "a whole number"],
