@@ -18,6 +18,7 @@ COMMANDS = {
     "export": ("mosld.export", "write a run for other software: a model, a LoRA, GGUF"),
     "merge": ("mosld.merge", "write base + LoRA as one model"),
     "inspect": ("mosld.inspect", "compare the experts of runs"),
+    "verify": ("mosld.verify", "check that runs are whole and agree with themselves"),
     "plan": ("mosld.plan", "memory, FLOPs and hours of a run, before it starts"),
     "report": ("mosld.report", "tables and figures of many runs"),
     "dashboard": ("mosld.dashboard", "a W&B workspace over all runs"),

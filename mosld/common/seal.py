@@ -60,6 +60,9 @@ class Seal:
         """Why nothing can be checked, of a run that was sealed; None for an older one, too."""
         if self.tree() is not None:
             return None
+        if any((self.root / name).is_file() for name in ("adapter_config.json", "config.json")):
+            # An adapter or a model by itself has the manifest of a folder.
+            return None
         if (self.root / MANIFEST).exists():
             return f"{MANIFEST} is damaged"
         description = files.read_json(self.root / "data.json") or {}
@@ -207,7 +210,7 @@ class Seal:
     def folder_faults(self, folder: Path) -> list[str]:
         """What is wrong with a folder that has a manifest of its own: damage, or that it is not this run's."""
         if self.tree() is None:
-            return list(damage(folder))
+            return [self._name(folder / fault) for fault in damage(folder)]
         if not self.lists(folder / MANIFEST):
             return [f"{self._name(folder)}/ is not in {MANIFEST}: it is of another run"]
         return self.faults(self._name(folder / MANIFEST))

@@ -100,9 +100,10 @@ def saved_run(directory: str) -> SavedRun:
         _say(f"{root} is {UNSEALED}: damage to its config.yaml is not noticed")
     faults = seal.folder_faults(weights) if seal.tree() or (weights / MANIFEST).is_file() else []
     config = _config_file(path, weights, seal, restorable=not faults)
+    still_works = [STILL_WORKS.format(root=root)] if seal.tree() else []
     best = _best_checkpoint(root, seal) if faults and weights.name == "adapter" else None
     if faults and best is None:
-        raise UserError(*(f"{root} is damaged: {fault}." for fault in faults), STILL_WORKS.format(root=root))
+        raise UserError(*(f"{root}/{fault}." for fault in faults), *still_works)
     recorded = load_yaml(config)
     groups = {
         group: {**require_shape(recorded.get(group) or {}, JsonObject, f"{config}: {group}")}
@@ -112,7 +113,7 @@ def saved_run(directory: str) -> SavedRun:
     recorded |= groups
     if best and groups["method"].get("router") == "domain":
         # Its frozen experts are not among the weights of a checkpoint.
-        raise UserError(*(f"{root} is damaged: {fault}." for fault in faults), STILL_WORKS.format(root=root))
+        raise UserError(*(f"{root}/{fault}." for fault in faults), *still_works)
     whole = not best and not (weights / "adapter_config.json").is_file()
     return SavedRun(path, weights, whole, recorded, best)
 
@@ -128,11 +129,11 @@ def _config_file(path: Path, weights: Path, seal: Seal, restorable: bool) -> Pat
     sealed = ((seal.tree() or {}).get("files") or {}).get("config.yaml")
     if sealed and path == seal.root and (faults := seal.faults("config.yaml")):
         if not restorable or file_state(copy) not in sealed:
-            raise UserError(f"{path} is damaged: {faults[0]}.", STILL_WORKS.format(root=path))
+            raise UserError(f"{path}/{faults[0]}.", STILL_WORKS.format(root=path))
         try:
             seal.write_text(own, copy.read_text(encoding="utf-8"))
         except OSError as error:
-            raise UserError(f"{path} is damaged: {faults[0]}, and cannot be written: {error.strerror}.") from error
+            raise UserError(f"{path}/{faults[0]}, and cannot be written: {error.strerror}.") from error
         _say(f"{path}/{faults[0]}: restored from {copy}, which is whole")
     config = next((file for file in (own, copy) if file.is_file()), None)
     if config is None:
