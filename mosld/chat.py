@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mosld.cli import FlagParser, add_run, at_least, ending_on_ctrl_c, run_flags
+from mosld.cli import FlagParser, add_run, at_least, base_model, ending_on_ctrl_c, run_flags
 from mosld.common.errors import ExitCode, UserError
 from mosld.runs.saved import saved_run
 
@@ -36,7 +36,7 @@ def chat(flags: argparse.Namespace) -> int:
     if flags.prompt is not None and not flags.prompt.strip():
         raise UserError("--prompt: is empty.")
     run = saved_run(flags.run)
-    config = run.config(**({"path": flags.model_path} if flags.model_path else {}))
+    config = run.config([], **base_model(flags))
     with ending_on_ctrl_c():
         # torch, transformers and peft: only now is everything checked.
         from mosld.recipes.chat import ChatOptions, answer_questions

@@ -169,6 +169,15 @@ def add_run(parser: FlagParser) -> None:
     """Add the arguments that name a run and its base model."""
     parser.add_argument("run", metavar="RUN", type=named_run, help="a run directory, or an adapter or model directory")
     parser.add_argument("--model-path", metavar="DIR", help="a local checkpoint of the run's base model")
+    parser.add_argument(
+        "--allow-other-base", action="store_true", help="use other base weights than those it was trained on"
+    )
+
+
+def base_model(flags: argparse.Namespace) -> dict[str, str | bool]:
+    """The keys of the model group that the flags of `add_run` set."""
+    given: dict[str, str | bool] = {"path": flags.model_path, "allow_other_base": flags.allow_other_base}
+    return {key: value for key, value in given.items() if value}
 
 
 def at_least(smallest: Number) -> Callable[[str], Number]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosld.cli import FlagParser, add_run, at_least, ending_on_ctrl_c, run_flags
+from mosld.cli import FlagParser, add_run, at_least, base_model, ending_on_ctrl_c, run_flags
 from mosld.common.errors import ExitCode, UserError, nearest
 from mosld.common.files import read_json
 from mosld.common.reading import load_yaml
@@ -71,7 +71,7 @@ def export(flags: argparse.Namespace) -> int:
     directory = flags.run.removeprefix("run=")
     _refuse_diverged(directory)
     run = saved_run(directory)
-    replaced = {"path": flags.model_path, "dtype": flags.dtype}
+    replaced = {**base_model(flags), "dtype": flags.dtype}
     overrides = [f"source.root={flags.source_root}"] if flags.source_root else []
     config = run.config(overrides, **{key: value for key, value in replaced.items() if value})
     output = Path(flags.output)

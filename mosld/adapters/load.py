@@ -19,6 +19,7 @@ from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
 from mosld.common.machine import time_limit
 from mosld.common.reading import load_json
+from mosld.models.load import not_finite
 from mosld.models.quantization import count_weights
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -76,6 +77,8 @@ def _unloadable(folder: Path, error: BaseException) -> UserError:
 
 def _require_loaded(adapted: PeftModel, saved: dict[str, torch.Tensor], folder: Path) -> None:
     """Compare an adapter's weights with those in its file."""
+    if name := not_finite(saved.items()):
+        raise UserError(f"{folder}: holds NaN or inf in {name}: every number computed with it would be wrong.")
     loaded = _weights(adapted)
     if odd := sorted(saved.keys() ^ loaded.keys()):
         raise UserError(f"{folder}: is damaged: {len(odd)} weights are missing or unknown, the first: {odd[0]}")

@@ -12,6 +12,7 @@ class ExitCode(IntEnum):
     """How a command ended. A bug keeps its traceback, and Python exits with 1."""
 
     FINISHED = 0
+    FAULTS_FOUND = 1  # mosld.verify found something wrong
     USER_ERROR = 2
     DIVERGED = 3
     JOBS_FAILED = 4  # some jobs of a sweep did not finish

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,10 @@ from mosld.common.process import is_main
 from mosld.common.reading import load_json
 
 MANIFEST = "manifest.json"
+# Of a folder in the cache, at all depths.
+CACHE_MANIFEST = ".manifest.json"
+# Size and sha256 of a file.
+FileState = dict[str, int | str]
 
 # A JSON object as Python reads it: results.json, a line of metrics.jsonl, the tree of a YAML file.
 JsonObject = dict[str, Any]
@@ -36,7 +42,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, tree: object) -> None:
     """As `write_text`, with a JSON document."""
-    write_text(path, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(tree))
+
+
+def json_text(tree: object) -> str:
+    """The text of a JSON file."""
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> JsonObject | None:
@@ -45,11 +56,6 @@ def read_json(path: Path) -> JsonObject | None:
         return load_json(path, JsonObject)
     except UserError:
         return None
-
-
-def write_lines(path: Path, records: list[JsonObject]) -> None:
-    """As `write_text`, with one JSON object per line."""
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def disk_is_full(error: BaseException) -> bool:
@@ -63,6 +69,7 @@ def write_folder(
     write: Callable[[Path], object],
     prose: tuple[str, ...] = (),
     meanwhile: Callable[[], object] = lambda: None,
+    placing: Callable[[FileState | None], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Replace a folder so that it is complete or absent, whenever the process is killed.
 
@@ -74,6 +81,7 @@ def write_folder(
         write: fills the folder it is given; only the main process calls it.
         prose: names of files that users may edit; they are not in the manifest.
         meanwhile: what the other processes do: send their shards of what is written.
+        placing: a context around the rename, from the state of the manifest.
     """
     if not is_main():
         meanwhile()
@@ -85,41 +93,65 @@ def write_folder(
     aside.mkdir()
     try:
         write(aside)
-        files = sorted(path for path in aside.iterdir() if path.is_file())
-        entries = {path.name: _manifest_entry(path) for path in files if path.name not in prose}
-        (aside / MANIFEST).write_text(json.dumps(entries, indent=2))
+        written = write_manifest(aside, prose)
         # safetensors gives its files mode 600, whatever the umask says.
         mode = stat.S_IMODE((aside / MANIFEST).stat().st_mode)
-        for path in files:
+        for path in written:
             path.chmod(mode)
-        for path in [*files, aside / MANIFEST, aside]:
+        for path in [*written, aside / MANIFEST, aside]:
             _sync(path)
     except BaseException:
         # On a full disk the half-written folder must not take up space.
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    if target.exists():
-        shutil.rmtree(target)
-    aside.rename(target)
+    with placing(file_state(aside / MANIFEST)):
+        remove(target)
+        aside.rename(target)
     _sync(target.parent)
 
 
-def damage(folder: Path) -> Iterator[str]:
+def write_manifest(folder: Path, prose: tuple[str, ...] = ()) -> list[Path]:
+    """Write the manifest of a folder's files, without those in `prose`; returns all files."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    entries = {path.name: file_state(path) for path in files if path.name not in prose}
+    (folder / MANIFEST).write_text(json.dumps(entries, indent=2))
+    return files
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there; a folder goes by one rename, so that no half of it is ever seen."""
+    gone = path.with_name(f".tmp-gone-{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        path.rename(gone)
+        shutil.rmtree(gone)
+
+
+def damage(folder: Path, manifest: str = MANIFEST, skipped: tuple[str, ...] = ()) -> Iterator[str]:
     """Compare a folder with its manifest and yield what is wrong; files that are not in the manifest are ignored."""
-    manifest = read_json(folder / MANIFEST)
-    if manifest is None:
-        yield f"{MANIFEST} is missing or damaged"
+    entries = read_json(folder / manifest)
+    if entries is None:
+        yield f"{manifest} is missing or damaged"
         return
-    for name, entry in sorted(manifest.items()):
+    for name, entry in sorted(entries.items()):
+        if name in skipped:
+            continue
         if not (folder / name).is_file():
             yield f"{name} is missing"
-        elif _manifest_entry(folder / name) != entry:
+        elif file_state(folder / name) != entry:
             yield f"{name} differs from its checksum"
 
 
-def _manifest_entry(path: Path) -> dict[str, int | str]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def file_state(path: Path) -> FileState | None:
+    """Size and sha256 of a file; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
 
 
 def _sync(path: Path) -> None:
@@ -148,7 +180,7 @@ def cache_directory() -> Path:
 
 
 def build_once(target: Path, make: Callable[[Path], object]) -> Path:
-    """Build a file or folder unless it exists; a reader sees it complete or not at all.
+    """Build a file or folder unless it exists whole; a reader sees it complete or not at all.
 
     Several processes may build at once: the first one to finish puts its result in place, and the others keep it.
 
@@ -160,7 +192,11 @@ def build_once(target: Path, make: Callable[[Path], object]) -> Path:
         `target`.
     """
     if target.exists():
-        return target
+        # A folder of before has no manifest.
+        if not (target / CACHE_MANIFEST).is_file() or not any(damage(target, CACHE_MANIFEST)):
+            return target
+        print(f"{target} is damaged; building it again", file=sys.stderr)
+        remove(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=target.parent)
@@ -170,6 +206,11 @@ def build_once(target: Path, make: Callable[[Path], object]) -> Path:
     with folder as scratch:
         aside = Path(scratch) / target.name
         make(aside)
+        if aside.is_dir():
+            files = {
+                path.relative_to(aside).as_posix(): file_state(path) for path in aside.rglob("*") if path.is_file()
+            }
+            (aside / CACHE_MANIFEST).write_text(json.dumps(files, indent=2))
         try:
             aside.rename(target)
         except OSError:

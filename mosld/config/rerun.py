@@ -14,7 +14,10 @@ from mosld.config.groups import option_tree
 from mosld.config.schema import Config
 
 # The keys that scoring may change; all others are those that the run was trained with.
-OPEN_KEYS = ("data", "source", "evaluation", "prompt", "logger", "model.dtype", "model.path", "model.attention")
+OPEN_KEYS = (
+    "data", "source", "evaluation", "prompt", "logger", "model.dtype", "model.path", "model.attention",
+    "model.allow_other_base",
+)  # fmt: skip
 ARGUMENTS = ("run", "backend", "tasks", "compare", "output")
 BACKENDS = ("mosld", "lm_eval")
 # The keys that `compare=` may change: they affect the computation, not the questions.

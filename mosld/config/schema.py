@@ -233,6 +233,9 @@ class ModelConfig:
         None, "Commit, branch or tag of that repository; its commit is recorded. null: the newest of its main branch."
     )
     path: str | None = setting(None, "Local checkpoint directory, used in place of the named weights.")
+    allow_other_base: bool = setting(
+        False, "Use other weights than those that the run was trained on.", affects_results=False
+    )
     dtype: str = setting(
         "auto",
         "Type of the frozen weights; auto: bfloat16 where the CPU multiplies it natively.",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy
 
-from mosld.common.files import JsonObject, read_json, write_json
+from mosld.common.files import JsonObject, read_json
 from mosld.data.rows import row_keys
 from mosld.data.splits import NO_KEYS, Rows, TaskData
 
@@ -41,14 +41,14 @@ class Record:
         """Both: what a run was trained on that starts from the weights of an earlier one."""
         return Record(*(numpy.concatenate([getattr(one, key.name) for one in (self, earlier)]) for key in fields(self)))
 
-    def write(self, path: Path) -> None:
-        """Write the hashes to a JSON file, in base64."""
+    def tree(self) -> JsonObject:
+        """The hashes in base64, for a JSON file."""
         little_endian = {one.name: getattr(self, one.name).astype("<u8").tobytes() for one in fields(self)}
-        write_json(path, {name: base64.b64encode(content).decode() for name, content in little_endian.items()})
+        return {name: base64.b64encode(content).decode() for name, content in little_endian.items()}
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """What `write` wrote; None where there is no such file, or it is damaged."""
+        """What `tree` made; None where there is no such file, or it is damaged."""
         tree = read_json(path)
         try:
             return None if tree is None else cls(*(_decoded(tree[one.name]) for one in fields(cls)))

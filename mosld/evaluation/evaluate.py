@@ -191,12 +191,16 @@ def evaluate(
     }
     if expert_use is not None:
         expert_use.all_reduce(processes())
-    scores = {name: _score(questions.tasks[name], predictions[name], questions.style) for name in predictions}
+    scores = {
+        name: score_task(answered, questions.style, bool(questions.tasks[name].subjects))
+        for name, answered in predictions.items()
+    }
     return Evaluation(predictions, scores)
 
 
-def _score(task: Task, predictions: Sequence[Prediction], style: str) -> Score:
+def score_task(predictions: Sequence[Prediction], style: str, by_subject: bool) -> Score:
+    """The score of one task, also by subject where it has subjects."""
     score = task_score(predictions, style)
-    if not task.subjects:
+    if not by_subject:
         return score
     return add_subjects(score, [one.id for one in predictions], predictions, lambda part: task_score(part, style))

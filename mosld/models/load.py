@@ -3,6 +3,7 @@
 Remote code is never run, and pickled weights are never loaded.
 """
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
             raise UserError(f"model={config.name}: {source} does not fit: {_reason(error)}") from error
     dtype = resolve_dtype(config.dtype)
     attention = resolve_attention(config.attention)
-    source, revision = _source(config)
+    source, revision = source_of(config)
     try:
         if empty:
             model = empty_model(load_shape(config), dtype, attention)
@@ -105,6 +106,11 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
     # What a library raises of a foreign file may be anything.
     except Exception as error:
         raise UserError(_explain(config, error)) from error
+    if not empty and (name := not_finite(model.named_parameters())):
+        raise UserError(
+            f"model={config.name}: {config.path or source} holds NaN or inf in {name}: every number computed with it "
+            "would be wrong. Give whole weights with model.path=DIR."
+        )
     return keep_packing(model).eval(), tokenizer
 
 
@@ -116,7 +122,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     if config.kind == "random" and not config.path:
         return byte_tokenizer()
-    source, revision = _source(config)
+    source, revision = source_of(config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
@@ -134,11 +140,19 @@ def load_shape(config: ModelConfig) -> PretrainedConfig:
     """
     if config.kind == "random" and not config.path:
         return transformers_config(config)
-    source, revision = _source(config)
+    source, revision = source_of(config)
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise UserError(_explain(config, error)) from error
+
+
+@torch.no_grad()
+def not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of the first tensor that holds NaN or inf, if any; one pass over the weights, without copies."""
+    floating = [(name, one) for name, one in tensors if one.is_floating_point() and one.numel()]
+    extremes = [torch.stack(one.aminmax()).float().cpu() for _, one in floating]
+    return next((name for (name, _), pair in zip(floating, extremes, strict=True) if not pair.isfinite().all()), None)
 
 
 def load_placed(config: ModelConfig, group: Processes) -> BaseModel:
@@ -165,7 +179,7 @@ def have_weights(config: ModelConfig) -> None:
     # With a sharded base, the main process sends the others their weights.
     elif config.kind == "hub" and (is_main() or not launch().sharded_base):
         try:
-            download(*_source(config))
+            download(*source_of(config))
         except OSError as error:
             raise UserError(_explain(config, error)) from error
 
@@ -210,7 +224,7 @@ def _random(config: ModelConfig, empty: bool) -> PreTrainedModel:
     return quantized_copy(model, config.quantize, dtype, attention) if config.quantize else model
 
 
-def _source(config: ModelConfig) -> tuple[str, str | None]:
+def source_of(config: ModelConfig) -> tuple[str, str | None]:
     """Directory or hub repository, and its revision."""
     if config.path:
         return str(Path(config.path).resolve()), None

@@ -2,15 +2,14 @@
 
 import dataclasses
 import hashlib
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from mosld.adapters.load import parameter_counts
-from mosld.common.files import write_json, write_lines, write_text
 from mosld.common.process import is_main, silence_libraries
+from mosld.common.seal import seal_of
 from mosld.config.schema import Config, DataConfig, EvaluationConfig
 from mosld.data.dataset import Dataset
 from mosld.evaluation.compare import differences, differences_table
@@ -62,11 +61,11 @@ class EvaluationOutput:
             output: the directory that the user named.
         """
         self.config = config
-        self.directory = RunDirectory(Path(output) if output else run.output("eval") / name)
+        target = Path(output) if output else run.output("eval") / name
+        self.directory = RunDirectory(target, seal_of(target).root)
         if is_main():
-            for path in (self.directory.results, self.directory.path / DIFFERENCES):
-                path.unlink(missing_ok=True)
-            shutil.rmtree(self.directory.path / "predictions", ignore_errors=True)
+            stale = (self.directory.results, self.directory.path / DIFFERENCES, self.directory.path / "predictions")
+            self.directory.seal.remove(*stale)
             self.directory.path.mkdir(parents=True, exist_ok=True)
         self.console = Console(self.directory.log)
         self.results = Results(self.directory, config, overrides, data)
@@ -79,7 +78,8 @@ class EvaluationOutput:
     def finish(self, evaluation: Evaluation | None = None) -> EvaluationResult:
         """Write config and results, send them to the tracker, show the table."""
         config = self.config
-        write_text(self.directory.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+        self.directory.seal.write_text(self.directory.config, text)
         results = self.results.write("finished")
         job_type = "eval" if config.logger.job_type == "train" else config.logger.job_type
         config = replace(config, logger=replace(config.logger, job_type=job_type, artifact=False))
@@ -132,7 +132,7 @@ def evaluate_run(
     context = RunContext(config, dataset, tokenizer, output.console, context_length(model))
     questions = context.encode_questions("test", config.evaluation.limit)
     if config.evaluation.base:
-        with untrained(config.model, model) as base:
+        with untrained(config.model, model, run) as base:
             base_evaluation = context.score(base, questions, "scoring the untrained model", trained=False)
         directory.write_predictions(base_evaluation.records(), "base")
         output.results.add(base_scores=base_evaluation.scores, base_average=base_evaluation.average)
@@ -143,13 +143,13 @@ def evaluate_run(
     output.add_model(model)
     output.results.add(**expert_use.accuracy())
     if routing := expert_use.table():
-        write_json(directory.routing, routing)
+        directory.seal.write_json(directory.routing, routing)
     if compared is not None:
         compared_model, _ = load_trained(compared.model, run, output.console)
         context = RunContext(compared, dataset, tokenizer, output.console)
         second = context.score(compared_model, questions, "scoring once more")
         changed = differences(questions, evaluation, second)
-        write_lines(directory.path / DIFFERENCES, [dataclasses.asdict(one) for one in changed])
+        directory.seal.write_lines(directory.path / DIFFERENCES, [dataclasses.asdict(one) for one in changed])
         output.results.add(differing=len(changed))
         output.console.show(differences_table(questions, changed))
     return output.finish(evaluation)

@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from mosld.adapters.load import base_model_of
 from mosld.common.errors import UserError
-from mosld.common.files import write_folder, write_text
+from mosld.common.files import write_folder, write_json, write_text
 from mosld.common.process import silence_libraries
 from mosld.config.groups import method_config
 from mosld.config.schema import Config
@@ -256,7 +256,7 @@ def _write_files(
         write_gguf(lora.updates, model.config.get_text_config(), export.output.name, folder / GGUF_FILE)
     if form in ("lora", "merged"):
         _write_config(export, lora, folder)
-    results = whole_results(run.path / "results.json")
+    results = None if run.seal.fault(run.path / "results.json") else whole_results(run.path / "results.json")
     name = run.path.resolve().name
     write_exported_card(folder, export.config, results, form, lora.fact, export.output.resolve().name, name, dtype)
 
@@ -270,7 +270,7 @@ def _write_config(export: Export, lora: PlainLora, folder: Path) -> None:
         method, _ = method_config("lora", None, {"rank": rank, "alpha": float(rank), "targets": targets})
         config = replace(config, method=method)
     if record := export.run.record():
-        record.write(folder / "rows.json")
+        write_json(folder / "rows.json", record.tree())
     write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 

@@ -40,6 +40,12 @@ def inspect_runs(
         UserError: files are damaged, or the directory cannot be written.
     """
     console = Console()
+    for saved, config in selected:
+        if saved.best:
+            # Only now are torch and the base model needed.
+            from mosld.recipes.remake import remake_adapter
+
+            remake_adapter(config.model, saved, console)
     runs = [AdapterRun(saved, config) for saved, config in selected]
     # Comparing A needs transformers and peft.
     if compares_a(runs):

@@ -10,7 +10,6 @@ from peft import LoraModel, PeftModel
 from transformers import PreTrainedModel
 
 from mosld.adapters.moa import extend_from, freeze_experts, load_experts
-from mosld.common.files import damage, write_folder
 from mosld.config.schema import Config
 from mosld.distributed.processes import processes
 from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare
@@ -34,7 +33,7 @@ def add_task_experts(context: RunContext, model: Model, run: RunDirectory, stop:
     folders = {}
     for task in trained:
         expert = run.expert(task)
-        if processes().broadcast(any(damage(expert.adapter))):
+        if processes().broadcast(any(run.seal.folder_faults(expert.adapter))):
             context.console.say(f"stage 1: the expert of {task}")
             config = expert_config(context.config, task, len(method.domains or trained))
             dataset = replace(context.dataset, tasks={task: context.dataset.tasks[task]})
@@ -65,7 +64,7 @@ def _train_expert(context: RunContext, model: Model, run: RunDirectory, stop: St
         save_adapter(adapted, context.config.model, folder)
         (folder / "config.yaml").write_text(yaml.safe_dump(asdict(context.config), sort_keys=False))
 
-    write_folder(run.adapter, write)
+    run.seal.write_folder(run.adapter, write)
     processes().barrier()
     return cast("PreTrainedModel", adapted.base_model.unload())
 

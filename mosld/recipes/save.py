@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from peft import PeftModel
 
-from mosld.common.files import write_folder, write_json
+from mosld.common.files import JsonObject, write_json
 from mosld.config.schema import Config, HubConfig, ModelConfig
 from mosld.distributed.processes import processes
 from mosld.distributed.tensors import gather_state_dict
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.runs.model_card import base_reference, write_model_card
-from mosld.runs.results import Results
 from mosld.tracking.hub import push
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def save_trained(
     tokenizer: "PreTrainedTokenizerBase",
     config: Config,
     run: RunDirectory,
-    results: Results,
+    results: JsonObject,
     console: Console,
 ) -> Path:
     """Write adapter/, or model/ after full fine-tuning: whole or not there. Returns the directory."""
@@ -39,7 +38,7 @@ def save_trained(
             model.save_pretrained(folder, state_dict=gather_state_dict(model, processes()))
             tokenizer.save_pretrained(folder)
         shutil.copy(run.config, folder / "config.yaml")
-        write_model_card(folder, config, results.tree)
+        write_model_card(folder, config, results)
 
     def send_shards() -> None:
         """The other processes take part in gathering a sharded model; adapters are whole in every process."""
@@ -47,7 +46,7 @@ def save_trained(
             gather_state_dict(model, processes())
 
     with console.working(f"saving {target.name}/"):
-        write_folder(target, write, prose=("README.md",), meanwhile=send_shards)
+        run.seal.write_folder(target, write, prose=("README.md",), meanwhile=send_shards)
     return target
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mosld.adapters.load import parameter_counts
 from mosld.common.errors import ExitCode, UserError
-from mosld.common.files import disk_is_full, write_json
+from mosld.common.files import disk_is_full
 from mosld.common.process import is_distributed, is_main, silence_libraries
 from mosld.common.secrets import redact
 from mosld.data.leaks import Record
@@ -23,6 +23,7 @@ from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.validation import perplexity
+from mosld.models.fingerprint import base_fingerprint
 from mosld.recipes.context import (
     Model,
     RunContext,
@@ -182,10 +183,13 @@ def _train_and_score(
     for line in dataset.summary():
         console.say(f"  {line}")
     if record := _record(request):
-        record.write(run.rows)
+        run.seal.write_json(run.rows, record.tree())
     refuse_missing_targets(config)
     refuse_too_long(config, dataset, console, trains=True)
-    model, tokenizer = load_base_model(config.model, console)
+    model, tokenizer = load_base_model(config.model, console, run.seal.base())
+    if fingerprint := base_fingerprint(config.model):
+        run.seal.set_base(fingerprint)
+        results.add(base_fingerprint=fingerprint)
     context = RunContext(config, dataset, tokenizer, console, readable_tokens(config.method, model.config))
     test = context.encode_questions("test", config.evaluation.limit)
     if config.evaluation.base:
@@ -200,7 +204,7 @@ def _train_and_score(
     use = ExpertUse(config.method.domains)
     evaluation = context.score(trained, test, "scoring", use)
     if use.table():
-        write_json(run.routing, use.table())
+        run.seal.write_json(run.routing, use.table())
     results.add(
         **use.accuracy(),
         dtype=str(base_dtype).removeprefix("torch."),
@@ -220,7 +224,7 @@ def _train_and_score(
         tokens_per_second=round(progress.tokens / progress.seconds, 2),
     )
     run.write_predictions(evaluation.records())
-    saved = save_trained(trained, tokenizer, config, run, results, console)
+    saved = save_trained(trained, tokenizer, config, run, results.tree, console)
     if config.hub.push_to:
         results.add(pushed_to=push_to_hub(saved, config.hub, config.method.name, console) if is_main() else None)
     return evaluation
@@ -238,10 +242,11 @@ def _record(request: TrainRequest) -> Record | None:
 
 def _score_base(context: RunContext, model: Model, test: Questions, run: RunDirectory) -> dict:
     """Scores of the untrained model; a resumed run reads them back."""
-    if recorded := processes().broadcast(load_base_scores(run.base_scores)):
+    whole = run.base_scores.is_file() and not run.seal.faults(run.base_scores.name)
+    if recorded := processes().broadcast(load_base_scores(run.base_scores) if whole else None):
         return {**recorded}
     evaluation = context.score(model, test, "scoring the untrained model", trained=False)
     run.write_predictions(evaluation.records(), "base")
     scores = {"base_scores": evaluation.scores, "base_average": evaluation.average}
-    write_json(run.base_scores, scores)
+    run.seal.write_json(run.base_scores, scores)
     return scores

@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject, read_json
 from mosld.common.reading import load_json, require_shape
+from mosld.common.seal import seal_of
 from mosld.common.terminal import one_line
 from mosld.reporting.run import Run
 from mosld.runs.record import RunResults
@@ -68,8 +69,11 @@ def _run_directories(directories: Iterable[str]) -> Iterator[Path]:
 def _add_run(collected: CollectedRuns, path: Path) -> None:
     file = path / "results.json"
     results: JsonObject = {}
+    seal = seal_of(path)
     if not file.exists():
         problem: str | None = "unfinished: there is no results.json, so it is still running or was killed"
+    elif fault := seal.problem() or seal.fault(file):
+        problem = f"damaged: {fault}"
     else:
         try:
             results = _in_lines(load_json(file, dict[str, object]))
@@ -80,8 +84,10 @@ def _add_run(collected: CollectedRuns, path: Path) -> None:
             problem = f"damaged: {str(error).removeprefix(f'{file}: ').removeprefix('is damaged: ')}"
     if problem:
         collected.left_out.append((path, problem))
-    else:
-        collected.runs.append(Run(path, cast("RunResults", results), _trained_on(path, collected.runs)))
+        return
+    if faults := seal.faults("metrics.jsonl"):
+        collected.left_out.append((path / "metrics.jsonl", f"damaged: {faults[0]}; its losses are not drawn"))
+    collected.runs.append(Run(path, cast("RunResults", results), _trained_on(path, collected.runs)))
 
 
 def _in_lines(value: T) -> T:

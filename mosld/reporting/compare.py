@@ -9,6 +9,7 @@ import numpy as np
 
 from mosld.common.files import JsonObject
 from mosld.common.reading import parse_json, require_shape
+from mosld.common.seal import seal_of
 from mosld.config.schema import LETTER_PROMPTS
 from mosld.reporting.blocks import Block, Row
 from mosld.reporting.run import Run
@@ -99,6 +100,8 @@ class Predictions:
 
 
 def _read_correct(path: Path, run: Run, task: str) -> dict[str, bool]:
+    if fault := seal_of(run.path).fault(path):
+        raise ValueError(fault)
     records = [require_shape(parse_json(line, path), JsonObject, path) for line in path.read_bytes().splitlines()]
     # As in evaluation: likelihood per character where the answer is the option's text, plain where it is a letter.
     per_character = run.prompt not in LETTER_PROMPTS and records and "normalised_correct" in records[0]

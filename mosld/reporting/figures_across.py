@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.ticker import MaxNLocator
 
+from mosld.common.seal import seal_of
 from mosld.reporting.blocks import Block, Row
 from mosld.reporting.compare import Predictions
 from mosld.reporting.figures import PER_CENT, accuracy_point
@@ -129,6 +130,9 @@ def loss_figure(block: Block) -> RenderedFigure | None:
 
 def _losses(run: Run, pattern: re.Pattern[bytes]) -> list[tuple[int, float]]:
     """Step and loss out of metrics.jsonl, averaged over intervals of steps to at most `MAX_LOSS_POINTS` points."""
+    if seal_of(run.path).faults("metrics.jsonl"):
+        # The list of what is left out says so.
+        return []
     try:
         lines = (run.path / "metrics.jsonl").read_bytes().splitlines()
     except OSError:

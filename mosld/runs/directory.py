@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import IO
 import yaml
 
 from mosld.common.errors import UserError
-from mosld.common.files import JsonObject, write_json, write_lines, write_text
+from mosld.common.files import MANIFEST, JsonObject, remove
 from mosld.common.reading import load_json, load_yaml
+from mosld.common.seal import Seal
 from mosld.config.identity import all_results_keys, identity, unhashed_defaults
 from mosld.config.schema import Config
 
@@ -22,6 +22,10 @@ RUN_FILES = (
     "adapter", "model", "experts", "predictions", "figures", "eval", "inspect", "wandb", "rows.json", "config.yaml",
     "data.json",
 )  # fmt: skip
+# What the end of a run writes: it is made again from the last checkpoint where it is damaged.
+END_FILES = ("results.json", "adapter", "model", "predictions", "routing.json", "rows.json", "base_scores.json")
+# Of a run without a manifest.
+UNSEALED = "not sealed, as it was made by an earlier mosld"
 
 
 class RunDirectory:
@@ -41,10 +45,14 @@ class RunDirectory:
         routing: which experts each task used.
         base_scores: scores of the untrained model, which a resumed run reads instead of computing them again.
         results: the results, written last.
+        seal: the manifest of all these files.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: Path | None = None) -> None:
+        """Name the files; `root` is the run directory in which this one lies, where it is a part of a run."""
         self.path = path
+        self.root = root or path
+        self.seal = Seal(self.root)
         self.config = path / "config.yaml"
         self.data = path / "data.json"
         self.rows = path / "rows.json"
@@ -60,11 +68,11 @@ class RunDirectory:
 
     def expert(self, task: str) -> "RunDirectory":
         """The directory of one task's own LoRA, trained in stage 1 of a mixture of domains."""
-        return RunDirectory(self.path / "experts" / task)
+        return RunDirectory(self.path / "experts" / task, self.root)
 
     def finished(self) -> JsonObject | None:
-        """The results of a finished run, else None."""
-        if not self.results.is_file():
+        """The results of a finished run, else None, also where results.json is damaged."""
+        if not self.results.is_file() or self.seal.fault(self.results):
             return None
         # It imports pydantic, which a new run need not wait for.
         from mosld.runs.record import whole_results
@@ -121,18 +129,48 @@ class RunDirectory:
         Raises:
             UserError: the directory holds a run with another config or other rows.
         """
-        if self._is_run():
-            if config.training.resume == "never":
-                self._remove_run()
-            else:
-                self._check_same_run(config, data, say)
+        if self._is_run() and config.training.resume == "never":
+            self._remove_run()
+        resuming = self._is_run()
+        if resuming:
+            self._check_same_run(config, data, say)
+            self._say_damage(say)
         if not self.finished():
-            write_json(self.data, data)
-            write_text(self.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+            self.seal.begin(identity(config), data["fingerprint"], anew=not resuming)
+            # It grows from here on.
+            self.seal.forget(self.metrics)
+            self.seal.write_json(self.data, {**data, "sealed": True})
+            self.seal.write_text(self.config, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
             # How an earlier start ended says nothing about this one.
-            self.results.unlink(missing_ok=True)
+            self.seal.remove(self.results)
             for stale in self.path.glob(".*.tmp"):
                 stale.unlink()
+
+    def _say_damage(self, say: Callable[[str], None]) -> None:
+        """Say what of an earlier start is damaged and made again.
+
+        Raises:
+            UserError: it can only be made again by training from step 0.
+        """
+        if self.seal.tree() is None:
+            say(f"{self.path} is {UNSEALED}: its files are taken as they are")
+        faults = self.end_faults()
+        if not faults:
+            return
+        ended = self.results.exists() or any(fault.startswith(self.results.name) for fault in faults)
+        if ended and all(map(self.seal.folder_faults, self.checkpoints.glob("step-*"))):
+            raise UserError(
+                *(f"{self.path}/{fault}." for fault in faults),
+                f"{self.path}: no checkpoint is whole, so this can be made again only from step 0: "
+                "training.resume=never does that.",
+            )
+        for fault in faults:
+            say(f"{fault}; it is made again" + (" from the last checkpoint" if ended else ""))
+        self.seal.remove(self.results)
+
+    def end_faults(self) -> list[str]:
+        """What is wrong with the files that scoring and saving write."""
+        return self.seal.faults(*END_FILES)
 
     def differences(self, config: Config, data: JsonObject) -> list[str]:
         """What differs between the run in the directory and one of this config and these rows, one line each.
@@ -160,14 +198,15 @@ class RunDirectory:
         folder = self.path / "predictions" / subfolder
         folder.mkdir(parents=True, exist_ok=True)
         for task, records in predictions.items():
-            write_lines(folder / f"{task}.jsonl", records)
+            self.seal.write_lines(folder / f"{task}.jsonl", records)
 
     def _is_run(self) -> bool:
         return self.config.is_file() and self.data.is_file()
 
     def _has_foreign_files(self) -> bool:
         """Whether the directory holds more than a run leaves that was killed at its start."""
-        return any(not path.name.startswith(".") and path.name != "data.json" for path in self.path.iterdir())
+        names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+        return bool(names - {"data.json", MANIFEST})
 
     def _remove_run(self) -> None:
         links = [name for name in RUN_FILES if (self.path / name).is_symlink()]
@@ -176,12 +215,8 @@ class RunDirectory:
                 f"{self.path}: {', '.join(links)} {'is a link' if len(links) == 1 else 'are links'}, and "
                 "training.resume=never does not delete what a link names; nothing was deleted. Remove the links."
             )
-        for name in RUN_FILES:
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        self.seal.remove(*(self.path / name for name in RUN_FILES))
+        remove(self.path / MANIFEST)
 
     def _check_same_run(self, config: Config, data: JsonObject, say: Callable[[str], None]) -> None:
         differences = self.differences(config, data)
@@ -195,20 +230,24 @@ class RunDirectory:
             )
         say(f"resuming in spite of what differs (training.resume=force): {'; '.join(differences)}")
         # They were computed with the former config and rows.
-        self.results.unlink(missing_ok=True)
-        self.base_scores.unlink(missing_ok=True)
+        self.seal.remove(self.results, self.base_scores)
 
     def _recorded(self, ignore_damage: bool) -> tuple[JsonObject, JsonObject]:
         """The config and the description of the rows that the run started with."""
+        problem = self.seal.problem()
+        faults = [problem] if problem else self.seal.faults(self.config.name, self.data.name)
         try:
-            return load_yaml(self.config), load_json(self.data, JsonObject)
-        except UserError as error:
-            if ignore_damage:
-                return {}, {}
-            raise UserError(
-                f"{self.path}: config.yaml or data.json is damaged; training.resume=force resumes in spite of it, "
-                "training.resume=never starts anew."
-            ) from error
+            if not faults:
+                return load_yaml(self.config), load_json(self.data, JsonObject)
+        except UserError:
+            faults = ["config.yaml or data.json cannot be read"]
+        if ignore_damage:
+            return {}, {}
+        raise UserError(
+            f"{self.path} is damaged: {'; '.join(faults)}. The checkpoints are checked one by one: "
+            "training.resume=force resumes with the config and the rows of this command, training.resume=never starts "
+            f"anew; after an edit of your own, python -m mosld.verify {self.path} --accept FILE."
+        )
 
 
 def run_name(config: Config, path: Path) -> str:

@@ -10,7 +10,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mosld.common.files import JsonObject, write_json, write_text
+from mosld.common.files import JsonObject, write_text
 from mosld.common.process import is_main
 from mosld.config.identity import identity, results_keys
 from mosld.config.method_checks import experts_of
@@ -66,8 +66,10 @@ class Results:
             seconds=round(time.perf_counter() - self._start, 3),
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_MAXRSS,
         )
+        if self.run.metrics.is_file():
+            self.run.seal.accept(self.run.metrics)
         # JSON has no infinity, which a perplexity can be.
-        write_json(self.run.results, _finite(self.tree))
+        self.run.seal.write_json(self.run.results, _finite(self.tree))
         return self.tree
 
 

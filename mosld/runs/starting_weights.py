@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mosld.common.errors import UserError, format_value
-from mosld.common.files import JsonObject
+from mosld.common.files import MANIFEST, JsonObject
 from mosld.common.reading import load_json, load_yaml
+from mosld.common.seal import seal_of
 from mosld.config.method_checks import LORA_VARIANTS, experts_of, target_modules
 from mosld.config.schema import Config
 from mosld.runs.directory import RunDirectory
@@ -44,6 +45,8 @@ def starting_weights(config: Config) -> Path | None:
         raise UserError(f"{key}: the run is not finished; type its train command again to finish it.")
     if weights is None:
         raise UserError(f"{key}: no trained weights (looked for adapter/adapter_config.json and model/config.json).")
+    if faults := seal_of(path).folder_faults(weights) if (weights / MANIFEST).is_file() else []:
+        raise UserError(*(f"{key}: is damaged: {fault}." for fault in faults))
     differences = list(_differences(config, weights, path))
     if differences:
         raise UserError(f"{key}: does not fit this run: {'; '.join(differences)}.")

@@ -196,7 +196,7 @@ def clear_records(directory: Path) -> None:
 
 def _is_finished(run: RunDirectory, config: Config) -> bool:
     """Whether the run is there, whole, and of the same rows."""
-    if config.check or config.training.resume != "auto" or not run.finished():
+    if config.check or config.training.resume != "auto" or not run.finished() or run.end_faults():
         return False
     try:
         return not run.differences(config, describe_rows(config.data, config.source))

@@ -84,7 +84,7 @@ def build_loop(
         validate=validate,
         best_by=best_by,
         pop_expert_load=lambda: pop_expert_load(stepper.model),
-        checkpoints=Checkpoints(run.checkpoints, config.keep_last),
+        checkpoints=Checkpoints(run.checkpoints, config.keep_last, run.seal),
         metrics_path=run.metrics,
         log_every=log_every,
         console=console,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from mosld.adapters.load import trained_parameters
 from mosld.common.errors import UserError
-from mosld.common.files import damage, write_folder
 from mosld.common.process import is_main
 from mosld.common.reading import load_json
+from mosld.common.seal import Seal
 from mosld.distributed.tensors import full_shape
 from mosld.training.engine import Engine
 from mosld.training.tensor_files import SavedTensors, write_tensors
@@ -57,9 +57,10 @@ class Progress:
 class Checkpoints:
     """`step-000120` and so on, and `best-000080`, the weights of the best validation."""
 
-    def __init__(self, folder: Path, keep_last: int) -> None:
-        """Remove what a killed process left half written."""
+    def __init__(self, folder: Path, keep_last: int, seal: Seal | None = None) -> None:
+        """Remove what a killed process left half written; `seal` is that of the run, if there is one."""
         self.folder = folder
+        self.seal = seal or Seal(folder)
         self.keep_last = keep_last
         if not is_main():
             return
@@ -73,7 +74,7 @@ class Checkpoints:
 
     def save_best(self, step: int, write: WriteCheckpoint) -> None:
         """Save the weights of the best validation so far; former ones stay while a checkpoint names them."""
-        write_folder(self.best(step), write, meanwhile=lambda: write(None))
+        self.seal.write_folder(self.best(step), write, meanwhile=lambda: write(None))
 
     def save_step(self, step: int, write: WriteCheckpoint) -> Path:
         """Save the checkpoint of a step, then delete what is no longer needed; returns its folder.
@@ -82,7 +83,7 @@ class Checkpoints:
         weights that each of them names.
         """
         folder = self.folder / f"step-{step:06d}"
-        write_folder(folder, write, meanwhile=lambda: write(None))
+        self.seal.write_folder(folder, write, meanwhile=lambda: write(None))
         if is_main():
             self._delete_old(folder)
         return folder
@@ -90,24 +91,24 @@ class Checkpoints:
     def _delete_old(self, newest: Path) -> None:
         names = [folder.name for folder in self._steps()]
         last = names[: names.index(newest.name) + 1][-self.keep_last :]
-        for name in names:
-            if name not in last:
-                shutil.rmtree(self.folder / name)
         best = {self.best(_best_step(self.folder / name)) for name in last}
-        for weights in self.folder.glob("best-*"):
-            if weights not in best:
-                shutil.rmtree(weights)
+        old = [self.folder / name for name in names if name not in last]
+        self.seal.remove(*old, *(weights for weights in self.folder.glob("best-*") if weights not in best))
 
     def newest(self, report: Callable[[str], None]) -> Path | None:
         """The newest whole checkpoint; `report` gets a message for each damaged one that is skipped."""
         for folder in reversed(self._steps()):
-            faults = list(damage(folder))
-            if not faults:
+            fault = self.fault(folder)
+            if fault is None:
                 return folder
-            report(f"checkpoint {folder.name} is damaged and skipped: {faults[0]}")
+            report(f"checkpoint {folder.name} is damaged and skipped: {fault}")
         if self._steps():
             report("no checkpoint is whole: training starts at step 0 again")
         return None
+
+    def fault(self, folder: Path) -> str | None:
+        """Why a checkpoint cannot be used, if so: it is damaged, missing, or of another run."""
+        return next(iter(self.seal.folder_faults(folder)), None)
 
     def _steps(self) -> list[Path]:
         """The checkpoints in the order of their steps."""

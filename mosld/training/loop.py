@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mosld.common.files import damage
 from mosld.config.schema import TrainingConfig
 from mosld.data.mixing import Order
 from mosld.data.tokens.encoding import Example
@@ -135,7 +134,7 @@ class Loop:
         progress = load_state(self.stepper.engine, newest)
         self.console.say(f"resuming from {newest.name}")
         best = self.checkpoints.best(progress.best_step)
-        if progress.best_step and processes.broadcast(processes.main and any(damage(best))):
+        if progress.best_step and processes.broadcast(processes.main and self.checkpoints.fault(best) is not None):
             self.console.say(f"{best.name} is damaged: the best weights are chosen again from here on")
             progress.best_step = 0
         return progress
@@ -283,9 +282,9 @@ class Loop:
     def _load_best(self, progress: Progress) -> None:
         processes = self.stepper.processes
         best = self.checkpoints.best(progress.best_step)
-        faults = processes.broadcast(list(damage(best)) if processes.main else None)
-        if faults:
-            self.console.say(f"{best.name} is damaged ({faults[0]}): the weights of the last step are kept instead")
+        fault = processes.broadcast(self.checkpoints.fault(best) if processes.main else None)
+        if fault:
+            self.console.say(f"{best.name} is damaged ({fault}): the weights of the last step are kept instead")
             progress.best_step = progress.step
         else:
             load_weights(self.stepper.engine, best)

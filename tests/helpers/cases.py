@@ -55,15 +55,17 @@ def _row(task: str, split: str, number: int) -> dict:
 
 
 def command(folder: Path, *more: str, method: str = "mosld", steps: int = 6) -> list[str]:
-    """The arguments of a short run in `folder`/run on rows in `folder`/data, which are made once."""
+    """The arguments of a short run in `folder`/run on rows in `folder`/data, which are made once; `more` replaces."""
     if not (folder / "data").is_dir():
         toy_data(folder / "data")
-    return [
+    given = [
         f"method={method}", "model=tiny", "source=local", f"source.root={folder / 'data'}",
         f"data.tasks=[{','.join(TASKS)}]", f"training.max_steps={steps}", "training.batch_size=4",
         "training.micro_batch_size=2", "training.checkpoint_every=2", "logger=files", f"output_dir={folder / 'run'}",
-        *more,
     ]  # fmt: skip
+    # A key that is given twice is refused.
+    keys = {text.partition("=")[0] for text in more}
+    return [*(text for text in given if text.partition("=")[0] not in keys), *more]
 
 
 def status(run: Path) -> str | None:

@@ -260,6 +260,8 @@ def test_damaged_adapter_is_one_message(how, manifest, finished, tmp_path, capsy
     if not manifest:
         (run / "adapter" / "manifest.json").unlink()
     damage_adapter(run / "adapter", how)
+    # From a whole checkpoint the adapter would be made again.
+    shutil.rmtree(run / "checkpoints")
     capsys.readouterr()
     assert eval_command.main([f"run={run}"]) == 2
     said = capsys.readouterr().err

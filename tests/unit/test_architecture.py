@@ -19,7 +19,7 @@ LEVELS = (
     ("sweeps",),
 )
 LEVEL_OF = {package: level for level, packages in enumerate(LEVELS) for package in packages}
-COMMANDS = ("chat", "dashboard", "eval", "export", "inspect", "merge", "plan", "report", "train")
+COMMANDS = ("chat", "dashboard", "eval", "export", "inspect", "merge", "plan", "report", "train", "verify")
 # The console script and what it alone has.
 SCRIPTS = ("__main__", "copy_config")
 # Names of other libraries' modules that one file alone may import: what is behind them is not their public interface.

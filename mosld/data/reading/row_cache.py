@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow
 
-from mosld.common.files import build_once, cache_directory
+from mosld.common.files import CACHE_MANIFEST, build_once, cache_directory, damage
 from mosld.config.local_files import Files
 from mosld.data.reading.bad_rows import BadRows
 from mosld.data.reading.row_table import KINDS, RowTable
@@ -70,7 +70,8 @@ def _save(folder: Path, task: ReadTask) -> None:
             "cutoff": task.task.cutoff,
             "notes": task.notes,
             "files": task.files,
-            "sha256": {split: _sha256(aside / f"{split}.arrow").hex() for split in task.splits},
+            "splits": list(task.splits),
+            "version": folder.name,
         }
         (aside / "task.json").write_text(json.dumps(described), encoding="utf-8")
 
@@ -87,11 +88,10 @@ def _load(folder: Path, name: str) -> ReadTask | None:
     """The rows in a folder; None where it is missing or damaged."""
     try:
         described = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-        splits = {}
-        for split, sha256 in described["sha256"].items():
-            if _sha256(folder / f"{split}.arrow").hex() != sha256:
-                return None
-            splits[split] = RowTable.read(folder / f"{split}.arrow", name, KINDS[described["kind"]])
+        if any(damage(folder, CACHE_MANIFEST)) or described["version"] != folder.name:
+            return None
+        kind = KINDS[described["kind"]]
+        splits = {split: RowTable.read(folder / f"{split}.arrow", name, kind) for split in described["splits"]}
         task = Task(name, name, cutoff=described["cutoff"], kind=described["kind"])
         folder.touch()
         return ReadTask(task, splits, BadRows(), described["notes"], described["files"])

@@ -25,7 +25,8 @@ OPTIONS = [(group, option) for group, options in group_options().items() for opt
 # Keys that only say where a run lies, what it prints and how often it saves; a new key is hashed by default.
 # `prompt` and `training.learning_rate` hold the values that model.prompt and method.own_learning_rate lead to.
 NOT_HASHED = {
-    "output_dir", "check", "model.score_base", "model.prompt", "model.license", "allocation.name", "training.name",
+    "output_dir", "check", "model.score_base", "model.prompt", "model.license", "model.allow_other_base",
+    "allocation.name", "training.name",
     "training.checkpoint_every", "training.keep_last", "training.resume", "evaluation.base", "method.own_learning_rate",
 }  # fmt: skip
 GROUPS = {

@@ -35,6 +35,7 @@ def test_key_that_a_run_does_not_record_had_its_default(
     if recorded:
         tree["training"]["schedule"] = recorded
     run.config.write_text(yaml.safe_dump(tree))
+    run.seal.accept(run.config)
     assert run.differences(load_config(overrides), ROWS) == ([difference] if difference else [])
     if difference:
         with pytest.raises(UserError, match=difference):
