@@ -21,7 +21,6 @@ COMMANDS = {
     "verify": ("mosld.verify", "check that runs are whole and agree with themselves"),
     "plan": ("mosld.plan", "memory, FLOPs and hours of a run, before it starts"),
     "report": ("mosld.report", "tables and figures of many runs"),
-    "verify": ("mosld.verify", "check that the files of runs are whole and their own"),
     "dashboard": ("mosld.dashboard", "a W&B workspace over all runs"),
     "copy-config": ("mosld.copy_config", "copy packaged config files, to change them"),
     "version": ("", "the versions of mosld and of the libraries that matter"),
