@@ -38,6 +38,7 @@ ROWS = {  # number: module, promise, what its figure is
     15: ("test_ranks", "a failure on one process; full disk; lock", "slowest {:.0f} s"),
     16: ("test_sharded", "FSDP2 on 2 processes against 1", "largest difference {:.1g}"),
     17: ("test_full", "full fine-tuning in parts, against 1 process", "largest difference {:.1g}"),
+    19: ("test_sealed", "damage, edits and mixed runs; honest runs", None),
     18: ("test_zero", "DeepSpeed's ZeRO on 2 processes against 1", "largest difference {:.1g}"),
 }
 

@@ -9,7 +9,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,21 @@ def cache_directory() -> Path:
         ) from error
 
 
+def cache_damage(folder: Path, skipped: tuple[str, ...] = ()) -> list[str]:
+    """What is wrong with a folder of the cache; one that an earlier mosld made gets its manifest now."""
+    if not (folder / CACHE_MANIFEST).is_file():
+        # A cache of somebody else is only read.
+        with suppress(OSError):
+            write_text(folder / CACHE_MANIFEST, _cache_manifest(folder))
+        return []
+    return list(damage(folder, CACHE_MANIFEST, skipped))
+
+
+def _cache_manifest(folder: Path) -> str:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return json_text({path.relative_to(folder).as_posix(): file_state(path) for path in files})
+
+
 def build_once(target: Path, make: Callable[[Path], object]) -> Path:
     """Build a file or folder unless it exists whole; a reader sees it complete or not at all.
 
@@ -192,8 +207,7 @@ def build_once(target: Path, make: Callable[[Path], object]) -> Path:
         `target`.
     """
     if target.exists():
-        # A folder of before has no manifest.
-        if not (target / CACHE_MANIFEST).is_file() or not any(damage(target, CACHE_MANIFEST)):
+        if not target.is_dir() or not cache_damage(target):
             return target
         print(f"{target} is damaged; building it again", file=sys.stderr)
         remove(target)
@@ -207,10 +221,7 @@ def build_once(target: Path, make: Callable[[Path], object]) -> Path:
         aside = Path(scratch) / target.name
         make(aside)
         if aside.is_dir():
-            files = {
-                path.relative_to(aside).as_posix(): file_state(path) for path in aside.rglob("*") if path.is_file()
-            }
-            (aside / CACHE_MANIFEST).write_text(json.dumps(files, indent=2))
+            (aside / CACHE_MANIFEST).write_text(_cache_manifest(aside))
         try:
             aside.rename(target)
         except OSError:

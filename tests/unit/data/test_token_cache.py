@@ -124,6 +124,17 @@ def check_repair(folder, damage):
     assert path.read_bytes() == content
 
 
+def test_file_of_other_rows_is_noticed_and_repaired(folder):
+    expected = CachedEncoder(byte_tokenizer(), "cloze").encode(rows())
+    (path,) = folder.iterdir()
+    content = path.read_bytes()
+    CachedEncoder(byte_tokenizer(), "cloze").encode(changed_row())
+    (other,) = set(folder.iterdir()) - {path}
+    other.rename(path)
+    assert CachedEncoder(byte_tokenizer(), "cloze").encode(rows()) == expected
+    assert path.read_bytes() == content
+
+
 def test_unwritable_cache_is_ignored(folder):
     folder.write_text("a file where the folder should be")
     assert CachedEncoder(byte_tokenizer(), "cloze").encode(rows()) == PromptEncoder(byte_tokenizer(), "cloze").encode(
