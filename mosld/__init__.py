@@ -14,11 +14,22 @@ _FUNCTIONS = {
     "drop_expert": "mosld.adapters",
     "replace_expert": "mosld.adapters",
     "load_base": "mosld.models.load",
+    "load": "mosld.recipes.python_api",
+    "evaluate": "mosld.recipes.python_api",
+    "generate": "mosld.recipes.python_api",
+    "UserError": "mosld.common.errors",
 }
-__all__ = ["__version__", *_FUNCTIONS]
+__all__ = ["__version__", "train", *_FUNCTIONS]
 
 
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
         return getattr(import_module(_FUNCTIONS[name]), name)
+    if name == "train":
+        # The module of the command, which can be called.
+        return import_module("mosld.train")
     raise AttributeError(f"module 'mosld' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,11 +8,13 @@ from mosld.common.errors import UserError
 from mosld.common.process import is_distributed, is_main
 from mosld.config.compose import load_config
 from mosld.config.identity import run_directory, uses_allocation
+from mosld.config.rerun import rerun_config
 from mosld.config.schema import Config
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.distributed.launch import require_launch
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.saved import SavedRun, saved_run
 from mosld.runs.starting_weights import starting_weights
 from mosld.runs.tables import results_table
 from mosld.tracking.hub import require_token
@@ -108,3 +110,44 @@ def _check_ignored_groups(config: Config, overrides: list[str]) -> None:
             raise UserError(f"{text}: has no effect on a single run; add -m for a sweep, or leave it out.")
         if text.startswith("allocation") and not uses_allocation(config.method):
             Console().say(f"{text}: has no effect; method={config.method.name} has no experts to allocate")
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """One run to score.
+
+    Attributes:
+        config: the run's checked config with the overrides.
+        dataset: the rows.
+        run: what was trained.
+        overrides: what was typed.
+        compared: a config with which to score once more; None: once only.
+    """
+
+    config: Config
+    dataset: Dataset
+    run: SavedRun
+    overrides: list[str]
+    compared: Config | None = None
+
+
+def check_evaluation(directory: str, overrides: list[str], compare: str | None = None) -> EvaluationRequest:
+    """Check everything about an evaluation that can be checked without a model.
+
+    Args:
+        directory: the run, adapter or model directory.
+        overrides: of the run's config.
+        compare: one more override, for a second scoring.
+
+    Raises:
+        UserError: with one message for each mistake.
+    """
+    run = saved_run(directory)
+    config = rerun_config(run.recorded, overrides)
+    require_launch(config)
+    compared = rerun_config(run.recorded, [*overrides, compare]) if compare else None
+    record = run.record()
+    dataset = load_dataset(config.data, config.source, training=False, shots=config.evaluation.shots, record=record)
+    if record is None:
+        dataset.notes.append(f"{run.path} has no record of the rows that it was trained on: leaks are not counted")
+    return EvaluationRequest(config, dataset, run, overrides, compared)
