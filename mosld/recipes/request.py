@@ -3,17 +3,20 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from mosld.common.errors import UserError
+from mosld.common.files import JsonObject
 from mosld.common.process import is_distributed, is_main
-from mosld.config.compose import load_config
+from mosld.common.reading import load_yaml, require_shape
+from mosld.config.compose import checked_config, load_config, override_mistakes, parse_override, repeated_keys
 from mosld.config.identity import run_directory, uses_allocation
 from mosld.config.rerun import rerun_config
 from mosld.config.schema import Config
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.distributed.launch import require_launch
 from mosld.runs.console import Console
-from mosld.runs.directory import RunDirectory
+from mosld.runs.directory import LENGTH_KEYS, RunDirectory
 from mosld.runs.saved import SavedRun, saved_run
 from mosld.runs.starting_weights import starting_weights
 from mosld.runs.tables import results_table
@@ -82,7 +85,7 @@ def check_request(overrides: list[str]) -> TrainRequest:
     Raises:
         UserError: with one message for each mistake in config, launcher or data.
     """
-    config = load_config(overrides)
+    config = _lengthened(overrides) or load_config(overrides)
     _check_ignored_groups(config, overrides)
     run = RunDirectory(run_directory(config))
     weights = starting_weights(config)
@@ -110,6 +113,23 @@ def _check_ignored_groups(config: Config, overrides: list[str]) -> None:
             raise UserError(f"{text}: has no effect on a single run; add -m for a sweep, or leave it out.")
         if text.startswith("allocation") and not uses_allocation(config.method):
             Console().say(f"{text}: has no effect; method={config.method.name} has no experts to allocate")
+
+
+def _lengthened(overrides: list[str]) -> Config | None:
+    """The config of the run in `output_dir` with more steps, where nothing else was typed; else None."""
+    keys = [text.partition("=")[0] for text in overrides]
+    if "output_dir" not in keys or len(keys) < 2 or not {*keys} <= {"output_dir", *LENGTH_KEYS}:
+        return None
+    if repeated_keys(overrides) or any([override_mistakes(text, []) for text in overrides]):
+        return None
+    values = {key: parse_override(text).value() for key, text in zip(keys, overrides, strict=True)}
+    run = RunDirectory(Path(str(values.pop("output_dir"))))
+    if not run.exists():
+        return None
+    tree = load_yaml(run.config)
+    lengths = {key.rpartition(".")[2]: value for key, value in values.items()}
+    training = require_shape(tree.get("training") or {}, JsonObject, f"{run.config}: training")
+    return checked_config({**tree, "training": {**training, **lengths}, "output_dir": str(run.path)}, [])
 
 
 @dataclass(frozen=True)
