@@ -24,6 +24,7 @@ __all__ = ["__version__", "train", *_FUNCTIONS]
 
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
+        import_module("mosld.common.process").silence_imports()
         return getattr(import_module(_FUNCTIONS[name]), name)
     if name == "train":
         # The module of the command, which can be called.

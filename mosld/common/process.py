@@ -28,6 +28,13 @@ def is_distributed() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    return hasattr(shell, "kernel")
+
+
 def silence_libraries() -> None:
     """Turn off the libraries' progress bars per tensor and warnings that no user can act on; errors stay."""
     import torch
@@ -42,8 +49,9 @@ def silence_libraries() -> None:
 
 
 def silence_imports() -> None:
-    """Turn off what libraries log when imported: bitsandbytes misses kernels that it would have to download."""
+    """Turn off what libraries say when imported: which kernels bitsandbytes, and which widgets tqdm would like."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def on_command_end(leave: Callable[[float], None]) -> None:
