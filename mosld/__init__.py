@@ -23,13 +23,14 @@ __all__ = ["__version__", "train", *_FUNCTIONS]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
-        import_module("mosld.common.process").silence_imports()
-        return getattr(import_module(_FUNCTIONS[name]), name)
-    if name == "train":
-        # The module of the command, which can be called.
-        return import_module("mosld.train")
-    raise AttributeError(f"module 'mosld' has no attribute '{name}'")
+    if name not in __all__:
+        raise AttributeError(f"module 'mosld' has no attribute '{name}'")
+    import_module("mosld.common.process").silence_imports()
+    try:
+        # `train` is the module of the command, which can be called.
+        return import_module("mosld.train") if name == "train" else getattr(import_module(_FUNCTIONS[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"mosld.{name} needs {error.name}: pip install 'mosld[train]'", name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,8 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
 
 from mosld.common.errors import ExitCode, UserError, is_out_of_memory
 from mosld.common.secrets import redact
@@ -52,6 +54,15 @@ def silence_imports() -> None:
     """Turn off what libraries say when imported: which kernels bitsandbytes, and which widgets tqdm would like."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="IProgress not found")
+
+
+def refuse_light_install(missing: ModuleNotFoundError) -> NoReturn:
+    """End a command that lacks a package of the extra `train`; where Python imported the command, raise."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if not (spec and spec.name.startswith("mosld.")) and Path(sys.argv[0]).stem != "mosld":
+        raise missing
+    _print_errors([f"the commands need {missing.name}, which only adapters do without: pip install 'mosld[train]'."])
+    sys.exit(ExitCode.USER_ERROR)
 
 
 def on_command_end(leave: Callable[[float], None]) -> None:

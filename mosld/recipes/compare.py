@@ -70,14 +70,18 @@ def differences_table(comparisons: Sequence[Comparison]) -> Table:
     """A line for each comparison."""
     table = Table(
         title="Differences from the first run in points of accuracy, paired by item",
-        caption=f"Interval and p: bootstrap over the items ({RESAMPLES:,} resamples); Holm: p corrected over the table. "
-        "They say nothing about other seeds.",
+        caption=f"Interval and p: bootstrap over the items ({RESAMPLES:,} resamples), which says nothing about other "
+        "seeds; Holm: p corrected over the table.",
     )
     for column in ("run", "task", "first", "this", "difference", "95 % interval", "p", "Holm"):
-        table.add_column(column, justify="left" if column in ("run", "task") else "right", overflow="fold")
+        left = column in ("run", "task")
+        table.add_column(
+            column, justify="left" if left else "right", overflow="fold", no_wrap=column == "95 % interval"
+        )
     for one in comparisons:
         interval = f"{100 * one.interval[0]:+.1f} to {100 * one.interval[1]:+.1f}" if one.interval else "-"
-        values = [f"{value:.3f}" if value is not None else "-" for value in (one.p.get("items"), one.corrected["items"])]
+        tests = (one.p.get("items"), one.corrected["items"])
+        values = ["-" if value is None else f"{value:.3f}" for value in tests]
         first, this = (f"{100 * side[ONE_SEED]:.1f}" for side in (one.there, one.here))
         table.add_row(one.name, one.task, first, this, f"{100 * one.difference:+.1f}", interval, *values)
         if one.task == AVERAGE:

@@ -77,7 +77,9 @@ def train(settings: Settings = None, /, **overrides: object) -> TrainedRun:
     """
     texts = as_overrides(settings, overrides)
     if is_sweep(texts):
-        raise UserError("sweep: many runs are a command, python -m mosld.train -m ...; from Python call train for each.")
+        raise UserError(
+            "sweep: is for the command (python -m mosld.train -m ...); from Python call train for each run."
+        )
     with _turn_of(texts):
         request = check_request(texts)
         status = "finished"
@@ -95,7 +97,9 @@ def train(settings: Settings = None, /, **overrides: object) -> TrainedRun:
     return TrainedRun(request.run.path, results or {})
 
 
-def evaluate(run: "str | Path | TrainedRun", settings: Settings = None, /, **overrides: object) -> dict[str, JsonObject]:
+def evaluate(
+    run: "str | Path | TrainedRun", settings: Settings = None, /, **overrides: object
+) -> dict[str, JsonObject]:
     """Score a run, adapter or model directory on its own data or any other; returns accuracy, stderr and n by task.
 
     Args:

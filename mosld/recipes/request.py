@@ -120,7 +120,7 @@ def _lengthened(overrides: list[str]) -> Config | None:
     keys = [text.partition("=")[0] for text in overrides]
     if "output_dir" not in keys or len(keys) < 2 or not {*keys} <= {"output_dir", *LENGTH_KEYS}:
         return None
-    if repeated_keys(overrides) or any([override_mistakes(text, []) for text in overrides]):
+    if repeated_keys(overrides) or any(override_mistakes(text, []) for text in overrides):
         return None
     values = {key: parse_override(text).value() for key, text in zip(keys, overrides, strict=True)}
     run = RunDirectory(Path(str(values.pop("output_dir"))))

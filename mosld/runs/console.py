@@ -95,9 +95,8 @@ class Console:
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
         """Show a progress bar on a terminal or in a notebook; elsewhere print about twenty of the notes."""
         if not self._err.is_terminal:
-            bar = show_bar(title, total, done) if in_notebook() and is_main() else None
-            log = self._logged_progress(title, total, done, self._write_log if bar else self.say)
-            yield (lambda note: (bar(note), log(note))) if bar else log  # type: ignore[func-returns-value]
+            advance = self._notebook_progress if in_notebook() and is_main() else self._logged_progress
+            yield advance(title, total, done)
             return
         note = TextColumn("{task.fields[note]}", markup=False)
         columns = [DESCRIPTION, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note]
@@ -105,7 +104,18 @@ class Console:
             task = bar.add_task(title, total=total, completed=done, note="")
             yield lambda note: bar.update(task, advance=1, note=note)
 
-    def _logged_progress(self, title: str, total: int, done: int, say: Callable[[str], None]) -> Advance:
+    def _notebook_progress(self, title: str, total: int, done: int) -> Advance:
+        bar = show_bar(title, total, done)
+        log = self._logged_progress(title, total, done, self._write_log)
+
+        def advance(note: str) -> None:
+            bar(note)
+            log(note)
+
+        return advance
+
+    def _logged_progress(self, title: str, total: int, done: int, say: Callable[[str], None] | None = None) -> Advance:
+        say = say or self.say
         interval = max(1, total // 20)
         count = done
         last_notice = time.perf_counter()

@@ -20,8 +20,8 @@ from mosld.config.schema import Config
 # In the order of removal: config.yaml and data.json, which mark the directory as a run, go last.
 RUN_FILES = (
     "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id", "routing.json", "checkpoints",
-    "adapter", "model", "experts", "predictions", "figures", "eval", "inspect", "wandb", "rows.json", "before", "lengthened.json",
-    "config.yaml", "data.json",
+    "adapter", "model", "experts", "predictions", "figures", "eval", "inspect", "wandb", "rows.json", "before",
+    "lengthened.json", "config.yaml", "data.json",
 )  # fmt: skip
 
 # Keys that a run may go on with where they have only grown.
@@ -214,8 +214,8 @@ class RunDirectory:
         listed = ", ".join(f"{key}: was {before}, is {now}" for key, (before, now) in changed.items())
         names = [folder.name.removeprefix("step-") for folder in self.checkpoints.glob("step-*")]
         step = max((int(name) for name in names if name.isdecimal()), default=0)
-        if not step and self.results.exists():
-            raise UserError(f"{self.path}: has no checkpoint to go on from ({listed}); init_from=RUN starts from a run.")
+        if not step and self.finished():
+            raise UserError(f"{self.path}: has no checkpoint to go on from ({listed}); use init_from=RUN.")
         say(f"{listed}: going on from step {step}, at the learning rates of a run of the new length")
         if step:
             entry = {"step": step, **{key: list(values) for key, values in changed.items()}}
