@@ -64,6 +64,8 @@ def adapt(
     if twice:
         raise UserError(*(f"{name}: is PEFT's name of {ours}; give one of the two." for name, ours in twice))
     options = {PEFT_OPTIONS.get(name, name): value for name, value in options.items()}
+    if isinstance(names := options.get("targets"), set | tuple):
+        options["targets"] = sorted(names)
     config, shape = method_config(method, allocation, options)
     return adapt_with(model, config, shape, seed)
 

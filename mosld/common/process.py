@@ -38,7 +38,7 @@ def in_notebook() -> bool:
 
 
 def silence_libraries() -> None:
-    """Turn off the libraries' progress bars per tensor and warnings that no user can act on; errors stay."""
+    """Turn off the libraries' progress bars per tensor and what they log; errors stay."""
     import torch
     import transformers
 
@@ -47,13 +47,13 @@ def silence_libraries() -> None:
     if not torch.accelerator.is_available():
         # Otherwise DeepSpeed, which other libraries import if it is installed, prints that there is none.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|accelerate")
 
 
 def silence_imports() -> None:
-    """Turn off what libraries say when imported: which kernels bitsandbytes, and which widgets tqdm would like."""
+    """Turn off what libraries say that no user can act on: kernels and widgets that they lack, their own old calls."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="IProgress not found")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|accelerate")
 
 
 def refuse_light_install(missing: ModuleNotFoundError) -> NoReturn:
