@@ -134,7 +134,8 @@ except ImportError as error:
     assert float(total) == pytest.approx(
         model(**tokenizer("What is hot?", return_tensors="pt")).logits.double().sum().item(), rel=1e-4
     )
-    assert refusal.startswith("mosld.train needs hydra") and refusal.endswith("pip install 'mosld[train]'")
+    assert refusal.startswith("mosld.train needs hydra")
+    assert refusal.endswith("pip install 'mosld[train]'")
 
 
 def test_the_notebook_of_the_docs_runs_and_prints_each_line_once(tmp_path):

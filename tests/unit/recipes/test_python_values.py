@@ -14,8 +14,8 @@ from mosld.recipes.python_api import as_overrides
 @pytest.mark.parametrize(
     "value",
     [
-        "mosld", "a b", "a,b", "it's", '"', "10", "1e-3", "null", "true", "inf", "", " a ", "[x]", "{a: 1}", "C:\\x\\", "q'\\' ",
-        "a=b", "~/x", "é", 3, -1, 1e-5, True, False, None, [], [1, "a,b", None], ["obqa", "arc_e"],
+        "mosld", "a b", "a,b", "it's", '"', "10", "1e-3", "null", "true", "inf", "", " a ", "[x]", "{a: 1}", "C:\\x\\",
+        "q'\\' ", "a=b", "~/x", "é", 3, -1, 1e-5, True, False, None, [], [1, "a,b", None], ["obqa", "arc_e"],
         {"obqa": 0.5, "arc_e": 1},
     ],
 )  # fmt: skip
@@ -71,10 +71,15 @@ def test_the_package_lists_all_its_functions():
 
 @pytest.mark.parametrize(
     ("theirs", "ours"),
-    [({"r": 4}, {"rank": 4}), ({"lora_alpha": 4.0}, {"alpha": 4.0}), ({"lora_dropout": 0.5}, {"dropout": 0.5}),
-     ({"target_modules": ["k_proj"]}, {"targets": ["k_proj"]}), ({"target_modules": ("k_proj",)}, {"targets": ["k_proj"]}),
-     ({"r": 4, "lora_alpha": 2.0, "target_modules": "ffn"}, {"rank": 4, "alpha": 2.0, "targets": "ffn"})],
-)  # fmt: skip
+    [
+        ({"r": 4}, {"rank": 4}),
+        ({"lora_alpha": 4.0}, {"alpha": 4.0}),
+        ({"lora_dropout": 0.5}, {"dropout": 0.5}),
+        ({"target_modules": ["k_proj"]}, {"targets": ["k_proj"]}),
+        ({"target_modules": ("v_proj", "k_proj")}, {"targets": ["k_proj", "v_proj"]}),
+        ({"r": 4, "lora_alpha": 2.0, "target_modules": "ffn"}, {"rank": 4, "alpha": 2.0, "targets": "ffn"}),
+    ],
+)
 @pytest.mark.parametrize("method", ["lora", "mosld"])
 def test_adapt_takes_the_words_of_peft(method, theirs, ours):
     configs = [
