@@ -16,12 +16,16 @@ from typing import NoReturn, TypeVar
 
 from mosld.common.errors import ExitCode, UserError, nearest
 from mosld.common.machine import check_machine
-from mosld.common.process import run_to_exit_code, silence_imports
+from mosld.common.process import refuse_light_install, run_to_exit_code, silence_imports
 from mosld.common.threads import limit_spinning
-from mosld.config.fields import LARGEST
-from mosld.config.options import CONFIG_DIR_VARIABLE
-from mosld.config.show import describe_config, describe_keys, fit
-from mosld.config.sweep import is_sweep
+
+try:
+    from mosld.config.fields import LARGEST
+    from mosld.config.options import CONFIG_DIR_VARIABLE
+    from mosld.config.show import describe_config, describe_keys, fit
+    from mosld.config.sweep import is_sweep
+except ModuleNotFoundError as missing:
+    refuse_light_install(missing)
 
 Number = TypeVar("Number", int, float)
 

@@ -1,13 +1,18 @@
-"""Train an adapter and score it: ``python -m mosld.train method=mosld data=mixture``."""
+"""Train an adapter and score it: ``python -m mosld.train method=mosld data=mixture``.
+
+In Python the module is a function, too: ``mosld.train(method="mosld", data="mixture")``.
+"""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 from mosld.cli import run_command, show_config
 from mosld.common.errors import ExitCode
 from mosld.common.process import is_main
 from mosld.common.terminal import print_result
 from mosld.config.sweep import is_sweep
+from mosld.recipes import python_api
 from mosld.recipes.request import check_request
 
 USAGE = """Fine-tune a base model with one method on one data setting, and score it before and after.
@@ -55,6 +60,15 @@ def train(overrides: list[str]) -> int:
         print_result(result.path)
     return result.exit_code
 
+
+class _CallableModule(ModuleType):
+    """The type of this module, so that `mosld.train` is a function whether or not the module was imported."""
+
+    def __call__(self, settings: Mapping[str, object] | None = None, /, **overrides: object) -> python_api.TrainedRun:
+        return python_api.train(settings, **overrides)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     sys.exit(main())

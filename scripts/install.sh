@@ -3,7 +3,7 @@
 # pyproject.toml nor constraints.txt changed since. Usage: bash scripts/install.sh [extra, such as dev]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=".${1:+[$1]}"
+target=".[train${1:+,$1}]"
 stamp=".venv/installed-${1:-plain}"
 wanted="$PWD $(cat pyproject.toml constraints.txt | cksum)"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi

@@ -26,6 +26,9 @@ from mosld.config.groups import method_config
 from mosld.config.method_checks import TARGETS, experts_of, target_modules
 from mosld.config.schema import AllocationConfig, MethodConfig
 
+# PEFT's names of the options of a LoRA.
+PEFT_OPTIONS = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "targets"}
+
 
 def adapt(
     model: PreTrainedModel | PeftModel,
@@ -46,7 +49,8 @@ def adapt(
         options: keys of the config's method group: rank, alpha, top_k, dropout, targets, share, ... On a model that
             carries a trained mixture, `experts` alone: the larger number to grow to (`grow`). A mixture of
             domains (method "moa") needs `domains`, the names of its experts. `experts_from` makes ready LoRAs the
-            experts of "moa", "mola" or "molora": PEFT directories by name.
+            experts of "moa", "mola" or "molora": PEFT directories by name. PEFT's r, lora_alpha, lora_dropout and
+            target_modules are rank, alpha, dropout and targets.
 
     Returns:
         A PeftModel; with "full" the model itself.
@@ -56,6 +60,12 @@ def adapt(
     """
     if isinstance(model, PeftModel) and options.keys() == {"experts"} and allocation is None:
         return grow_to(model, options["experts"], seed)
+    twice = [(name, ours) for name, ours in PEFT_OPTIONS.items() if {name, ours} <= options.keys()]
+    if twice:
+        raise UserError(*(f"{name}: is PEFT's name of {ours}; give one of the two." for name, ours in twice))
+    options = {PEFT_OPTIONS.get(name, name): value for name, value in options.items()}
+    if isinstance(names := options.get("targets"), set | tuple):
+        options["targets"] = sorted(names)
     config, shape = method_config(method, allocation, options)
     return adapt_with(model, config, shape, seed)
 

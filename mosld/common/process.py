@@ -6,6 +6,8 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
 
 from mosld.common.errors import ExitCode, UserError, is_out_of_memory
 from mosld.common.secrets import redact
@@ -28,8 +30,15 @@ def is_distributed() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    return hasattr(shell, "kernel")
+
+
 def silence_libraries() -> None:
-    """Turn off the libraries' progress bars per tensor and warnings that no user can act on; errors stay."""
+    """Turn off the libraries' progress bars per tensor and what they log; errors stay."""
     import torch
     import transformers
 
@@ -38,12 +47,22 @@ def silence_libraries() -> None:
     if not torch.accelerator.is_available():
         # Otherwise DeepSpeed, which other libraries import if it is installed, prints that there is none.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|accelerate")
 
 
 def silence_imports() -> None:
-    """Turn off what libraries log when imported: bitsandbytes misses kernels that it would have to download."""
+    """Turn off what libraries say that no user can act on: kernels and widgets that they lack, their own old calls."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|accelerate")
+
+
+def refuse_light_install(missing: ModuleNotFoundError) -> NoReturn:
+    """End a command that lacks a package of the extra `train`; where Python imported the command, raise."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if not (spec and spec.name.startswith("mosld.")) and Path(sys.argv[0]).stem != "mosld":
+        raise missing
+    _print_errors([f"the commands need {missing.name}, which only adapters do without: pip install 'mosld[train]'."])
+    sys.exit(ExitCode.USER_ERROR)
 
 
 def on_command_end(leave: Callable[[float], None]) -> None:

@@ -26,6 +26,7 @@ from mosld.common.process import is_main
 # What of a run directory is sealed; other names at its top are the user's.
 SEALED_FILES = (
     "config.yaml", "data.json", "rows.json", "base_scores.json", "routing.json", "results.json", "metrics.jsonl",
+    "lengthened.json",
 )  # fmt: skip
 SEALED_FOLDERS = ("adapter", "model", "experts", "checkpoints", "predictions", "eval")
 # Below those folders: for people, or written line by line.

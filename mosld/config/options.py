@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -129,6 +128,9 @@ def register_direct_option(group: str, text: str) -> bool:
     tree = direct_option(group, text)
     if tree is None:
         return False
+    # A light install, which has no Hydra, reads options as well.
+    from hydra.core.config_store import ConfigStore
+
     header = _PACKAGE_HEADER.search(Path(text).read_text()) if text.endswith(YAML_SUFFIXES) else None
     if "defaults" in tree:
         # Hydra would look for them beside the file.

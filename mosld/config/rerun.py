@@ -19,6 +19,8 @@ OPEN_KEYS = (
     "model.allow_other_base",
 )  # fmt: skip
 ARGUMENTS = ("run", "backend", "tasks", "compare", "output")
+# Those that are for one run alone.
+SINGLE_RUN_ARGUMENTS = ("backend", "tasks", "compare", "output")
 BACKENDS = ("mosld", "lm_eval")
 # The keys that `compare=` may change: they affect the computation, not the questions.
 COMPARABLE_KEYS = ("model.dtype", "model.attention", "evaluation.batch_tokens")
@@ -90,6 +92,27 @@ class EvalArguments:
     compare: str | None
     overrides: list[str]
     output: str | None = None
+
+
+def split_runs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The runs that are named, RUN or run=RUN, and the other arguments.
+
+    Raises:
+        UserError: one is named twice, or an argument that is for one run alone stands beside several.
+    """
+    runs = [text.removeprefix("run=") for text in arguments if _names_run(text)]
+    others = [text for text in arguments if not _names_run(text)]
+    errors = [f"{run}: is named twice." for run in sorted(set(runs)) if runs.count(run) > 1]
+    if len(runs) > 1:
+        single = [text for text in others if text.partition("=")[0] in SINGLE_RUN_ARGUMENTS]
+        errors += [f"{text}: is for one run; leave it out, or score the runs one by one." for text in single]
+    if errors:
+        raise UserError(*errors)
+    return runs, others
+
+
+def _names_run(text: str) -> bool:
+    return text.startswith("run=") or ("=" not in text and not text.startswith("-"))
 
 
 def eval_arguments(arguments: Sequence[str]) -> EvalArguments:

@@ -18,6 +18,7 @@ from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.forward import Model, context_length
 from mosld.recipes.context import RunContext, refuse_too_long
 from mosld.recipes.load import load_trained, untrained
+from mosld.recipes.request import EvaluationRequest
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.runs.results import Results
@@ -103,27 +104,19 @@ def evaluation_name(dataset: Dataset, data: DataConfig, evaluation: EvaluationCo
     return f"{name}-{hashlib.sha256(repr(counted).encode()).hexdigest()[:8]}-{prompt}{shots}"
 
 
-def evaluate_run(
-    config: Config,
-    dataset: Dataset,
-    run: SavedRun,
-    overrides: list[str],
-    compared: Config | None = None,
-    output_directory: str | None = None,
-) -> EvaluationResult:
+def evaluate_run(request: EvaluationRequest, output_directory: str | None = None) -> EvaluationResult:
     """Score the trained model, and the untrained one where the config asks for it.
 
+    With `request.compared` it is scored once more, and the items that are answered differently are listed.
+
     Args:
-        config: the run's config with the overrides.
-        dataset: the rows.
-        run: the run, adapter or model to score.
-        overrides: what the user typed.
-        compared: a config with which to score once more, listing the items that are answered differently.
+        request: the run, its config and the rows.
         output_directory: where to write; None: below the run.
     """
     silence_libraries()
+    config, dataset, run, compared = request.config, request.dataset, request.run, request.compared
     name = evaluation_name(dataset, config.data, config.evaluation, config.prompt)
-    output = EvaluationOutput(config, run, name, overrides, dataset.describe(), output_directory)
+    output = EvaluationOutput(config, run, name, request.overrides, dataset.describe(), output_directory)
     directory = output.directory
     for line in dataset.summary():
         output.console.say(f"  {line}")

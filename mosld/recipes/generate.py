@@ -132,28 +132,37 @@ class Answerer:
         """
         question = self.encode(text, history)
         prompt = question.prompt
-        context_length = self._context_length
-        if context_length is not None and len(prompt) >= context_length:
-            raise UserError(f"the prompt has {len(prompt)} tokens, this model reads {context_length - 1} at most.")
         streamer = Streamer(self.tokenizer, self.form == "plain", controls)
         stopped = False
         try:
-            self._generate(prompt, streamer)
+            self.generate(prompt, streamer)
         except KeyboardInterrupt:
             streamer.end()
             stopped = True
+        return Answer(prompt, *self.read(streamer.tokens), stopped, question.cut)
+
+    def read(self, generated: Sequence[int]) -> tuple[list[int], str]:
+        """The generated tokens without those that end an answer, and their text."""
         ends = set(end_tokens(self.model, self.tokenizer))
-        tokens = [token for token in streamer.tokens if token not in ends]
-        return Answer(prompt, tokens, decode(self.tokenizer, [tokens])[0].strip(), stopped, question.cut)
+        tokens = [token for token in generated if token not in ends]
+        return tokens, decode(self.tokenizer, [tokens])[0].strip()
 
     @torch.inference_mode()
-    def _generate(self, prompt: list[int], streamer: Streamer) -> None:
+    def generate(self, prompt: list[int], streamer: Streamer | None = None) -> list[int]:
+        """The tokens that follow a prompt; `streamer` gets each when it is known.
+
+        Raises:
+            UserError: the prompt is longer than the model can read.
+        """
+        context_length = self._context_length
+        if context_length is not None and len(prompt) >= context_length:
+            raise UserError(f"the prompt has {len(prompt)} tokens, this model reads {context_length - 1} at most.")
         ids_BS = torch.tensor([prompt], device=self.model.device)
         max_new_tokens = self.max_new_tokens
-        if self._context_length:
-            max_new_tokens = min(max_new_tokens, self._context_length - len(prompt))
+        if context_length:
+            max_new_tokens = min(max_new_tokens, context_length - len(prompt))
         sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
-        self.model.generate(  # type: ignore[operator]
+        output_BS = self.model.generate(  # type: ignore[operator]
             input_ids=ids_BS,
             attention_mask=torch.ones_like(ids_BS),
             max_new_tokens=max_new_tokens,
@@ -162,6 +171,7 @@ class Answerer:
             streamer=streamer,
             **sampling,
         )
+        return output_BS[0, len(prompt) :].tolist()
 
     def _row(self, text: str, history: Turns) -> AnyRow:
         question, *choices = [part.strip() for part in text.strip().split(" | ")]

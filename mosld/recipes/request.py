@@ -3,16 +3,21 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from mosld.common.errors import UserError
+from mosld.common.files import JsonObject
 from mosld.common.process import is_distributed, is_main
-from mosld.config.compose import load_config
+from mosld.common.reading import load_yaml, require_shape
+from mosld.config.compose import checked_config, load_config, override_mistakes, parse_override, repeated_keys
 from mosld.config.identity import run_directory, uses_allocation
+from mosld.config.rerun import rerun_config
 from mosld.config.schema import Config
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.distributed.launch import require_launch
 from mosld.runs.console import Console
-from mosld.runs.directory import RunDirectory
+from mosld.runs.directory import LENGTH_KEYS, RunDirectory
+from mosld.runs.saved import SavedRun, saved_run
 from mosld.runs.starting_weights import starting_weights
 from mosld.runs.tables import results_table
 from mosld.tracking.hub import require_token
@@ -80,7 +85,7 @@ def check_request(overrides: list[str]) -> TrainRequest:
     Raises:
         UserError: with one message for each mistake in config, launcher or data.
     """
-    config = load_config(overrides)
+    config = _lengthened(overrides) or load_config(overrides)
     _check_ignored_groups(config, overrides)
     run = RunDirectory(run_directory(config))
     weights = starting_weights(config)
@@ -108,3 +113,61 @@ def _check_ignored_groups(config: Config, overrides: list[str]) -> None:
             raise UserError(f"{text}: has no effect on a single run; add -m for a sweep, or leave it out.")
         if text.startswith("allocation") and not uses_allocation(config.method):
             Console().say(f"{text}: has no effect; method={config.method.name} has no experts to allocate")
+
+
+def _lengthened(overrides: list[str]) -> Config | None:
+    """The config of the run in `output_dir` with more steps, where nothing else was typed; else None."""
+    keys = [text.partition("=")[0] for text in overrides]
+    if "output_dir" not in keys or len(keys) < 2 or not {*keys} <= {"output_dir", *LENGTH_KEYS}:
+        return None
+    if repeated_keys(overrides) or any(override_mistakes(text, []) for text in overrides):
+        return None
+    values = {key: parse_override(text).value() for key, text in zip(keys, overrides, strict=True)}
+    run = RunDirectory(Path(str(values.pop("output_dir"))))
+    if not run.exists():
+        return None
+    tree = load_yaml(run.config)
+    lengths = {key.rpartition(".")[2]: value for key, value in values.items()}
+    training = require_shape(tree.get("training") or {}, JsonObject, f"{run.config}: training")
+    return checked_config({**tree, "training": {**training, **lengths}, "output_dir": str(run.path)}, [])
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """One run to score.
+
+    Attributes:
+        config: the run's checked config with the overrides.
+        dataset: the rows.
+        run: what was trained.
+        overrides: what was typed.
+        compared: a config with which to score once more; None: once only.
+    """
+
+    config: Config
+    dataset: Dataset
+    run: SavedRun
+    overrides: list[str]
+    compared: Config | None = None
+
+
+def check_evaluation(directory: str, overrides: list[str], compare: str | None = None) -> EvaluationRequest:
+    """Check everything about an evaluation that can be checked without a model.
+
+    Args:
+        directory: the run, adapter or model directory.
+        overrides: of the run's config.
+        compare: one more override, for a second scoring.
+
+    Raises:
+        UserError: with one message for each mistake.
+    """
+    run = saved_run(directory)
+    config = rerun_config(run.recorded, overrides)
+    require_launch(config)
+    compared = rerun_config(run.recorded, [*overrides, compare]) if compare else None
+    record = run.record()
+    dataset = load_dataset(config.data, config.source, training=False, shots=config.evaluation.shots, record=record)
+    if record is None:
+        dataset.notes.append(f"{run.path} has no record of the rows that it was trained on: leaks are not counted")
+    return EvaluationRequest(config, dataset, run, overrides, compared)

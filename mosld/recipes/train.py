@@ -223,6 +223,8 @@ def _train_and_score(
         train_seconds=round(progress.seconds, 3),
         tokens_per_second=round(progress.tokens / progress.seconds, 2),
     )
+    if lengthened := run.times_lengthened():
+        results.add(lengthened=lengthened)
     run.write_predictions(evaluation.records())
     saved = save_trained(trained, tokenizer, config, run, results.tree, console)
     if config.hub.push_to:

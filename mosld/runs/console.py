@@ -1,4 +1,4 @@
-"""What the user sees: progress bars on a terminal, plain lines elsewhere, and the same lines in train.log.
+"""What the user sees: progress bars on a terminal and in a notebook, plain lines elsewhere, and the same in train.log.
 
 Work of more than a few seconds shows a sign of life: a bar (`progress`, `track`) where items can be counted, a spinner
 with the time (`working`) where they cannot. Away from a terminal both are an occasional line.
@@ -26,8 +26,9 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
-from mosld.common.process import is_main
+from mosld.common.process import in_notebook, is_main
 from mosld.common.terminal import visible
+from mosld.runs.notebook import show_bar
 
 # Time after which a log names work that cannot be counted.
 FIRST_NOTICE_SECONDS = 2.0
@@ -43,7 +44,9 @@ class SafeConsole(RichConsole):
     """A console that shows control characters of a text as escapes, takes no markup, and may be dead."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False, **options)
+        # In a notebook rich writes neither to its file nor as to a terminal's stream, which FORCE_COLOR asks for there.
+        notebook = {"force_jupyter": False} | ({"force_terminal": False} if in_notebook() else {})
+        super().__init__(highlight=False, markup=False, emoji=False, **{**notebook, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text), **options)
@@ -66,14 +69,19 @@ class Console:
     def __init__(self, log: Path | None = None) -> None:
         """Write to the terminal, and append to `log` if given; only the main process writes."""
         quiet = not is_main()
-        self._err = SafeConsole(file=sys.stderr, soft_wrap=True, quiet=quiet)
+        # Notebooks show stderr as errors.
+        messages = sys.stdout if in_notebook() else sys.stderr
+        self._err = SafeConsole(file=messages, soft_wrap=True, quiet=quiet)
         self._out = SafeConsole(file=sys.stdout, quiet=quiet)
         self._file = log.open("a", encoding="utf-8", errors="backslashreplace") if log and not quiet else None
-        self._log = SafeConsole(file=self._file, width=110) if self._file else None
+        self._log = SafeConsole(file=self._file, width=110, force_terminal=False) if self._file else None
 
     def say(self, text: str) -> None:
         """Print one line."""
         self._err.print(text)
+        self._write_log(text)
+
+    def _write_log(self, text: str) -> None:
         if self._log:
             self._log.print(text, soft_wrap=True)
 
@@ -85,9 +93,10 @@ class Console:
 
     @contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Show a progress bar on a terminal; elsewhere print about twenty of the notes."""
+        """Show a progress bar on a terminal or in a notebook; elsewhere print about twenty of the notes."""
         if not self._err.is_terminal:
-            yield self._logged_progress(title, total, done)
+            advance = self._notebook_progress if in_notebook() and is_main() else self._logged_progress
+            yield advance(title, total, done)
             return
         note = TextColumn("{task.fields[note]}", markup=False)
         columns = [DESCRIPTION, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note]
@@ -95,7 +104,18 @@ class Console:
             task = bar.add_task(title, total=total, completed=done, note="")
             yield lambda note: bar.update(task, advance=1, note=note)
 
-    def _logged_progress(self, title: str, total: int, done: int) -> Advance:
+    def _notebook_progress(self, title: str, total: int, done: int) -> Advance:
+        bar = show_bar(title, total, done)
+        log = self._logged_progress(title, total, done, self._write_log)
+
+        def advance(note: str) -> None:
+            bar(note)
+            log(note)
+
+        return advance
+
+    def _logged_progress(self, title: str, total: int, done: int, say: Callable[[str], None] | None = None) -> Advance:
+        say = say or self.say
         interval = max(1, total // 20)
         count = done
         last_notice = time.perf_counter()
@@ -109,7 +129,7 @@ class Console:
                 due = time.perf_counter() - last_notice > NOTICE_SECONDS
             if due:
                 last_notice = time.perf_counter()
-                self.say(f"{title} {count}/{total}  {note}".rstrip())
+                say(f"{title} {count}/{total}  {note}".rstrip())
 
         return advance
 

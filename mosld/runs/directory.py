@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +20,16 @@ from mosld.config.schema import Config
 # In the order of removal: config.yaml and data.json, which mark the directory as a run, go last.
 RUN_FILES = (
     "results.json", "metrics.jsonl", "train.log", "base_scores.json", "wandb_id", "routing.json", "checkpoints",
-    "adapter", "model", "experts", "predictions", "figures", "eval", "inspect", "wandb", "rows.json", "config.yaml",
-    "data.json",
+    "adapter", "model", "experts", "predictions", "figures", "eval", "inspect", "wandb", "rows.json", "before",
+    "lengthened.json", "config.yaml", "data.json",
 )  # fmt: skip
 # What the end of a run writes: it is made again from the last checkpoint where it is damaged.
 END_FILES = ("results.json", "adapter", "model", "predictions", "routing.json", "rows.json", "base_scores.json")
 # Of a run without a manifest.
 UNSEALED = "not sealed, as it was made by an earlier mosld"
+
+# Keys that a run may go on with where they have only grown.
+LENGTH_KEYS = ("training.max_steps", "training.epochs")
 
 
 class RunDirectory:
@@ -43,6 +47,7 @@ class RunDirectory:
         adapter: the best adapter, in PEFT's format.
         model: the whole model, in transformers' format, if all its weights were trained.
         routing: which experts each task used.
+        lengthened: each time that the run was made longer: the step, and the keys as they were and are.
         base_scores: scores of the untrained model, which a resumed run reads instead of computing them again.
         results: the results, written last.
         seal: the manifest of all these files.
@@ -63,6 +68,7 @@ class RunDirectory:
         self.adapter = path / "adapter"
         self.model = path / "model"
         self.routing = path / "routing.json"
+        self.lengthened = path / "lengthened.json"
         self.base_scores = path / "base_scores.json"
         self.results = path / "results.json"
 
@@ -89,7 +95,7 @@ class RunDirectory:
         Raises:
             UserError: another process holds the lock, or the directory cannot be a run's.
         """
-        if not self._is_run() and self.path.is_dir() and self._has_foreign_files():
+        if not self.exists() and self.path.is_dir() and self._has_foreign_files():
             raise UserError(f"{self.path}: is not empty and holds no run; choose another output_dir.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -129,9 +135,9 @@ class RunDirectory:
         Raises:
             UserError: the directory holds a run with another config or other rows.
         """
-        if self._is_run() and config.training.resume == "never":
+        if self.exists() and config.training.resume == "never":
             self._remove_run()
-        resuming = self._is_run()
+        resuming = self.exists()
         if resuming:
             self._check_same_run(config, data, say)
             self._say_damage(say)
@@ -179,13 +185,7 @@ class RunDirectory:
             UserError: the recorded config or rows cannot be read, and `training.resume` is not `force`.
         """
         recorded, recorded_data = self._recorded(ignore_damage=config.training.resume == "force")
-        lines = []
-        for key, value in all_results_keys(config).items():
-            before = _lookup(recorded, key)
-            # A run that is older than the key did what its default says.
-            before = unhashed_defaults().get(key) if before is None else before
-            if before != value:
-                lines.append(f"{key}: was {before}, is {value}")
+        lines = [f"{key}: was {before}, is {now}" for key, (before, now) in _changed(recorded, config).items()]
         if recorded_data.get("fingerprint") != data["fingerprint"]:
             lines.append(
                 f"data: the rows changed (fingerprint was {recorded_data.get('fingerprint')}, is "
@@ -200,7 +200,8 @@ class RunDirectory:
         for task, records in predictions.items():
             self.seal.write_lines(folder / f"{task}.jsonl", records)
 
-    def _is_run(self) -> bool:
+    def exists(self) -> bool:
+        """Whether a run was started there."""
         return self.config.is_file() and self.data.is_file()
 
     def _has_foreign_files(self) -> bool:
@@ -220,7 +221,7 @@ class RunDirectory:
 
     def _check_same_run(self, config: Config, data: JsonObject, say: Callable[[str], None]) -> None:
         differences = self.differences(config, data)
-        if not differences:
+        if not differences or self._lengthen(config, data, say):
             return
         if config.training.resume != "force":
             raise UserError(
@@ -231,6 +232,45 @@ class RunDirectory:
         say(f"resuming in spite of what differs (training.resume=force): {'; '.join(differences)}")
         # They were computed with the former config and rows.
         self.seal.remove(self.results, self.base_scores)
+
+    def _lengthen(self, config: Config, data: JsonObject, say: Callable[[str], None]) -> bool:
+        """Make the run longer if the config asks for more steps and for nothing else; returns whether it does.
+
+        Raises:
+            UserError: it is finished, and its checkpoints are gone.
+        """
+        recorded, rows = self._recorded(ignore_damage=True)
+        changed = _changed(recorded, config)
+        if rows.get("fingerprint") != data["fingerprint"] or not all(
+            key in LENGTH_KEYS and _is_longer(*values) for key, values in changed.items()
+        ):
+            return False
+        listed = ", ".join(f"{key}: was {before}, is {now}" for key, (before, now) in changed.items())
+        names = [folder.name.removeprefix("step-") for folder in self.checkpoints.glob("step-*")]
+        step = max((int(name) for name in names if name.isdecimal()), default=0)
+        if not step and self.finished():
+            raise UserError(f"{self.path}: has no checkpoint to go on from ({listed}); use init_from=RUN.")
+        say(f"{listed}: going on from step {step}, at the learning rates of a run of the new length")
+        if step:
+            entry = {"step": step, **{key: list(values) for key, values in changed.items()}}
+            before = [one for one in self.times_lengthened() if one != entry]
+            self.seal.write_json(self.lengthened, [*before, entry])
+        self._put_aside(self.path / "before" / f"step-{step:06d}")
+        self.seal.remove(self.results)
+        return True
+
+    def _put_aside(self, target: Path) -> None:
+        """Move what was made from the weights so far to `target`, where no report takes it for the new ones."""
+        for folder in (self.path / "eval", self.path / "inspect"):
+            if folder.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(target / folder.name, ignore_errors=True)
+                self.seal.forget(folder)
+                folder.rename(target / folder.name)
+
+    def times_lengthened(self) -> list[JsonObject]:
+        """The entries of lengthened.json; none where the run has kept its length."""
+        return load_json(self.lengthened, list[JsonObject]) if self.lengthened.is_file() else []
 
     def _recorded(self, ignore_damage: bool) -> tuple[JsonObject, JsonObject]:
         """The config and the description of the rows that the run started with."""
@@ -253,6 +293,21 @@ class RunDirectory:
 def run_name(config: Config, path: Path) -> str:
     """The name in tables and dashboards: the directory's own, which ends in the hash of what affects results."""
     return path.name if not config.output_dir else f"{path.name}-{identity(config)}"
+
+
+def _changed(recorded: JsonObject, config: Config) -> dict[str, tuple[object, object]]:
+    """The keys that affect results and have changed, dotted, with the value before and now."""
+    # A run that is older than a key did what its default says.
+    before = {
+        key: unhashed_defaults().get(key) if (value := _lookup(recorded, key)) is None else value
+        for key in all_results_keys(config)
+    }
+    return {key: (before[key], now) for key, now in all_results_keys(config).items() if before[key] != now}
+
+
+def _is_longer(before: object, now: object) -> bool:
+    """Whether a number of steps or epochs has grown; None: no limit."""
+    return now is None or (isinstance(before, int) and isinstance(now, int) and before < now)
 
 
 def _lookup(tree: JsonObject, key: str) -> object:
