@@ -3,7 +3,7 @@
 Remote code is never run, and pickled weights are never loaded.
 """
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from mosld.distributed.processes import Processes
 from mosld.distributed.zero import partition
 from mosld.models.attention import resolve_attention
 from mosld.models.config import empty_model, transformers_config
-from mosld.models.embedded import embedded_checkpoint
+from mosld.models.embedded import Working, embedded_checkpoint
 from mosld.models.quantization import keep_packing, quantization_config, quantized_copy
 from mosld.models.tiny import byte_tokenizer, random_model
 
@@ -152,8 +152,12 @@ def load_placed(config: ModelConfig, group: Processes) -> BaseModel:
     return model, tokenizer
 
 
-def have_weights(config: ModelConfig) -> None:
+def have_weights(config: ModelConfig, working: Working = nullcontext) -> None:
     """Dequantize the embedded checkpoint, or download a hub model's weights, where they are not cached yet.
+
+    Args:
+        config: the model group.
+        working: shows what the first use of the embedded checkpoint does.
 
     Raises:
         UserError: the weights are not available.
@@ -161,7 +165,7 @@ def have_weights(config: ModelConfig) -> None:
     if config.path:
         return
     if config.kind == "embedded":
-        embedded_checkpoint()
+        embedded_checkpoint(working)
     # With a sharded base, the main process sends the others their weights.
     elif config.kind == "hub" and (is_main() or not launch().sharded_base):
         try:

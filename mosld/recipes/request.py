@@ -1,5 +1,6 @@
 """What a training command asks for, checked before anything heavy is imported: config, launcher, rows, directory."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ class TrainRequest:
     dataset: Dataset
     run: RunDirectory
     overrides: list[str]
+
+    @property
+    def command(self) -> str:
+        """What starts and resumes this run."""
+        return shlex.join(["python", "-m", "mosld.train", *self.overrides])
 
     def show_finished(self) -> bool:
         """Print the table of the run if it is finished, without importing torch; returns whether it is.
@@ -68,7 +74,7 @@ def show_results(request: TrainRequest, results: dict) -> None:
     console.show(results_table(results))
     if request.config.evaluation.base and "base_scores" not in results:
         command = f"python -m mosld.eval run={request.run.path} evaluation.base=true"
-        console.say(f"to score the untrained model too: {command}")
+        console.say("to score the untrained model too", command)
 
 
 def check_request(overrides: list[str]) -> TrainRequest:
