@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from enum import IntEnum
 
+from mosld.common.network import hub_outage
+
 HUB = "https://huggingface.co"
 
 
@@ -95,6 +97,8 @@ def explain_hub_error(repository: str, error: BaseException, otherwise: str) -> 
         advice = (
             f"it is not there under this name and revision, or is private and needs a token (`hf auth login`): {page}"
         )
+    elif outage := hub_outage():
+        return f"cannot be fetched: {outage}; {otherwise}."
     else:
         advice = f"{otherwise}; if {page} asks for terms to be accepted, accept them and give a token (`hf auth login`)"
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]

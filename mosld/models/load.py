@@ -20,6 +20,7 @@ from transformers.utils.hub import cached_file, cached_files
 from typing_extensions import TypedDict
 
 from mosld.common.errors import UserError, explain_hub_error, format_value
+from mosld.common.network import hub_outage
 from mosld.common.process import is_main
 from mosld.common.reading import load_json
 from mosld.config.groups import model_config
@@ -221,6 +222,8 @@ def _source(config: ModelConfig) -> tuple[str, str | None]:
     if config.kind == "embedded":
         return str(embedded_checkpoint()), None
     assert config.hub is not None  # checked with the config
+    # Without an answer the libraries are told not to try for minutes.
+    hub_outage()
     return config.hub, config.revision
 
 

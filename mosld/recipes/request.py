@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mosld.common.errors import UserError
+from mosld.common.network import hub_outage, is_cached
 from mosld.common.process import is_distributed, is_main
 from mosld.config.compose import load_config
 from mosld.config.identity import run_directory
-from mosld.config.schema import Config
+from mosld.config.schema import Config, ModelConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.distributed.launch import require_launch
 from mosld.runs.console import Console
@@ -37,8 +38,13 @@ class TrainRequest:
 
     @property
     def command(self) -> str:
-        """What starts and resumes this run."""
+        """What starts this run."""
         return shlex.join(["python", "-m", "mosld.train", *self.overrides])
+
+    @property
+    def resume_command(self) -> str:
+        """What resumes this run: the same, unless that starts it anew."""
+        return self.command.replace(" training.resume=never", "")
 
     def show_finished(self) -> bool:
         """Print the table of the run if it is finished, without importing torch; returns whether it is.
@@ -94,6 +100,7 @@ def check_request(overrides: list[str]) -> TrainRequest:
     require_launch(config)
     with Console().working("reading the rows"):
         dataset = load_dataset(config.data, config.source)
+    _require_model(config.model)
     require_token(config.hub)
     if config.training.patience and not any(task.validation for task in dataset.tasks.values()):
         raise UserError(
@@ -101,3 +108,18 @@ def check_request(overrides: list[str]) -> TrainRequest:
             "to null, or add a validation file."
         )
     return TrainRequest(config, dataset, run, overrides)
+
+
+def _require_model(model: ModelConfig) -> None:
+    """Refuse a model that is neither cached nor reachable, before torch is imported.
+
+    Raises:
+        UserError: the hub does not answer.
+    """
+    if model.kind != "hub" or model.path or not model.hub or is_cached(model.hub, model.revision):
+        return
+    if outage := hub_outage():
+        raise UserError(
+            f"model={model.name}: {model.hub} (revision {model.revision}) cannot be fetched: {outage}; or give a local "
+            "checkpoint with model.path=DIR."
+        )

@@ -130,7 +130,7 @@ def _train(request: TrainRequest) -> str:
                 raise
             status = "interrupted"
             launcher = " the same launcher and" if is_distributed() else ""
-            console.say(f"interrupted; resume from the last checkpoint with{launcher}", request.command)
+            console.say(f"interrupted; resume from the last checkpoint with{launcher}", request.resume_command)
         except DivergedError as error:
             status = "diverged"
             results.add(error=str(error))
