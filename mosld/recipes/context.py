@@ -34,6 +34,7 @@ from mosld.models.load import load_shape, load_tokenizer
 from mosld.recipes.load import load_base_model
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.routing_watch import RoutingWatch, chooses_experts
 from mosld.runs.starting_weights import starting_weights
 from mosld.training.build import build_loop, build_stepper
 from mosld.training.compile import compile_layers, uncompiled
@@ -309,6 +310,10 @@ def make_loop(
         best_by=chosen_by(context.dataset.known, held_out),
         run=run,
         log_every=config.logger.every,
+        expert_load_every=config.logger.expert_load_every,
+        routing=RoutingWatch(config.logger, config.method, config.training.learning_rate)
+        if chooses_experts(config.method)
+        else None,
         console=context.console,
         stop=stop,
         track=track,

@@ -146,7 +146,7 @@ def export_run(export: Export) -> None:
     except OSError as error:
         raise UserError(f"output={export.output}: cannot be written: {error.strerror or error}.") from error
     if export.form == "merged":
-        console.say(f"next: python -m mosld.eval run={export.output / loras[0].name}")
+        console.say("next", f"python -m mosld.eval run={export.output / loras[0].name}")
 
 
 def _plain_loras(

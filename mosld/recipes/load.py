@@ -44,7 +44,7 @@ def load_base_model(
     """
     console = console or Console()
     with console.fetching(config.hub):
-        have_weights(config)
+        have_weights(config, console.working)
     group = processes()
     if group.device.type == "cpu":
         watch_cores(_run_on_all_threads, torch.get_num_threads())

@@ -1,5 +1,6 @@
 """What a training command asks for, checked before anything heavy is imported: config, launcher, rows, directory."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,12 +8,13 @@ from pathlib import Path
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
+from mosld.common.network import hub_outage, is_cached
 from mosld.common.process import is_distributed, is_main
 from mosld.common.reading import load_yaml, require_shape
 from mosld.config.compose import checked_config, load_config, override_mistakes, parse_override, repeated_keys
 from mosld.config.identity import run_directory, uses_allocation
 from mosld.config.rerun import rerun_config
-from mosld.config.schema import Config
+from mosld.config.schema import Config, ModelConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.distributed.launch import require_launch
 from mosld.runs.console import Console
@@ -38,6 +40,16 @@ class TrainRequest:
     dataset: Dataset
     run: RunDirectory
     overrides: list[str]
+
+    @property
+    def command(self) -> str:
+        """What starts this run."""
+        return shlex.join(["python", "-m", "mosld.train", *self.overrides])
+
+    @property
+    def resume_command(self) -> str:
+        """What resumes this run: the same, unless that starts it anew."""
+        return self.command.replace(" training.resume=never", "")
 
     def show_finished(self) -> bool:
         """Print the table of the run if it is finished, without importing torch; returns whether it is.
@@ -73,7 +85,7 @@ def show_results(request: TrainRequest, results: dict) -> None:
     console.show(results_table(results))
     if request.config.evaluation.base and "base_scores" not in results:
         command = f"python -m mosld.eval run={request.run.path} evaluation.base=true"
-        console.say(f"to score the untrained model too: {command}")
+        console.say("to score the untrained model too", command)
 
 
 def check_request(overrides: list[str]) -> TrainRequest:
@@ -94,6 +106,7 @@ def check_request(overrides: list[str]) -> TrainRequest:
     require_launch(config)
     with Console().working("reading the rows"):
         dataset = load_dataset(config.data, config.source)
+    _require_model(config.model)
     require_token(config.hub)
     if config.training.patience and not any(task.validation for task in dataset.tasks.values()):
         raise UserError(
@@ -171,3 +184,18 @@ def check_evaluation(directory: str, overrides: list[str], compare: str | None =
     if record is None:
         dataset.notes.append(f"{run.path} has no record of the rows that it was trained on: leaks are not counted")
     return EvaluationRequest(config, dataset, run, overrides, compared)
+
+
+def _require_model(model: ModelConfig) -> None:
+    """Refuse a model that is neither cached nor reachable, before torch is imported.
+
+    Raises:
+        UserError: the hub does not answer.
+    """
+    if model.kind != "hub" or model.path or not model.hub or is_cached(model.hub, model.revision):
+        return
+    if outage := hub_outage():
+        raise UserError(
+            f"model={model.name}: {model.hub} (revision {model.revision}) cannot be fetched: {outage}; or give a local "
+            "checkpoint with model.path=DIR."
+        )

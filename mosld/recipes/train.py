@@ -43,6 +43,7 @@ from mosld.runs.directory import RunDirectory
 from mosld.runs.loss_curve import draw_loss_curve
 from mosld.runs.record import load_base_scores
 from mosld.runs.results import Results
+from mosld.runs.routing_watch import draw_routing
 from mosld.runs.starting_weights import starting_weights
 from mosld.runs.tables import results_table
 from mosld.tracking.tracker import NoTracker, Tracker, make_tracker
@@ -51,8 +52,6 @@ from mosld.training.memory import TRYING, fit_micro_batch
 from mosld.training.optim import require_optimizer
 from mosld.training.signals import StopSignals
 
-# Fewer steps make no curve.
-LEAST_DRAWN_STEPS = 10
 DISK_FULL = (
     "{}: the disk is full, or a file may not grow (ulimit -f); the checkpoints there are whole. Free some space, and "
     "the same command resumes."
@@ -127,6 +126,8 @@ def _train(request: TrainRequest) -> str:
     run = request.run
     console = Console(run.log)
     results = Results(run, request.config, request.overrides, request.dataset.describe())
+    console.log(f"command: {request.command}")
+    console.log("versions: " + ", ".join(f"{name} {number}" for name, number in results.tree["versions"].items()))
     tracker: Tracker = NoTracker()
     evaluation, status = None, "failed"
     with StopSignals() as stop:
@@ -139,7 +140,8 @@ def _train(request: TrainRequest) -> str:
                 # The launcher stops this process because of the other's error.
                 raise
             status = "interrupted"
-            console.say("interrupted; the same command resumes from the last checkpoint")
+            launcher = " the same launcher and" if is_distributed() else ""
+            console.say(f"interrupted; resume from the last checkpoint with{launcher}", request.resume_command)
         except DivergedError as error:
             status = "diverged"
             results.add(error=str(error))
@@ -154,7 +156,8 @@ def _train(request: TrainRequest) -> str:
             stop.end()
             if is_main():
                 with suppress(OSError):
-                    draw_loss_curve(run, least_steps=LEAST_DRAWN_STEPS)
+                    draw_loss_curve(run)
+                    draw_routing(run, request.config.logger, request.config.method)
             tracker.finish(_write_results(results, status, console), evaluation.records() if evaluation else None)
     if evaluation:
         console.show(results_table(results.tree))
@@ -219,6 +222,7 @@ def _train_and_score(
         validation_average=None if evaluation.average is None else progress.best_score,
         validation_loss=progress.best_loss,
         validation_perplexity=perplexity(progress.best_loss),
+        **(loop.routing.latest if loop.routing else {}),
         train_tokens=progress.tokens,
         train_seconds=round(progress.seconds, 3),
         tokens_per_second=round(progress.tokens / progress.seconds, 2),

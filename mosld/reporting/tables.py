@@ -10,8 +10,8 @@ from mosld.reporting.table import NO_VALUE, Cell, Table
 
 AVERAGE = "average"
 SCORES_NOTE = (
-    "Accuracy in %, mean ± standard deviation over seeds (one seed: no ±); bold: better than the next by more than the "
-    "95 % interval over items; - no run."
+    "Accuracy in %, mean ± standard deviation over seeds (no ± for one seed, or where all seeds agree); bold: better "
+    "than the next by more than the 95 % interval over items; - no run."
 )
 OTHERS_NOTE = "Strict, flexible: as lm-evaluation-harness scores the same texts (strict-match, flexible-extract)."
 GAINS_NOTE = (
@@ -88,7 +88,8 @@ def accuracy_cell(by_seed: Mapping[int, float], runs: Sequence[Run], mark: str =
     if not by_seed:
         return NO_VALUE
     mean, spread = mean_and_spread([100 * value for value in by_seed.values()])
-    text = f"{mean:.1f}" + (f" ± {spread:.1f}" if spread is not None else "") + mark
+    deviation = f" ± {spread:.1f}" if spread is not None and round(spread, 1) else ""
+    text = f"{mean:.1f}{deviation}{mark}"
     return Cell(text, mean, spread, len(by_seed), runs=runs)
 
 

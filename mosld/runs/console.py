@@ -1,14 +1,15 @@
 """What the user sees: progress bars on a terminal and in a notebook, plain lines elsewhere, and the same in train.log.
 
 Work of more than a few seconds shows a sign of life: a bar (`progress`, `track`) where items can be counted, a spinner
-with the time (`working`) where they cannot. Away from a terminal both are an occasional line.
+with the time (`working`) where they cannot. Away from a terminal, and in train.log, both are an occasional line.
 """
 
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +19,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.table import Column
 from rich.text import Text
 
 from mosld.common.process import in_notebook, is_main
@@ -38,6 +41,36 @@ DESCRIPTION = TextColumn("{task.description}", markup=False)
 T = TypeVar("T")
 # Counts one item of a progress bar, with a note that is shown next to it.
 Advance = Callable[[str], None]
+
+
+class TimesColumn(ProgressColumn):
+    """The time since the start and the time left, each with its name."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.finished_time if task.finished else task.elapsed
+        return Text(f"{_clock(elapsed)} elapsed  {_clock(task.time_remaining)} left", style="progress.elapsed")
+
+
+def _clock(seconds: float | None) -> str:
+    """Minutes and seconds, with hours where there are some."""
+    if seconds is None:
+        return "-:--"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+class NotedProgress(Progress):
+    """A bar with a line below it for its note, so that a long note takes no width from the bar."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield from (
+            Text(f"  {task.fields['note']}", no_wrap=True, overflow="ellipsis")
+            for task in self.tasks
+            if task.fields["note"]
+        )
 
 
 class SafeConsole(RichConsole):
@@ -71,19 +104,32 @@ class Console:
         quiet = not is_main()
         # Notebooks show stderr as errors.
         messages = sys.stdout if in_notebook() else sys.stderr
-        self._err = SafeConsole(file=messages, soft_wrap=True, quiet=quiet)
+        self._err = SafeConsole(file=messages, quiet=quiet)
         self._out = SafeConsole(file=sys.stdout, quiet=quiet)
         self._file = log.open("a", encoding="utf-8", errors="backslashreplace") if log and not quiet else None
         self._log = SafeConsole(file=self._file, width=110, force_terminal=False) if self._file else None
 
-    def say(self, text: str) -> None:
-        """Print one line."""
-        self._err.print(text)
-        self._write_log(text)
+    def say(self, text: str, command: str = "") -> None:
+        """Print a message; on a terminal it is wrapped between words.
 
-    def _write_log(self, text: str) -> None:
+        Args:
+            text: one line.
+            command: what the user may type next, printed behind the text, and never wrapped, so that it can be copied.
+        """
+        line = f"{text}: {command}" if command else text
+        if not self._err.is_terminal:
+            self._err.print(line, soft_wrap=True)
+        else:
+            # A path is longer than a line: only the terminal itself can wrap it so that it can be copied.
+            self._err.print(f"{text}:" if command else text, overflow="ignore", crop=False)
+            if command:
+                self._err.print(f"  {command}", soft_wrap=True)
+        self.log(line)
+
+    def log(self, text: str) -> None:
+        """Write one line with the time into the log file only."""
         if self._log:
-            self._log.print(text, soft_wrap=True)
+            self._log.print(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}", soft_wrap=True)
 
     def show(self, table: RenderableType) -> None:
         """Print a table."""
@@ -93,20 +139,28 @@ class Console:
 
     @contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Show a progress bar on a terminal or in a notebook; elsewhere print about twenty of the notes."""
-        if not self._err.is_terminal:
-            advance = self._notebook_progress if in_notebook() and is_main() else self._logged_progress
-            yield advance(title, total, done)
+        """Show a progress bar on a terminal or in a notebook; elsewhere, and in the log, print twenty of the notes."""
+        if not self._err.is_terminal and in_notebook() and is_main():
+            yield self._noted(show_bar(title, total, done), self._logged_progress(title, total, done, self.log))
             return
-        note = TextColumn("{task.fields[note]}", markup=False)
-        columns = [DESCRIPTION, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note]
-        with Progress(*columns, console=self._err) as bar:
+        if not self._err.is_terminal:
+            yield self._logged_progress(title, total, done, self.say)
+            return
+        log = self._logged_progress(title, total, done, self.log)
+        # What is left of the line is the bar's.
+        columns = [
+            DESCRIPTION,
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimesColumn(table_column=Column(no_wrap=True)),
+        ]
+        with NotedProgress(*columns, console=self._err) as bar:
             task = bar.add_task(title, total=total, completed=done, note="")
-            yield lambda note: bar.update(task, advance=1, note=note)
+            yield self._noted(lambda note: bar.update(task, advance=1, note=note), log)
 
-    def _notebook_progress(self, title: str, total: int, done: int) -> Advance:
-        bar = show_bar(title, total, done)
-        log = self._logged_progress(title, total, done, self._write_log)
+    @staticmethod
+    def _noted(bar: Advance, log: Advance) -> Advance:
+        """Count in the bar and in the log file."""
 
         def advance(note: str) -> None:
             bar(note)
@@ -114,8 +168,7 @@ class Console:
 
         return advance
 
-    def _logged_progress(self, title: str, total: int, done: int, say: Callable[[str], None] | None = None) -> Advance:
-        say = say or self.say
+    def _logged_progress(self, title: str, total: int, done: int, write: Callable[[str], None]) -> Advance:
         interval = max(1, total // 20)
         count = done
         last_notice = time.perf_counter()
@@ -129,7 +182,7 @@ class Console:
                 due = time.perf_counter() - last_notice > NOTICE_SECONDS
             if due:
                 last_notice = time.perf_counter()
-                say(f"{title} {count}/{total}  {note}".rstrip())
+                write(f"{title} {count}/{total}  {note}".rstrip())
 
         return advance
 
@@ -146,30 +199,19 @@ class Console:
 
     @contextmanager
     def working(self, title: str) -> Iterator[None]:
-        """Show a spinner and the time on a terminal; elsewhere print a line if the work takes long."""
-        if self._err.is_terminal:
-            columns = [SpinnerColumn(), DESCRIPTION, TimeElapsedColumn()]
-            with Progress(*columns, console=self._err, transient=True) as bar:
-                bar.add_task(title, total=None)
-                yield
-            return
+        """Show a spinner and the time on a terminal; elsewhere, and in the log file, a line if the work takes long."""
         done = threading.Event()
-        notifier = threading.Thread(target=self._notify, args=(title, done), daemon=True)
+        write = self.log if self._err.is_terminal else self.say
+        notifier = threading.Thread(target=_notify, args=(title, done, write), daemon=True)
         notifier.start()
-        try:
+        with ExitStack() as stack:
+            stack.callback(notifier.join)
+            stack.callback(done.set)
+            if self._err.is_terminal:
+                columns = [SpinnerColumn(), DESCRIPTION, TimeElapsedColumn()]
+                bar = stack.enter_context(Progress(*columns, console=self._err, transient=True))
+                bar.add_task(title, total=None)
             yield
-        finally:
-            done.set()
-            notifier.join()
-
-    def _notify(self, title: str, done: threading.Event) -> None:
-        if done.wait(FIRST_NOTICE_SECONDS):
-            return
-        self.say(title)
-        seconds = FIRST_NOTICE_SECONDS
-        while not done.wait(NOTICE_SECONDS):
-            seconds += NOTICE_SECONDS
-            self.say(f"{title} ({seconds:.0f} s)")
 
     @contextmanager
     def fetching(self, repository: str | None) -> Iterator[None]:
@@ -191,3 +233,14 @@ class Console:
         if self._file:
             with suppress(OSError):
                 self._file.close()
+
+
+def _notify(title: str, done: threading.Event, write: Callable[[str], None]) -> None:
+    """Write the title once the work takes long, and again with the seconds until it is done."""
+    if done.wait(FIRST_NOTICE_SECONDS):
+        return
+    write(title)
+    seconds = FIRST_NOTICE_SECONDS
+    while not done.wait(NOTICE_SECONDS):
+        seconds += NOTICE_SECONDS
+        write(f"{title} ({seconds:.0f} s)")

@@ -10,16 +10,15 @@ from mosld.runs.record import metrics_line
 RUNNING_MEAN_STEPS = 20
 
 
-def draw_loss_curve(run: RunDirectory, least_steps: int = 1) -> None:
+def draw_loss_curve(run: RunDirectory) -> None:
     """Draw the loss of each step with its running mean, and the loss and accuracy of each validation, as a PNG.
 
     Args:
-        run: its metrics.jsonl is read, and figures/loss.png written.
-        least_steps: with fewer logged steps nothing is drawn.
+        run: its metrics.jsonl is read, and figures/loss.png written where a step was logged.
     """
     lines = list(read_lines(run.metrics))
     trained = [line for line in lines if line.get("cross_entropy") is not None]
-    if len(trained) < least_steps:
+    if not trained:
         return
     # Importing it takes a second. Without pyplot there is no window and no global state.
     from matplotlib.figure import Figure

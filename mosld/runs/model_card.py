@@ -5,7 +5,7 @@ from pathlib import Path
 from mosld.common.errors import HUB
 from mosld.common.files import JsonObject, write_text
 from mosld.config.schema import Config, MethodConfig, ModelConfig
-from mosld.runs.power import independent_note
+from mosld.runs.power import accuracy_text, independent_note
 
 EMBEDDED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_BASE = "SmolLM2-135M-Instruct rounded to 4 bits, with its chat template"
@@ -168,10 +168,7 @@ def _describe(method: MethodConfig) -> str:
 
 def _score_table(results: JsonObject, prompt: str | None, average: bool) -> str:
     scores = results["scores"]
-    rows = [
-        f"| {task} | {100 * score['accuracy']:.1f} ± {100 * score['stderr']:.1f} | {score['n']} |\n"
-        for task, score in scores.items()
-    ]
+    rows = [f"| {task} | {accuracy_text(score)} | {score['n']} |\n" for task, score in scores.items()]
     if average and scores:
         rows.append(f"| average | {100 * results['average']:.1f} | |\n")
     note = f"\n{independent_note(scores)}.\n" if scores else ""

@@ -25,6 +25,28 @@ MAX_LISTED = 9
 SMALLEST = f"Smallest difference that could be shown (power {POWER:g}, alpha {ALPHA:g})"
 
 
+def accuracy_text(score: JsonObject) -> str:
+    """An accuracy in per cent with its standard error; where that is 0, with the 95 % interval of Wilson (1927).
+
+    The standard error is 0 where no answer or every answer is right, also of a single item, which proves nothing.
+    """
+    accuracy = f"{100 * score['accuracy']:.1f}"
+    error = f"{100 * score['stderr']:.1f}"
+    if error != "0.0":
+        return f"{accuracy} ± {error}"
+    low, high = wilson_interval(score["accuracy"], score["n"])
+    return f"{accuracy} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def wilson_interval(accuracy: float, items: int) -> tuple[float, float]:
+    """The shares of right answers from which this accuracy does not differ at level ALPHA."""
+    z_squared = NormalDist().inv_cdf(1 - ALPHA / 2) ** 2
+    centre = accuracy + z_squared / (2 * items)
+    reach = math.sqrt(z_squared * (accuracy * (1 - accuracy) / items + z_squared / (4 * items**2)))
+    scale = 1 + z_squared / items
+    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+
+
 def smallest_over_items(variances: Sequence[float], items: Sequence[int]) -> float:
     """The smallest difference of accuracy that the items of one task, or of some on average, can show.
 

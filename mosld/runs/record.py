@@ -119,6 +119,7 @@ class MetricsLine(TypedDict, total=False):
     cross_entropy: float | None
     validation_average: float | None
     validation_loss_average: float | None
+    expert_load: dict[str, list[float | None]]
 
 
 def metrics_line(line: str) -> MetricsLine | None:

@@ -1,6 +1,6 @@
 """Two tables: the results at the end of a run, and the experts that each token of an answer took.
 
-The results are accuracies in per cent with their standard error, next to the untrained model's.
+The results are accuracies in per cent with their standard error (or interval), next to the untrained model's.
 """
 
 import re
@@ -16,7 +16,7 @@ from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
 from mosld.data.leaks import leak_notes
 from mosld.data.subjects import CATEGORY
-from mosld.runs.power import independent_note
+from mosld.runs.power import accuracy_text, independent_note
 
 # The experts that a token took, with their gates.
 TakenExperts = Sequence[tuple[int, float]]
@@ -55,8 +55,19 @@ def results_table(results: JsonObject) -> RenderableType:
         cells = [f"{base_average:.1f}", *cells, f"{average - base_average:+.1f}"]
     table.add_row("average", "", *cells, style="bold")
     subjects = _subject_tables(scores, base_scores)
+    shown = [part for score in [*scores.values(), *base_scores.values()] for part in _with_parts(score)]
+    interval = (
+        ", [95 % interval] where all or none are right" if any("[" in accuracy_text(one) for one in shown) else ""
+    )
     notes: list[RenderableType] = [independent_note(scores), *subjects, *_leak_notes(results["data"])]
-    return Group(f"{_title(results)}: accuracy ± s.e. in %", table, *notes)
+    return Group(f"{_title(results)}: accuracy ± s.e. in %{interval}", table, *notes)
+
+
+def _with_parts(score: JsonObject) -> Iterator[JsonObject]:
+    yield score
+    yield from (_other(score, name) for name in ("strict", "flexible") if name in score)
+    for parts in ("by_category", "by_subject"):
+        yield from score.get(parts, {}).values()
 
 
 def _title(results: JsonObject) -> str:
@@ -76,9 +87,9 @@ def _score_table(first_column: str, base_scores: JsonObject) -> Table:
 def _add_row(table: Table, name: str, score: JsonObject, base: JsonObject | None) -> None:
     if base:
         gain = 100 * (score["accuracy"] - base["accuracy"])
-        table.add_row(name, str(score["n"]), _percent(base), _percent(score), f"{gain:+.1f}")
+        table.add_row(name, str(score["n"]), accuracy_text(base), accuracy_text(score), f"{gain:+.1f}")
     else:
-        table.add_row(name, str(score["n"]), _percent(score))
+        table.add_row(name, str(score["n"]), accuracy_text(score))
 
 
 def _other(score: JsonObject, name: str) -> JsonObject:
@@ -106,10 +117,6 @@ def _leak_notes(data: JsonObject) -> Iterator[str]:
     if notes:
         hint = " (data.drop_leaks=true leaves such rows out)" if any((data.get("leaks") or {}).values()) else ""
         yield f"{'; '.join(notes)}{hint}"
-
-
-def _percent(score: JsonObject) -> str:
-    return f"{100 * score['accuracy']:.1f} ± {100 * score['stderr']:.1f}"
 
 
 def experts_tables(

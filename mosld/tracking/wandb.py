@@ -98,7 +98,7 @@ class WandbTracker:
         # An offline `finish` returns before its file is written; this waits for it.
         wandb.teardown()
         if self._offline:
-            self._console.say(f"W&B run kept offline; send it with: wandb sync {files}")
+            self._console.say("W&B run kept offline; send it with", f"wandb sync {files}")
 
     def _replay(self) -> None:
         """Log all lines of metrics.jsonl: those of earlier starts, and the one just written."""

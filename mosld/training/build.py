@@ -15,6 +15,7 @@ from mosld.distributed.processes import processes
 from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
+from mosld.runs.routing_watch import RoutingWatch
 from mosld.training.checkpoint import Checkpoints
 from mosld.training.loop import Loop
 from mosld.training.optim import make_optimizer
@@ -70,6 +71,8 @@ def build_loop(
     best_by: str,
     run: RunDirectory,
     log_every: int,
+    expert_load_every: int,
+    routing: RoutingWatch | None,
     console: Console,
     stop: StopSignals,
     track: Callable[[dict[str, object]], None],
@@ -87,6 +90,8 @@ def build_loop(
         checkpoints=Checkpoints(run.checkpoints, config.keep_last, run.seal),
         metrics_path=run.metrics,
         log_every=log_every,
+        expert_load_every=expert_load_every,
+        routing=routing,
         console=console,
         stop=stop,
         auxiliary=auxiliary,
@@ -110,7 +115,7 @@ def pop_expert_load(model: torch.nn.Module) -> dict[str, dict[str, list[float] |
     numbers = iter(torch.cat(shares).tolist() if shares else [])
     return {
         kind: {
-            module: [round(next(numbers), 4) for _ in share] if share.ndim else round(next(numbers), 4)
+            module: [round(next(numbers), 6) for _ in share] if share.ndim else round(next(numbers), 4)
             for module, share in modules.items()
         }
         for kind, modules in shares_by_kind.items()

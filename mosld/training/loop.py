@@ -15,7 +15,9 @@ from mosld.data.mixing import Order
 from mosld.data.tokens.encoding import Example
 from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console
+from mosld.runs.loss_curve import read_lines
 from mosld.runs.results import MetricsLog
+from mosld.runs.routing_watch import RoutingWatch
 from mosld.training.checkpoint import Checkpoints, Progress, load_state, load_weights, save_state, save_weights
 from mosld.training.loss_watch import LossWatch
 from mosld.training.memory import TRYING, explain_oom, fit_micro_batch
@@ -52,6 +54,8 @@ class Loop:
         console: shows progress and messages.
         stop: the signals that ask the run to stop.
         auxiliary: the name of the adapter's own loss in metrics.jsonl.
+        expert_load_every: of the lines of metrics.jsonl, every which one has the load of the experts; the last has it.
+        routing: watches these loads, where routers choose.
         track: gets a copy of each line of metrics.jsonl.
     """
 
@@ -68,9 +72,13 @@ class Loop:
     console: Console
     stop: StopSignals
     auxiliary: str = "balance_loss"
+    expert_load_every: int = 1
+    routing: RoutingWatch | None = None
     track: Callable[[dict[str, object]], None] = lambda _: None
     # The number of the next step, and its rows.
     _upcoming: tuple[int, list[Example]] = (-1, [])
+    # What a signal waits for.
+    _activity: str = ""
 
     @cached_property
     def loss_watch(self) -> LossWatch:
@@ -97,9 +105,13 @@ class Loop:
         with (
             MetricsLog(self.metrics_path, progress.step) as metrics,
             self.console.progress("training", total, progress.step) as advance,
-            self.stop.waiting(),
+            self.stop.waiting(self._answer_signal),
             explain_oom(self.config.micro_batch_size),
         ):
+            if self.routing:
+                # What was seen and said before the run was interrupted.
+                for line in read_lines(self.metrics_path):
+                    self.routing.add(line)
             while progress.step < total and not self._out_of_patience(progress):
                 advance(self._step(metrics, progress, total))
         if progress.step < total:
@@ -115,6 +127,10 @@ class Loop:
     def total_steps(self) -> int:
         """Optimiser steps of the whole run; it may end earlier, out of patience."""
         return total_steps(self.order.steps_per_epoch, self.config)
+
+    def _answer_signal(self, name: str) -> None:
+        again = "; again to stop now" if name == "SIGINT" else "; Ctrl-C to stop now"
+        self.console.say(f"{name}: finishing {self._activity}{again}")
 
     def _out_of_patience(self, progress: Progress) -> bool:
         return self.config.patience is not None and progress.not_improved >= self.config.patience
@@ -142,6 +158,7 @@ class Loop:
     def _step(self, metrics: MetricsLog, progress: Progress, total: int) -> str:
         """One optimiser step and what belongs to it; returns a note for the progress bar."""
         started = time.perf_counter()
+        self._activity = f"step {progress.step + 1}"
         rate = learning_rate(progress.step, total, self.config)
         examples = self._rows(progress.step)
         self._upcoming = (progress.step + 1, self._rows(progress.step + 1) if progress.step + 1 < total else [])
@@ -236,6 +253,7 @@ class Loop:
 
     def _validate(self, metrics: MetricsLog, progress: Progress) -> bool:
         """Measure the validation split; if it is the best so far, keep the weights and return True."""
+        self._activity = f"step {progress.step} and its validation"
         validation = self.validate()
         self._log(metrics, {"step": progress.step, **validation.record()})
         rank = self._rank(validation.average, validation.average_loss)
@@ -261,6 +279,9 @@ class Loop:
     def _log_step(
         self, metrics: MetricsLog, progress: Progress, result: StepResult, rate: float, seconds: float
     ) -> None:
+        load = self.pop_expert_load()
+        step = progress.step
+        has_load = step == self.total_steps or step % (self.log_every * self.expert_load_every) == 0
         values: dict[str, object] = {
             "step": progress.step,
             "epoch": round(progress.step / self.order.steps_per_epoch, 4),
@@ -271,9 +292,12 @@ class Loop:
             "grad_norm": result.grad_norm,
             "tokens_per_second": round(result.tokens / seconds, 2),
             "skipped": progress.skipped,
-            **self.pop_expert_load(),
+            **(load if has_load else {}),
         }
+        warnings = self.routing.add(values) if self.routing else []
         self._log(metrics, values)
+        for warning in warnings:
+            self.console.say(warning)
 
     def _log(self, metrics: MetricsLog, values: dict[str, object]) -> None:
         metrics.write(**values)

@@ -29,6 +29,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self._answer: Callable[[str], None] = lambda _: None
         self.waiting_allowed = False
         self._previous_handlers: dict[signal.Signals, Callable | int | None] = {}
 
@@ -47,8 +48,13 @@ class StopSignals:
                 signal.signal(number, handler)
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let signals wait for the loop, which reads `requested` after each step; one after the last step raises."""
+    def waiting(self, answer: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """Let signals wait for the loop, which reads `requested` after each step; one after the last step raises.
+
+        Args:
+            answer: called at once, in a thread of its own, with the name of the signal that waits.
+        """
+        self._answer = answer
         self.waiting_allowed = True
         try:
             yield
@@ -69,3 +75,5 @@ class StopSignals:
         self.requested = name
         if not wait:
             raise KeyboardInterrupt(name)
+        # The signal may have come in the middle of a write, which cannot be entered a second time by this thread.
+        threading.Thread(target=self._answer, args=(name,), daemon=True).start()

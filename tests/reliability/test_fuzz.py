@@ -126,7 +126,7 @@ def _model(folder: Path) -> None:
 
 def _metrics(folder: Path) -> None:
     path = folder / "run" / "metrics.jsonl"
-    draw_loss_curve(RunDirectory(folder / "run"), least_steps=2)
+    draw_loss_curve(RunDirectory(folder / "run"))
     with MetricsLog(path, 3):
         pass
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mosld.common.errors import UserError, explain_hub_error
 from mosld.common.files import JsonObject, build_once, cache_directory
+from mosld.common.network import hub_outage
 from mosld.data.reading.bad_rows import RowError
 from mosld.data.reading.records import write_records
 from mosld.data.splits import needed_splits
@@ -164,6 +165,8 @@ def fetch(source: HubSet, config: str, split: str) -> "Dataset":
     Raises:
         UserError: they cannot be downloaded.
     """
+    # Asked before `datasets` is imported, which would try for half a minute.
+    hub_outage()
     # Takes seconds, and only the first run needs it.
     import datasets
 
