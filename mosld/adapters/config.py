@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -179,3 +180,14 @@ def experts_per_layer(shape: int | Sequence[int], depth: int) -> list[int]:
     if len(shape) > depth:
         raise ValueError(f"allocation.experts={list(shape)} has {len(shape)} parts, the model only {depth} layers")
     return [shape[layer * len(shape) // depth] for layer in range(depth)]
+
+
+def experts_of_module(key: str, config: MosldConfig, model: nn.Module) -> int:
+    """The number of experts of the module `key`, from the index of its layer and the length of the list it is in."""
+    if isinstance(config.experts, int):
+        return config.experts
+    place = re.match(r"(.*?)\.(\d+)\.", key)
+    if place is None:
+        raise ValueError(f"experts={config.experts} needs numbered layers, {key} has no number; give one number")
+    depth = len(list(model.get_submodule(place[1]).children()))
+    return experts_per_layer(config.experts, depth)[int(place[2])]

@@ -16,7 +16,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import Tensor, nn
 
 from mosld.adapters.bank import Mixture
-from mosld.adapters.config import MosldConfig, experts_per_layer
+from mosld.adapters.config import MosldConfig, experts_of_module
 from mosld.adapters.forward_tracker import ForwardTracker
 from mosld.adapters.layers import NO_MERGE, MixtureFeedForward, MixtureLayer, MixtureLinear, layer_kind
 from mosld.adapters.router import Router
@@ -121,7 +121,7 @@ class MosldModel(BaseTuner):
             target = layer_kind(target, current_key)(target, current_key, layer, self.context)
             setattr(parent, target_name, target)
         single = target_name in config.single_lora_modules
-        experts = 1 if single else _experts_of(current_key, config, self.model)
+        experts = 1 if single else experts_of_module(current_key, config, self.model)
         # With router "domain", one module of a layer has the router of all.
         router = self._domain_router(adapter_name, target) if config.router == "domain" else None
         assert isinstance(target, MixtureLinear | MixtureFeedForward)
@@ -158,14 +158,3 @@ def _layer_of(key: str) -> str:
     """``model.layers.3`` of ``model.layers.3.self_attn.q_proj``; the whole key where it has no number."""
     layer = re.match(r"(.*?\.\d+)\.", key)
     return layer[1] if layer else key
-
-
-def _experts_of(key: str, config: MosldConfig, model: nn.Module) -> int:
-    """The number of experts of the module `key`, from the index of its layer and the length of the list it is in."""
-    if isinstance(config.experts, int):
-        return config.experts
-    place = re.match(r"(.*?)\.(\d+)\.", key)
-    if place is None:
-        raise ValueError(f"experts={config.experts} needs numbered layers, {key} has no number; give one number")
-    depth = len(list(model.get_submodule(place[1]).children()))
-    return experts_per_layer(config.experts, depth)[int(place[2])]

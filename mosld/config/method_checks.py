@@ -20,6 +20,7 @@ TARGETS = {
 }
 # Keys of a LoRA's adapter_config.json that make it more than ``alpha / r * B A``.
 LORA_VARIANTS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "lora_bias")
+PISSA = "pissa"
 COMMON_KEYS = {"name", "kind", "own_learning_rate", "balance_weight"}
 MIXTURE_KEYS = {
     "rank", "alpha", "share", "targets", "plain_targets", "experts", "init", "dropout", "dropout_on", "router",
@@ -36,7 +37,7 @@ ROUTER_KEYS = {
 KIND_KEYS = {
     "full": COMMON_KEYS,
     "prefix": COMMON_KEYS | {"virtual_tokens"},
-    "lora": COMMON_KEYS | {"rank", "alpha", "targets", "init", "dropout", "dropout_on"},
+    "lora": COMMON_KEYS | {"rank", "alpha", "targets", "init", "dropout", "dropout_on", "rslora", "dora", "match"},
     "mixture": COMMON_KEYS | MIXTURE_KEYS,
 }
 # The values that switch these keys off; any other key is off at its default.
@@ -117,10 +118,14 @@ def _check_lora(method: MethodConfig) -> Iterator[str]:
     if method.targets == "block":
         yield f"method.targets=block: {method.name} adapts single layers; use ffn."
     if method.init == "normal":
-        yield f"method.init=normal: {method.name} is PEFT's own; use kaiming or gaussian."
+        yield f"method.init=normal: {method.name} is PEFT's own; use kaiming, gaussian or pissa."
+    if method.match and method.rslora:
+        yield f"method.rslora=true: method.match={method.match} keeps alpha / rank; set method.match=null."
 
 
 def _check_mixture(method: MethodConfig, allocation: AllocationConfig) -> Iterator[str]:
+    if method.init == PISSA:
+        yield f"method.init=pissa: {method.name} is a mixture of experts on a whole weight; use method=lora."
     if method.router is None or method.share is None:
         yield f"method={method.name}: method.router and method.share must be given."
         return
@@ -254,6 +259,12 @@ def _adapter_config(path: str) -> dict[str, object]:
         return {}
 
 
+def lora_variants(adapter: dict[str, object]) -> list[str]:
+    """What in a LoRA's adapter_config.json makes it more than ``alpha / r * B A`` on the base model's own weights."""
+    pissa = adapter.get("init_lora_weights") == PISSA
+    return [key for key in LORA_VARIANTS if adapter.get(key)] + ["init_lora_weights=pissa"] * pissa
+
+
 def _domains(adapter: dict[str, object]) -> list[str]:
     domains = adapter.get("domains")
     return domains if isinstance(domains, list) else []
@@ -273,7 +284,7 @@ def check_experts_from(method: MethodConfig) -> Iterator[str]:
     """Check that every named adapter is a LoRA that fits the method."""
     for path in method.experts_from.values():
         adapter = _adapter_config(path)
-        variants = [key for key in LORA_VARIANTS if adapter.get(key)]
+        variants = lora_variants(adapter)
         names = adapter.get("target_modules")
         targets = target_modules(method)
         if adapter.get("peft_type") != "LORA" or variants:

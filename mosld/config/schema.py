@@ -3,6 +3,7 @@
 No heavy imports here: `--help` and every refusal must come in well under two seconds.
 """
 
+import math
 from dataclasses import dataclass
 
 from mosld.common.files import JsonObject
@@ -133,8 +134,22 @@ class MethodConfig:
     )
     init: str = setting(
         "kaiming",
-        "Initial A: uniform as in PEFT's LoRA, or Gaussian with standard deviation 1/rank or .02.",
-        choices=("kaiming", "gaussian", "normal"),
+        "Initial A: uniform as in PEFT's LoRA, or Gaussian with standard deviation 1/rank or .02. pissa (kind lora): A "
+        "and B from the largest singular vectors of the frozen weight, which gives them up.",
+        choices=("kaiming", "gaussian", "normal", "pissa"),
+    )
+    rslora: bool = setting(
+        False, "Kind lora: scale the update by alpha / sqrt(rank) (rsLoRA).", hash_default=False
+    )
+    dora: bool = setting(
+        False, "Kind lora: learn the length of each output's weight apart from its direction (DoRA).", hash_default=False
+    )
+    match: str | None = setting(
+        None,
+        "Kind lora: the mixture whose number of trained weights the LoRA's rank is chosen for, at method.rank and the "
+        "same targets; alpha / rank stays as it is.",
+        choices=("mosld", "mola"),
+        hash_default=False,
     )
     dropout: float = setting(0.0, "Dropout probability in training.", minimum=0, below=1)
     dropout_on: str = setting(
@@ -185,6 +200,11 @@ class MethodConfig:
     )
     from_run: str | None = setting(None, "Router domain: a finished run to add add_task to.")
     add_task: str | None = setting(None, "Router domain: the task that becomes a new expert of from_run.")
+
+    @property
+    def scale(self) -> float:
+        """The factor of ``B A x``."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 @dataclass(frozen=True)

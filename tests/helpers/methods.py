@@ -67,6 +67,7 @@ ROWS = [
     Row("full", routed=False, layers=False, adapter=False),
     Row("prefix", routed=False, layers=False),
     Row("lora", routed=False, dropout=True),
+    Row("lora_matched", routed=False, dropout=True),
     Row("molora"),
     Row("sira", dropout=True),
     Row("mola", dropout=True),

@@ -25,6 +25,10 @@ FIXTURES = [
     ("mosld", "rectangle", {"targets": "all"}, 69_197_824),
     ("mixlora", None, {}, 98_041_856),
     ("mixlora_authors", None, {}, 203_423_744),
+    ("lora_matched", None, {}, 13_631_488),  # rank 26, 13,893,632 as mosld has is no multiple of a rank
+    ("lora_matched", 8, {"match": "mola"}, 35_651_584),
+    ("lora", None, {"dora": True}, 4_456_448),
+    ("lora", None, {"init": "pissa"}, 4_194_304),
     ("prefix", None, {"virtual_tokens": 10}, 2_621_440),
     ("prefix", None, {"virtual_tokens": 20}, 5_242_880),
     ("prefix", None, {}, 7_864_320),
