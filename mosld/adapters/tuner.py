@@ -5,7 +5,7 @@ directly (peft >= 0.21).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from mosld.adapters.config import MosldConfig, experts_of_module
 from mosld.adapters.forward_tracker import ForwardTracker
 from mosld.adapters.layers import NO_MERGE, MixtureFeedForward, MixtureLayer, MixtureLinear, layer_kind
 from mosld.adapters.router import Router
+from mosld.adapters.step_load import AllReduce, Key, move_biases
 
 ON_DISK = (
     "device_map has put parts of the base on disk ({names}), where PEFT adds no layers; adapt the model first, then "
@@ -148,6 +149,37 @@ class MosldModel(BaseTuner):
         if mixture in key:
             return key.replace(f"{mixture}{adapter_name}.", mixture)
         return super()._remove_adapter_name_from_key(key, adapter_name)  # modules_to_save
+
+    @contextmanager
+    def over_step(
+        self, count_ahead: Callable[[], None], all_reduce: AllReduce = lambda tensor: tensor
+    ) -> Iterator[Callable[[], None]]:
+        """The forward and backward passes of one optimiser step, for balances that look at whole steps.
+
+        Trainers that do not call this balance each forward pass by itself (balance_over "step"), or not at all
+        (balance "bias").
+
+        Args:
+            count_ahead: runs the step's forward passes without gradients; called with balance_over "step".
+            all_reduce: sums a tensor over all processes.
+
+        Yields:
+            What to call after the optimiser's update: it moves the biases.
+        """
+        load = self.context.auxiliary_loss.step_load
+        routers = {key: router for key, router in self._routers() if router.config.balance == "bias"}
+        counted = {key: router for key, router in self._routers() if router.config.balance_over == "step"}
+        if counted:
+            count_ahead()
+        with load.knowing(load.take(counted, all_reduce)), load.paused(not routers):
+            yield lambda: move_biases(routers, load.take(routers, all_reduce))
+
+    def _routers(self) -> Iterator[tuple[Key, Router]]:
+        for layer in self.model.modules():
+            for name, mixture in layer.mosld_mixture.items() if isinstance(layer, MixtureLayer) else ():
+                router = getattr(mixture, "router", None)
+                if router is not None:
+                    yield (name, layer.key), router
 
     def pop_load(self) -> dict[str, dict[str, Tensor]]:
         """As `AuxiliaryLoss.pop_load`."""

@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from mosld.adapters.adapt import adapt_with
 from mosld.adapters.load import base_model_of, load_into, parameter_counts
 from mosld.common.errors import UserError
+from mosld.config.method_checks import row_indices
 from mosld.config.schema import Config, EvaluationConfig, MethodConfig
 from mosld.data.dataset import Dataset
 from mosld.data.mixing import Order, quotas
@@ -245,7 +246,7 @@ def prepare(
         config.training,
         seed=config.seed,
         pad_token_id=context.tokenizer.pad_token_id,
-        domains=config.method.domains or (),
+        domains=row_indices(config.method, config.data.tasks),
         base_dtype=base_dtype,
     )
     return stepper, context.encode_train()

@@ -119,9 +119,7 @@ def write_exported_card(
         config,
         library=library,
         title=title,
-        what=what.format(
-            base=model.hub or _base_name(model), method=f"{called} ({_size(method)})"
-        ),
+        what=what.format(base=model.hub or _base_name(model), method=f"{called} ({_size(method)})"),
         facts=f".\n{fact}{' ' * bool(fact)}Run: `{run}`. Type of the weights: {dtype}.",
         tags=[tag, *([method.name] if method.name != tag else [])],
         scores=f"\nScores of {before}:\n{scores}" if scores else "",
