@@ -13,6 +13,7 @@ from mosld.common.files import read_json
 from mosld.common.reading import load_yaml
 from mosld.common.terminal import print_result
 from mosld.config.identity import results_keys
+from mosld.config.method_checks import PISSA
 from mosld.config.rerun import rerun_config
 from mosld.config.schema import Config
 from mosld.runs.saved import SavedRun, saved_run
@@ -42,6 +43,10 @@ REFUSED = {
     "other": "{weights} is the adapter of another run: its config.yaml differs from {path}/config.yaml in {keys}. Name "
     "the adapter's directory itself, or copy back the run's own.",
     "model": "as=model: a plain LoRA can be merged exactly; take as=merged.",
+    "dora": "as={form}: method.dora=true learns the length of each output's weight, too, which is no A and B. PEFT "
+    "loads {weights} as it is, and its merge_and_unload() makes one model of base and adapter.",
+    "pissa": "as={form}: method.init=pissa counts from a base without its largest singular vectors. PEFT loads "
+    "{weights} as it is; as=merged makes one model of base and adapter.",
     "per": "per={per}: {reason}",
     "rank": "rank={rank}: this LoRA is exact and keeps its own rank; leave out rank.",
 }
@@ -109,6 +114,10 @@ def _not_exportable(run: SavedRun, config: Config, flags: argparse.Namespace) ->
     exact = method.kind == "lora" or method.router == "domain"
     if flags.form == "model" and method.kind == "lora":
         reasons.append(REFUSED["model"])
+    if method.dora and flags.form != "model":
+        reasons.append(REFUSED["dora"].format(**facts))
+    elif method.init == PISSA and flags.form in ("lora", "gguf"):
+        reasons.append(REFUSED["pissa"].format(**facts))
     if flags.rank and (exact or flags.form == "model"):
         reasons.append(REFUSED["rank"].format(**facts))
     if flags.per == "task" and (method.kind == "lora" or flags.form == "model"):

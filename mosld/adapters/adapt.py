@@ -1,6 +1,7 @@
 """From a method's config to an adapted model."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -13,12 +14,14 @@ from peft import (
     get_peft_model,
     initialize_kv_prefix_from_past_key_values,
 )
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from mosld.adapters.config import MosldConfig
+from mosld.adapters.bank import Mixture
+from mosld.adapters.config import MosldConfig, experts_of_module
 from mosld.adapters.grow import grow_to
 from mosld.adapters.moa import load_experts
 from mosld.common.errors import UserError, format_value
@@ -83,11 +86,12 @@ def adapt_with(
         return model.requires_grad_(True)
     if method.kind != "prefix":
         check_targets(model, method)
-    if seed is not None:
-        torch.manual_seed(seed)
     try:
-        adapted = get_peft_model(model, peft_config(method, allocation))
-    except ValueError as error:  # PEFT names a missing target, the tuner a shape that does not fit
+        config = peft_config(with_matched_rank(method, allocation, model), allocation)
+        if seed is not None:
+            torch.manual_seed(seed)
+        adapted = get_peft_model(model, config)
+    except (ValueError, TypeError) as error:  # PEFT names a missing target or type, the tuner a shape that does not fit
         raise UserError(f"method={method.name}: {error}") from error
     if method.kind == "prefix" and adapted.device.type != "meta":
         _initialize_prefix(adapted, method.virtual_tokens)
@@ -125,7 +129,9 @@ def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfi
             lora_alpha=int(method.alpha) if method.alpha.is_integer() else method.alpha,  # type: ignore[arg-type]
             lora_dropout=method.dropout,
             target_modules=target_modules(method),
-            init_lora_weights="gaussian" if method.init == "gaussian" else True,
+            init_lora_weights=True if method.init == "kaiming" else method.init,  # type: ignore[arg-type]
+            use_rslora=method.rslora,
+            use_dora=method.dora,
             task_type="CAUSAL_LM",
         )
     if method.kind == "prefix":
@@ -136,6 +142,25 @@ def peft_config(method: MethodConfig, allocation: AllocationConfig) -> PeftConfi
             raise UserError(f"method={method.name}: name its experts, as in domains=['obqa', 'csqa'].")
         experts = len(method.domains)
     return MosldConfig.from_method(method, experts, target_modules(method), TARGETS[method.plain_targets])
+
+
+def with_matched_rank(method: MethodConfig, allocation: AllocationConfig, model: PreTrainedModel) -> MethodConfig:
+    """A LoRA with the rank at which it trains about as many weights on the model as the mixture that it matches."""
+    if method.match is None:
+        return method
+    options: dict[str, object] = {"rank": method.rank, "targets": method.targets, "top_k": 1}
+    mixture, _ = method_config(method.match, allocation.experts, options)
+    config = cast(MosldConfig, peft_config(mixture, allocation))
+    # PEFT says which layers the targets name.
+    smallest = get_peft_model(model, peft_config(replace(method, rank=1, init="kaiming"), allocation))
+    layers = {key: layer for key, layer in smallest.get_base_model().named_modules() if isinstance(layer, LoraLayer)}
+    smallest.unload()
+    widths = {key: (layer.in_features, layer.out_features) for key, layer in layers.items()}
+    with torch.device("meta"):
+        mixtures = [Mixture(*width, experts_of_module(key, config, model), config) for key, width in widths.items()]
+    wanted = sum(weight.numel() for mixture in mixtures for weight in mixture.parameters())
+    rank = max(1, round(wanted / sum(map(sum, widths.values()))))
+    return replace(method, rank=rank, alpha=method.alpha / method.rank * rank, match=None)
 
 
 def check_targets(model: PreTrainedModel, method: MethodConfig) -> None:

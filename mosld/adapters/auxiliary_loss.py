@@ -14,8 +14,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast, ModelOutput, M
 
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.forward_context import ForwardContext
-from mosld.adapters.load_balancing import balance_loss
+from mosld.adapters.load_balancing import balance_loss, localised_loss, real_tokens
 from mosld.adapters.routing import Routing
+from mosld.adapters.step_load import StepLoad
+from mosld.config.method_checks import LOAD_LOSSES
 
 ROUTER_LOGITS = "output_router_logits"  # by which trainers of TRL ask a model for `outputs.aux_loss`
 ROUTER_WEIGHT = "router_aux_loss_coef"  # of the model's config, what they multiply it with
@@ -39,6 +41,7 @@ class AuxiliaryLoss:
 
     Attributes:
         weight: what trainers multiply `outputs.aux_loss` with.
+        step_load: the load in the whole optimiser step, for the adapters whose balance needs that.
     """
 
     def __init__(self) -> None:
@@ -46,6 +49,7 @@ class AuxiliaryLoss:
         self._announced = False
         self._warned = False
         # By adapter and module.
+        self.step_load = StepLoad()
         self._assignments: dict[tuple[str, str], Tensor] = {}
         self._dropped: dict[tuple[str, str], Tensor] = {}
 
@@ -100,25 +104,28 @@ class AuxiliaryLoss:
         known = {
             adapter: (config, own)
             for adapter, (config, own) in routings.items()
-            if config.router != "domain" or any(routing.loss is not None for routing in own.values())
+            if (config.router != "domain" or any(routing.loss is not None for routing in own.values()))
+            and (
+                config.balance != "localised" or context.domain_B is not None or (context.supervised and model.training)
+            )
         }
+        share = _share(kwargs.get("labels"), kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
         losses = [
-            (config.auxiliary_weight, self._of_adapter(adapter, context, config, own))
+            (config.auxiliary_weight, self._of_adapter(adapter, context, config, own, share))
             for adapter, (config, own) in known.items()
         ]
         if losses:
-            outputs = self._with_losses(model, kwargs, outputs, losses)
+            outputs = self._with_losses(model, share, outputs, losses)
         silenced = self._announced and self.weight and not getattr(text_config(model), ROUTER_WEIGHT)
         if model.training and not silenced and not self._warned and not torch.compiler.is_compiling():
             self._watch(outputs, max(config.auxiliary_weight for config, _ in routings.values()), losses)
         return outputs
 
     def _with_losses(
-        self, model: nn.Module, kwargs: Mapping[str, Any], outputs: object, losses: list[tuple[float, Tensor]]
+        self, model: nn.Module, share: Tensor | float, outputs: object, losses: list[tuple[float, Tensor]]
     ) -> object:
         loss = _loss_of(outputs)
         if loss is not None and model.training:
-            share = _share(kwargs.get("labels"), kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
             for weight, auxiliary in losses:
                 loss = loss + weight * share * auxiliary
             outputs = _with_loss(outputs, loss)
@@ -134,12 +141,26 @@ class AuxiliaryLoss:
         return torch.stack(terms if of_base is None else [of_base, *terms]).sum()
 
     def _of_adapter(
-        self, adapter: str, context: ForwardContext, config: MosldConfig, routings: dict[str, Routing]
+        self,
+        adapter: str,
+        context: ForwardContext,
+        config: MosldConfig,
+        routings: dict[str, Routing],
+        share: Tensor | float,
     ) -> Tensor:
         router_losses = [routing.loss for routing in routings.values() if routing.loss is not None]
-        formula = "switch" if config.balance == "none" else config.balance  # the load is counted in any case
+        formula = config.balance if config.balance in LOAD_LOSSES else "switch"  # the load is counted in any case
         mask_BS = None if config.router == "domain" else context.mask_BS
-        balance, counts = balance_loss(routings, mask_BS, formula)
+        whole = self.step_load.known_of(adapter) if config.balance_over == "step" else None
+        balance, counts = balance_loss(routings, mask_BS, formula, whole)
+        if whole is not None:
+            # A trainer counts this pass by its share of the labels, but the loss is a sum over its tokens.
+            balance = balance / share
+        if config.balance == "bias" or config.balance_over == "step":
+            first = next(iter(routings.values())).probs_BSE
+            self.step_load.add(adapter, counts, real_tokens(first, mask_BS).sum())
+        if config.balance == "localised":
+            balance = localised_loss(routings, mask_BS, _kinds_of(context), config.balance_offset)
         # What torch.func maps over does not outlive its call.
         if torch.compiler.is_compiling() or not any(map(is_functorch_wrapped_tensor, counts.values())):
             self._count(adapter, counts, routings)
@@ -198,6 +219,15 @@ class AuxiliaryLoss:
         self._assignments = {}
         self._dropped = {}
         return load
+
+
+def _kinds_of(context: ForwardContext) -> Tensor:
+    if context.domain_B is None:
+        raise ValueError(
+            "balance='localised' is trained with domain=[B], the kind of each row's task: 0 for the first half of the "
+            "experts, 1 for the second (transformers' Trainer keeps that column with remove_unused_columns=False)"
+        )
+    return context.domain_B
 
 
 def tensors_with_grad(outputs: object) -> list[Tensor]:

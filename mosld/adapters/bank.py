@@ -21,18 +21,22 @@ from mosld.adapters.router import Router
 from mosld.adapters.routing import Routing
 
 NORMAL_DEVIATION = 0.02  # of MoLoRA's author code
+HEAD_GAMMA = 64.0  # of R-LoRA, as LoRA-GA's
 Experts = TypeVar("Experts", bound=nn.Module)
 
 
 class ExpertBank(nn.Module):
-    """The projections A_i and B_i of all experts of one linear layer; all share A, or B, or neither.
+    """The projections A_i and B_i of all experts of one linear layer; all share A, or B, or neither, or both.
 
     The weights are fp32 whatever the base is. B starts at zero, so an untrained bank changes nothing.
 
     Attributes:
-        A: [R, I] if shared, else [E*R, I]: expert i has rows i*R to (i+1)*R.
+        A: [R, I] if shared, else [E*R, I]: expert i has rows i*R to (i+1)*R. A buffer where it is never trained.
         B: [O, R] if shared, else [O, E*R]: expert i has columns i*R to (i+1)*R.
+        M: [E*R, R] if both are shared, else None: expert i is ``B M_i A`` with rows i*R to (i+1)*R.
     """
+
+    A: Tensor
 
     def __init__(self, in_features: int, out_features: int, experts: int, config: MosldConfig) -> None:
         super().__init__()
@@ -40,22 +44,55 @@ class ExpertBank(nn.Module):
         self.experts = experts
         self.rank = rank
         self.config = config
-        rows = rank if config.share == "A" else experts * rank
-        columns = rank if config.share == "B" else experts * rank
-        self.A = nn.Parameter(torch.empty(rows, in_features, dtype=torch.float32))
+        rows = rank if config.share in ("A", "both") else experts * rank
+        columns = rank if config.share in ("B", "both") else experts * rank
+        A = torch.empty(rows, in_features, dtype=torch.float32)
+        if config.init == "sparse":
+            self.register_buffer("A", A)
+        else:
+            self.A = nn.Parameter(A)
         self.B = nn.Parameter(torch.zeros(out_features, columns, dtype=torch.float32))
+        both = config.share == "both"
+        self.M = nn.Parameter(torch.empty(experts * rank, rank, dtype=torch.float32)) if both else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw A at random and set B to zero, where the config does not ask for a random B."""
         if self.config.init == "kaiming":
             nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        elif self.config.init == "sparse":
+            self._draw_sparse_a()
         else:
             nn.init.normal_(self.A, std=1 / self.rank if self.config.init == "gaussian" else NORMAL_DEVIATION)
-        if self.config.init_weights:
-            nn.init.zeros_(self.B)
-        else:
+        if self.M is not None:
+            nn.init.kaiming_uniform_(self.M, a=math.sqrt(5))
+        if not self.config.init_weights:
             nn.init.kaiming_uniform_(self.B, a=math.sqrt(5))
+        elif self.config.init_b == "random":
+            self._draw_heads()
+        else:
+            nn.init.zeros_(self.B)
+
+    @torch.no_grad()
+    def _draw_sparse_a(self) -> None:
+        """FlyLoRA (arXiv 2510.08396): in each row of A a share k / E of elements, of N(0, 1/E^2); the others 0."""
+        rows, width = self.A.shape
+        share = (self.config.top_k or self.experts) / self.experts
+        places = torch.rand(rows, width, device=self.A.device).topk(min(width, max(1, round(width * share)))).indices
+        values = torch.randn(places.shape, device=self.A.device) / self.experts
+        self.A.zero_().scatter_(1, places, values)
+
+    @torch.no_grad()
+    def _draw_heads(self) -> None:
+        """R-LoRA's multi-head initialisation (arXiv 2502.15455): different B_i, whose mean is 0.
+
+        Departure: the authors subtract ``s mean(B_i) A`` from W, which a frozen base does not allow. Subtracted from
+        each B_i it is the same at the start, since gates sum to 1; with a router of zeros the update is then 0 up to
+        rounding.
+        """
+        nn.init.normal_(self.B, std=len(self.B) ** 0.25 / math.sqrt(HEAD_GAMMA * len(self.B)))
+        heads = self.B.unflatten(1, (-1, self.rank))
+        heads -= heads.mean(1, keepdim=True)
 
     def down(self, x: Tensor) -> Tensor:
         """``A_i x`` for each expert [..., E, R]; with a shared A it is computed once [..., 1, R].
@@ -84,11 +121,16 @@ class ExpertBank(nn.Module):
         scale = self.config.alpha / self.rank
         if self._drops(self.config.dropout_on):
             scale /= keep_probability(self.config.dropout)
+        if self.M is not None:
+            z = linear(z.squeeze(-2), self._masked("cores", self.M)).unflatten(-1, (-1, self.rank))
+        if self._drops("heads"):
+            z = z.expand(*z.shape[:-2], self.experts, self.rank)
+            z = z * keep_mask(z, self.config.dropout)
         B = self._masked("B", self.B)
         if gates is None:
             return linear(scale * z.flatten(-2), B)
         gates = scale * gates.to(z.dtype)
-        if self.config.share == "B":
+        if self.config.share in ("B", "both"):
             return linear((gates.unsqueeze(-1) * z).sum(-2), B)
         k = self.config.top_k
         if k is not None and use_grouped_mm(B, self.experts, self.rank, k):
@@ -104,8 +146,9 @@ class ExpertBank(nn.Module):
         return self.training and config.dropout > 0 and config.dropout_on == name != "none"
 
     def untrained_experts(self) -> Tensor:
-        """Which experts are as they start and so change nothing [E]: their B is 0, or their A where B is shared."""
-        weight, axis = (self.A, 0) if self.config.share == "B" else (self.B, 1)
+        """Which experts are as they start and so change nothing [E]: their B is 0, or A or M where B is shared."""
+        weight, axis = {"B": (self.A, 0), "both": (self.M, 0)}.get(self.config.share, (self.B, 1))
+        assert weight is not None
         return ~weight.unflatten(axis, (self.experts, -1)).movedim(axis, 0).flatten(1).any(-1)
 
 
@@ -113,9 +156,10 @@ def expert_weights(mixture: nn.Module) -> Iterator[tuple[nn.Module, str, int]]:
     """The weights in which each expert of a mixture has a part of its own: module, name, and the axis of experts."""
     for module in mixture.modules():
         if isinstance(module, Router):
-            yield module, "weight", 0
+            yield from ((module, name, 0) for name in ("weight", "bias") if getattr(module, name) is not None)
         elif isinstance(module, ExpertBank):
-            yield from ((module, name, axis) for name, axis in (("A", 0), ("B", 1)) if module.config.share != name)
+            own = {"A": "B", "B": "A", "both": "M", "none": "AB"}[module.config.share]
+            yield from ((module, name, int(name == "B")) for name in own)
 
 
 def select_experts(weight: Tensor, axis: int, experts: int, selected: Tensor) -> Tensor:
@@ -178,6 +222,11 @@ class Mixture(ExpertBank):
         sira       s sum_i G_i B_i A_i x        Zhu et al. 2023 (arXiv 2311.09179); `routing.capacity_routing`
         hydralora  s sum_i p_i B_i (A x)        Tian et al. 2024 (arXiv 2404.19245); A is shared
         moa        s B_j A_j drop(x)            Feng et al. 2024 (arXiv 2403.03432); `router.Router`
+        loramoe    s sum_i p_i B_i A_i drop(x)  Dou et al. 2023 (arXiv 2312.09979); nothing is shared
+        rlora      s sum_i p_i B_i drop_i(A x)  Liu et al. 2025 (arXiv 2502.15455); A is shared, a mask for each expert
+        comol      s B (sum_i p_i M_i) A x      Cao et al. 2026 (arXiv 2603.00573); A and B are shared, p from A x
+        smora      s sum_i g_i b_i a_i x        Zhao et al. 2025 (arXiv 2501.15103); each rank is an expert
+        flylora    s sum_i m_i b_i a_i x        Zou et al. 2025 (arXiv 2510.08396); A is frozen, m_i 1 for the K largest
 
     Departures from MoSLD's paper: eq. 2 prints Mask ~ Bernoulli(p) beside the scale 1 / (1-p); an element is dropped
     with probability p, as its text says. The text drops the update, the equation masks the weight; the equation holds,
@@ -197,7 +246,8 @@ class Mixture(ExpertBank):
         self, in_features: int, out_features: int, experts: int, config: MosldConfig, routed: bool = True
     ) -> None:
         super().__init__(in_features, out_features, experts, config)
-        self.router = Router(in_features, experts, config) if routed else None
+        width = config.r if config.router_input == "Ax" else in_features
+        self.router = Router(width, experts, config) if routed else None
         self.layer_routers: list[Router] = []
 
     def forward(
@@ -218,6 +268,7 @@ class Mixture(ExpertBank):
             return without_closed(self, kept)(x_BSI, context, layer)
         weights = [] if self.router is None else self.router.fused_logits(x_BSI)
         *logits, z = fused_linear(x_BSI, [*weights, self.down_weight(x_BSI)])
+        z = self.by_expert(z)
         routing: Routing | None
         gates_BSE: Tensor | None
         if self.config.router == "domain":
@@ -225,11 +276,19 @@ class Mixture(ExpertBank):
             if x_BSI.dim() == 2:  # the base model has flattened its tokens, as OPT before its feed-forward layers
                 gates_BSE = gates_BSE.squeeze(1).repeat_interleave(len(x_BSI) // len(gates_BSE), dim=0)
         else:
-            routing = None if self.router is None else self.router(x_BSI, context, *logits)
+            routing = None if self.router is None else self._by_token(x_BSI, z, context, logits)
             gates_BSE = routing.gates_BSE if routing else None
         if self.kept is not None and gates_BSE is not None:
             gates_BSE = gates_BSE[..., self.kept]
-        return self.up(self.by_expert(z), gates_BSE), routing
+        return self.up(z, gates_BSE), routing
+
+    def _by_token(self, x_BSI: Tensor, z: Tensor, context: ForwardContext, logits: list[Tensor]) -> Routing:
+        assert self.router is not None
+        if self.config.router == "magnitude":  # of experts of rank 1
+            return self.router(x_BSI, context, z.squeeze(-1).float())
+        if self.config.router_input == "Ax":
+            return self.router(z.squeeze(-2), context)
+        return self.router(x_BSI, context, *logits)
 
     def _by_sequence(
         self, x_BSI: Tensor, context: ForwardContext, layer: AdapterLayer

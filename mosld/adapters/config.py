@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,10 @@ from mosld.config.schema import MethodConfig
 # Equal and hash-equal to the plain string, so that PEFT finds the tuner from the JSON file.
 MosldType = enum.Enum("MosldType", {"MOSLD": "MOSLD"}, type=str)
 
-LATER_OPTIONS = ("init_weights", "layers_to_transform", "layers_pattern", "modules_to_save", "grown")
+LATER_OPTIONS = (
+    "init_weights", "layers_to_transform", "layers_pattern", "modules_to_save", "grown", "init_b", "router_input",
+    "balance_over", "balance_rate", "balance_offset",
+)  # fmt: skip
 
 
 @dataclass
@@ -55,11 +59,16 @@ class MosldConfig(PeftConfig):
     dropout: float = 0.1
     dropout_on: str = "A"
     init: str = "kaiming"
+    init_b: str = "zero"
+    router_input: str = "x"
     router_init: str = "kaiming"
     capacity_factor: float = 1.25
     gate_dropout: float = 0.0
     balance: str = "switch"
     balance_weight: float = 0.01
+    balance_over: str = "micro_batch"
+    balance_rate: float = 0.001
+    balance_offset: float = 0.1
     domains: list[str] | None = None
     pool: str = "mean"
     inference: str = "per_layer"
@@ -83,8 +92,12 @@ class MosldConfig(PeftConfig):
         fewest = self.experts if isinstance(self.experts, int) else min(self.experts)
         if self.top_k is not None and not 1 <= self.top_k <= fewest:
             raise ValueError(f"top_k must be in [1, {fewest}] (the smallest number of experts), got {self.top_k}")
-        if self.top_k is None and self.router in ("topk", "capacity"):
-            raise ValueError(f"router={self.router!r} needs top_k")
+        if self.top_k is None and (self.router in ("topk", "capacity", "magnitude") or self.balance == "bias"):
+            raise ValueError(f"router={self.router!r} with balance={self.balance!r} needs top_k")
+        if self.router == "magnitude" and (self.r, self.share) != (1, "none"):
+            raise ValueError("router='magnitude' compares single numbers: it needs r=1 and share='none'")
+        if self.router_input == "Ax" and self.share not in ("A", "both"):
+            raise ValueError("router_input='Ax' needs an A that all experts share")
         if self.router == "domain" and len(self.domains or []) != self.experts:
             raise ValueError(f"router='domain' needs the name of each of its {self.experts} experts as domains")
         if self.layers_pattern and self.layers_to_transform is None:
@@ -144,7 +157,7 @@ class MosldConfig(PeftConfig):
         """Weight of the auxiliary loss beside the cross entropy: the balance loss, or the routers' with domains."""
         if self.router == "domain":
             return self.router_weight
-        return 0.0 if self.balance == "none" else self.balance_weight
+        return 0.0 if self.balance in ("none", "bias") else self.balance_weight
 
 
 def _shared_options() -> list[dataclasses.Field]:
@@ -163,6 +176,11 @@ def by_prompt(adapter: PeftConfig) -> bool:
     return getattr(adapter, "router", None) == "domain"
 
 
+def needs_whole_rows(adapter: PeftConfig) -> bool:
+    """Whether the forward pass must know each row of the batch and its task (router "domain", balance "localised")."""
+    return by_prompt(adapter) or getattr(adapter, "balance", None) == "localised"
+
+
 def experts_per_layer(shape: int | Sequence[int], depth: int) -> list[int]:
     """Experts of each layer from the first to the last (MoLA, Gao et al. 2024; MoSLD section 4.3).
 
@@ -179,3 +197,14 @@ def experts_per_layer(shape: int | Sequence[int], depth: int) -> list[int]:
     if len(shape) > depth:
         raise ValueError(f"allocation.experts={list(shape)} has {len(shape)} parts, the model only {depth} layers")
     return [shape[layer * len(shape) // depth] for layer in range(depth)]
+
+
+def experts_of_module(key: str, config: MosldConfig, model: nn.Module) -> int:
+    """The number of experts of the module `key`, from the index of its layer and the length of the list it is in."""
+    if isinstance(config.experts, int):
+        return config.experts
+    place = re.match(r"(.*?)\.(\d+)\.", key)
+    if place is None:
+        raise ValueError(f"experts={config.experts} needs numbered layers, {key} has no number; give one number")
+    depth = len(list(model.get_submodule(place[1]).children()))
+    return experts_per_layer(config.experts, depth)[int(place[2])]

@@ -188,12 +188,15 @@ def _new_parts(bank: nn.Module, name: str, count: int) -> Tensor:
     """A or B of untrained experts; A is 0 where they share B, which is trained."""
     assert isinstance(bank, ExpertBank)
     new = ExpertBank(bank.A.shape[1], len(bank.B), count, bank.config)
-    starts_at_zero = name == ("A" if bank.config.share == "B" else "B")
+    starts_at_zero = name == {"B": "A", "both": "M"}.get(bank.config.share, "B")
     return torch.zeros_like(getattr(new, name)) if starts_at_zero else getattr(new, name)
 
 
 def _replace(module: nn.Module, name: str, weight: Tensor) -> None:
-    setattr(module, name, nn.Parameter(weight, requires_grad=getattr(module, name).requires_grad))
+    if name in module._buffers:
+        module.register_buffer(name, weight)
+    else:
+        setattr(module, name, nn.Parameter(weight, requires_grad=getattr(module, name).requires_grad))
 
 
 def _fewest(experts: int | list[int]) -> int:

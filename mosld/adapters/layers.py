@@ -53,6 +53,8 @@ class FeedForwardMixture(nn.Module):
 
     def __init__(self, block: GatedBlock, experts: int, config: MosldConfig) -> None:
         super().__init__()
+        if config.share == "both" or config.router_input == "Ax" or config.router == "magnitude":
+            raise ValueError("share='both', router_input='Ax' and router='magnitude' are for single linear layers")
         width = block.gate_proj.in_features
         inner = block.gate_proj.out_features
         self.router = Router(width, experts, config)

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mosld.adapters.config import MosldConfig
+from mosld.adapters.router import Router
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
 from mosld.common.machine import time_limit
@@ -126,9 +127,21 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def router_biases(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The biases of routers with balance "bias", by name: they are learned without gradients."""
+    biases = {f"{name}.bias": module.bias for name, module in model.named_modules() if isinstance(module, Router)}
+    return {name: bias for name, bias in biases.items() if bias is not None}
+
+
+def learned_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All that training changes, by name."""
+    return {**trained_parameters(model), **router_biases(model)}
+
+
 def adapter_size(model: PeftModel) -> int:
-    """The number of weights of the active adapter."""
-    return sum(tensor.numel() for tensor in _weights(model).values())
+    """The number of weights of the active adapter; buffers, which nothing trains by its gradient, are none."""
+    weights = get_peft_model_state_dict(model, dict(model.named_parameters()), save_embedding_layers=False)
+    return sum(tensor.numel() for tensor in weights.values())
 
 
 def parameter_counts(model: PreTrainedModel | PeftModel) -> dict[str, int]:

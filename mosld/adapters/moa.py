@@ -17,7 +17,7 @@ from mosld.adapters.layers import MixtureLinear
 from mosld.adapters.load import WEIGHTS_FILE, check_weights_file
 from mosld.common.errors import UserError
 from mosld.common.reading import load_json
-from mosld.config.method_checks import LORA_VARIANTS
+from mosld.config.method_checks import lora_variants
 
 LoraPairs = dict[str, tuple[Tensor, Tensor]]  # A and B by the name of the layer
 NAME_PREFIX = "base_model.model."  # of every weight in PEFT's files
@@ -100,7 +100,7 @@ def read_lora(folder: Path) -> tuple[float, dict[str, Tensor]]:
         config = load_json(folder / "adapter_config.json", _LoraConfig)
     except UserError as error:
         raise UserError(f"{folder}: holds no LoRA adapter ({error}).") from error
-    variants = [key for key in LORA_VARIANTS if config.get(key)]
+    variants = lora_variants(config)
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or variants:
         raise UserError(f"{folder}: is no plain LoRA ({config.get('peft_type')} {' '.join(variants)}).")
     check_weights_file(folder)

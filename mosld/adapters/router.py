@@ -13,7 +13,7 @@ from transformers.utils.generic import maybe_autocast
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.forward_context import ForwardContext
 from mosld.adapters.kernels.fused_linear import MaskedWeight, in_autocast, refuse_offloaded
-from mosld.adapters.routing import Routing, capacity_routing, dense_routing, one_hot, top_k_routing
+from mosld.adapters.routing import Routing, capacity_routing, dense_routing, magnitude_routing, one_hot, top_k_routing
 
 NORMAL_DEVIATION = 0.02  # of the author code of MoLoRA and MixLoRA
 
@@ -24,22 +24,33 @@ class Router(nn.Module):
     In low precision a router would flip near-ties, so it computes in fp32 under autocast, too.
 
     Attributes:
-        weight: [E, I].
+        weight: [E, I]; None with router "magnitude", which learns nothing.
+        bias: [E], added to the logits in the top-k choice alone; None without balance "bias", which moves it after each
+            optimiser step (`step_load.StepLoad`). A buffer: it has no gradient.
         kept: [E], which experts a router without the closed ones has rows for (`bank.without_closed`); None: all. Its
             routings are over all experts.
     """
 
     kept: Tensor | None = None
+    bias: Tensor | None
 
     def __init__(self, in_features: int, experts: int, config: MosldConfig) -> None:
         super().__init__()
         self.config = config
-        self.weight = nn.Parameter(torch.empty(experts, in_features, dtype=torch.float32))
+        learns = config.router != "magnitude"
+        self.weight = nn.Parameter(torch.empty(experts, in_features, dtype=torch.float32)) if learns else None
+        self.register_buffer("bias", torch.zeros(experts) if config.balance == "bias" else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights at random."""
-        if self.config.router_init == "normal":
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        if self.weight is None:
+            return
+        if self.config.router_init == "zero":
+            nn.init.zeros_(self.weight)
+        elif self.config.router_init == "normal":
             nn.init.normal_(self.weight, std=NORMAL_DEVIATION)
         else:
             nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -50,8 +61,10 @@ class Router(nn.Module):
         A router "domain" needs no logits per token. Under autocast, or in a model cast to low precision, the experts'
         product is not in fp32.
         """
+        if self.weight is None or self.config.router == "domain" or self.config.router_input == "Ax":
+            return []
         low = in_autocast(x_BSI) or self.weight.dtype.itemsize < torch.float32.itemsize
-        return [] if low or self.config.router == "domain" else [(self.weight, None)]
+        return [] if low else [(self.weight, None)]
 
     def forward(self, x_BSI: Tensor, context: ForwardContext, *logits: Tensor) -> Routing:
         """The routing of every token; with router "domain", of every sequence (S is 1).
@@ -61,27 +74,34 @@ class Router(nn.Module):
             context: of the forward pass.
             logits: from `fused_logits`, where they are computed already.
         """
-        refuse_offloaded(x_BSI, [self.weight])
+        refuse_offloaded(x_BSI, [] if self.weight is None else [self.weight])
         with maybe_autocast(x_BSI.device.type, enabled=False):
             config = self.config
             if config.router == "domain":
-                return self._by_sequence(x_BSI.float(), self.weight.float(), context)
-            logits_BSE = logits[0] if logits else linear(x_BSI.float(), self.weight.float())
+                return self._by_sequence(x_BSI.float(), self._weight, context)
+            logits_BSE = logits[0] if logits else linear(x_BSI.float(), self._weight)
             routing = self._by_token(logits_BSE, context.mask_of(x_BSI))
             if self.kept is None:
                 return routing
             return Routing(self._over_all(routing.probs_BSE), self._over_all(routing.gates_BSE))
 
+    @property
+    def _weight(self) -> Tensor:
+        assert self.weight is not None
+        return self.weight.float()
+
     def _by_token(self, logits_BSE: Tensor, mask_BS: Tensor | None) -> Routing:
         config = self.config
         if config.router == "dense":
-            return dense_routing(logits_BSE, config.top_k)
+            return dense_routing(logits_BSE, config.top_k, self.bias)
         assert config.top_k is not None  # checked by the config
         if config.router == "capacity":
             return capacity_routing(
-                logits_BSE, config.top_k, config.capacity_factor, config.gate_dropout, mask_BS, self.training
+                logits_BSE, config.top_k, config.capacity_factor, config.gate_dropout, mask_BS, self.training, self.bias
             )
-        return top_k_routing(logits_BSE, config.top_k)
+        if config.router == "magnitude":
+            return magnitude_routing(logits_BSE, config.top_k, self.bias)
+        return top_k_routing(logits_BSE, config.top_k, self.bias)
 
     def _over_all(self, part: Tensor) -> Tensor:
         """Numbers of the experts that are kept, with 0 for each closed one."""

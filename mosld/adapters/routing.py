@@ -44,17 +44,41 @@ class Routing(NamedTuple):
         return (self.taken_BSE * (self.gates_BSE.detach() == 0)).sum(-1)
 
 
-def top_k_routing(logits_BSE: Tensor, k: int) -> Routing:
+def _top_k(logits_BSE: Tensor, k: int, bias_E: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The logits of the k experts whose logit plus bias is largest, and which these are [B, S, K].
+
+    The bias decides the choice alone and not the gates (loss-free balancing, arXiv 2408.15664).
+    """
+    if bias_E is None:
+        top_BSK, chosen_BSK = logits_BSE.topk(k, dim=-1)
+        return top_BSK, chosen_BSK
+    chosen_BSK = (logits_BSE + bias_E).topk(k, dim=-1).indices
+    return logits_BSE.gather(-1, chosen_BSK), chosen_BSK
+
+
+def top_k_routing(logits_BSE: Tensor, k: int, bias_E: Tensor | None = None) -> Routing:
     """``g_i = p_i / sum_{j in TopK} p_j`` for the k largest of p = softmax(logits), else 0 (MoSLD eq. 1, as MoLA).
 
     The gates are computed as the softmax of the k largest logits, which is the same in fewer steps.
     """
     probs_BSE = logits_BSE.softmax(-1, dtype=torch.float32)
-    top_BSK, chosen_BSK = logits_BSE.topk(k, dim=-1)
+    top_BSK, chosen_BSK = _top_k(logits_BSE, k, bias_E)
     return Routing(probs_BSE, _scatter(probs_BSE, chosen_BSK, top_BSK.softmax(-1, dtype=torch.float32)))
 
 
-def dense_routing(logits_BSE: Tensor, k: int | None) -> Routing:
+def magnitude_routing(scores_BSE: Tensor, k: int, bias_E: Tensor | None = None) -> Routing:
+    """Gate 1 for the k largest ``abs(score) + bias``, else 0: FlyLoRA's implicit router (arXiv 2510.08396).
+
+    The shares of the magnitudes stand for probabilities. Departure: the authors' code takes ``abs(score + bias)``,
+    where a bias that grows makes negative scores smaller and so rarer.
+    """
+    sizes_BSE = scores_BSE.detach().abs()
+    _, chosen_BSK = _top_k(sizes_BSE, k, bias_E)
+    probs_BSE = sizes_BSE / sizes_BSE.sum(-1, keepdim=True).clamp(min=torch.finfo(sizes_BSE.dtype).tiny)
+    return Routing(probs_BSE, _scatter(probs_BSE, chosen_BSK, torch.ones_like(chosen_BSK, dtype=probs_BSE.dtype)))
+
+
+def dense_routing(logits_BSE: Tensor, k: int | None, bias_E: Tensor | None = None) -> Routing:
     """``g_i = p_i`` with p = softmax(logits) (MoLoRA, arXiv 2309.05444, soft merging; HydraLoRA, arXiv 2404.19245).
 
     With k the other experts are masked and nothing is divided by the sum, as in MoLoRA's author code.
@@ -62,12 +86,26 @@ def dense_routing(logits_BSE: Tensor, k: int | None) -> Routing:
     probs_BSE = logits_BSE.softmax(-1, dtype=torch.float32)
     if k is None:
         return Routing(probs_BSE, probs_BSE)
-    top_BSK, chosen_BSK = probs_BSE.topk(k, dim=-1)
+    top_BSK, chosen_BSK = _top_k_of(probs_BSE, logits_BSE, k, bias_E)
     return Routing(probs_BSE, _scatter(probs_BSE, chosen_BSK, top_BSK))
 
 
+def _top_k_of(probs_BSE: Tensor, logits_BSE: Tensor, k: int, bias_E: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `_top_k`, for the probabilities, some of which may be dropped."""
+    if bias_E is None:
+        return _top_k(probs_BSE, k, None)
+    _, chosen_BSK = _top_k(logits_BSE.masked_fill(probs_BSE == 0, -torch.inf), k, bias_E)
+    return probs_BSE.gather(-1, chosen_BSK), chosen_BSK
+
+
 def capacity_routing(
-    logits_BSE: Tensor, k: int, factor: float, gate_dropout: float, mask_BS: Tensor | None, training: bool
+    logits_BSE: Tensor,
+    k: int,
+    factor: float,
+    gate_dropout: float,
+    mask_BS: Tensor | None,
+    training: bool,
+    bias_E: Tensor | None = None,
 ) -> Routing:
     """``G = TopK(Dropout(softmax(logits)))``, not divided, with full experts turning tokens away (arXiv 2311.09179).
 
@@ -79,7 +117,7 @@ def capacity_routing(
     batch and on future tokens.
     """
     probs_BSE = dropout(logits_BSE.softmax(-1, dtype=torch.float32), gate_dropout, training)
-    top_BSK, chosen_BSK = probs_BSE.topk(k, dim=-1)
+    top_BSK, chosen_BSK = _top_k_of(probs_BSE, logits_BSE, k, bias_E)
     if not training:
         return Routing(probs_BSE, _scatter(probs_BSE, chosen_BSK, top_BSK))
     experts = probs_BSE.shape[-1]

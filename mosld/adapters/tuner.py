@@ -5,7 +5,7 @@ directly (peft >= 0.21).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -16,10 +16,11 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import Tensor, nn
 
 from mosld.adapters.bank import Mixture
-from mosld.adapters.config import MosldConfig, experts_per_layer
+from mosld.adapters.config import MosldConfig, experts_of_module
 from mosld.adapters.forward_tracker import ForwardTracker
 from mosld.adapters.layers import NO_MERGE, MixtureFeedForward, MixtureLayer, MixtureLinear, layer_kind
 from mosld.adapters.router import Router
+from mosld.adapters.step_load import AllReduce, Key, move_biases
 
 ON_DISK = (
     "device_map has put parts of the base on disk ({names}), where PEFT adds no layers; adapt the model first, then "
@@ -121,7 +122,7 @@ class MosldModel(BaseTuner):
             target = layer_kind(target, current_key)(target, current_key, layer, self.context)
             setattr(parent, target_name, target)
         single = target_name in config.single_lora_modules
-        experts = 1 if single else _experts_of(current_key, config, self.model)
+        experts = 1 if single else experts_of_module(current_key, config, self.model)
         # With router "domain", one module of a layer has the router of all.
         router = self._domain_router(adapter_name, target) if config.router == "domain" else None
         assert isinstance(target, MixtureLinear | MixtureFeedForward)
@@ -149,6 +150,37 @@ class MosldModel(BaseTuner):
             return key.replace(f"{mixture}{adapter_name}.", mixture)
         return super()._remove_adapter_name_from_key(key, adapter_name)  # modules_to_save
 
+    @contextmanager
+    def over_step(
+        self, count_ahead: Callable[[], None], all_reduce: AllReduce = lambda tensor: tensor
+    ) -> Iterator[Callable[[], None]]:
+        """The forward and backward passes of one optimiser step, for balances that look at whole steps.
+
+        Trainers that do not call this balance each forward pass by itself (balance_over "step"), or not at all
+        (balance "bias").
+
+        Args:
+            count_ahead: runs the step's forward passes without gradients; called with balance_over "step".
+            all_reduce: sums a tensor over all processes.
+
+        Yields:
+            What to call after the optimiser's update: it moves the biases.
+        """
+        load = self.context.auxiliary_loss.step_load
+        routers = {key: router for key, router in self._routers() if router.config.balance == "bias"}
+        counted = {key: router for key, router in self._routers() if router.config.balance_over == "step"}
+        if counted:
+            count_ahead()
+        with load.knowing(load.take(counted, all_reduce)), load.paused(not routers):
+            yield lambda: move_biases(routers, load.take(routers, all_reduce))
+
+    def _routers(self) -> Iterator[tuple[Key, Router]]:
+        for layer in self.model.modules():
+            for name, mixture in layer.mosld_mixture.items() if isinstance(layer, MixtureLayer) else ():
+                router = getattr(mixture, "router", None)
+                if router is not None:
+                    yield (name, layer.key), router
+
     def pop_load(self) -> dict[str, dict[str, Tensor]]:
         """As `AuxiliaryLoss.pop_load`."""
         return self.context.auxiliary_loss.pop_load()
@@ -158,14 +190,3 @@ def _layer_of(key: str) -> str:
     """``model.layers.3`` of ``model.layers.3.self_attn.q_proj``; the whole key where it has no number."""
     layer = re.match(r"(.*?\.\d+)\.", key)
     return layer[1] if layer else key
-
-
-def _experts_of(key: str, config: MosldConfig, model: nn.Module) -> int:
-    """The number of experts of the module `key`, from the index of its layer and the length of the list it is in."""
-    if isinstance(config.experts, int):
-        return config.experts
-    place = re.match(r"(.*?)\.(\d+)\.", key)
-    if place is None:
-        raise ValueError(f"experts={config.experts} needs numbered layers, {key} has no number; give one number")
-    depth = len(list(model.get_submodule(place[1]).children()))
-    return experts_per_layer(config.experts, depth)[int(place[2])]

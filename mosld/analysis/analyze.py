@@ -143,7 +143,7 @@ def _run_numbers(name: str, run: AdapterRun, initial: Initial, evaluation: str |
         "seed": config.seed,
         "share": config.method.share,
         "experts": config.method.domains,
-        "modules": {key: _module_numbers(bank, initial, config.method.alpha) for key, bank in run.banks.items()},
+        "modules": {key: _module_numbers(bank, initial, config.method.scale) for key, bank in run.banks.items()},
         "use_of": evaluation or config.data.name,
         "use": {task: {key: _rounded_list(share_E) for key, share_E in keys.items()} for task, keys in usage.items()},
         "specialisation": _specialisation(usage, one_router_a_layer=bool(config.method.domains)),
@@ -151,7 +151,7 @@ def _run_numbers(name: str, run: AdapterRun, initial: Initial, evaluation: str |
     }
 
 
-def _module_numbers(bank: Bank, initial: Initial, alpha: float) -> ModuleNumbers:
+def _module_numbers(bank: Bank, initial: Initial, scale: float) -> ModuleNumbers:
     layer, module = layer_and_module(bank.key)
     pairs = similarities(bank) if bank.experts > 1 else {}
     random = random_similarity(bank) if pairs else {}
@@ -159,7 +159,7 @@ def _module_numbers(bank: Bank, initial: Initial, alpha: float) -> ModuleNumbers
     return {
         "layer": layer,
         "module": module,
-        "norm": [round(norm, 6) for norm in norms(bank, alpha / bank.rank)],
+        "norm": [round(norm, 6) for norm in norms(bank, scale)],
         "moved": None if initial_RI is None else _rounded(relative_change(bank.A_ERI[0], initial_RI)),
         "similarity": {measure: _rounded(pair_mean(values_EE)) for measure, values_EE in pairs.items()},
         "random": {measure: _rounded(value) for measure, value in random.items()},

@@ -104,6 +104,11 @@ def _check_quantization(model: ModelConfig, method: MethodConfig) -> Iterator[st
             f"model.quantize={model.quantize}: quantized weights cannot be trained, and method=full trains them; "
             "choose a method with an adapter."
         )
+    if model.quantize and method.init == "pissa":
+        yield (
+            f"model.quantize={model.quantize}: method.init=pissa needs the singular vectors of whole weights; set "
+            "model.quantize=null or method.init=kaiming."
+        )
 
 
 def _check_training(training: TrainingConfig, method: MethodConfig) -> Iterator[str]:

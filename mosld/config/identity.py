@@ -38,7 +38,7 @@ def unhashed_defaults() -> JsonObject:
 
 def uses_allocation(method: MethodConfig) -> bool:
     """Whether the allocation sets the number of experts: not if the method fixes it, or has none."""
-    return method.kind == "mixture" and method.router != "domain" and method.experts is None
+    return bool(method.match) or (method.kind == "mixture" and method.router != "domain" and method.experts is None)
 
 
 def identity(config: Config) -> str:

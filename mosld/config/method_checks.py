@@ -20,10 +20,13 @@ TARGETS = {
 }
 # Keys of a LoRA's adapter_config.json that make it more than ``alpha / r * B A``.
 LORA_VARIANTS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "lora_bias")
+PISSA = "pissa"
 COMMON_KEYS = {"name", "kind", "own_learning_rate", "balance_weight"}
+# The balances that are losses of the load of each expert.
+LOAD_LOSSES = ("switch", "paper_literal", "sira")
 MIXTURE_KEYS = {
-    "rank", "alpha", "share", "targets", "plain_targets", "experts", "init", "dropout", "dropout_on", "router",
-    "router_init", "top_k", "balance", "experts_from",
+    "rank", "alpha", "share", "targets", "plain_targets", "experts", "init", "init_b", "dropout", "dropout_on",
+    "router", "router_input", "router_init", "top_k", "balance", "balance_over", "experts_from",
 }  # fmt: skip
 # The keys that only a mixture with this router reads.
 ROUTER_KEYS = {
@@ -32,11 +35,13 @@ ROUTER_KEYS = {
         "domains", "pool", "inference", "router_weight", "train_experts", "from_run", "add_task",
     },
 }  # fmt: skip
+# The keys that only a mixture with this balance reads.
+BALANCE_KEYS = {"bias": {"balance_rate"}, "localised": {"balance_offset", "first_kind"}}
 # The keys that each kind of method reads.
 KIND_KEYS = {
     "full": COMMON_KEYS,
     "prefix": COMMON_KEYS | {"virtual_tokens"},
-    "lora": COMMON_KEYS | {"rank", "alpha", "targets", "init", "dropout", "dropout_on"},
+    "lora": COMMON_KEYS | {"rank", "alpha", "targets", "init", "dropout", "dropout_on", "rslora", "dora", "match"},
     "mixture": COMMON_KEYS | MIXTURE_KEYS,
 }
 # The values that switch these keys off; any other key is off at its default.
@@ -93,7 +98,7 @@ def _check_unread_keys(method: MethodConfig) -> Iterator[str]:
     read = KIND_KEYS[method.kind]
     reason = UNREAD_REASONS[method.kind]
     if method.kind == "mixture":
-        read = read | ROUTER_KEYS.get(method.router or "", set())
+        read = read | ROUTER_KEYS.get(method.router or "", set()) | BALANCE_KEYS.get(method.balance, set())
         reason = f"with router {method.router} {reason}"
     defaults = MethodConfig()
     for field in dataclasses.fields(method):
@@ -116,20 +121,25 @@ def _check_lora(method: MethodConfig) -> Iterator[str]:
         yield f"method.dropout_on={method.dropout_on}: {method.name} drops elements of its input x alone."
     if method.targets == "block":
         yield f"method.targets=block: {method.name} adapts single layers; use ffn."
-    if method.init == "normal":
-        yield f"method.init=normal: {method.name} is PEFT's own; use kaiming or gaussian."
+    if method.init in ("normal", "sparse"):
+        yield f"method.init={method.init}: {method.name} is PEFT's own; use kaiming, gaussian or pissa."
+    if method.match and method.rslora:
+        yield f"method.rslora=true: method.match={method.match} keeps alpha / rank; set method.match=null."
 
 
 def _check_mixture(method: MethodConfig, allocation: AllocationConfig) -> Iterator[str]:
+    if method.init == PISSA:
+        yield f"method.init=pissa: {method.name} is a mixture of experts on a whole weight; use method=lora."
     if method.router is None or method.share is None:
         yield f"method={method.name}: method.router and method.share must be given."
         return
-    if method.top_k is None and method.router in ("topk", "capacity"):
+    if method.top_k is None and method.router in ("topk", "capacity", "magnitude"):
         yield f"method.top_k=null: router {method.router} chooses method.top_k experts."
-    if method.router == "dense" and method.top_k is None and method.balance != "none":
+    if method.router == "dense" and method.top_k is None and method.balance not in ("none", "localised"):
         yield f"method.balance={method.balance}: every token takes every expert; there is nothing to balance."
     if method.targets == "block" and method.router == "domain":
         yield "method.targets=block: a router by domain needs single layers; use ffn."
+    yield from _check_parts(method)
     yield from _check_plain_targets(method)
     if method.router == "domain":
         yield from _check_domain_keys(method)
@@ -137,6 +147,32 @@ def _check_mixture(method: MethodConfig, allocation: AllocationConfig) -> Iterat
     yield from _check_top_k(method, allocation)
     if method.experts_from:
         yield from _check_given_experts(method, allocation)
+
+
+def _check_parts(method: MethodConfig) -> Iterator[str]:
+    """Check parts that need others."""
+    if method.router == "magnitude":
+        for key, value in (("rank", 1), ("share", "none")):
+            if getattr(method, key) != value:
+                ours = format_value(getattr(method, key))
+                yield f"method.{key}={ours}: router magnitude compares single numbers; set method.{key}={value}."
+        if method.balance not in ("bias", "none"):
+            yield f"method.balance={method.balance}: router magnitude learns nothing; use bias or none."
+    if method.router_input == "Ax" and (method.share not in ("A", "both") or method.router in ("domain", "magnitude")):
+        yield "method.router_input=Ax: needs method.share=A or both, and router topk, dense or capacity."
+    if method.init_b == "random" and method.share not in ("A", "none"):
+        yield f"method.init_b=random: with method.share={method.share} all experts have one B; set method.init_b=zero."
+    if method.dropout_on == "cores" and method.share != "both":
+        yield f"method.dropout_on=cores: method.share={method.share} has no cores; set method.share=both."
+    if method.balance_over == "step" and method.balance not in LOAD_LOSSES:
+        yield (
+            f"method.balance_over=step: method.balance={method.balance} is no loss of the experts' load; set "
+            f"method.balance to one of {', '.join(LOAD_LOSSES)}."
+        )
+    if method.targets == "block" and (
+        method.share == "both" or method.router_input == "Ax" or method.router == "magnitude"
+    ):
+        yield f"method.targets=block: {method.name} adapts single layers; use ffn."
 
 
 def _check_given_experts(method: MethodConfig, allocation: AllocationConfig) -> Iterator[str]:
@@ -254,6 +290,12 @@ def _adapter_config(path: str) -> dict[str, object]:
         return {}
 
 
+def lora_variants(adapter: dict[str, object]) -> list[str]:
+    """What in a LoRA's adapter_config.json makes it more than ``alpha / r * B A`` on the base model's own weights."""
+    pissa = adapter.get("init_lora_weights") == PISSA
+    return [key for key in LORA_VARIANTS if adapter.get(key)] + ["init_lora_weights=pissa"] * pissa
+
+
 def _domains(adapter: dict[str, object]) -> list[str]:
     domains = adapter.get("domains")
     return domains if isinstance(domains, list) else []
@@ -273,7 +315,7 @@ def check_experts_from(method: MethodConfig) -> Iterator[str]:
     """Check that every named adapter is a LoRA that fits the method."""
     for path in method.experts_from.values():
         adapter = _adapter_config(path)
-        variants = [key for key in LORA_VARIANTS if adapter.get(key)]
+        variants = lora_variants(adapter)
         names = adapter.get("target_modules")
         targets = target_modules(method)
         if adapter.get("peft_type") != "LORA" or variants:
@@ -289,8 +331,19 @@ def check_experts_from(method: MethodConfig) -> Iterator[str]:
             )
 
 
+def row_indices(method: MethodConfig, tasks: list[str]) -> dict[str, int]:
+    """By task, what the forward pass is told of each row: its expert (MoA), or its kind (balance localised)."""
+    if method.balance != "localised":
+        return {name: index for index, name in enumerate(method.domains or [])}
+    first = tasks[: -(-len(tasks) // 2)] if method.first_kind is None else method.first_kind
+    return {task: int(task not in first) for task in tasks}
+
+
 def check_domain(method: MethodConfig, data: DataConfig, init_from: str | None = None) -> Iterator[str]:
-    """Check a mixture of domains: every task has an expert."""
+    """Check a mixture of domains: every task has an expert; or that the tasks of a kind are there."""
+    for task in method.first_kind or []:
+        if task not in data.tasks:
+            yield f"method.first_kind: {task} is none of data.tasks; {nearest(task, data.tasks)}"
     if method.router != "domain":
         return
     domains = with_domains(method, data.tasks, init_from).domains or []

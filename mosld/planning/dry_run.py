@@ -5,7 +5,7 @@ recomputation counts itself and no formula of ours has to.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from mosld.config.schema import TrainingConfig
 from mosld.data.rows import Row
 from mosld.data.tokens.encoding import Example
 from mosld.models.attention import register
-from mosld.training.batching import BatchBuilder
+from mosld.training.batching import BatchBuilder, Domains
 from mosld.training.optim import make_optimizer
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def dry_step(
     batch: BatchShape,
     training: TrainingConfig,
     device_mode: DeviceMode,
-    domains: Sequence[str] = (),
+    domains: Domains = (),
 ) -> StepCost:
     """Take one step in shapes.
 
@@ -161,7 +161,7 @@ def dry_step(
         batch: the micro-batch.
         training: the training group.
         device_mode: of the device that is meant; with gradient checkpointing the recomputation must run in it, too.
-        domains: tasks that have an expert of their own (MoA).
+        domains: as `BatchBuilder`.
     """
     model.train()
     trained = trained_parameters(model)
@@ -184,9 +184,9 @@ def dry_step(
     return StepCost(saved, peak - start, gradients, update - start, ledger.flops, forward_flops)
 
 
-def _inputs(model: "PreTrainedModel | PeftModel", batch: BatchShape, domains: Sequence[str]) -> dict[str, object]:
+def _inputs(model: "PreTrainedModel | PeftModel", batch: BatchShape, domains: Domains) -> dict[str, object]:
     """The arguments of the forward pass for rows of equal length, as `BatchBuilder` makes them, on the meta device."""
-    row = Row(domains[0] if domains else "", "", "", "", (), 0)
+    row = Row(next(iter(domains), ""), "", "", "", (), 0)
     answer_start = batch.length - min(batch.answer, batch.length - 1)
     examples = [Example(row, [0] * batch.length, answer_start)] * batch.rows
     with torch.device("cpu"):

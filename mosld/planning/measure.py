@@ -13,7 +13,7 @@ from mosld.adapters.adapt import adapt_with
 from mosld.adapters.bank import ExpertBank
 from mosld.adapters.load import parameter_counts, trained_parameters
 from mosld.adapters.moa import freeze_experts
-from mosld.config.method_checks import experts_of
+from mosld.config.method_checks import experts_of, row_indices
 from mosld.config.schema import Config
 from mosld.models.attention import resolve_attention
 from mosld.models.config import meta_model
@@ -117,7 +117,7 @@ def _cost_of(config: Config, accelerator: bool, checkpointing: bool, batch: Batc
         model,
         batch,
         training=config.training,
-        domains=method.domains or (),
+        domains=row_indices(method, config.data.tasks),
         device_mode=device_mode,
     )
 

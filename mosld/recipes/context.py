@@ -8,16 +8,16 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from accelerate.utils import set_seed
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mosld.adapters.adapt import adapt_with, check_targets
 from mosld.adapters.load import base_model_of, load_into, parameter_counts
 from mosld.common.errors import UserError
-from mosld.config.method_checks import TARGETS
+from mosld.config.method_checks import TARGETS, row_indices
 from mosld.config.schema import Config, EvaluationConfig, MethodConfig
 from mosld.data.dataset import Dataset
 from mosld.data.mixing import Order, quotas
@@ -234,6 +234,9 @@ def add_adapter(context: RunContext, model: Model) -> Model:
     adapted = ready_to_train(adapted, config.training.gradient_checkpointing)
     if config.training.compile:
         compile_layers(base_model_of(adapted), context.console.say)
+    if config.method.match and isinstance(adapted, PeftModel):
+        rank = cast(LoraConfig, adapted.active_peft_config).r
+        context.console.say(f"rank {rank}: as many weights as {config.method.match} with rank {config.method.rank}")
     trainable, total = parameter_counts(adapted).values()
     context.console.say(f"trainable parameters: {trainable:,} of {total:,} ({100 * trainable / total:.3f} %)")
     return adapted
@@ -257,7 +260,7 @@ def prepare(
         config.training,
         seed=config.seed,
         pad_token_id=context.tokenizer.pad_token_id,
-        domains=config.method.domains or (),
+        domains=row_indices(config.method, config.data.tasks),
         base_dtype=base_dtype,
     )
     return stepper, context.encode_train()

@@ -11,6 +11,7 @@ from peft import PeftModel
 from mosld.adapters.load import load_adapter
 from mosld.common.errors import UserError
 from mosld.common.threads import watch_cores
+from mosld.config.method_checks import PISSA
 from mosld.config.schema import ModelConfig
 from mosld.distributed.fsdp import move_to_device
 from mosld.distributed.processes import processes
@@ -102,8 +103,8 @@ def load_trained(
 
 @contextmanager
 def untrained(config: ModelConfig, model: "Model", run: SavedRun) -> "Iterator[Model]":
-    """The model as it was before training; a second base model where all weights were trained."""
-    if isinstance(model, PeftModel):
+    """The model as it was before training; a second base model where its weights changed (full, PiSSA)."""
+    if isinstance(model, PeftModel) and getattr(model.active_peft_config, "init_lora_weights", None) != PISSA:
         with model.disable_adapter():
             yield model
     else:

@@ -19,7 +19,8 @@ HEADING_KEYS = ("model.", "source.", "prompt", "seed", "method.name", "evaluatio
 MIXING_KEYS = ("data.mixing", "data.weights", "data.temperature", "data.cap")
 # The order of the paper's tables, then its ablations and relatives.
 METHODS = (
-    "full", "prefix", "lora", "molora", "sira", "mola", "mixlora", "moa", "hydralora", "mosl", "mosld_b", "mosld",
+    "full", "prefix", "lora", "lora_matched", "molora", "loramoe", "sira", "mola", "mixlora", "moa", "hydralora",
+    "rlora", "comol", "smora", "flylora", "mosl", "mosld_b", "mosld",
 )  # fmt: skip
 TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c", "gsm8k", "mmlu", "openorca")
 # The order of settings in a row's name.

@@ -119,9 +119,7 @@ def write_exported_card(
         config,
         library=library,
         title=title,
-        what=what.format(
-            base=model.hub or _base_name(model), method=f"{called} (rank {method.rank}, alpha {method.alpha:g})"
-        ),
+        what=what.format(base=model.hub or _base_name(model), method=f"{called} ({_size(method)})"),
         facts=f".\n{fact}{' ' * bool(fact)}Run: `{run}`. Type of the weights: {dtype}.",
         tags=[tag, *([method.name] if method.name != tag else [])],
         scores=f"\nScores of {before}:\n{scores}" if scores else "",
@@ -163,7 +161,12 @@ def _describe(method: MethodConfig) -> str:
         return "All weights of"
     if method.kind == "prefix":
         return f"{method.name} adapter ({method.virtual_tokens} virtual tokens) for"
-    return f"{method.name} adapter (rank {method.rank}, alpha {method.alpha:g}) for"
+    return f"{method.name} adapter ({_size(method)}) for"
+
+
+def _size(method: MethodConfig) -> str:
+    size = f"rank {method.rank}, alpha {method.alpha:g}"
+    return f"as many weights as {method.match} with {size}" if method.match else size
 
 
 def _score_table(results: JsonObject, prompt: str | None, average: bool) -> str:

@@ -7,7 +7,7 @@ from mosld.common.errors import UserError, format_value
 from mosld.common.files import MANIFEST, JsonObject
 from mosld.common.reading import load_json, load_yaml
 from mosld.common.seal import seal_of
-from mosld.config.method_checks import LORA_VARIANTS, experts_of, target_modules
+from mosld.config.method_checks import LORA_VARIANTS, PISSA, experts_of, target_modules
 from mosld.config.schema import Config
 from mosld.runs.directory import RunDirectory
 from mosld.runs.saved import find_weights
@@ -17,7 +17,7 @@ KINDS = {"LORA": "lora", "PREFIX_TUNING": "prefix", "MOSLD": "mixture"}
 # By method.kind, the keys of adapter_config.json that say what the weights mean, with those of the method group. What
 # only steers training (dropout, balance_weight, ...) may change.
 KEYS = {
-    "lora": {"r": "rank", "lora_alpha": "alpha"},
+    "lora": {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"},
     "prefix": {"num_virtual_tokens": "virtual_tokens"},
     "mixture": {
         "r": "rank", "alpha": "alpha", "share": "share", "router": "router", "top_k": "top_k", "domains": "domains",
@@ -69,8 +69,12 @@ def _differences(config: Config, weights: Path, run: Path) -> Iterator[str]:
         return
     for theirs, ours in KEYS[kind].items():
         value = getattr(method, ours)
-        if theirs in adapter and adapter[theirs] != value:
+        matched = method.match is not None and ours in ("rank", "alpha")  # they follow from the model
+        if theirs in adapter and adapter[theirs] != value and not matched:
             yield f"method.{ours}={format_value(adapter[theirs])} there, {format_value(value)} here"
+    if kind == "lora" and (adapter.get("init_lora_weights") == PISSA) != (method.init == PISSA):
+        there = "method.init=pissa" if method.init != PISSA else "another method.init"
+        yield f"{there} there, method.init={method.init} here: PiSSA's update counts from a base of its own"
     if kind == "mixture" and method.router != "domain":
         experts, saved = experts_of(method, config.allocation), adapter.get("experts")
         if _per_part(experts) != _per_part(saved):
@@ -82,7 +86,8 @@ def _differences(config: Config, weights: Path, run: Path) -> Iterator[str]:
     if kind in ("lora", "mixture") and isinstance(targets, list) and _sorted(names) != sorted(targets):
         shown, ours = (format_value(_sorted(value)) for value in (names, targets))
         yield f"target_modules={shown} there, {ours} here (method.targets, method.plain_targets)"
-    yield from (f"{key}={format_value(adapter[key])} there, none here" for key in FOREIGN_KEYS if adapter.get(key))
+    foreign = [key for key in FOREIGN_KEYS if key not in KEYS[kind]]
+    yield from (f"{key}={format_value(adapter[key])} there, none here" for key in foreign if adapter.get(key))
 
 
 def _sorted(names: object) -> object:

@@ -6,14 +6,14 @@ Shapes: B rows of the micro-batch, S longest row, P most tokens with a loss; pac
 with a loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 from torch.utils._pytree import tree_map_only
 
-from mosld.adapters.config import adapter_config, by_prompt
+from mosld.adapters.config import adapter_config, needs_whole_rows
 from mosld.adapters.load import base_model_of
 from mosld.data.tokens.encoding import Example, answer_tokens
 from mosld.models.attention import packs_rows
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Inputs = dict[str, torch.Tensor | tuple[RowGroup, ...]]
 # The label of a position that has no loss.
 IGNORED = -100
+# By task, what the forward pass is told of each row; of a sequence, its index (`row_indices`).
+Domains = Sequence[str] | Mapping[str, int]
 # What a padded forward pass costs besides its tokens, in tokens: a short pass is nearly free on CPU; a GPU would
 # rather pad than start another.
 CPU_PASS_OVERHEAD_TOKENS = 128
@@ -108,13 +110,13 @@ def pack(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     }
 
 
-def pad_batch(examples: Sequence[Example], pad_token_id: int, domains: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+def pad_batch(examples: Sequence[Example], pad_token_id: int, domains: Domains = ()) -> dict[str, torch.Tensor]:
     """The keyword arguments of the model's forward pass, right-padded, with logits at answer positions alone.
 
     Returns:
         input_ids, attention_mask: [B, S]; logits_to_keep: [B, P], the positions that predict the answer;
         labels, shift_labels: [B, P], the tokens to predict there, already shifted. With domains also
-        domain: [B], the index of each row's task among them, and prompt_mask: [B, S].
+        domain: [B], the index of each row's task, and prompt_mask: [B, S].
     """
     longest = max(len(example.tokens) for example in examples)
     answers = max(answer_tokens([example]) for example in examples)
@@ -137,7 +139,8 @@ def pad_batch(examples: Sequence[Example], pad_token_id: int, domains: Sequence[
     }
     if domains:
         starts = torch.tensor([example.spans[0][0] for example in examples])
-        batch["domain"] = torch.tensor([domains.index(example.row.task) for example in examples])
+        indices = domains if isinstance(domains, Mapping) else {name: index for index, name in enumerate(domains)}
+        batch["domain"] = torch.tensor([indices[example.row.task] for example in examples])
         batch["prompt_mask"] = (torch.arange(longest) < starts.unsqueeze(-1)).long()
     return batch
 
@@ -154,19 +157,21 @@ class BatchBuilder:
     """
 
     def __init__(
-        self, model: "PreTrainedModel | PeftModel", pad_token_id: int, domains: Sequence[str], device: torch.device
+        self, model: "PreTrainedModel | PeftModel", pad_token_id: int, domains: Domains, device: torch.device
     ) -> None:
         """Choose packed or padded rows for a model.
 
         Args:
             model: to be trained.
             pad_token_id: token id of a pad.
-            domains: tasks that have an expert of their own (MoA).
+            domains: by task, what the forward pass is told of each row.
             device: of the model's inputs.
         """
         adapter = adapter_config(model)
         config = model.config.get_text_config()
-        self.packed = packs_rows(base_model_of(model)) and not adapter.is_prompt_learning and not by_prompt(adapter)
+        self.packed = (
+            packs_rows(base_model_of(model)) and not adapter.is_prompt_learning and not needs_whole_rows(adapter)
+        )
         self.pad_token_id = pad_token_id
         self.domains = domains
         self.device = device

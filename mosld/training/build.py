@@ -16,6 +16,7 @@ from mosld.evaluation.validation import Validation
 from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.runs.routing_watch import RoutingWatch
+from mosld.training.batching import Domains
 from mosld.training.checkpoint import Checkpoints
 from mosld.training.loop import Loop
 from mosld.training.optim import make_optimizer
@@ -32,7 +33,7 @@ def build_stepper(
     *,
     seed: int,
     pad_token_id: int,
-    domains: Sequence[str],
+    domains: Domains,
     base_dtype: torch.dtype,
 ) -> Stepper:
     """The adapted model on its device, with an optimiser.
@@ -42,7 +43,7 @@ def build_stepper(
         config: the training group.
         seed: of dropout.
         pad_token_id: token id of a pad.
-        domains: tasks that have an expert of their own (MoA).
+        domains: as `BatchBuilder`.
         base_dtype: type that the base model was loaded in.
     """
     group = processes()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mosld.adapters.load import trained_parameters
+from mosld.adapters.load import learned_tensors
 from mosld.common.errors import UserError
 from mosld.common.process import is_main
 from mosld.common.reading import load_json
@@ -136,7 +136,7 @@ def load_weights(engine: Engine, folder: Path) -> None:
     """
     group = engine.processes
     saved = SavedTensors(folder, "weights") if group.main else None
-    shapes = {name: full_shape(p) for name, p in trained_parameters(engine.model).items()}
+    shapes = {name: full_shape(p) for name, p in learned_tensors(engine.model).items()}
     if not group.broadcast(saved is not None and saved.shapes() == shapes):
         raise UserError(f"{folder}: holds the weights of another model or method; training.resume=never starts anew.")
     engine.load_weights(saved)

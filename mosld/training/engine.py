@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from mosld.adapters.load import trained_parameters
+from mosld.adapters.load import learned_tensors, trained_parameters
 from mosld.common.errors import UserError
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import gather, local_shard, scatter
@@ -110,8 +110,8 @@ class Engine:
 
     def weights(self) -> NamedTensors:
         """The trained weights."""
-        for name, parameter in trained_parameters(self.model).items():
-            yield name, gather(parameter, self.processes)
+        for name, tensor in learned_tensors(self.model).items():
+            yield name, gather(tensor, self.processes)
 
     def optimizer_state(self) -> NamedTensors:
         """What the optimiser keeps of each weight, by "<name>|<key>"."""
@@ -122,8 +122,8 @@ class Engine:
 
     def load_weights(self, saved: SavedTensors | None) -> None:
         """Load saved weights, which only the main process reads."""
-        for name, parameter in trained_parameters(self.model).items():
-            scatter(parameter.data, saved.read(name) if saved else None, self.processes)
+        for name, tensor in learned_tensors(self.model).items():
+            scatter(tensor.data, saved.read(name) if saved else None, self.processes)
 
     def load_optimizer_state(self, saved: SavedTensors | None) -> None:
         """Load what the optimiser kept, which only the main process reads.

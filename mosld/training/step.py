@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,11 @@ import torch
 from peft import PeftModel
 from torch.optim import Optimizer
 
+from mosld.adapters.tuner import MosldModel
 from mosld.data.tokens.encoding import Example, answer_tokens, longest
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import cast_weights
-from mosld.training.batching import BatchBuilder, Inputs
+from mosld.training.batching import BatchBuilder, Domains, Inputs
 from mosld.training.engine import TrainingOutput
 from mosld.training.zero_engine import make_engine
 
@@ -80,7 +82,7 @@ class Stepper:
         seed: int = 0,
         max_norm: float | None = None,
         auxiliary_weight: float = 0.0,
-        domains: Sequence[str] = (),
+        domains: Domains = (),
         low_precision: torch.dtype | None = None,
     ) -> None:
         """Make the engine and the batch builder.
@@ -93,7 +95,7 @@ class Stepper:
             seed: seed of the run; dropout is a pure function of it, the step and the micro-batch.
             max_norm: norm that gradients are clipped to.
             auxiliary_weight: weight of the auxiliary loss, to log the two losses apart.
-            domains: tasks that have an expert of their own.
+            domains: as `BatchBuilder`.
             low_precision: dtype of matrix products, where the whole model trains in float32.
         """
         self.model = model
@@ -104,6 +106,8 @@ class Stepper:
         self.max_norm = math.inf if max_norm is None else max_norm
         self.auxiliary_weight = auxiliary_weight
         self.low_precision = low_precision
+        tuner = getattr(model, "base_model", None)
+        self._tuner = tuner if isinstance(tuner, MosldModel) else None
         self._prepared = _Prepared([], 0, [], {})
 
     def step(
@@ -128,14 +132,33 @@ class Stepper:
         """
         self.model.train()
         total = answer_tokens(examples)
-        sums = torch.zeros(2, device=self.processes.device)
-        has_auxiliary = False
         if not self._prepared.serves(examples, micro_batch_size):
             self._prepare(examples, micro_batch_size)
-        prepared = self._prepared
-        for position, ((index, batch), counts) in enumerate(prepared.share):
-            torch.manual_seed(_micro_batch_seed(self.seed, number, index))
-            outputs = self._forward(self.batches.inputs(batch) if position else prepared.first, total)
+        with self._balancing(number, total) as move_biases:
+            sums, has_auxiliary = self._backward(number, total)
+            sums, norm, stopping = self.engine.reduce_gradients(sums, stop(), self.max_norm)
+            self._prepare(upcoming, micro_batch_size)
+            # The only host read of a step. It comes before the update, so that no weight becomes NaN.
+            cross_entropy, mean_auxiliary, grad_norm, stop_count = torch.stack([*sums, norm, stopping]).tolist()
+            applied = all(map(math.isfinite, (cross_entropy, mean_auxiliary, grad_norm)))
+            if applied:
+                self.engine.update(learning_rate)
+                move_biases()
+        self.engine.zero_grad()
+        return StepResult(
+            cross_entropy=cross_entropy,
+            auxiliary=mean_auxiliary if has_auxiliary else None,
+            grad_norm=grad_norm,
+            tokens=sum(len(example.tokens) for example in examples),
+            applied=applied,
+            stopping=stop_count > 0,
+        )
+
+    def _backward(self, number: int, total: int) -> tuple[torch.Tensor, bool]:
+        """The sums of cross entropy and auxiliary loss over this process's micro-batches, and whether it has one."""
+        sums = torch.zeros(2, device=self.processes.device)
+        has_auxiliary = False
+        for outputs, batch, counts in self._outputs(number, total):
             if not counts:
                 # Run only because the other processes need this one's shards.
                 self.engine.backward(0.0 * outputs.loss)
@@ -148,28 +171,39 @@ class Stepper:
                 has_auxiliary = True
                 auxiliary = auxiliary_loss.detach() * (answer_tokens(batch) / total)
             sums += torch.stack([loss - self.auxiliary_weight * auxiliary, auxiliary])
-        sums, norm, stopping = self.engine.reduce_gradients(sums, stop(), self.max_norm)
-        self._prepare(upcoming, micro_batch_size)
-        # The only host read of a step. It comes before the update, so that no weight becomes NaN.
-        cross_entropy, mean_auxiliary, grad_norm, stop_count = torch.stack([*sums, norm, stopping]).tolist()
-        applied = all(map(math.isfinite, (cross_entropy, mean_auxiliary, grad_norm)))
-        if applied:
-            self.engine.update(learning_rate)
-        self.engine.zero_grad()
-        return StepResult(
-            cross_entropy=cross_entropy,
-            auxiliary=mean_auxiliary if has_auxiliary else None,
-            grad_norm=grad_norm,
-            tokens=sum(len(example.tokens) for example in examples),
-            applied=applied,
-            stopping=stop_count > 0,
-        )
+        return sums, has_auxiliary
+
+    def _outputs(self, number: int, total: int) -> Iterator[tuple[TrainingOutput, Sequence[Example], bool]]:
+        """The output of each of this process's micro-batches, its rows, and whether it counts."""
+        prepared = self._prepared
+        for position, ((index, batch), counts) in enumerate(prepared.share):
+            torch.manual_seed(_micro_batch_seed(self.seed, number, index))
+            inputs = self.batches.inputs(batch) if position else prepared.first
+            with self._uncounted(not counts):
+                outputs = self._forward(inputs, total)
+            yield outputs, batch, counts
+
+    def _balancing(self, number: int, total: int) -> AbstractContextManager[Callable[[], None]]:
+        """The tuner's `over_step`; what it yields does nothing where there are no experts."""
+
+        @torch.no_grad()
+        def count_ahead() -> None:
+            for _ in self._outputs(number, total):
+                pass
+
+        if self._tuner is None:
+            return nullcontext(lambda: None)
+        return self._tuner.over_step(count_ahead, self.processes.all_reduce)
+
+    def _uncounted(self, uncounted: bool = True) -> AbstractContextManager[None]:
+        return nullcontext() if self._tuner is None else self._tuner.context.auxiliary_loss.step_load.paused(uncounted)
 
     def try_longest(self, examples: Sequence[Example], micro_batch_size: int) -> None:
         """Run the longest micro-batch forward and backward, without an update."""
         batch = longest(examples, micro_batch_size)
         self.model.train()
-        self.engine.backward(self._forward(self.batches.inputs(batch), answer_tokens(batch)).loss)
+        with self._uncounted():
+            self.engine.backward(self._forward(self.batches.inputs(batch), answer_tokens(batch)).loss)
         self.engine.zero_grad()
 
     def finalize(self, dtype: torch.dtype) -> "PreTrainedModel | PeftModel":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mosld.adapters.load import trained_parameters
+from mosld.adapters.load import router_biases, trained_parameters
 from mosld.distributed import zero
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import Processes
@@ -110,6 +110,8 @@ class ZeroEngine(ShardedEngine):
             with library.zero.GatheredParameters([weight], modifier_rank=0), torch.no_grad():
                 weight.copy_(whole)
             self._write_shard(weight, whole)
+        for name, bias in router_biases(self.model).items():
+            scatter(bias, saved.read(name) if saved else None, self.processes)
 
     def load_optimizer_state(self, saved: SavedTensors | None) -> None:
         """Load what the optimiser kept, which only the main process reads."""

@@ -24,6 +24,7 @@ class Row:
             transformers. Not full.
         adapter: it adds weights to a frozen base. Not full.
         dropout: two forwards in training mode differ.
+        random_start: its B are random at step 0 and cancel up to rounding.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     layers: bool = True
     adapter: bool = True
     dropout: bool = False
+    random_start: bool = False
 
     def base(self):
         return mosld.load_base("tiny")[0]
@@ -67,6 +69,7 @@ ROWS = [
     Row("full", routed=False, layers=False, adapter=False),
     Row("prefix", routed=False, layers=False),
     Row("lora", routed=False, dropout=True),
+    Row("lora_matched", routed=False, dropout=True),
     Row("molora"),
     Row("sira", dropout=True),
     Row("mola", dropout=True),
@@ -76,6 +79,11 @@ ROWS = [
     Row("mosld_b", dropout=True),
     Row("moa", {"domains": ["a", "b"]}, domain=True, dropout=True),
     Row("hydralora"),
+    Row("rlora", dropout=True, random_start=True),
+    Row("comol"),
+    Row("smora"),
+    Row("loramoe", domain=True, dropout=True),
+    Row("flylora"),
 ]
 BY_NAME = {row.name: row for row in ROWS}
 ADAPTERS = [row for row in ROWS if row.adapter]

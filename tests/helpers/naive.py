@@ -25,6 +25,19 @@ def top_k_gates(probs, k):
     return [probs[i] / total if i in best else 0.0 for i in range(len(probs))]
 
 
+def biased_top_k_gates(probs, k, bias):
+    """As `top_k_gates`, but the k experts are those with the largest log p + bias."""
+    best = ranked([torch.log(p) + b for p, b in zip(probs, bias, strict=True)])[:k]
+    total = sum(probs[i] for i in best)
+    return [probs[i] / total if i in best else 0.0 for i in range(len(probs))]
+
+
+def magnitude_gates(scores, k, bias):
+    """FlyLoRA: 1 for the k largest abs(score) + bias."""
+    best = ranked([abs(score) + b for score, b in zip(scores, bias, strict=True)])[:k]
+    return [1.0 if i in best else 0.0 for i in range(len(scores))]
+
+
 def dense_gates(probs, k=None):
     """All; with k, the others are masked and nothing is divided."""
     best = ranked(probs)[:k]
@@ -91,6 +104,19 @@ def sequence_probabilities(router, tokens, prompt, pool="mean"):
     states = [token.detach() for token, inside in zip(tokens, prompt, strict=True) if inside]
     state = states[-1] if pool == "last" else sum(states) / len(states)
     return probabilities(router, state / (sum(value**2 for value in state) / len(state)) ** 0.5)
+
+
+def localised_balance(gates, mask, kinds, offset):
+    """LoRAMoE: var(Z) / mean(Z) over experts and rows; `gates` [B, S, E]."""
+    rows, width, experts = gates.shape
+    Z = []
+    for b in range(rows):
+        for i in range(experts):
+            mass = sum(gates[b, s, i] for s in range(width) if mask[b, s])
+            alike = (i >= (experts + 1) // 2) == (kinds[b] == 1)
+            Z.append(mass * (1 + offset if alike else 1 - offset))
+    mean = sum(Z) / len(Z)
+    return sum((z - mean) ** 2 for z in Z) / (len(Z) - 1) / mean
 
 
 def balance(probs, chosen, mask, formula="switch"):

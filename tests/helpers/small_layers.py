@@ -17,6 +17,8 @@ ROUTER_RTOL, ROUTER_ATOL = 1e-4, 1e-6  # the router runs in fp32 by design, the 
 def config_of(method: str, **options) -> MosldConfig:
     """The PEFT config of a method at a small rank, with EXPERTS experts in every layer."""
     allocation = EXPERTS
+    if method in ("smora", "flylora"):
+        return peft_config(*method_config(method, None, {"experts": EXPERTS, "top_k": 2, **options}))
     if method in ("moa", "mixlora"):
         allocation = None
         options |= {"domains": ["a", "b", "c"]} if method == "moa" else {"experts": EXPERTS}
@@ -29,7 +31,8 @@ def mixture(config: MosldConfig | None = None, dtype=torch.float64, **options) -
     torch.manual_seed(0)
     layer = Mixture(IN, OUT, config.experts, config)
     torch.nn.init.normal_(layer.B)
-    torch.nn.init.normal_(layer.router.weight)
+    if layer.router.weight is not None:
+        torch.nn.init.normal_(layer.router.weight)
     return layer.to(dtype)
 
 

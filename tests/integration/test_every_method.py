@@ -15,7 +15,7 @@ from tests.helpers.toy_runs import evaluation_of
 pytestmark = pytest.mark.slow
 
 METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
-ROUTED = [name for name in METHODS if name not in ("full", "lora", "prefix")]
+ROUTED = [name for name in METHODS if name not in ("full", "lora", "lora_matched", "prefix")]
 
 
 @pytest.fixture(scope="module")

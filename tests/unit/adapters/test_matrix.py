@@ -31,7 +31,11 @@ def test_every_method_of_conf_has_a_row():
 
 @over(NOT_PREFIX)
 def test_an_untrained_model_is_the_base_model(row, ids):
-    assert torch.equal(row.adapted(trained=False)(ids).logits, row.base()(ids).logits)
+    ours, base = row.adapted(trained=False)(ids).logits, row.base()(ids).logits
+    if row.random_start:
+        torch.testing.assert_close(ours, base, rtol=1e-5, atol=1e-5)
+        return
+    assert torch.equal(ours, base)
 
 
 @pytest.mark.parametrize("name", AUTHORS)

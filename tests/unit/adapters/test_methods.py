@@ -13,6 +13,7 @@ from torch.nn.functional import dropout
 import mosld
 from mosld.adapters.adapt import adapt
 from mosld.adapters.bank import Mixture
+from mosld.adapters.config import MosldConfig
 from tests.helpers import naive
 from tests.helpers.small_layers import (
     ALPHA,
@@ -32,7 +33,10 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
 SEED = 7
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [25, 26, 27, 28, 29, 30]])
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
-METHODS = ["molora", "sira", "mola", "mosl", "mosld", "mosld_b", "hydralora"]
+METHODS = [
+    "molora", "sira", "mola", "mosl", "mosld", "mosld_b", "hydralora", "rlora", "comol", "smora", "loramoe", "flylora",
+]  # fmt: skip
+RANDOM_START = ("rlora",)
 
 
 def first_mask(like, p, training):
@@ -44,17 +48,36 @@ def first_mask(like, p, training):
 def formula(method, ours, x, training):
     """The updates [T, O] of tokens x [T, I] by the formula in docs/reference/methods.md."""
     A, B = ours.A, ours.B
-    probs = [naive.probabilities(ours.router.weight, token) for token in x]
+    read = x @ A.T if method == "comol" else x
+    probs = [] if method == "flylora" else [naive.probabilities(ours.router.weight, token) for token in read]
     top_2 = [naive.top_k_gates(p, 2) for p in probs]
 
     def update(gates, A=A, B=B, x=x, share="none"):
-        return naive.mixture(x, gates, naive.pairs(A, B, RANK, share, EXPERTS), SCALE)
+        return naive.mixture(x, gates, naive.pairs(A, B, ours.rank, share, EXPERTS), ours.config.alpha / ours.rank)
 
     match method:
         case "molora":
             return update(probs)
         case "hydralora":
             return update(probs, share="A")
+        case "loramoe":
+            return update(probs, x=x * first_mask(x.view(*MASK.shape, -1), 0.05, training).flatten(0, 1))
+        case "rlora":
+            keep = first_mask(torch.ones(len(x), EXPERTS, RANK), 0.2, training)
+            heads = B.unflatten(1, (EXPERTS, RANK))
+            terms = [
+                sum(p * heads[:, i] @ (masks[i] * (A @ token)) for i, p in enumerate(own))
+                for token, own, masks in zip(x, probs, keep, strict=True)
+            ]
+            return SCALE * torch.stack(terms)
+        case "comol":
+            cores = ours.M.unflatten(0, (EXPERTS, RANK))
+            merged = [sum(p * core for p, core in zip(own, cores, strict=True)) for own in probs]
+            return SCALE * torch.stack([B @ core @ A @ token for core, token in zip(merged, x, strict=True)])
+        case "smora":
+            return update([naive.biased_top_k_gates(p, 2, ours.router.bias) for p in probs])
+        case "flylora":
+            return update([naive.magnitude_gates(A @ token, 2, ours.router.bias) for token in x])
         case "sira":
             keep = first_mask(torch.ones(len(x), EXPERTS), 0.1, training).double()
             dropped = [[p * k for p, k in zip(*own, strict=True)] for own in zip(probs, keep, strict=True)]
@@ -76,12 +99,15 @@ def formula(method, ours, x, training):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_equals_its_formula_in_forward_and_gradients(method, training):
     ours = mixture(config_of(method)).train(training)
+    if ours.router.bias is not None:
+        ours.router.bias.copy_(torch.randn(EXPERTS))
     x = tokens(*MASK.shape)
     theirs = formula(method, ours, x.flatten(0, 1), training).view(*MASK.shape, -1)
     torch.manual_seed(SEED)
     update, _ = ours(x, context(mask_BS=MASK))
     real = MASK.unsqueeze(-1)  # the update of a pad has no meaning
-    leaves = {"A": ours.A, "B": ours.B, "router": ours.router.weight, "x": x}
+    leaves = {"B": ours.B, "x": x} | ({} if method == "flylora" else {"A": ours.A, "router": ours.router.weight})
+    leaves |= {} if ours.M is None else {"M": ours.M}
     assert_same(update * real, theirs * real, leaves)
 
 
@@ -206,8 +232,49 @@ def test_equal_experts_equal_one_lora():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_untrained_mixture_is_zero(method):
-    layer = Mixture(IN, OUT, EXPERTS, config_of(method))
-    assert torch.equal(layer(torch.randn(2, 4, IN), context())[0], torch.zeros(2, 4, OUT))
+    layer = Mixture(IN, OUT, EXPERTS, config_of(method)).eval()
+    update, zeros = layer(torch.randn(2, 4, IN), context())[0], torch.zeros(2, 4, OUT)
+    assert update.abs().max() < 1e-6 if method in RANDOM_START else torch.equal(update, zeros)
+
+
+def test_the_heads_of_r_lora_differ_and_are_one_lora_subtracted_from_the_base():
+    """The authors subtract ``s mean(B_i) A`` of heads that they draw from the frozen weight; gates that sum to 1."""
+    layer = Mixture(IN, OUT, EXPERTS, config_of("rlora")).eval()
+    heads = layer.B.unflatten(1, (EXPERTS, RANK))
+    torch.testing.assert_close(heads.mean(1), torch.zeros(OUT, RANK))
+    assert all((heads[:, i] - heads[:, j]).abs().max() > 0.01 for i in range(EXPERTS) for j in range(i))
+    assert heads.std().item() == pytest.approx((1 - 1 / EXPERTS) ** 0.5 * OUT**0.25 / (64 * OUT) ** 0.5, rel=0.2)
+
+
+def test_the_frozen_a_of_flylora_is_sparse_and_gaussian():
+    layer = Mixture(
+        400,
+        OUT,
+        20,
+        MosldConfig(
+            r=1, experts=20, top_k=4, router="magnitude", share="none", init="sparse", balance="bias", dropout_on="none"
+        ),
+    )
+    assert "A" not in dict(layer.named_parameters())
+    assert (layer.A != 0).sum(1).tolist() == [80] * 20
+    assert layer.A[layer.A != 0].std().item() == pytest.approx(1 / 20, rel=0.1)
+
+
+def test_smora_with_one_gate_for_all_ranks_is_a_lora():
+    ours = mixture(config_of("smora", top_k=EXPERTS))
+    with torch.no_grad():
+        ours.router.weight.zero_()
+    x = tokens()
+    theirs = ours.config.alpha / EXPERTS * x @ ours.A.T @ ours.B.T
+    torch.testing.assert_close(ours(x, context())[0], theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_comol_with_cores_of_one_is_a_lora():
+    ours = mixture(config_of("comol"))
+    with torch.no_grad():
+        ours.M.copy_(torch.eye(RANK, dtype=torch.float64).repeat(EXPERTS, 1))
+    x = tokens()
+    torch.testing.assert_close(ours(x, context())[0], SCALE * x @ ours.A.T @ ours.B.T, rtol=1e-6, atol=1e-6)
 
 
 def test_an_untrained_prefix_equals_the_tokens_it_starts_from(tiny):

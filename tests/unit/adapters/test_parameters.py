@@ -25,6 +25,15 @@ FIXTURES = [
     ("mosld", "rectangle", {"targets": "all"}, 69_197_824),
     ("mixlora", None, {}, 98_041_856),
     ("mixlora_authors", None, {}, 203_423_744),
+    ("lora_matched", None, {}, 13_631_488),  # rank 26, 13,893,632 as mosld has is no multiple of a rank
+    ("lora_matched", 8, {"match": "mola"}, 35_651_584),
+    ("lora", None, {"dora": True}, 4_456_448),
+    ("lora", None, {"init": "pissa"}, 4_194_304),
+    ("rlora", None, {}, 13_893_632),  # as hydralora
+    ("comol", None, {}, 4_194_304 + 5 * 64 * (8 * 8 + 8)),  # LoRA's, and cores and routers
+    ("smora", None, {}, 64 * 64 * (4096 + 4096 + 4096)),
+    ("loramoe", None, {}, 5 * 32 * (8 * 3 * (4096 + 11008) + 2 * 4096 + 11008)),
+    ("flylora", None, {}, 64 * 32 * 4096),
     ("prefix", None, {"virtual_tokens": 10}, 2_621_440),
     ("prefix", None, {"virtual_tokens": 20}, 5_242_880),
     ("prefix", None, {}, 7_864_320),
@@ -48,7 +57,7 @@ def test_trained_parameters_on_llama2_7b(method, allocation, options, wanted):
     assert trained(on_llama2_7b(method, allocation, options)) == wanted
 
 
-@pytest.mark.parametrize("method", ["lora", "sira", "mosld", "mixlora"])
+@pytest.mark.parametrize("method", ["lora", "sira", "mosld", "mixlora", "comol", "smora", "flylora"])
 def test_the_saved_weights_are_the_trained_ones(method):
     model = on_llama2_7b(method, None, {})
     assert adapter_size(model) == trained(model)

@@ -35,6 +35,13 @@ REFUSED = {
     "checkpointing with prefix": (
         ["method=prefix", "training.gradient_checkpointing=true"], "gradient_checkpointing", "micro_batch_size",
     ),
+    "rslora for a mixture": (["method=mosld", "method.rslora=true"], "method.rslora=true", "topk"),
+    "dora for a mixture": (["method=molora", "method.dora=true"], "method.dora=true", "dense"),
+    "pissa for a mixture": (["method=mosld", "method.init=pissa"], "method.init=pissa", "method=lora"),
+    "pissa of packed weights": (
+        ["method=lora", "method.init=pissa", "model.quantize=nf4"], "model.quantize=nf4", "method.init=pissa",
+    ),
+    "two scales": (["method=lora_matched", "method.rslora=true"], "method.rslora=true", "method.match=mosld"),
     "a push to no repository": (["hub.push_to=mine"], "hub.push_to=mine", "owner/name"),
 }  # fmt: skip
 
@@ -57,6 +64,9 @@ WORKING = [
     ["method=mixlora", "method.experts=null", "allocation=diamond"],
     ["method=mixlora", "method.router=capacity", "method.gate_dropout=.1", "method.dropout_on=A", "method.dropout=.1"],
     ["method=full", "training.gradient_checkpointing=true"],
+    ["method=lora", "method.rslora=true", "method.dora=true", "method.init=pissa"],
+    ["method=lora_matched", "method.dora=true", "method.targets=all"],
+    ["method=lora", "method.dora=true", "model.quantize=nf4"],
     ["method=moa", "method.inference=vote", "method.pool=last", "method.train_experts=false"],
 ]
 
