@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mosld.common.errors import UserError, format_value, nearest
 from mosld.common.reading import load_json
-from mosld.config.schema import TARGET_NAMES, AllocationConfig, DataConfig, MethodConfig
+from mosld.config.method_schema import TARGET_NAMES, AllocationConfig, MethodConfig
+from mosld.config.schema import DataConfig
 
 # The layers of each choice of `targets` and `plain_targets`.
 TARGETS = {
