@@ -92,8 +92,9 @@ class MosldConfig(PeftConfig):
         fewest = self.experts if isinstance(self.experts, int) else min(self.experts)
         if self.top_k is not None and not 1 <= self.top_k <= fewest:
             raise ValueError(f"top_k must be in [1, {fewest}] (the smallest number of experts), got {self.top_k}")
-        if self.top_k is None and (self.router in ("topk", "capacity", "magnitude") or self.balance == "bias"):
-            raise ValueError(f"router={self.router!r} with balance={self.balance!r} needs top_k")
+        for key, choosing in (("router", ("topk", "capacity", "magnitude")), ("balance", ("bias",))):
+            if self.top_k is None and getattr(self, key) in choosing:
+                raise ValueError(f"{key}={getattr(self, key)!r} needs top_k")
         if self.router == "magnitude" and (self.r, self.share) != (1, "none"):
             raise ValueError("router='magnitude' compares single numbers: it needs r=1 and share='none'")
         if self.router_input == "Ax" and self.share not in ("A", "both"):

@@ -3,6 +3,7 @@
 Weights change their size, so an optimiser that was made before does not hold the new ones.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -66,7 +67,7 @@ def grow(
     for mixture in _mixtures(model):
         for module, name, axis in expert_weights(mixture):
             weight = getattr(module, name)
-            new = _new_rows(module, count) if isinstance(module, Router) else _new_parts(module, name, count)
+            new = _new_rows(module, name, count) if isinstance(module, Router) else _new_parts(module, name, count)
             _replace(module, name, torch.cat([weight, new.to(weight)], axis))
         _count(mixture, count)
     cast(MosldModel, model.base_model).pop_load()  # counts of fewer experts
@@ -175,21 +176,32 @@ def _count(mixture: nn.Module, added: int) -> None:
             module.experts += added
 
 
-def _new_rows(router: Router, count: int) -> Tensor:
-    """Rows for new experts, as far from the mean of the trained rows as these are; of a single row, fresh ones."""
+def _new_rows(router: Router, name: str, count: int) -> Tensor:
+    """Rows for new experts, as far from the mean of the trained rows as these are; of a single row, fresh ones.
+
+    A new bias is 0.
+    """
+    if name == "bias" or router.weight is None:
+        return torch.zeros(count)
     trained = router.weight.float()
-    fresh = Router(trained.shape[1], count, router.config).weight.to(trained)
+    # A direction must be drawn, also where routers start at zero.
+    init = "kaiming" if router.config.router_init == "zero" else router.config.router_init
+    drawn = Router(trained.shape[1], count, dataclasses.replace(router.config, router_init=init))
+    fresh = cast(Tensor, drawn.weight).to(trained)
     mean = trained.mean(0)
     spread = (trained - mean).norm(dim=1).mean()
     return mean + fresh * (spread / fresh.norm(dim=1, keepdim=True)) if spread > 0 else fresh
 
 
 def _new_parts(bank: nn.Module, name: str, count: int) -> Tensor:
-    """A or B of untrained experts; A is 0 where they share B, which is trained."""
+    """A, B or M of untrained experts; A or M is 0 where they share B, which is trained."""
     assert isinstance(bank, ExpertBank)
-    new = ExpertBank(bank.A.shape[1], len(bank.B), count, bank.config)
+    # How sparse A is depends on the number of all experts.
+    experts = count + (bank.experts if bank.config.init == "sparse" else 0)
+    new = ExpertBank(bank.A.shape[1], len(bank.B), experts, bank.config)
     starts_at_zero = name == {"B": "A", "both": "M"}.get(bank.config.share, "B")
-    return torch.zeros_like(getattr(new, name)) if starts_at_zero else getattr(new, name)
+    part = getattr(new, name)[: count * bank.rank] if name != "B" else new.B[:, : count * bank.rank]
+    return torch.zeros_like(part) if starts_at_zero else part
 
 
 def _replace(module: nn.Module, name: str, weight: Tensor) -> None:

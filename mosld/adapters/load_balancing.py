@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mosld.adapters.routing import Routing
 
+SMALLEST = torch.finfo(torch.float32).tiny  # a micro-batch of pads alone has loss 0
+
 
 def balance_loss(
     routings: dict[str, Routing],
@@ -98,5 +100,5 @@ def localised_loss(routings: dict[str, Routing], mask_BS: Tensor | None, kinds_B
         of_second_E = torch.arange(experts, device=mass_BE.device) >= (experts + 1) // 2
         alike_BE = of_second_E == (kinds_B.to(mass_BE.device) > 0).unsqueeze(-1)
         weighted_BE = mass_BE * torch.where(alike_BE, 1 + offset, 1 - offset)
-        losses.append(weighted_BE.var() / weighted_BE.mean())
+        losses.append(weighted_BE.var() / weighted_BE.mean().clamp(min=SMALLEST))
     return torch.stack(losses).mean()

@@ -23,22 +23,22 @@ class StepLoad:
     def __init__(self) -> None:
         self._counts: dict[Key, Tensor] = {}
         self._known: Mapping[Key, Tensor] = {}
-        self._paused = False
+        self._counts_passes = False
 
     def add(self, adapter: str, counts: Mapping[str, Tensor], tokens: Tensor) -> None:
         """Count a forward pass: by module the assignments of each expert [E], and the tokens []."""
-        for module, count in () if self._paused else counts.items():
+        for module, count in counts.items() if self._counts_passes else ():
             key = adapter, module
             self._counts[key] = self._counts.get(key, 0) + torch.cat([count, tokens.to(count).unsqueeze(0)])
 
     @contextmanager
-    def paused(self, pausing: bool = True) -> Iterator[None]:
-        """Count no pass that is no part of a step, or only serves other processes."""
-        before, self._paused = self._paused, self._paused or pausing
+    def counting(self, on: bool = True) -> Iterator[None]:
+        """Count the passes of a step, but none that only serves other processes."""
+        before, self._counts_passes = self._counts_passes, on
         try:
             yield
         finally:
-            self._paused = before
+            self._counts_passes = before
 
     def take(self, routers: Mapping[Key, Router], all_reduce: AllReduce) -> dict[Key, Tensor]:
         """What was counted since the last call, over all processes, for each of these routers."""

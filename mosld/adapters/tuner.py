@@ -170,8 +170,9 @@ class MosldModel(BaseTuner):
         routers = {key: router for key, router in self._routers() if router.config.balance == "bias"}
         counted = {key: router for key, router in self._routers() if router.config.balance_over == "step"}
         if counted:
-            count_ahead()
-        with load.knowing(load.take(counted, all_reduce)), load.paused(not routers):
+            with load.counting():
+                count_ahead()
+        with load.knowing(load.take(counted, all_reduce)), load.counting(bool(routers)):
             yield lambda: move_biases(routers, load.take(routers, all_reduce))
 
     def _routers(self) -> Iterator[tuple[Key, Router]]:

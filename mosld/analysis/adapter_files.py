@@ -30,7 +30,7 @@ ExpertUsage = Mapping[str, Mapping[str, Array]]
 WEIGHTS_FILE = "adapter_model.safetensors"
 TENSOR_NAME = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+?)\.(?:mosld_mixture|lora)[._](?:(?P<projection>gate|up|down)\.)?"
-    r"(?P<side>[AB])(?:\.weight)?"
+    r"(?P<side>[ABM])(?:\.weight)?"
 )
 
 
@@ -78,7 +78,7 @@ class AdapterRun:
     @property
     def has_single_a(self) -> bool:
         """Whether a layer has one A: shared by its experts, or a LoRA's."""
-        return self.config.method.kind == "lora" or self.config.method.share == "A"
+        return self.config.method.kind == "lora" or self.config.method.share in ("A", "both")
 
     @cached_property
     def banks(self) -> dict[str, Bank]:
@@ -140,7 +140,8 @@ def _shares(weights: list[float]) -> Array:
 def banks_of(tensors: Mapping[str, Tensor], rank: int | None) -> dict[str, Bank]:
     """The experts of every layer from an adapter's tensors.
 
-    Experts are concatenated: expert i has rows i*R to (i+1)*R of A and the same columns of B.
+    Experts are concatenated: expert i has rows i*R to (i+1)*R of A and the same columns of B. Where A and B are shared,
+    the experts' own B are ``B M_i``.
 
     Args:
         tensors: by their names in PEFT's files.
@@ -159,6 +160,8 @@ def banks_of(tensors: Mapping[str, Tensor], rank: int | None) -> dict[str, Bank]
     for key, pair in sorted(sides.items(), key=lambda entry: layer_and_module(entry[0])):
         A, B = pair["A"], pair["B"]
         R = rank or len(A)
+        if "M" in pair:
+            B = np.concatenate([B @ core for core in pair["M"].reshape(-1, R, R)], axis=1)
         banks[key] = Bank(key, A.reshape(-1, R, A.shape[1]), B.T.reshape(-1, R, len(B)).transpose(0, 2, 1))
     return banks
 

@@ -33,7 +33,7 @@ def select_runs(paths: Sequence[str]) -> tuple[list[tuple[SavedRun, Config]], li
     if errors:
         raise UserError(*errors)
     methods = [config.method for _, config in runs.values()]
-    comparable = sum(method.kind == "lora" or method.share == "A" for method in methods)
+    comparable = sum(method.kind == "lora" or method.share in ("A", "both") for method in methods)
     kinds = ("mixture", "lora") if comparable > 1 else ("mixture",)
     selected, left_out = [], []
     for run, config in runs.values():

@@ -93,7 +93,7 @@ class Export:
     def largest_rank(self) -> int:
         """The largest rank of a fitted LoRA."""
         method = self.config.method
-        return self.rank or (method.rank if method.share == "A" else max(method.rank, VLLM_RANK))
+        return self.rank or (method.rank if method.share in ("A", "both") else max(method.rank, VLLM_RANK))
 
 
 @dataclass(frozen=True)

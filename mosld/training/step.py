@@ -179,7 +179,7 @@ class Stepper:
         for position, ((index, batch), counts) in enumerate(prepared.share):
             torch.manual_seed(_micro_batch_seed(self.seed, number, index))
             inputs = self.batches.inputs(batch) if position else prepared.first
-            with self._uncounted(not counts):
+            with nullcontext() if counts else self._serving_others():
                 outputs = self._forward(inputs, total)
             yield outputs, batch, counts
 
@@ -195,15 +195,15 @@ class Stepper:
             return nullcontext(lambda: None)
         return self._tuner.over_step(count_ahead, self.processes.all_reduce)
 
-    def _uncounted(self, uncounted: bool = True) -> AbstractContextManager[None]:
-        return nullcontext() if self._tuner is None else self._tuner.context.auxiliary_loss.step_load.paused(uncounted)
+    def _serving_others(self) -> AbstractContextManager[None]:
+        """A pass whose rows count in another process."""
+        return nullcontext() if self._tuner is None else self._tuner.context.auxiliary_loss.step_load.counting(False)
 
     def try_longest(self, examples: Sequence[Example], micro_batch_size: int) -> None:
         """Run the longest micro-batch forward and backward, without an update."""
         batch = longest(examples, micro_batch_size)
         self.model.train()
-        with self._uncounted():
-            self.engine.backward(self._forward(self.batches.inputs(batch), answer_tokens(batch)).loss)
+        self.engine.backward(self._forward(self.batches.inputs(batch), answer_tokens(batch)).loss)
         self.engine.zero_grad()
 
     def finalize(self, dtype: torch.dtype) -> "PreTrainedModel | PeftModel":

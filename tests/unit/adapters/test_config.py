@@ -46,7 +46,7 @@ def test_every_option_of_a_method_reaches_the_config_of_its_adapter():
     """Only these keys act before the adapter is made or are named otherwise."""
     elsewhere = {
         "name", "kind", "rank", "targets", "plain_targets", "virtual_tokens", "own_learning_rate", "train_experts",
-        "experts_from", "from_run", "add_task",
+        "experts_from", "from_run", "add_task", "rslora", "dora", "match", "first_kind",
     }  # fmt: skip
     shared = {option.name for option in dataclasses.fields(MethodConfig)} - elsewhere
     assert shared <= {option.name for option in dataclasses.fields(MosldConfig)}

@@ -34,7 +34,7 @@ def logits(model):
 
 
 def grown(model, row, count=1):
-    return mosld.grow(model, count, domains=["c", "d"][:count] if row.domain else [], seed=3)
+    return mosld.grow(model, count, domains=["c", "d"][:count] if "domains" in row.options else [], seed=3)
 
 
 def by_expert(model):
@@ -44,12 +44,12 @@ def by_expert(model):
     for name, weight in get_peft_model_state_dict(model).items():
         single = any(f".{module}." in name for module in config.plain_modules)
         leaf = name.rpartition(".")[2]
-        if single or leaf == config.share:
+        if single or leaf == config.share or (config.share == "both" and leaf in "AB"):
             parts[name] = [weight.clone()]
-        elif leaf == "weight":
+        elif leaf in ("weight", "bias"):
             parts[name] = [row.clone() for row in weight]
         else:
-            parts[name] = [part.clone() for part in weight.split(RANK, dim="AB".index(leaf))]
+            parts[name] = [part.clone() for part in weight.split(config.r, dim=int(leaf == "B"))]
     return parts
 
 
@@ -128,7 +128,7 @@ def test_training_opens_the_gate(row):
     before = logits(grown(model, row))
     train(row, model, 8)
     assert not torch.equal(logits(model), before)
-    own = "A" if row.options.get("share") == "B" else "B"
+    own = {"B": "A", "both": "M"}.get(model.peft_config["default"].share, "B")
     new = [parts[-1] for name, parts in by_expert(model).items() if name.endswith(f".{own}") and len(parts) > 1]
     assert any(part.any() for part in new)
     assert any(gate[:, -1].any() for gate in gates(model).values())
@@ -146,7 +146,13 @@ def test_dropping_the_grown_expert_gives_the_first_mixture_back(name):
     assert all(torch.equal(a, b) for name in now for a, b in zip(now[name], experts[name], strict=True))
 
 
-@over([Row(row.name, row.options | ({} if row.name in ("moa", "mixlora") else {"allocation": [4, 4, 3, 3]}))
+def experts_for_each_layer(name):
+    if name in ("smora", "flylora"):
+        return {"experts": [4, 4, 3, 3], "top_k": 2}
+    return {} if name in ("moa", "mixlora") else {"allocation": [4, 4, 3, 3]}
+
+
+@over([Row(row.name, row.options | experts_for_each_layer(row.name))
        for row in (*ROUTED, Row("mosl", {"share": "B"}))])  # fmt: skip
 def test_a_dropped_expert_leaves_the_others(row):
     model = row.adapted()

@@ -7,8 +7,8 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from mosld.adapters.adapt import adapt
-from mosld.adapters.load_balancing import balance_loss
-from mosld.adapters.routing import Routing, capacity_routing, top_k_routing
+from mosld.adapters.load_balancing import balance_loss, localised_loss
+from mosld.adapters.routing import Routing, capacity_routing, dense_routing, top_k_routing
 from mosld.models.load import load_base
 from tests.helpers import naive
 
@@ -32,6 +32,27 @@ def test_the_loss_equals_a_loop_over_tokens_and_experts(formula):
             torch.autograd.grad(total, routing.probs_BSE, retain_graph=True)[0] for total in (loss, sum(losses) / 3)
         )
         torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("experts", [2, 5])
+def test_the_localised_loss_equals_a_loop_over_rows_and_experts(experts):
+    torch.manual_seed(0)
+    routings = {name: dense_routing(torch.randn(3, 7, experts, requires_grad=True), None) for name in "ab"}
+    mask, kinds = (torch.rand(3, 7) < 0.6).long(), torch.tensor([0, 1, 1])
+    wanted = sum(naive.localised_balance(r.gates_BSE.double(), mask, kinds, 0.3) for r in routings.values()) / 2
+    loss = localised_loss(routings, mask, kinds, 0.3)
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=1e-6)
+    for routing in routings.values():
+        actual, expected = (
+            torch.autograd.grad(total, routing.gates_BSE, retain_graph=True)[0] for total in (loss, wanted)
+        )
+        torch.testing.assert_close(actual, expected)
+
+
+def test_a_localised_balance_asks_for_the_kind_of_each_row(tiny):
+    model = adapt(tiny, "loramoe", seed=0).train()
+    with pytest.raises(ValueError, match="kind of each row's task"):
+        model(**batch())
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
