@@ -59,7 +59,7 @@ def silence_imports() -> None:
 def refuse_light_install(missing: ModuleNotFoundError) -> NoReturn:
     """End a command that lacks a package of the extra `train`; where Python imported the command, raise."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if not (spec and spec.name.startswith("mosld.")) and Path(sys.argv[0]).stem != "mosld":
+    if not (spec and spec.name.startswith("mosld.")) and Path(*sys.argv[:1]).stem != "mosld":
         raise missing
     _print_errors([f"the commands need {missing.name}, which only adapters do without: pip install 'mosld[train]'."])
     sys.exit(ExitCode.USER_ERROR)

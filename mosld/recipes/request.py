@@ -178,7 +178,10 @@ def check_evaluation(directory: str, overrides: list[str], compare: str | None =
     run = saved_run(directory)
     config = rerun_config(run.recorded, overrides)
     require_launch(config)
-    compared = rerun_config(run.recorded, [*overrides, compare]) if compare else None
+    compared = None
+    if compare:
+        others = [text for text in overrides if text.partition("=")[0] != compare.partition("=")[0]]
+        compared = rerun_config(run.recorded, [*others, compare])
     record = run.record()
     dataset = load_dataset(config.data, config.source, training=False, shots=config.evaluation.shots, record=record)
     if record is None:
