@@ -70,15 +70,15 @@ class RoutingWatch:
         self.latest = {"dead_experts": len(dead), "load_entropy": round(mean, 4)}
         line.update(self.latest)
         experts = sum(map(len, load.values()))
-        rules = (
-            (dead, f"{experts} experts", "dead", f"under logger.dead_share={self._dead_share:g} of an even share"),
-            (collapsed, f"{len(load)} routers", "collapsed",
-             f"entropy of the load under logger.least_entropy={self._least_entropy:g}"),
-        )  # fmt: skip
-        return [
-            self._warning(line["step"], places, whole, state, rule) for places, whole, state, rule in rules
-            if places and state not in self._said
-        ]  # fmt: skip
+        under_share = f"under logger.dead_share={self._dead_share:g} of an even share"
+        under_entropy = f"entropy of the load under logger.least_entropy={self._least_entropy:g}"
+        warnings = [
+            self._warning(line["step"], dead, f"{experts} experts", ("is dead", "are dead"), under_share),
+            self._warning(
+                line["step"], collapsed, f"{len(load)} routers", ("has collapsed", "have collapsed"), under_entropy
+            ),
+        ]
+        return [warning for warning in warnings if warning]
 
     def _is_dead(self, expert: int, shares: Sequence[float]) -> bool:
         return shares[expert] * len(shares) < self._dead_share
@@ -88,13 +88,15 @@ class RoutingWatch:
         past = [load[module] for load in self._recent if module in load]
         return len(past) == LINES and all(map(is_bad, past))
 
-    def _warning(self, step: object, places: Sequence[str], whole: str, state: str, rule: str) -> str:
-        self._said.add(state)
+    def _warning(self, step: object, places: Sequence[str], whole: str, states: tuple[str, str], rule: str) -> str:
+        """What is wrong at these places, in singular or plural; "" where nothing is, or where it was said before."""
+        if not places or states[1] in self._said:
+            return ""
+        self._said.add(states[1])
         more = f" and {len(places) - MAX_LISTED} more" if len(places) > MAX_LISTED else ""
-        verb = "is" if len(places) == 1 else "are"
         return (
-            f"warning: step {step}: {len(places)} of {whole} {verb} {state} ({rule} in {LINES} lines in a row): "
-            f"{', '.join(places[:MAX_LISTED])}{more}; {self._advice}"
+            f"warning: step {step}: {len(places)} of {whole} {states[len(places) > 1]} ({rule} in {LINES} lines in a "
+            f"row): {', '.join(places[:MAX_LISTED])}{more}; {self._advice}"
         )
 
 

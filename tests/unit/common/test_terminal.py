@@ -1,6 +1,7 @@
 """No text of other origin steers a terminal, and no dead stream ends a run."""
 
 import io
+import re
 
 import pytest
 from rich.table import Table
@@ -11,6 +12,9 @@ from mosld.runs.console import Console, SafeConsole
 
 HOSTILE = "\x1b]0;title\x07\x1b[31mred\x9b2J\u202egnp.exe\r[/bold][red]:smile:\x00"
 SHOWN = r"\x1b]0;title\x07\x1b[31mred\x9b2J\u202egnp.exe\r[/bold][red]:smile:\x00"
+
+
+TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ")
 
 
 class Dead(io.StringIO):
@@ -55,4 +59,6 @@ def test_message_to_a_dead_stream_is_dropped_and_stands_in_the_log(error, tmp_pa
     with console.progress("training", 1) as advance:
         advance("note")
     console.close()
-    assert (tmp_path / "train.log").read_text().splitlines() == [SHOWN, "a table", "training 1/1  note"]
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert [TIME.sub("", line) for line in lines] == [SHOWN, "a table", "training 1/1  note"]
+    assert [bool(TIME.match(line)) for line in lines] == [True, False, True]
