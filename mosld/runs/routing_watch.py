@@ -7,8 +7,7 @@ taken equally often: (H - ln k) / (ln E - ln k).
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 from mosld.common.files import JsonObject
 from mosld.config.schema import LoggerConfig, MethodConfig
@@ -55,16 +54,19 @@ class RoutingWatch:
             return []
         self._recent.append(load)
         entropies = {module: load_entropy(shares, self._top_k) for module, shares in load.items()}
+        # Of each module the loads of the last lines, once there are enough.
+        last = {module: [past[module] for past in self._recent if module in past] for module in load}
+        last = {module: loads for module, loads in last.items() if len(loads) == LINES}
         dead = [
-            f"{module} expert {expert} (share {shares[expert]:.4f}, even is {1 / len(shares):.4f})"
-            for module, shares in load.items()
-            for expert in range(len(shares))
-            if self._always(module, partial(self._is_dead, expert))
+            f"{module} expert {expert} (share {load[module][expert]:.4f}, even is {1 / len(load[module]):.4f})"
+            for module, loads in last.items()
+            for expert in range(len(load[module]))
+            if all(past[expert] * len(past) < self._dead_share for past in loads)
         ]
         collapsed = [
-            f"{module} (entropy {entropies[module]:.3f}, most taken: {_busiest(shares, self._top_k)})"
-            for module, shares in load.items()
-            if self._always(module, lambda past: load_entropy(past, self._top_k) < self._least_entropy)
+            f"{module} (entropy {entropies[module]:.3f}, most taken: {_busiest(load[module], self._top_k)})"
+            for module, loads in last.items()
+            if all(load_entropy(past, self._top_k) < self._least_entropy for past in loads)
         ]
         mean = math.fsum(entropies.values()) / len(entropies)
         self.latest = {"dead_experts": len(dead), "load_entropy": round(mean, 4)}
@@ -79,14 +81,6 @@ class RoutingWatch:
             ),
         ]
         return [warning for warning in warnings if warning]
-
-    def _is_dead(self, expert: int, shares: Sequence[float]) -> bool:
-        return shares[expert] * len(shares) < self._dead_share
-
-    def _always(self, module: str, is_bad: Callable[[Sequence[float]], bool]) -> bool:
-        """Whether the load of a module was bad in each of the last lines."""
-        past = [load[module] for load in self._recent if module in load]
-        return len(past) == LINES and all(map(is_bad, past))
 
     def _warning(self, step: object, places: Sequence[str], whole: str, states: tuple[str, str], rule: str) -> str:
         """What is wrong at these places, in singular or plural; "" where nothing is, or where it was said before."""
