@@ -42,9 +42,10 @@ class RoutingWatch:
         self._top_k = method.top_k or 1
         self._recent: deque[Load] = deque(maxlen=LINES)
         self._said: set[str] = set()
-        balance = "set method.balance=switch" if method.balance == "none" else (
-            f"raise method.balance_weight={method.balance_weight:g}"
-        )  # fmt: skip
+        balance = {
+            "none": "set method.balance=switch",
+            "bias": f"raise method.balance_rate={method.balance_rate:g}",
+        }.get(method.balance, f"raise method.balance_weight={method.balance_weight:g}")
         self._advice = f"{balance}, or lower training.learning_rate={learning_rate:g}"
 
     def add(self, line: dict[str, object] | JsonObject) -> list[str]:
