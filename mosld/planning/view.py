@@ -74,7 +74,7 @@ def _memory(plan: JsonObject) -> list[str]:
 def _time(plan: JsonObject) -> list[str]:
     data, flops = plan["data"], plan["flops_per_token"]
     return [
-        f"  data        {plan['data_name']}: {counted(data['rows'], 'row')} of {data['row_tokens']} tokens on average "
+        f"  data        {data['name']}: {counted(data['rows'], 'row')} of {data['row_tokens']} tokens on average "
         f"({data['source']}), {counted(data['steps'], 'step')}, {counted(data['tokens'], 'token')}",
         f"  FLOPs       {flops['training'] / 1e9:.3f} G a token, {flops['forward'] / 1e9:.3f} G of them forward",
     ]
@@ -104,7 +104,7 @@ def duration(hours: float) -> str:
     """A time with its two largest units: ``3 h 12 min``, ``4 min 20 s``, ``2.5 s``."""
     seconds = 3600 * hours
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.2g} s"
     if seconds < 3600:
         minutes, seconds = divmod(round(seconds), 60)
         return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
