@@ -8,6 +8,7 @@ from mosld.common.errors import ExitCode
 from mosld.config.compose import load_config
 from mosld.config.sweep import is_sweep, plan_sweep
 from mosld.planning.arguments import PlanKeys, describe, split_keys
+from mosld.runs.console import Console
 
 USAGE = f"""Parameters, memory for each GPU, FLOPs, hours, and which file of conf/accelerate fits.
 
@@ -47,7 +48,8 @@ def _plan_jobs(overrides: list[str], keys: PlanKeys) -> int:
     sweep = plan_sweep(overrides)
     from mosld.planning import jobs, view
 
-    view.show_jobs(jobs.estimate_jobs(sweep, keys), len(sweep.jobs), keys.json)
+    plans = jobs.estimate_jobs(sweep, keys, track=Console().track("planning"))
+    view.show_jobs(plans, len(sweep.jobs), keys.json)
     return ExitCode.FINISHED
 
 

@@ -118,10 +118,10 @@ def explain_hub_error(repository: str, error: BaseException, otherwise: str) -> 
         advice = (
             f"it is not there under this name and revision, or is private and needs a token (`hf auth login`): {page}"
         )
-    elif outage := hub_outage():
-        return f"cannot be fetched: {outage}; {otherwise}."
     else:
         advice = f"{otherwise}; if {page} asks for terms to be accepted, accept them and give a token (`hf auth login`)"
+        if outage := hub_outage():
+            return f"cannot be fetched: {advice}. {outage}"
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"cannot be fetched: {advice}. The hub said: {first_line}"
 

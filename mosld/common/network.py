@@ -9,14 +9,14 @@ PROBE_SECONDS = 3.0
 
 @cache
 def hub_outage() -> str:
-    """Why nothing can be fetched from the hub, and what to do; "" if it answers.
+    """Sentences that say why nothing can be fetched from the hub, and what to do; "" if it answers.
 
     Without an answer the libraries are set to take from their caches alone, as with HF_HUB_OFFLINE=1.
     """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE=1 is set and the cache does not have it; unset HF_HUB_OFFLINE to fetch it"
+        return "HF_HUB_OFFLINE=1 is set and the cache does not have it; unset HF_HUB_OFFLINE to fetch it."
     if not (cause := _probe(constants.ENDPOINT)):
         return ""
     constants.HF_HUB_OFFLINE = True
@@ -24,7 +24,7 @@ def hub_outage() -> str:
     os.environ["HF_HUB_OFFLINE"] = "1"
     return (
         f"{constants.ENDPOINT} does not answer ({cause}) and the cache does not have it; check the network, the proxy "
-        "or HF_ENDPOINT (HF_HUB_OFFLINE=1 takes what is cached without asking)"
+        "or HF_ENDPOINT (HF_HUB_OFFLINE=1 takes what is cached without asking)."
     )
 
 

@@ -24,6 +24,11 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", r"\n").replace("\t", r"\t")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: ``1 row``, ``5,260 rows``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def guard_streams() -> None:
     """Let no message fail: a closed stream becomes the null device, and what cannot be encoded is escaped.
 

@@ -79,9 +79,9 @@ def _fetch(folder: Path) -> Path:
     return unpacked
 
 
-def _reason(pip_output: str) -> str:
+def _reason(pip_output: str | None) -> str:
     """The last error in what pip printed."""
-    errors = [line.removeprefix("ERROR: ") for line in pip_output.splitlines() if line.startswith("ERROR: ")]
+    errors = [line.removeprefix("ERROR: ") for line in (pip_output or "").splitlines() if line.startswith("ERROR: ")]
     return errors[-1].rstrip(".") if errors else "pip says nothing about it"
 
 

@@ -36,7 +36,7 @@ def estimate(config: Config, keys: PlanKeys, measure: Callable[..., StepNeeds] =
         "method": config.method.name,
         "experts": experts if config.method.kind == "mixture" else None,
         "parameters": needs.parameters,
-        "data": asdict(work),
+        "data": {"name": config.data.name, **asdict(work)},
         "micro_batch": needs.rows,
         "memory": _memory(needs, RESERVED_BYTES if keys.gpus else 0),
         "flops_per_token": flops,

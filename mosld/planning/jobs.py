@@ -1,19 +1,24 @@
 """The plan of every run of a sweep or an experiment; what several runs have in common is computed once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
 from mosld.config.identity import run_directory
 from mosld.config.schema import Config
-from mosld.config.sweep import Sweep, varying
+from mosld.config.sweep import Job, Sweep, varying
 from mosld.planning.arguments import PlanKeys
 from mosld.planning.estimate import estimate
 from mosld.planning.measure import StepNeeds, measure_step
 
 
-def estimate_jobs(sweep: Sweep, keys: PlanKeys, measure: Callable[..., StepNeeds] | None = None) -> list[JsonObject]:
+def estimate_jobs(
+    sweep: Sweep,
+    keys: PlanKeys,
+    measure: Callable[..., StepNeeds] | None = None,
+    track: Callable[[Sequence[Job]], Iterable[Job]] = iter,
+) -> list[JsonObject]:
     """The plan of each run that the sweep makes, with its `overrides`: those that not all jobs share.
 
     Jobs that are the same run are listed once, as they are trained once.
@@ -22,6 +27,7 @@ def estimate_jobs(sweep: Sweep, keys: PlanKeys, measure: Callable[..., StepNeeds
         sweep: its jobs, checked.
         keys: the machines.
         measure: what remembers the steps of other sweeps, too (`remembering`).
+        track: wraps the jobs, for a progress bar.
 
     Raises:
         UserError: the sweeper chooses its jobs as it goes.
@@ -34,7 +40,7 @@ def estimate_jobs(sweep: Sweep, keys: PlanKeys, measure: Callable[..., StepNeeds
     measure = measure or remembering()
     plans: dict[str, JsonObject] = {}
     everything = [job.overrides for job in sweep.jobs]
-    for job in sweep.jobs:
+    for job in track(sweep.jobs):
         run = str(run_directory(job.config))
         if run not in plans:
             plans[run] = {"overrides": varying(job.overrides, everything), **estimate(job.config, keys, measure)}

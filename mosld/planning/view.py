@@ -4,10 +4,13 @@ import json
 from collections.abc import Sequence
 
 from mosld.common.files import JsonObject
+from mosld.common.terminal import counted
 from mosld.planning.jobs import hours_of, summed
 from mosld.planning.layouts import GPUS_PER_NODE
 
 GIB = 2**30
+# Units of time, and how many of them make an hour.
+UNITS = (("hours", 1.0), ("minutes", 60.0), ("seconds", 3600.0))
 
 
 def show(plan: JsonObject, as_json: bool) -> None:
@@ -44,7 +47,10 @@ def _parameters(plan: JsonObject) -> list[str]:
 
 def _memory(plan: JsonObject) -> list[str]:
     memory, data = plan["memory"], plan["data"]
-    rows = f"{plan['micro_batch']} rows of {data['length']} tokens, {data['answer']} of them with a loss"
+    rows = (
+        f"{counted(plan['micro_batch'], 'row')} of {counted(data['length'], 'token')}, {data['answer']:,} of them with "
+        "a loss"
+    )
     saving = "with training.gradient_checkpointing=true"
     parts = [
         ("weights", "weights", ""),
@@ -68,8 +74,8 @@ def _memory(plan: JsonObject) -> list[str]:
 def _time(plan: JsonObject) -> list[str]:
     data, flops = plan["data"], plan["flops_per_token"]
     return [
-        f"  data        {data['rows']:,} rows of {data['row_tokens']} tokens on average ({data['source']}), "
-        f"{data['steps']:,} steps, {data['tokens']:,} tokens",
+        f"  data        {data['name']}: {counted(data['rows'], 'row')} of {data['row_tokens']} tokens on average "
+        f"({data['source']}), {counted(data['steps'], 'step')}, {counted(data['tokens'], 'token')}",
         f"  FLOPs       {flops['training'] / 1e9:.3f} G a token, {flops['forward'] / 1e9:.3f} G of them forward",
     ]
 
@@ -89,9 +95,27 @@ def _machines(plan: JsonObject) -> list[str]:
         return []
     machines = plan["machines"]
     again = machines["hours_checkpointing"]
-    longer = "" if again in (None, machines["hours"]) else f" ({again:.2f} with checkpointing)"
-    lines = [f"  time        {machines['hours']:.2f} hours{longer} {speed(plan)}"]
+    longer = "" if again in (None, machines["hours"]) else f" ({duration(again)} with checkpointing)"
+    lines = [f"  time        {duration(machines['hours'])}{longer} {speed(plan)}"]
     return [*lines, *_layouts(plan)] if "layouts" in plan else lines
+
+
+def duration(hours: float) -> str:
+    """A time with its two largest units: ``3 h 12 min``, ``4 min 20 s``, ``2.5 s``."""
+    seconds = 3600 * hours
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 3600:
+        minutes, seconds = divmod(round(seconds), 60)
+        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    whole, minutes = divmod(round(seconds / 60), 60)
+    return f"{whole:,} h {minutes} min"
+
+
+def _unit(plans: Sequence[JsonObject]) -> tuple[str, float]:
+    """The largest unit of time in which all runs together take at least a half, and how many make an hour."""
+    hours = sum(hours_of(plan) for plan in plans) if "machines" in plans[0] else 1
+    return next((unit for unit in UNITS if hours * unit[1] >= 0.5), UNITS[-1])
 
 
 def _layouts(plan: JsonObject) -> list[str]:
@@ -146,25 +170,27 @@ def layout_of(plan: JsonObject) -> tuple[str, float]:
 
 
 def _shared(plans: Sequence[JsonObject]) -> list[str]:
-    lines = [f"  {'hours':>8} {'GPU-hours':>10} {'GiB':>7} {'trainable':>14}  {'conf/accelerate':26} run"]
+    unit, scale = _unit(plans)
+    lines = [f"  {unit:>8} {'GPU-' + unit:>11} {'GiB':>7} {'trainable':>14}  {'conf/accelerate':26} run"]
     for plan in plans:
         name, size = layout_of(plan)
-        hours = hours_of(plan)
+        time = scale * hours_of(plan)
         trained = plan["parameters"]["trainable"]
-        cost = f"{hours:8.2f} {hours * plan['machines']['gpus']:10.1f} {size:7.1f} {trained:14,}"
+        cost = f"{time:8.2f} {time * plan['machines']['gpus']:11.1f} {size:7.1f} {trained:14,}"
         lines.append(f"  {cost}  {name:26} {_named(plan)}")
     return lines
 
 
 def _alone(plans: Sequence[JsonObject]) -> list[str]:
     """Lines for the CPU, whose speed may be unknown."""
-    lines = [f"  {'hours':>8} {'tokens':>12} {'TFLOPs':>12} {'GiB':>7} {'trainable':>14}  run"]
+    unit, scale = _unit(plans)
+    lines = [f"  {unit:>8} {'tokens':>12} {'TFLOPs':>12} {'GiB':>7} {'trainable':>14}  run"]
     for plan in plans:
         tokens = plan["data"]["tokens"]
-        hours = f"{hours_of(plan):.2f}" if "machines" in plan else "-"
+        time = f"{scale * hours_of(plan):.2f}" if "machines" in plan else "-"
         flops = tokens * plan["flops_per_token"]["training"] / 1e12
         size, trained = plan["memory"]["peak"] / GIB, plan["parameters"]["trainable"]
-        lines.append(f"  {hours:>8} {tokens:12,} {flops:12,.0f} {size:7.2f} {trained:14,}  {_named(plan)}")
+        lines.append(f"  {time:>8} {tokens:12,} {flops:12,.0f} {size:7.2f} {trained:14,}  {_named(plan)}")
     return lines
 
 
@@ -172,8 +198,11 @@ def _sum(plans: Sequence[JsonObject]) -> list[str]:
     if "machines" not in plans[0]:
         return []
     total = summed(plans)
-    shared = f" {total['gpu_hours']:10.1f}" if "layouts" in plans[0] else ""
-    lines = [f"  {total['hours']:8.2f}{shared}  all {total['runs']} runs, one after another; scoring is not counted"]
+    _, scale = _unit(plans)
+    shared = f" {scale * total['gpu_hours']:11.1f}" if "layouts" in plans[0] else ""
+    lines = [
+        f"  {scale * total['hours']:8.2f}{shared}  all {total['runs']} runs, one after another; scoring is not counted"
+    ]
     if total["not_fitting"]:
         lines.append(f"  {total['not_fitting']} of them fit on no layout; their GiB are of the smallest one")
     return lines

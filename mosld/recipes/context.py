@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from mosld.adapters.adapt import adapt_with, check_targets
 from mosld.adapters.load import base_model_of, load_into, parameter_counts
 from mosld.common.errors import UserError
+from mosld.common.terminal import counted
 from mosld.config.method_checks import TARGETS, row_indices
 from mosld.config.schema import Config, EvaluationConfig, MethodConfig
 from mosld.data.dataset import Dataset
@@ -134,8 +135,8 @@ class RunContext:
         total = total_steps(steps, training)
         max_steps = f"training.max_steps={training.max_steps}"
         self.console.say(
-            f"{tasks}: {len(examples):,} train rows, {_counted(training.epochs, 'epoch')} of "
-            f"{_counted(steps, 'step')} = {_counted(planned, 'step')}"
+            f"{tasks}: {len(examples):,} train rows, {counted(training.epochs, 'epoch')} of "
+            f"{counted(steps, 'step')} = {counted(planned, 'step')}"
             + (f"; it ends at step {total:,} ({max_steps})" if total < planned else "")
         )
         if unseen := len(examples) - order.distinct_rows(total):
@@ -210,10 +211,6 @@ def refuse_missing_targets(config: Config) -> None:
     if config.method.kind in ("lora", "mixture") and (isinstance(targets, list) or targets not in TARGETS):
         shape = load_shape(config.model)
         check_targets(empty_model(shape, dtype=None, attn_implementation=None), config.method)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def add_adapter(context: RunContext, model: Model) -> Model:

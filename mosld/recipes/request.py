@@ -199,6 +199,6 @@ def _require_model(model: ModelConfig) -> None:
         return
     if outage := hub_outage():
         raise UserError(
-            f"model={model.name}: {model.hub} (revision {model.revision}) cannot be fetched: {outage}; or give a local "
-            "checkpoint with model.path=DIR."
+            f"model={model.name}: {model.hub} (revision {model.revision}) cannot be fetched: without a network give a "
+            f"local checkpoint with model.path=DIR. {outage}"
         )

@@ -5,11 +5,13 @@ with the time (`working`) where they cannot. Away from a terminal, and in train.
 """
 
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +53,12 @@ class TimesColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         elapsed = task.finished_time if task.finished else task.elapsed
         return Text(f"{_clock(elapsed)} elapsed  {_clock(task.time_remaining)} left", style="progress.elapsed")
+
+
+def _wrapped(text: str, width: int) -> str:
+    """The text with lines of this width; a longer word, such as a path, stays whole, so that it can be copied."""
+    wrap = partial(textwrap.wrap, width=width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join("\n".join(wrap(line)) for line in text.splitlines())
 
 
 def _clock(seconds: float | None) -> str:
@@ -117,13 +125,12 @@ class Console:
             command: what the user may type next, printed behind the text, and never wrapped, so that it can be copied.
         """
         line = f"{text}: {command}" if command else text
-        if not self._err.is_terminal:
-            self._err.print(line, soft_wrap=True)
-        else:
-            # A path is longer than a line: only the terminal itself can wrap it so that it can be copied.
-            self._err.print(f"{text}:" if command else text, overflow="ignore", crop=False)
-            if command:
-                self._err.print(f"  {command}", soft_wrap=True)
+        shown = line
+        if self._err.is_terminal:
+            shown = (
+                _wrapped(f"{text}:", self._err.width) + f"\n  {command}" if command else _wrapped(text, self._err.width)
+            )
+        self._err.print(shown, soft_wrap=True)
         self.log(line)
 
     def log(self, text: str) -> None:

@@ -7,8 +7,7 @@ taken equally often: (H - ln k) / (ln E - ln k).
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 from mosld.common.files import JsonObject
 from mosld.config.schema import LoggerConfig, MethodConfig
@@ -43,9 +42,10 @@ class RoutingWatch:
         self._top_k = method.top_k or 1
         self._recent: deque[Load] = deque(maxlen=LINES)
         self._said: set[str] = set()
-        balance = "set method.balance=switch" if method.balance == "none" else (
-            f"raise method.balance_weight={method.balance_weight:g}"
-        )  # fmt: skip
+        balance = {
+            "none": "set method.balance=switch",
+            "bias": f"raise method.balance_rate={method.balance_rate:g}",
+        }.get(method.balance, f"raise method.balance_weight={method.balance_weight:g}")
         self._advice = f"{balance}, or lower training.learning_rate={learning_rate:g}"
 
     def add(self, line: dict[str, object] | JsonObject) -> list[str]:
@@ -55,46 +55,43 @@ class RoutingWatch:
             return []
         self._recent.append(load)
         entropies = {module: load_entropy(shares, self._top_k) for module, shares in load.items()}
+        # Of each module the loads of the last lines, once there are enough.
+        last = {module: [past[module] for past in self._recent if module in past] for module in load}
+        last = {module: loads for module, loads in last.items() if len(loads) == LINES}
         dead = [
-            f"{module} expert {expert} (share {shares[expert]:.4f}, even is {1 / len(shares):.4f})"
-            for module, shares in load.items()
-            for expert in range(len(shares))
-            if self._always(module, partial(self._is_dead, expert))
+            f"{module} expert {expert} (share {load[module][expert]:.4f}, even is {1 / len(load[module]):.4f})"
+            for module, loads in last.items()
+            for expert in range(len(load[module]))
+            if all(past[expert] * len(past) < self._dead_share for past in loads)
         ]
         collapsed = [
-            f"{module} (entropy {entropies[module]:.3f}, most taken: {_busiest(shares, self._top_k)})"
-            for module, shares in load.items()
-            if self._always(module, lambda past: load_entropy(past, self._top_k) < self._least_entropy)
+            f"{module} (entropy {entropies[module]:.3f}, most taken: {_busiest(load[module], self._top_k)})"
+            for module, loads in last.items()
+            if all(load_entropy(past, self._top_k) < self._least_entropy for past in loads)
         ]
         mean = math.fsum(entropies.values()) / len(entropies)
         self.latest = {"dead_experts": len(dead), "load_entropy": round(mean, 4)}
         line.update(self.latest)
         experts = sum(map(len, load.values()))
-        rules = (
-            (dead, f"{experts} experts", "dead", f"under logger.dead_share={self._dead_share:g} of an even share"),
-            (collapsed, f"{len(load)} routers", "collapsed",
-             f"entropy of the load under logger.least_entropy={self._least_entropy:g}"),
-        )  # fmt: skip
-        return [
-            self._warning(line["step"], places, whole, state, rule) for places, whole, state, rule in rules
-            if places and state not in self._said
-        ]  # fmt: skip
+        under_share = f"under logger.dead_share={self._dead_share:g} of an even share"
+        under_entropy = f"entropy of the load under logger.least_entropy={self._least_entropy:g}"
+        warnings = [
+            self._warning(line["step"], dead, f"{experts} experts", ("is dead", "are dead"), under_share),
+            self._warning(
+                line["step"], collapsed, f"{len(load)} routers", ("has collapsed", "have collapsed"), under_entropy
+            ),
+        ]
+        return [warning for warning in warnings if warning]
 
-    def _is_dead(self, expert: int, shares: Sequence[float]) -> bool:
-        return shares[expert] * len(shares) < self._dead_share
-
-    def _always(self, module: str, is_bad: Callable[[Sequence[float]], bool]) -> bool:
-        """Whether the load of a module was bad in each of the last lines."""
-        past = [load[module] for load in self._recent if module in load]
-        return len(past) == LINES and all(map(is_bad, past))
-
-    def _warning(self, step: object, places: Sequence[str], whole: str, state: str, rule: str) -> str:
-        self._said.add(state)
+    def _warning(self, step: object, places: Sequence[str], whole: str, states: tuple[str, str], rule: str) -> str:
+        """What is wrong at these places, in singular or plural; "" where nothing is, or where it was said before."""
+        if not places or states[1] in self._said:
+            return ""
+        self._said.add(states[1])
         more = f" and {len(places) - MAX_LISTED} more" if len(places) > MAX_LISTED else ""
-        verb = "is" if len(places) == 1 else "are"
         return (
-            f"warning: step {step}: {len(places)} of {whole} {verb} {state} ({rule} in {LINES} lines in a row): "
-            f"{', '.join(places[:MAX_LISTED])}{more}; {self._advice}"
+            f"warning: step {step}: {len(places)} of {whole} {states[len(places) > 1]} ({rule} in {LINES} lines in a "
+            f"row): {', '.join(places[:MAX_LISTED])}{more}; {self._advice}"
         )
 
 

@@ -118,7 +118,7 @@ def test_inspect_says_what_every_mixture_holds_and_why_the_others_hold_nothing(f
 
 def test_metrics_say_of_sira_alone_what_found_no_room_in_training(finished):
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "cross_entropy" in line]
+    steps = [line for line in lines if "expert_load" in line]
     assert steps
     for line in steps:
         assert ("dropped" in line) == (finished.name == "sira")

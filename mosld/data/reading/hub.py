@@ -170,8 +170,8 @@ def fetch(source: HubSet, config: str, split: str) -> "Dataset":
     # Takes seconds, and only the first run needs it.
     import datasets
 
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
+    # The command shows that it reads.
+    datasets.disable_progress_bars()
     try:
         if source.parquet:
             files = f"hf://datasets/{source.repository}@refs%2Fconvert%2Fparquet/{config}/{split}/*.parquet"
