@@ -155,7 +155,7 @@ def with_matched_rank(method: MethodConfig, allocation: AllocationConfig, model:
     smallest = get_peft_model(model, peft_config(replace(method, rank=1, init="kaiming"), allocation))
     layers = {key: layer for key, layer in smallest.get_base_model().named_modules() if isinstance(layer, LoraLayer)}
     smallest.unload()
-    widths = {key: (layer.in_features, layer.out_features) for key, layer in layers.items()}
+    widths = {key: (cast(int, layer.in_features), cast(int, layer.out_features)) for key, layer in layers.items()}
     with torch.device("meta"):
         mixtures = [Mixture(*width, experts_of_module(key, config, model), config) for key, width in widths.items()]
     wanted = sum(weight.numel() for mixture in mixtures for weight in mixture.parameters())

@@ -308,7 +308,10 @@ class Mixture(ExpertBank):
         routers = self.layer_routers if self.router is None else [self.router]
         if not routers or (self.router is None and context.owner is None):
             raise ValueError("a mixture of domains decides in a forward pass of the whole model or of its decoder")
-        width = routers[0].weight.shape[-1]
+        weight = routers[0].weight
+        # Only router "magnitude" has none.
+        assert weight is not None
+        width = weight.shape[-1]
         if x_BSI.dim() != 3 or x_BSI.shape[-1] != width:
             raise ValueError(
                 f"{layer[1]}: the first module to run gets {tuple(x_BSI.shape)} and the router reads rows of tokens "

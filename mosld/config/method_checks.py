@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mosld.common.errors import UserError, format_value, nearest
@@ -291,7 +291,7 @@ def _adapter_config(path: str) -> dict[str, object]:
         return {}
 
 
-def lora_variants(adapter: dict[str, object]) -> list[str]:
+def lora_variants(adapter: Mapping[str, object]) -> list[str]:
     """What in a LoRA's adapter_config.json makes it more than ``alpha / r * B A`` on the base model's own weights."""
     pissa = adapter.get("init_lora_weights") == PISSA
     return [key for key in LORA_VARIANTS if adapter.get(key)] + ["init_lora_weights=pissa"] * pissa

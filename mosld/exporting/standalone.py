@@ -98,7 +98,7 @@ def _mixture_facts(base: PreTrainedModel, adapter: MosldConfig, name: str) -> Mi
         else:
             routed = mixture.router is not None or by_prompt(adapter)
             kind, experts = ("experts" if routed else "lora"), mixture.experts
-            if mixture.router is not None and by_prompt(adapter):
+            if mixture.router is not None and mixture.router.weight is not None and by_prompt(adapter):
                 number = next(part for part in key.split(".") if part.isdigit())
                 cast(dict[str, int], facts["router_widths"])[number] = mixture.router.weight.shape[1]
         cast(dict[str, int], facts.setdefault(kind, {}))[key] = experts

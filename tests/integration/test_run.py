@@ -80,12 +80,9 @@ def test_metrics_hold_both_losses_and_the_load_of_every_module(finished):
     steps = [line for line in lines if "cross_entropy" in line]
     keys = {"cross_entropy", "balance_loss", "learning_rate", "grad_norm", "tokens_per_second"}
     assert all(keys <= line.keys() for line in steps)
-<<<<<<< HEAD
-=======
     assert [line["step"] for line in steps if "expert_load" in line] == [
         step for step in range(1, len(steps) + 1) if step % 10 == 0 or step == len(steps)
     ]
->>>>>>> h-logs
     load = steps[-1]["expert_load"]
     assert len(load) == 8  # q and v of four layers
     assert all(sum(shares) == pytest.approx(1, abs=0.01) for shares in load.values())

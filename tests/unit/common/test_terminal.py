@@ -60,10 +60,5 @@ def test_message_to_a_dead_stream_is_dropped_and_stands_in_the_log(error, tmp_pa
         advance("note")
     console.close()
     lines = (tmp_path / "train.log").read_text().splitlines()
-<<<<<<< HEAD
-    # Messages have the time in front.
-    assert [re.sub(r"^[\d-]{10} [\d:]{8}  ", "", line) for line in lines] == [SHOWN, "a table", "training 1/1  note"]
-=======
     assert [TIME.sub("", line) for line in lines] == [SHOWN, "a table", "training 1/1  note"]
     assert [bool(TIME.match(line)) for line in lines] == [True, False, True]
->>>>>>> h-logs

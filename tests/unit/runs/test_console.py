@@ -80,11 +80,7 @@ def test_long_loop_logs_its_count(quick, capsys):
 def test_log_file_has_the_lines(quick, tmp_path):
     with Console(tmp_path / "train.log").working("saving model/"):
         time.sleep(0.3)
-<<<<<<< HEAD
-    assert (tmp_path / "train.log").read_text().splitlines()[0].endswith("  saving model/")
-=======
     assert lines_of(tmp_path / "train.log")[0] == "saving model/"
->>>>>>> h-logs
 
 
 def test_terminal_shows_a_spinner_and_erases_it():
