@@ -50,12 +50,8 @@ class Seal:
 
     def tree(self) -> JsonObject | None:
         """The content: identity, data, base, edited, files; None where it is missing or damaged."""
-        try:
-            text = (self.root / MANIFEST).read_text(encoding="utf-8")
-            tree = json.loads(text)
-        except (OSError, ValueError, RecursionError):
-            return None
-        return tree if isinstance(tree, dict) and text == _serialized(tree) else None
+        text, tree = _read(self.root / MANIFEST)
+        return tree if tree and text == _serialized(tree) else None
 
     def problem(self) -> str | None:
         """Why nothing can be checked, of a run that was sealed; None for an older one, too."""
@@ -66,7 +62,7 @@ class Seal:
             return None
         if (self.root / MANIFEST).exists():
             return f"{MANIFEST} is damaged"
-        description = files.read_json(self.root / "data.json") or {}
+        _, description = _read(self.root / "data.json")
         return f"{MANIFEST} is missing" if description.get("sealed") else None
 
     def begin(self, identity: str, data: str, anew: bool = False) -> None:
@@ -259,6 +255,16 @@ def seal_of(path: Path) -> Seal:
         if inside and ((run / "data.json").is_file() or Seal(run).tree()) and not (path / "data.json").is_file():
             return Seal(run)
     return Seal(path)
+
+
+def _read(path: Path) -> tuple[str, JsonObject]:
+    """The text of a file and the JSON object in it; an empty one where it is missing or damaged."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return "", {}
+    return text, tree if isinstance(tree, dict) else {}
 
 
 def _serialized(tree: JsonObject) -> str:

@@ -103,7 +103,7 @@ def saved_run(directory: str) -> SavedRun:
     still_works = [STILL_WORKS.format(root=root)] if seal.tree() else []
     best = _best_checkpoint(root, seal) if faults and weights.name == "adapter" else None
     if faults and best is None:
-        raise UserError(*(f"{root}/{fault}." for fault in faults), *still_works)
+        raise UserError(*(f"{weights} is damaged: {fault}." for fault in faults), *still_works)
     recorded = load_yaml(config)
     groups = {
         group: {**require_shape(recorded.get(group) or {}, JsonObject, f"{config}: {group}")}
@@ -113,7 +113,7 @@ def saved_run(directory: str) -> SavedRun:
     recorded |= groups
     if best and groups["method"].get("router") == "domain":
         # Its frozen experts are not among the weights of a checkpoint.
-        raise UserError(*(f"{root}/{fault}." for fault in faults), *still_works)
+        raise UserError(*(f"{weights} is damaged: {fault}." for fault in faults), *still_works)
     whole = not best and not (weights / "adapter_config.json").is_file()
     return SavedRun(path, weights, whole, recorded, best)
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mosld import inspect as inspect_command
 from mosld import train as train_command
+from mosld.common.seal import Seal
 from mosld.config.compose import load_config
 
 pytestmark = pytest.mark.slow
@@ -182,6 +183,7 @@ def test_run_that_cannot_be_inspected_is_left_out_and_noted(runs, tmp_path, caps
     shutil.copytree(runs / FIRST, tmp_path / "whole")
     config = dataclasses.asdict(load_config(["method=prefix", "model=tiny"]))
     (tmp_path / "whole" / "config.yaml").write_text(yaml.safe_dump(config))
+    Seal(tmp_path / "whole").accept(tmp_path / "whole" / "config.yaml")
     out = str(tmp_path / "out")
     assert inspect_command.main([str(runs / SHARED), str(tmp_path / "whole"), "--out", out]) == 0
     assert "(prefix): it learned keys and values" in capsys.readouterr().err
@@ -190,12 +192,18 @@ def test_run_that_cannot_be_inspected_is_left_out_and_noted(runs, tmp_path, caps
 
 def test_damaged_files_are_named(runs, tmp_path, capsys):
     shutil.copytree(runs / SHARED, tmp_path / "run")
+    # From a whole checkpoint the adapter would be made again.
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
     weights = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
     tensors = load_file(weights)
     save_file({name: t for name, t in tensors.items() if not name.endswith("B")}, weights)
     assert inspect_command.main([str(tmp_path / "run")]) == 2
     assert "is damaged" in capsys.readouterr().err  # its checksum
     (weights.parent / "manifest.json").unlink()
+    assert inspect_command.main([str(tmp_path / "run")]) == 2
+    assert "adapter/manifest.json is missing" in capsys.readouterr().err
+    (tmp_path / "run" / "manifest.json").unlink()
+    (tmp_path / "run" / "data.json").unlink()
     assert inspect_command.main([str(tmp_path / "run")]) == 2
     assert "cannot be read as an adapter" in capsys.readouterr().err
     shutil.copytree(runs / SHARED, tmp_path / "routed")
