@@ -23,7 +23,7 @@ MODELLING_FILE = "modeling_mixture"
 CAUSAL = "ForCausalLM"
 # With transformers' own default the logits would differ by the rounding of another kernel.
 EAGER_KERNELS = ("eager", "mosld_eager", "mosld_by_length")
-PRODUCTS = {"A": "B_i A", "B": "B A_i", "none": "B_i A_i"}
+PRODUCTS = {"A": "B_i A", "B": "B A_i", "both": "B M_i A", "none": "B_i A_i"}
 
 MixtureFacts = dict[str, object]
 """The key "mixture" of config.json: what the modelling file needs to build the adapted layers."""
@@ -141,6 +141,7 @@ def _weights(base: PreTrainedModel, adapter: MosldConfig, name: str) -> dict[str
             continue
         key = key.replace(".base_layer.", ".base.")
         key = key.replace(f".mosld_mixture.{name}.router.weight", ".mixture_router")
+        key = key.replace(f".mosld_mixture.{name}.router.bias", ".mixture_bias")
         key = key.replace(f".mosld_mixture.{name}.", ".mixture.")
         if by_prompt(adapter):  # one router for all modules of a layer
             key = re.sub(r"^(\w+)\..*?\.(\d+)\..*\.mixture_router$", r"\1.mixture_routers.\2", key)
@@ -160,18 +161,34 @@ def _modelling_text(base: PreTrainedModel, adapter: MosldConfig, mixture: Mixtur
         "model_class": type(base.base_model).__name__,
         "causal_class": type(base).__name__,
         "product": PRODUCTS[adapter.share],
-        "rows": "rank" if adapter.share == "A" else "experts * rank",
-        "columns": "rank" if adapter.share == "B" else "experts * rank",
-        "join": "sum(-2)" if adapter.share == "B" else "flatten(-2)",
+        "rows": "rank" if adapter.share in ("A", "both") else "experts * rank",
+        "columns": "rank" if adapter.share in ("B", "both") else "experts * rank",
+        "join": "sum(-2)" if adapter.share in ("B", "both") else "flatten(-2)",
+        "make_cores": template.MAKE_CORES if adapter.share == "both" else "",
+        "apply_cores": template.APPLY_CORES if adapter.share == "both" else "",
+        **_router_names(adapter),
     }
     parts = _by_sequence(adapter) if by_prompt(adapter) else _by_token(adapter, mixture)
     return Template(Template(template.FILE).safe_substitute(parts)).substitute(names)
 
 
+def _router_names(adapter: MosldConfig) -> dict[str, str]:
+    """What a router that decides for each token has and reads."""
+    biased, magnitude = adapter.balance == "bias", adapter.router == "magnitude"
+    width = 'mixture["rank"]' if adapter.router_input == "Ax" else "base.in_features"
+    return {
+        "make_router": "" if magnitude else template.MAKE_ROUTER.format(width),
+        "make_bias": template.MAKE_BIAS if biased else "",
+        "bias": ", self.mixture_bias" if biased else "",
+        "logits": template.LOGITS["magnitude" if magnitude else adapter.router_input],
+    }
+
+
 def _by_token(adapter: MosldConfig, mixture: MixtureFacts) -> dict[str, str]:
     """The parts of the template for a router that decides for each token."""
     masked = adapter.router == "capacity" or (adapter.router == "dense" and adapter.top_k is not None)
-    gates = template.GATES["masked" if masked else adapter.router]
+    kind = "masked" if masked else adapter.router
+    gates = template.GATES[f"biased {kind}" if adapter.balance == "bias" else kind]
     kinds = [kind for kind in template.LAYERS if kind in mixture]
     return {
         "formula": "\n".join(template.FORMULAS[kind] for kind in kinds),

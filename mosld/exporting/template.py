@@ -26,7 +26,7 @@ class Experts(nn.Module):
         self.rank = rank
         self.scale = mixture["alpha"] / rank
         self.A = nn.Parameter(torch.zeros($rows, inputs))
-        self.B = nn.Parameter(torch.zeros(outputs, $columns))
+        self.B = nn.Parameter(torch.zeros(outputs, $columns))$make_cores
 
     def down(self, x):
         """A_i x of every expert."""
@@ -34,7 +34,7 @@ class Experts(nn.Module):
 
     def up(self, z, gates):
         """The sum of gate_i (alpha / r) B_i z_i over the experts."""
-        gates = self.scale * gates.to(z.dtype)
+        gates = self.scale * gates.to(z.dtype)$apply_cores
         return F.linear((gates.unsqueeze(-1) * z).$join, self.B)
 
 
@@ -85,7 +85,33 @@ GATES = {
     probabilities = logits.softmax(-1)
     top, chosen = probabilities.topk(top_k, dim=-1)
     return torch.zeros_like(probabilities).scatter(-1, chosen, top)''',
+    "biased topk": '''def gates_of(logits, top_k, bias):
+    """g: the softmax of the logits of the top_k experts whose logit + bias is largest; the others get 0."""
+    chosen = (logits + bias).topk(top_k, dim=-1).indices
+    return torch.zeros_like(logits).scatter(-1, chosen, logits.gather(-1, chosen).softmax(-1))''',
+    "biased masked": '''def gates_of(logits, top_k, bias):
+    """g: the softmax of all logits, as it is for the top_k experts whose logit + bias is largest; the others get 0."""
+    probabilities = logits.softmax(-1)
+    chosen = (logits + bias).topk(top_k, dim=-1).indices
+    return torch.zeros_like(probabilities).scatter(-1, chosen, probabilities.gather(-1, chosen))''',
+    "magnitude": '''def gates_of(sizes, top_k):
+    """g: 1 for the top_k largest sizes, else 0."""
+    return torch.zeros_like(sizes).scatter(-1, sizes.topk(top_k, dim=-1).indices, 1.0)''',
+    "biased magnitude": '''def gates_of(sizes, top_k, bias):
+    """g: 1 for the top_k largest sizes + bias, else 0."""
+    return torch.zeros_like(sizes).scatter(-1, (sizes + bias).topk(top_k, dim=-1).indices, 1.0)''',
 }
+
+# What the router reads, by `router_input`, and with router "magnitude".
+LOGITS = {
+    "x": "F.linear(x.float(), self.mixture_router.float())",
+    "Ax": "F.linear(z.squeeze(-2).float(), self.mixture_router.float())",
+    "magnitude": "z.squeeze(-1).float().abs()",
+}
+MAKE_ROUTER = "\n        self.mixture_router = nn.Parameter(torch.zeros(experts, {}))"
+MAKE_BIAS = "\n        self.mixture_bias = nn.Parameter(torch.zeros(experts))"
+MAKE_CORES = "\n        self.M = nn.Parameter(torch.zeros(experts * rank, rank))"
+APPLY_CORES = "\n        z = F.linear(z.squeeze(-2), self.M).unflatten(-1, (-1, self.rank))"
 
 FORMULAS = {
     "experts": """\
@@ -108,13 +134,13 @@ LINEAR = '''class MixtureLinear(nn.Module):
         super().__init__()
         self.base = base
         self.top_k = mixture["top_k"]
-        self.mixture = Experts(base.in_features, base.out_features, experts, mixture)
-        self.mixture_router = nn.Parameter(torch.zeros(experts, base.in_features))
+        self.mixture = Experts(base.in_features, base.out_features, experts, mixture)$make_router$make_bias
 
     def forward(self, x):
-        gates = gates_of(F.linear(x.float(), self.mixture_router.float()), self.top_k)
+        z = self.mixture.down(x)
+        gates = gates_of($logits, self.top_k$bias)
         y = self.base(x)
-        return y + self.mixture.up(self.mixture.down(x), gates).to(y.dtype)'''
+        return y + self.mixture.up(z, gates).to(y.dtype)'''
 
 LORA = '''class LoraLinear(nn.Module):
     """y = W x + (alpha / r) B A x"""
@@ -145,10 +171,10 @@ FEED_FORWARD = '''class MixtureFeedForward(nn.Module):
         self.mixture = nn.ModuleDict()
         for name, sizes in {"gate": (width, inner), "up": (width, inner), "down": (inner, width)}.items():
             self.mixture[name] = Experts(*sizes, experts, mixture)
-        self.mixture_router = nn.Parameter(torch.zeros(experts, width))
+        self.mixture_router = nn.Parameter(torch.zeros(experts, width))$make_bias
 
     def forward(self, x):
-        gates = gates_of(F.linear(x.float(), self.mixture_router.float()), self.top_k)
+        gates = gates_of(F.linear(x.float(), self.mixture_router.float()), self.top_k$bias)
         weights, chosen = (part.movedim(-1, 0) for part in gates.topk(self.top_k, dim=-1))  # [top_k, ...]
         one_hot = F.one_hot(chosen, gates.shape[-1]).to(gates.dtype)
         gate, up = self.base["gate_proj"](x), self.base["up_proj"](x)

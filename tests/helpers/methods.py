@@ -48,6 +48,9 @@ class Row:
                 for parameter in model.parameters():
                     if parameter.requires_grad:
                         parameter.add_(torch.randn_like(parameter) * 0.1)
+                for name, buffer in model.named_buffers():
+                    if name.endswith("router.bias"):
+                        buffer.add_(torch.randn_like(buffer) * 0.1)
         return model.eval()
 
     def inputs(self):

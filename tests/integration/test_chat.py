@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 METHODS = (
     "full", "prefix", "lora", "molora", "sira", "mola", "mixlora", "mosl", "mosld", "mosld_b", "moa", "hydralora",
+    "rlora", "comol", "smora", "loramoe", "flylora", "lora_matched",
 )  # fmt: skip
 ROUTERLESS = ("full", "prefix", "lora")
 

@@ -20,7 +20,8 @@ from tests.helpers.fork_server import nursery
 pytestmark = pytest.mark.slow
 
 METHODS = (
-    "full", "hydralora", "lora", "mixlora", "moa", "mola", "molora", "mosl", "mosld", "mosld_b", "prefix", "sira"
+    "full", "hydralora", "lora", "mixlora", "moa", "mola", "molora", "mosl", "mosld", "mosld_b", "prefix", "sira",
+    "comol", "flylora", "loramoe", "lora_matched", "rlora", "smora",
 )  # fmt: skip
 STEPS = 6
 Cell = tuple[str, int]  # method, rows per forward pass

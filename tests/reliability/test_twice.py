@@ -10,7 +10,25 @@ from tests.helpers.fork_server import nursery
 
 pytestmark = pytest.mark.slow
 
-METHODS = ("lora", "hydralora", "mixlora", "moa", "mola", "molora", "mosl", "mosld", "mosld_b", "prefix", "sira")
+METHODS = (
+    "lora",
+    "hydralora",
+    "mixlora",
+    "moa",
+    "mola",
+    "molora",
+    "mosl",
+    "mosld",
+    "mosld_b",
+    "prefix",
+    "sira",
+    "comol",
+    "flylora",
+    "loramoe",
+    "lora_matched",
+    "rlora",
+    "smora",
+)
 CLOSE = 1e-6
 
 

@@ -143,9 +143,25 @@ def test_train_row_is_prompt_then_answer_and_end_with_the_loss(style, tokenizer)
     assert tokenizer.decode(encoded.tokens[encoded.answer_start :]) == answer
 
 
-PACKED = ["full", "lora", "molora", "sira", "mola", "mixlora", "mosl", "mosld", "mosld_b", "hydralora"]
+PACKED = [
+    "full",
+    "lora",
+    "molora",
+    "sira",
+    "mola",
+    "mixlora",
+    "mosl",
+    "mosld",
+    "mosld_b",
+    "hydralora",
+    "lora_matched",
+    "rlora",
+    "comol",
+    "smora",
+    "flylora",
+]
 # With dropout the layouts would draw different masks.
-WITH_DROPOUT = ("lora", "mola", "mosld", "mosld_b")
+WITH_DROPOUT = ("lora", "mola", "mosld", "mosld_b", "lora_matched", "rlora")
 CASES = [
     *((name, "auto", False) for name in PACKED),
     ("mosld", "sdpa", False),
