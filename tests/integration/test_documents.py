@@ -70,7 +70,7 @@ def accept(name: str, arguments: list[str]) -> None:
     """What the command itself does before it reads a run or its rows."""
     if name == "eval":
         runs, others = split_runs(arguments)
-        given = eval_arguments([f"run={runs[0]}", *others])
+        given = eval_arguments([*(f"run={run}" for run in runs[:1]), *others])
         rerun_config(recorded(), given.overrides)
         rerun_config(recorded(), with_compared(given.overrides, given.compare) if given.compare else given.overrides)
     elif name in ("train", "plan"):
