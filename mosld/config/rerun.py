@@ -73,6 +73,12 @@ def _implied(recorded: JsonObject, overrides: Sequence[str]) -> list[str]:
     return ["source=local", *([] if benchmarks else ["data=local"])]
 
 
+def with_compared(overrides: Sequence[str], compare: str) -> list[str]:
+    """The overrides of the second scoring: those of the first with another value of one key."""
+    key = compare.partition("=")[0]
+    return [*(text for text in overrides if text.partition("=")[0] != key), compare]
+
+
 @dataclass(frozen=True)
 class EvalArguments:
     """The arguments of `mosld.eval`.

@@ -13,7 +13,7 @@ from mosld.common.process import is_distributed, is_main
 from mosld.common.reading import load_yaml, require_shape
 from mosld.config.compose import checked_config, load_config, override_mistakes, parse_override, repeated_keys
 from mosld.config.identity import run_directory, uses_allocation
-from mosld.config.rerun import rerun_config
+from mosld.config.rerun import rerun_config, with_compared
 from mosld.config.schema import Config, ModelConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.distributed.launch import require_launch
@@ -178,10 +178,7 @@ def check_evaluation(directory: str, overrides: list[str], compare: str | None =
     run = saved_run(directory)
     config = rerun_config(run.recorded, overrides)
     require_launch(config)
-    compared = None
-    if compare:
-        others = [text for text in overrides if text.partition("=")[0] != compare.partition("=")[0]]
-        compared = rerun_config(run.recorded, [*others, compare])
+    compared = rerun_config(run.recorded, with_compared(overrides, compare)) if compare else None
     record = run.record()
     dataset = load_dataset(config.data, config.source, training=False, shots=config.evaluation.shots, record=record)
     if record is None:

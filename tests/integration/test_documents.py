@@ -12,7 +12,7 @@ import pytest
 
 from mosld.common.errors import UserError
 from mosld.config.compose import load_config
-from mosld.config.rerun import eval_arguments, rerun_config
+from mosld.config.rerun import eval_arguments, rerun_config, split_runs, with_compared
 from mosld.config.sweep import is_sweep, plan_sweep
 from mosld.planning.arguments import split_keys
 from tests.helpers.documents import MARK, PAGES, ROOT, Block, blocks, commands
@@ -69,9 +69,10 @@ def test_the_marked_blocks_use_every_command_and_python():
 def accept(name: str, arguments: list[str]) -> None:
     """What the command itself does before it reads a run or its rows."""
     if name == "eval":
-        given = eval_arguments(arguments)
+        runs, others = split_runs(arguments)
+        given = eval_arguments([*(f"run={run}" for run in runs[:1]), *others])
         rerun_config(recorded(), given.overrides)
-        rerun_config(recorded(), [*given.overrides, *([given.compare] if given.compare else [])])
+        rerun_config(recorded(), with_compared(given.overrides, given.compare) if given.compare else given.overrides)
     elif name in ("train", "plan"):
         keys = split_keys(arguments)[1] if name == "plan" else arguments
         plan_sweep(keys) if is_sweep(keys) else load_config(keys)
