@@ -6,7 +6,7 @@ Answers go to stdout, everything else to stderr.
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from accelerate.utils import set_seed
 from rich.console import Group
@@ -63,9 +63,11 @@ def answer_questions(config: Config, run: SavedRun, options: ChatOptions) -> boo
     model, tokenizer = load_trained(config.model, run)
     # The prompt format is filled in when the config is checked.
     assert config.prompt is not None
-    answerer = Answerer(model, tokenizer, config.prompt, options.format, options.max_new_tokens, options.temperature)
+    answerer = Answerer(
+        model, tokenizer, config.prompt, options.format, options.max_new_tokens, options.temperature, options.system
+    )
     set_seed(options.seed)
-    session = Session(answerer, config.method.name, options.experts, interactive, options.system)
+    session = Session(answerer, config.method.name, options.experts, interactive)
     if options.prompt is not None:
         return session.answer_all([options.prompt], commands=False)
     if interactive:
@@ -80,16 +82,14 @@ class Session:
     Attributes:
         console: for messages beside the answers.
         last: the last answer.
-        system: the system prompt, or "".
         turns: the conversation so far, where the questions at a terminal form one.
     """
 
-    def __init__(self, answerer: Answerer, method: str, show_experts: bool, interactive: bool, system: str) -> None:
+    def __init__(self, answerer: Answerer, method: str, show_experts: bool, interactive: bool) -> None:
         self.answerer = answerer
         self.method = method
         self.experts_after_each = show_experts
         self.interactive = interactive
-        self.system = system
         self.console = SafeConsole(stderr=True, soft_wrap=True)
         self.out = SafeConsole(file=sys.stdout)
         self.last: Answer | None = None
@@ -125,7 +125,7 @@ class Session:
         if line.startswith("/") and commands:
             self._run_command(line)
             return
-        self.last = self.answerer.answer(line, not self.out.is_terminal, self.turns, self.system)
+        self.last = self.answerer.answer(line, controls=not self.out.is_terminal, history=self.turns)
         if self.last.forgotten:
             self.say("the earliest turns do not fit the model and were left out")
         if self.interactive and self.answerer.converses and self.last.text:
@@ -142,8 +142,8 @@ class Session:
         elif name == "/experts":
             self.show_experts(*words)
         elif name == "/system":
-            self.system = line.strip().removeprefix(name).strip()
-            self.say(f"system prompt: {self.system or 'none'}")
+            self.answerer = replace(self.answerer, system=line.strip().removeprefix(name).strip())
+            self.say(f"system prompt: {self.answerer.system or 'none'}")
         elif name in ("/reset", "/new"):
             self.turns.clear()
             self.say("a new conversation")
