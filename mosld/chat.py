@@ -21,8 +21,10 @@ whose prompt lists options (letter, list) expects them: type two or more after t
 Which is hot? | the sun | an ice cube
 
 A line that begins with / is a command:
-  /experts [LAYER] [MODULE]  the experts that each token of the last answer took, as in /experts 12 v_proj
-  /new                       a new conversation
+  /experts                   the experts that the last answer took most, in every layer
+  /experts [LAYER] [MODULE]  those that each token took, as in /experts 12 v_proj
+  /system TEXT               a system prompt from the next question on; without a text: none
+  /reset                     a new conversation (also /new)
   /help, /exit (or Ctrl-D); Ctrl-C stops an answer"""
 
 
@@ -42,7 +44,7 @@ def chat(flags: argparse.Namespace) -> int:
         from mosld.recipes.chat import ChatOptions, answer_questions
 
     options = ChatOptions(
-        flags.prompt, flags.format, flags.experts, flags.max_new_tokens, flags.temperature, flags.seed
+        flags.prompt, flags.format, flags.experts, flags.max_new_tokens, flags.temperature, flags.seed, flags.system
     )
     return ExitCode.FINISHED if answer_questions(config, run, options) else ExitCode.USER_ERROR
 
@@ -51,6 +53,7 @@ def _parser() -> FlagParser:
     parser = FlagParser("chat", USAGE)
     add_run(parser)
     parser.add_argument("--prompt", metavar="TEXT", help="answer this and end")
+    parser.add_argument("--system", metavar="TEXT", default="", help="a system prompt before the questions")
     parser.add_argument("--experts", action="store_true", help="print the experts after each answer")
     parser.add_argument("--max-new-tokens", type=at_least(1), default=128, metavar="N", help="default: %(default)s")
     parser.add_argument(

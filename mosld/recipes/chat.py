@@ -6,7 +6,7 @@ Answers go to stdout, everything else to stderr.
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from accelerate.utils import set_seed
 from rich.console import Group
@@ -22,13 +22,14 @@ from mosld.recipes.generate import PROMPTS_WITH_OPTIONS, Answer, Answerer
 from mosld.recipes.load import load_trained
 from mosld.runs.console import SafeConsole
 from mosld.runs.saved import SavedRun
-from mosld.runs.tables import LEGEND, WHOLE, experts_tables
+from mosld.runs.tables import LEGEND, WHOLE, experts_summary, experts_tables
 
-COMMANDS = ("/experts", "/new", "/help", "/exit")
-HELP = """/experts           the experts that each token of the last answer took, in every layer
-/experts 12        in layer 12
+COMMANDS = ("/experts", "/system", "/reset", "/new", "/help", "/exit")
+HELP = """/experts           the experts that the last answer took most, in every layer
+/experts 12        those that each token took in layer 12
 /experts v_proj    in the modules v_proj; both may be named
-/new               a new conversation: what was said before is forgotten
+/system TEXT       a system prompt from the next question on; without a text: none
+/reset             a new conversation: what was said before is forgotten (also /new)
 /exit, Ctrl-D      end; Ctrl-C stops an answer"""
 
 
@@ -40,6 +41,7 @@ class ChatOptions:
         prompt: one question; None: a terminal or a pipe.
         format: question, plain or chat (see ``python -m mosld.chat --help``).
         experts: whether the experts are shown after each answer.
+        system: a system prompt, or "".
         max_new_tokens: longest answer.
         temperature: of sampling; 0: greedy.
         seed: of sampling.
@@ -51,6 +53,7 @@ class ChatOptions:
     max_new_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
+    system: str = ""
 
 
 def answer_questions(config: Config, run: SavedRun, options: ChatOptions) -> bool:
@@ -60,7 +63,9 @@ def answer_questions(config: Config, run: SavedRun, options: ChatOptions) -> boo
     model, tokenizer = load_trained(config.model, run)
     # The prompt format is filled in when the config is checked.
     assert config.prompt is not None
-    answerer = Answerer(model, tokenizer, config.prompt, options.format, options.max_new_tokens, options.temperature)
+    answerer = Answerer(
+        model, tokenizer, config.prompt, options.format, options.max_new_tokens, options.temperature, options.system
+    )
     set_seed(options.seed)
     session = Session(answerer, config.method.name, options.experts, interactive)
     if options.prompt is not None:
@@ -118,7 +123,7 @@ class Session:
         if not line.strip():
             return
         if line.startswith("/") and commands:
-            self._run_command(*line.split())
+            self._run_command(line)
             return
         self.last = self.answerer.answer(line, controls=not self.out.is_terminal, history=self.turns)
         if self.last.forgotten:
@@ -130,18 +135,25 @@ class Session:
         if self.experts_after_each:
             self.show_experts()
 
-    def _run_command(self, name: str, *words: str) -> None:
+    def _run_command(self, line: str) -> None:
+        name, *words = line.split()
         if name == "/help":
             self.say(HELP)
         elif name == "/experts":
             self.show_experts(*words)
-        elif name == "/new":
+        elif name == "/system":
+            self.answerer = replace(self.answerer, system=line.strip().removeprefix(name).strip())
+            self.say(f"system prompt: {self.answerer.system or 'none'}")
+        elif name in ("/reset", "/new"):
             self.turns.clear()
+            self.say("a new conversation")
         else:
             raise UserError(f"{name}: unknown command; {nearest(name, COMMANDS)} A question may not begin with /.")
 
     def show_experts(self, *wanted: str) -> None:
         """Print the experts of the last answer, or why there are none; `wanted` names layer and module.
+
+        Without a name it is a summary of at most a screen.
 
         Raises:
             UserError: there is nothing to show, and why.
@@ -159,6 +171,10 @@ class Session:
             self.say("the last answer is empty: no token took an expert")
             return
         experts = token_experts(model, self.last.prompt, self.last.tokens)
+        if not wanted and not names:
+            table, legend = experts_summary(experts, self.out.width, self.out.height if self.out.is_terminal else None)
+            self.out.print(Group(table, Text(f"{self.method}; {legend}", "dim")))
+            return
         texts = self.answerer.tokenizer.batch_decode([[token] for token in self.last.tokens])
         tables = experts_tables(experts, texts, names, wanted, self.out.width)
         self._print_tables(tables, f"{self.method}; {WHOLE if names else LEGEND}")

@@ -85,6 +85,7 @@ class Answerer:
         form: how a question is put: question, plain or chat (see ``python -m mosld.chat --help``).
         max_new_tokens: longest answer.
         temperature: of sampling; 0: none.
+        system: a system prompt, or "".
     """
 
     model: "PreTrainedModel | PeftModel"
@@ -93,6 +94,7 @@ class Answerer:
     form: str = "question"
     max_new_tokens: int = 128
     temperature: float = 0.0
+    system: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a chat without a template."""
@@ -116,10 +118,12 @@ class Answerer:
         return PromptEncoder(self.tokenizer, style, {"chat": task}, context_length=self._context_length)
 
     def encode(self, text: str, history: Turns = ()) -> Encoded:
-        """The prompt that puts `text` to the model after earlier turns."""
+        """The prompt that puts `text` to the model after a system prompt and earlier turns."""
         # Half a surrogate pair is not a character.
         text = text.encode("utf-8", "replace").decode()
         if self.form == "plain":
+            if self.system:
+                raise UserError("--format plain takes the text as it is, without a system prompt (--system, /system).")
             (tokens,) = self._encoder.literal.tokens([text])
             return Encoded(Reply("chat", "chat", "", text, ""), self._encoder.bos + tokens, [])
         return self._encoder.encode([self._row(text, history)], keep=lambda _: ())[0]
@@ -128,7 +132,7 @@ class Answerer:
         """Print the answer token by token; `controls` as in `Streamer`.
 
         Raises:
-            UserError: the prompt is longer than the model can read.
+            UserError: the prompt is longer than the model can read, or takes no system prompt.
         """
         question = self.encode(text, history)
         prompt = question.prompt
@@ -176,5 +180,7 @@ class Answerer:
     def _row(self, text: str, history: Turns) -> AnyRow:
         question, *choices = [part.strip() for part in text.strip().split(" | ")]
         if self.form == "question" and self.style in PROMPTS_WITH_OPTIONS and len(choices) >= 2:
+            if self.system:
+                raise UserError("a question with options takes no system prompt (--system, /system).")
             return Row("chat", "chat", "", question, tuple(choices), 0)
-        return Reply("chat", "chat", "", text.strip(), "", "", tuple(history))
+        return Reply("chat", "chat", "", text.strip(), "", self.system, tuple(history))

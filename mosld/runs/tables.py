@@ -3,8 +3,9 @@
 The results are accuracies in per cent with their standard error (or interval), next to the untrained model's.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -23,6 +24,12 @@ TakenExperts = Sequence[tuple[int, float]]
 EXPERTS_PER_CELL = 3
 TOKEN_CHARACTERS = 14
 COLUMN_GAP = 2
+# Lines of a summary beside its layers: head, rule, legend and the prompt.
+SUMMARY_FRAME = 5
+# Of one expert in a cell, such as 12:.25.
+SHARE_CHARACTERS = 6
+# From cold to warm, on dark and light terminals.
+HEAT = ("blue", "cyan", "green", "yellow", "bold red")
 VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 LEGEND = "row: layer; column: token of the answer (·: space); cell: expert:gate, largest first (…: smaller ones)"
 WHOLE = "row: layer; cell: expert:gate; the prompt decides, and all modules and tokens take the same"
@@ -119,6 +126,59 @@ def _leak_notes(data: JsonObject) -> Iterator[str]:
         yield f"{'; '.join(notes)}{hint}"
 
 
+def experts_summary(
+    experts: Mapping[str, Sequence[TakenExperts]], width: int = 100, height: int | None = None
+) -> tuple[Table, str]:
+    """The experts with the largest mean gates over an answer: a row for each layer, a column for each kind of module.
+
+    Args:
+        experts: by module, the experts of each token.
+        width: characters in a line.
+        height: lines for the table; of more layers every second, third ... is shown. None: all.
+
+    Returns:
+        The table, and its legend.
+    """
+    kinds = _by_kind(experts, None)
+    layers = list(dict.fromkeys(layer for rows in kinds.values() for layer in rows))
+    every = 1 if height is None else math.ceil(len(layers) / max(1, height - SUMMARY_FRAME))
+    available = (width - max(map(cell_len, ("layer", *layers)))) // len(kinds) - COLUMN_GAP
+    count = min(EXPERTS_PER_CELL, max(1, (available + 1) // (SHARE_CHARACTERS + 1)))
+    table = _plain_table("layer", kinds)
+    for layer in layers[::every]:
+        table.add_row(layer, *(_heated(_mean_gates(rows.get(layer, ())), count) for rows in kinds.values()))
+    left_out = f"one of {every} layers; " if every > 1 else ""
+    return table, f"{left_out}expert:mean gate over the answer, largest first; /experts LAYER shows each token"
+
+
+def _mean_gates(columns: Sequence[TakenExperts]) -> list[tuple[int, float]]:
+    """The experts of a module with their mean gates over all tokens, largest first."""
+    sums: dict[int, float] = {}
+    for expert, gate in (pair for taken in columns for pair in taken):
+        sums[expert] = sums.get(expert, 0.0) + gate
+    return sorted(((expert, total / len(columns)) for expert, total in sums.items()), key=lambda pair: -pair[1])
+
+
+def _heated(shares: TakenExperts, count: int, names: Sequence[str] | None = None) -> Text:
+    """The first `count` experts with their shares, the larger the warmer."""
+    text = Text(" ").join(
+        Text(
+            f"{names[expert] if names else expert}:{f'{share:.2f}'.removeprefix('0')}",
+            HEAT[min(int(share * len(HEAT)), len(HEAT) - 1)],
+        )
+        for expert, share in shares[:count]
+    )
+    return text.append(" …") if len(shares) > count and count == EXPERTS_PER_CELL else text
+
+
+def _plain_table(first: str, heads: Iterable[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, COLUMN_GAP - 1, 0, 0), show_edge=False)
+    table.add_column(first, justify="right", no_wrap=True)
+    for head in heads:
+        table.add_column(Text(head), no_wrap=True)
+    return table
+
+
 def experts_tables(
     experts: Mapping[str, Sequence[TakenExperts]],
     tokens: Sequence[str],
@@ -141,16 +201,18 @@ def experts_tables(
     heads = ["whole answer"] if names else [_visible(token) for token in tokens]
     tables = []
     for kind, layers in _select(_by_kind(experts, "layer" if names else None), selection).items():
-        cells = {layer: [_cell(taken, names) for taken in columns] for layer, columns in layers.items()}
-        widths = [max(map(cell_len, column)) for column in zip(heads, *cells.values(), strict=True)]
+        cells = {
+            layer: [_heated(taken, EXPERTS_PER_CELL, names) for taken in columns] for layer, columns in layers.items()
+        }
+        widths = [
+            max(cell_len(head), *(text.cell_len for text in column))
+            for head, *column in zip(heads, *cells.values(), strict=True)
+        ]
         available = width - max(map(cell_len, (kind, *cells))) - COLUMN_GAP
         for columns in _fitting_columns(widths, available):
-            table = Table(box=box.SIMPLE_HEAD, padding=(0, COLUMN_GAP - 1, 0, 0), show_edge=False)
-            table.add_column(kind, justify="right", no_wrap=True)
-            for head in heads[columns]:
-                table.add_column(Text(head), no_wrap=True)
+            table = _plain_table(kind, heads[columns])
             for layer, row in cells.items():
-                table.add_row(layer, *map(Text, row[columns]))
+                table.add_row(layer, *row[columns])
             tables.append(table)
     return tables
 
@@ -193,14 +255,6 @@ def _fitting_columns(widths: Sequence[int], available: int) -> Iterator[slice]:
         used += width + COLUMN_GAP
     if widths:
         yield slice(start, len(widths))
-
-
-def _cell(taken: TakenExperts, names: Sequence[str] | None) -> str:
-    shown = [
-        f"{names[expert] if names else expert}:{f'{gate:.2f}'.removeprefix('0')}"
-        for expert, gate in taken[:EXPERTS_PER_CELL]
-    ]
-    return " ".join(shown) + (" …" if len(taken) > EXPERTS_PER_CELL else "")
 
 
 def _visible(token: str) -> str:

@@ -1,6 +1,7 @@
 """`mosld.chat`: answers, experts of each token, pipes, a session, refusals; with a run of every method."""
 
 import io
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from mosld.evaluation.expert_use import token_experts
 from mosld.recipes.generate import Streamer
 from mosld.recipes.load import load_trained
 from mosld.runs.saved import saved_run
-from mosld.runs.tables import experts_tables
+from mosld.runs.tables import experts_summary, experts_tables
 
 pytestmark = pytest.mark.slow
 
@@ -183,8 +184,9 @@ def test_experts_command_shows_all_or_the_named_layers_and_modules(trained, monk
         assert (code, err) == (0, "")
         return out.removeprefix(answer)
 
-    whole, module, layer = shown("/experts"), shown("/experts v_proj"), shown("/experts 2 q_proj")
-    assert all(name in whole for name in ("q_proj", "v_proj"))
+    summary, module, layer = shown("/experts"), shown("/experts v_proj"), shown("/experts 2 q_proj")
+    assert summary.split()[:3] == ["layer", "q_proj", "v_proj"]
+    assert [line.split()[0] for line in summary.splitlines()[2:6]] == ["0", "1", "2", "3"]
     assert "q_proj" not in module
     assert [line.split()[0] for line in module.splitlines()[2:6]] == ["0", "1", "2", "3"]
     assert [line.split()[0] for line in layer.splitlines()[2:3]] == ["2"]
@@ -319,3 +321,53 @@ def test_expert_tables_of_a_long_answer_fit_the_screen():
     assert max(len(line.rstrip()) for line in lines) <= 60
     assert "…" not in console.file.getvalue()
     assert sum(line.count("0:.75 3:.25") for line in lines) == 60
+
+
+def test_summary_is_the_mean_gate_of_each_expert_on_at_most_a_screen():
+    # In layer i the even tokens take expert 0 alone, the odd ones 0 and i + 1.
+    tokens = [[(0, 1.0)], [(0, 0.6), (1, 0.4)]] * 5
+    experts = {
+        f"model.layers.{i}.{kind}": [[(e and i + 1, gate) for e, gate in taken] for taken in tokens]
+        for i in range(32)
+        for kind in ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    }
+    for width, height in ((80, 24), (80, 50), (200, 40), (80, None)):
+        table, legend = experts_summary(experts, width, height)
+        console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system="standard")
+        console.print(table)
+        console.print(legend)
+        lines = re.sub("\x1b\\[[0-9;]*m", "", console.file.getvalue()).splitlines()
+        assert len(lines) < (height or 100)
+        assert max(map(len, lines)) <= width
+        assert ("one of" in legend) == (height is not None and height < 37)
+        rows = [line.split() for line in lines if line.split()[0].isdigit()]
+        assert len({"\x1b[1;31m0:.80", "\x1b[34m9:.20"} & set(console.file.getvalue().split())) >= 1
+        assert all(row[1] == "0:.80" for row in rows)
+        if width == 200:
+            assert [row[2] for row in rows] == [f"{int(row[0]) + 1}:.20" for row in rows]
+
+
+@pytest.mark.parametrize("way", ["--system", "/system"])
+def test_system_prompt_stands_before_the_question(way, trained, monkeypatch, capsys):
+    run = trained("mosld")
+    expected = plain_generate(*loaded(run), "Be short.\n\nQuestion: Why?\nAnswer:", max_new_tokens=3, do_sample=False)
+    if way == "--system":
+        out = chat(capsys, str(run), "--prompt", "Why?", "--system", "Be short.", "--max-new-tokens", "3")[1]
+    else:
+        out = piped(monkeypatch, capsys, run, "/system Be short.\nWhy?\n")[1]
+    assert out == expected.lstrip() + "\n"
+
+
+def test_reset_forgets_the_turns_and_system_without_a_text_the_prompt(trained, monkeypatch, capsys):
+    alone = piped(monkeypatch, capsys, trained("mosld"), "Why?\n")[1]
+    code, out, err = piped(monkeypatch, capsys, trained("mosld"), "/system Be short.\n/system\n/reset\nWhy?\n")
+    assert (code, out) == (0, alone)
+    assert err.splitlines()[-3:] == ["system prompt: Be short.", "system prompt: none", "a new conversation"]
+
+
+@pytest.mark.parametrize("line", ["Which is hot? | the sun | an ice cube", "Why?"])
+def test_system_prompt_that_has_no_place_is_refused(line, trained, capsys):
+    form = ["--format", "plain"] if line == "Why?" else []
+    code, out, err = chat(capsys, str(trained("mosld")), "--prompt", line, "--system", "Be short.", *form)
+    assert (code, out) == (2, "")
+    assert "system prompt (--system, /system)" in err

@@ -15,6 +15,7 @@ from mosld.planning.arguments import split_keys
 from mosld.planning.dry_run import StepCost
 from mosld.planning.jobs import remembering
 from mosld.planning.layouts import RESERVED_BYTES, ModelBytes, first_fitting, layouts
+from mosld.planning.view import duration
 
 ROOT = Path(__file__).parents[2]
 SCALING = ROOT / "docs" / "reference" / "scaling.md"
@@ -90,6 +91,26 @@ def test_text_names_memory_hours_and_the_file_that_fits(capsys):
     assert "conf/accelerate/ddp.yaml" in text
     assert "24GB" in text
     assert "on 4 GPUs at 312 TFLOP/s" in text
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [
+        (1.4 / 3600, "1.4 s"), (0.004 / 3600, "0.004 s"), (42.3 / 3600, "42 s"), (260 / 3600, "4 min 20 s"),
+        (1.0, "1 h 0 min"), (3.2, "3 h 12 min"), (1234.5, "1,234 h 30 min"),
+    ],
+)  # fmt: skip
+def test_time_is_said_in_its_two_largest_units(hours, text):
+    assert duration(hours) == text
+
+
+def test_text_names_the_data_and_counts_one_row_as_one(capsys):
+    assert plan_command.main([*TINY, "training.micro_batch_size=1", "training.max_steps=1"]) == 0
+    text = capsys.readouterr().out
+    assert "a micro-batch of 1 row of" in text
+    assert "single_arc_e: " in text
+    assert ", 1 step, " in text
+    assert "0.00 hours" not in text
 
 
 def test_plan_for_cpu_has_no_layouts(capsys):

@@ -62,11 +62,12 @@ class Echo:
         return Answer([], [], f"{text} after {len(history)}")
 
 
+@pytest.mark.parametrize("new", ["/reset", "/new"])
 @pytest.mark.parametrize(("interactive", "turns"), [(True, [0, 1, 2, 0]), (False, [0, 0, 0, 0])])
-def test_turns_at_a_terminal_form_a_conversation_until_a_new_one(interactive, turns):
+def test_turns_at_a_terminal_form_a_conversation_until_a_new_one(interactive, turns, new):
     session = Session(Echo(), "lora", show_experts=False, interactive=interactive)
     answers = []
-    for line in ("a", "b", "c", "/new", "d"):
+    for line in ("a", "b", "c", new, "d"):
         session.answer_all([line])
         answers.append(session.last.text)
     assert [text.rpartition(" ")[2] for text in answers[:3] + answers[4:]] == list(map(str, turns))

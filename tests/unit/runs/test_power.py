@@ -5,16 +5,20 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import binomtest
 
+from mosld.evaluation.scores import accuracy_score
 from mosld.runs.power import (
     ALPHA,
     POWER,
+    accuracy_text,
     independent_note,
     independent_variance,
     pooled_deviation,
     seeds_needed,
     smallest_over_items,
     smallest_over_seeds,
+    wilson_interval,
 )
 
 SIMULATIONS = 10_000
@@ -84,3 +88,17 @@ def test_note_of_many_tasks_gives_their_range():
     assert ": 9.9 to 19.8 points over items;" in independent_note(scores, average=False)
     # 2.8016 sqrt(5 (2 / 4 / 100 + 2 / 4 / 400)) / 10.
     assert ": 9.9 to 19.8, average 5.0 points over items;" in independent_note(scores)
+
+
+@pytest.mark.parametrize(("right", "items"), [(0, 1), (1, 1), (0, 8), (8, 8), (3, 8), (0, 100)])
+def test_wilson_interval_is_that_of_scipy(right, items):
+    expected = binomtest(right, items).proportion_ci(confidence_level=1 - ALPHA, method="wilson")
+    assert wilson_interval(right / items, items) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("right", "items", "text"),
+    [(0, 1, "0.0 [0.0, 79.3]"), (1, 1, "100.0 [20.7, 100.0]"), (0, 8, "0.0 [0.0, 32.4]"), (4, 8, "50.0 ± 18.9")],
+)
+def test_no_accuracy_has_an_error_of_0(right, items, text):
+    assert accuracy_text(accuracy_score([True] * right + [False] * (items - right))) == text

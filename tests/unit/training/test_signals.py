@@ -2,6 +2,7 @@
 
 import os
 import signal
+from queue import Queue
 
 import pytest
 
@@ -70,3 +71,14 @@ def test_only_ctrl_c_interrupts_writing_the_results(stop):
     send("SIGTERM")
     with pytest.raises(KeyboardInterrupt):
         send("SIGINT")
+
+
+@pytest.mark.parametrize("names", [["SIGINT"], ["SIGTERM", "SIGTERM"], ["SIGUSR1", "SIGTERM"]])
+def test_signal_that_waits_is_answered_once_before_the_step_ends(names, stop):
+    answered = Queue()
+    with stop.waiting(answered.put):
+        for name in names:
+            send(name)
+        assert answered.get(timeout=5) == names[0]
+        stop.requested = None
+    assert answered.empty()
