@@ -1,10 +1,9 @@
 """Keys that have no effect beside others: one table for all groups. What a method reads stands in `method_checks`."""
 
-import dataclasses
 from collections.abc import Collection, Iterator
 
 from mosld.common.errors import format_value
-from mosld.config.schema import GENERATED_TASKS, Config, DataConfig, LoggerConfig
+from mosld.config.schema import Config, DataConfig, LoggerConfig
 
 # The value of a key that only counts where the user typed the key: the files of options may set it.
 FROM_FILE = object()
@@ -49,18 +48,15 @@ def _unread_keys(config: Config, typed: Collection[str]) -> Iterator[Unread]:
     if "mmlu" not in data.tasks:
         tasks = ", ".join(data.tasks)
         yield "evaluation.shots", 0, f"has no effect on {tasks}; only mmlu has solved examples."
-    if data.kind == "benchmarks" and not set(data.tasks) & set(GENERATED_TASKS):
-        reason = f"has no effect on {', '.join(data.tasks)}; no answer is generated."
-        yield "evaluation.max_new_tokens", FROM_FILE, reason
     if source.name != "local":
         reason = f"the {source.name} source has no directory; leave source={source.name} out."
         yield "source.root", None, reason
     if source.name == "bundled":
         yield "source.on_bad_row", "error", "has no effect with source=bundled, which has no bad rows."
     if logger.name == "files":
-        for field in dataclasses.fields(LoggerConfig):
-            if field.name not in ("name", "every"):
-                yield f"logger.{field.name}", field.default, "has no effect with logger=files; take logger=wandb."
+        # A sweep names the group of its jobs, whatever the logger.
+        for name in ("mode", "project", "entity", "job_type", "artifact"):
+            yield f"logger.{name}", getattr(LoggerConfig(), name), "has no effect with logger=files; take logger=wandb."
     if config.hub.push_to is None:
         yield "hub.private", True, "has no effect without hub.push_to."
 
