@@ -150,7 +150,7 @@ def _name_own_options(tree: JsonObject, options: Mapping[str, str], typed: Colle
 def _changed_keys(overrides: Sequence[str], tree: JsonObject) -> set[str]:
     """The typed keys, without those that are typed as the files have them."""
     keys = typed_keys(overrides)
-    if not any(key.startswith(("model.", "method.own_learning_rate", "evaluation.max_new_tokens")) for key in keys):
+    if not any(key.startswith(("model.", "method.own_learning_rate")) for key in keys):
         return keys
     files = compose_tree([text for text in overrides if typed_keys([text]) <= {*group_options()}])[0]
     return {key for key in keys if key_value(tree, key) != key_value(files, key)}

@@ -116,7 +116,6 @@ REFUSED: dict[str, list[str]] = {
     "hub.private=false": ["hub.private=false", "hub.push_to"],
     "data.train_turns=last": ["data.train_turns=last", "data=local"],
     "source.on_bad_row=skip": ["source.on_bad_row=skip", "source=bundled"],
-    "evaluation.max_new_tokens=9": ["evaluation.max_new_tokens=9", "no answer is generated"],
     # a place
     "source=local source.root=null": ["source.root", "source.root=my/data"],
     "model.path=/nosuch": ["model.path=/nosuch", "no checkpoint there"],
