@@ -84,7 +84,7 @@ REFUSED: dict[str, list[str]] = {
     "method=lora seed=1 method=mosl": ["method=mosl: method is given twice, as lora before"],
     # a choice
     "prompt=leter": ["prompt=leter", "did you mean 'letter'"],
-    "method.dropout_on=C": ["method.dropout_on=C", "A, B, x, heads, cores, none"],
+    "method.dropout_on=C": ["method.dropout_on=C", "A, B, cores, heads, none, x"],
     "model.dtype=float16": ["model.dtype=float16", "float32"],
     "training.resume=maybe": ["training.resume=maybe", "auto, force, never"],
     "source.on_bad_row=ignore": ["source.on_bad_row=ignore", "error, skip"],
