@@ -8,7 +8,7 @@ from typing import cast
 
 from huggingface_hub import save_torch_state_dict
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mosld.adapters.auxiliary_loss import ROUTER_LOGITS, ROUTER_WEIGHT
@@ -100,7 +100,9 @@ def _mixture_facts(base: PreTrainedModel, adapter: MosldConfig, name: str) -> Mi
             kind, experts = ("experts" if routed else "lora"), mixture.experts
             if mixture.router is not None and mixture.router.weight is not None and by_prompt(adapter):
                 number = next(part for part in key.split(".") if part.isdigit())
-                cast(dict[str, int], facts["router_widths"])[number] = mixture.router.weight.shape[1]
+                cast(dict[str, int], facts["router_widths"])[number] = cast(nn.Parameter, mixture.router.weight).shape[
+                    1
+                ]
         cast(dict[str, int], facts.setdefault(kind, {}))[key] = experts
     return facts
 

@@ -44,7 +44,7 @@ def small_stepper(method: str = "mosld", seed: int = 0, **options: Any) -> Stepp
     config = TrainingConfig(learning_rate=1e-2)
     torch.manual_seed(torch.seed() % 2**32)
     model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=seed, **options)
-    domains = DOMAINS if method == "moa" else ()
+    domains = DOMAINS if method in ("moa", "loramoe") else ()
     torch.seed()
     return Stepper(
         model,

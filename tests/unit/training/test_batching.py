@@ -163,7 +163,8 @@ PACKED = [
 # With dropout the layouts would draw different masks.
 WITH_DROPOUT = ("lora", "mola", "mosld", "mosld_b", "lora_matched", "rlora")
 CASES = [
-    *((name, "auto", False) for name in PACKED),
+    # Without dropout the heads of rlora cancel at step 0: A's gradient is rounding, which Adam makes as large as any.
+    *((name, "auto", False) for name in PACKED if name != "rlora"),
     ("mosld", "sdpa", False),
     ("mosld", "auto", True),
     ("full", "auto", True),
