@@ -54,14 +54,14 @@ def _evaluate(arguments: list[str], log: Path) -> int | None:
 
 
 def _checkpoint(folder: Path, mark: Path) -> None:
-    from mosld.common.files import write_folder
+    from mosld.runs.directory import RunDirectory
 
     stop = {"at": "mosld.training.step:Stepper.step", "call": 2, "do": "SIGTERM"}
     assert nursery().train(command(folder), folder / "log", [stop]) == 75
     newest = folder / "run" / "checkpoints" / "step-000002"
     files = {path.name: path.read_bytes() for path in newest.iterdir() if path.name != "manifest.json"}
-    files["weights.safetensors"] = pickle.dumps(Bomb(mark))  # and a manifest that vouches for it
-    write_folder(newest, lambda aside: [(aside / name).write_bytes(content) for name, content in files.items()])
+    files["weights.safetensors"] = pickle.dumps(Bomb(mark))  # and manifests that vouch for it
+    RunDirectory(folder / "run").seal.write_folder(newest, lambda aside: [(aside / name).write_bytes(content) for name, content in files.items()])
     assert nursery().train(command(folder), folder / "log") == 2
     assert "is no safetensors file" in (folder / "log").read_text()
 

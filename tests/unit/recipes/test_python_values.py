@@ -66,7 +66,7 @@ def test_the_package_lists_all_its_functions():
     assert set(mosld.__all__) <= set(dir(mosld))
     assert all(callable(getattr(mosld, name)) for name in mosld.__all__ if name != "__version__")
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
-        mosld.trian  # noqa: B018
+        mosld.trainn  # noqa: B018
 
 
 @pytest.mark.parametrize(
