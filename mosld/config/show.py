@@ -46,10 +46,8 @@ def describe_keys(arguments: Sequence[str] = ()) -> str:
 def _chosen(path: Path) -> dict[str, str]:
     """The options of other groups that a file chooses in its defaults."""
     entries = [entry for entry in read_option("config", path).get("defaults", []) if isinstance(entry, dict)]
-    pairs = (
-        (key.removeprefix("override ").removeprefix("/"), option) for entry in entries for key, option in entry.items()
-    )
-    return {group: option for group, option in pairs if option and "hydra/" not in group}
+    pairs = ((key, option) for entry in entries for key, option in entry.items() if option and "hydra/" not in key)
+    return {key.removeprefix("override ").removeprefix("/").partition("@")[0]: option for key, option in pairs}
 
 
 def _values(chosen: dict[str, str]) -> JsonObject:
