@@ -50,7 +50,7 @@ def check_config(config: Config, training: bool = True, typed: Collection[str] =
         *_check_names({"model.name": model.name, "method.name": method.name, "data.name": data.name}),
         *check_model(model),
         *check_method(method, config.allocation),
-        *_check_depth(method, config.allocation, model),
+        *check_depth(method, config.allocation, model),
         *(check_experts_from(method) if training else []),
         *(check_domain(method, data, config.init_from) if training else []),
         *_check_init_from(config.init_from, method),
@@ -87,7 +87,8 @@ def check_model(model: ModelConfig) -> list[str]:
     return errors
 
 
-def _check_depth(method: MethodConfig, allocation: AllocationConfig, model: ModelConfig) -> Iterator[str]:
+def check_depth(method: MethodConfig, allocation: AllocationConfig, model: ModelConfig) -> Iterator[str]:
+    """Check that an allocation has no more parts than the model has layers."""
     experts = experts_of(method, allocation)
     depth = model.shape.get("num_hidden_layers")
     if method.kind != "mixture" or model.path or not isinstance(experts, list) or not isinstance(depth, int):

@@ -12,6 +12,7 @@ from mosld.planning.arguments import PlanKeys
 from mosld.planning.layouts import RESERVED_BYTES, first_fitting, layouts, peak
 from mosld.planning.measure import StepNeeds, measure_step
 from mosld.planning.workload import workload
+from mosld.training.optim import recipe_warnings
 
 
 def estimate(config: Config, keys: PlanKeys, measure: Callable[..., StepNeeds] = measure_step) -> JsonObject:
@@ -42,6 +43,11 @@ def estimate(config: Config, keys: PlanKeys, measure: Callable[..., StepNeeds] =
         "flops_per_token": flops,
         **({"machines": _hours(flops, work.tokens, keys)} if keys.tflops else {}),
         **(_layouts(needs, checkpointing, keys) if keys.gpus else {}),
+        "warnings": list(
+            recipe_warnings(
+                config.training, config.method.kind == "full", needs.parameters["base"], work.steps_per_epoch
+            )
+        ),
         "run": str(run_directory(config)),
         "config_hash": identity(config),
     }

@@ -27,6 +27,7 @@ def plan_lines(plan: JsonObject) -> list[str]:
         *_time(plan),
         *_machines(plan),
         f"  run         {plan['run']}",
+        *plan["warnings"],
     ]
 
 

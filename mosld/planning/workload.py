@@ -27,6 +27,7 @@ class Workload:
         length: tokens of the longest row.
         answer: tokens of the longest answer.
         source: where the figures come from.
+        steps_per_epoch: optimiser steps of a pass over the rows.
     """
 
     rows: int
@@ -36,6 +37,7 @@ class Workload:
     length: int
     answer: int
     source: str
+    steps_per_epoch: int
 
 
 def workload(config: Config, length: int | None, answer: int | None) -> Workload:
@@ -61,6 +63,7 @@ def workload(config: Config, length: int | None, answer: int | None) -> Workload
         length=longest,
         answer=answer or _longest_answer(config.prompt, tasks, longest),
         source="published counts" if config.source.name == "hub" else f"{config.source.name} rows",
+        steps_per_epoch=order.steps_per_epoch,
     )
 
 

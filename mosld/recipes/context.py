@@ -18,6 +18,7 @@ from mosld.adapters.adapt import adapt_with, check_targets
 from mosld.adapters.load import base_model_of, load_into, parameter_counts
 from mosld.common.errors import UserError
 from mosld.common.terminal import counted
+from mosld.config.checks import check_depth
 from mosld.config.method_checks import TARGETS, row_indices
 from mosld.config.schema import Config, EvaluationConfig, MethodConfig
 from mosld.data.dataset import Dataset
@@ -40,7 +41,7 @@ from mosld.runs.starting_weights import starting_weights
 from mosld.training.build import build_loop, build_stepper
 from mosld.training.compile import compile_layers, uncompiled
 from mosld.training.loop import Loop
-from mosld.training.optim import ready_to_train, total_steps
+from mosld.training.optim import ready_to_train, recipe_warnings, total_steps
 from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper
 
@@ -126,8 +127,14 @@ class RunContext:
         self._say(messages(one for rows in encoded.values() for one in rows.too_long if not known[one.task].scored))
         return {name: rows.examples for name, rows in encoded.items() if rows.examples}
 
-    def describe_steps(self, order: Order, examples: Examples) -> None:
-        """Say how many steps are trained on how many rows, and how many rows are never seen."""
+    def describe_steps(self, order: Order, examples: Examples, parameters: int) -> None:
+        """Say how many steps are trained on how many rows, how many are never seen, and what does not fit.
+
+        Args:
+            order: which rows each step takes.
+            examples: the train rows.
+            parameters: of the base model.
+        """
         training = self.config.training
         tasks = ", ".join(self._task_counts(examples))
         steps = order.steps_per_epoch
@@ -142,6 +149,7 @@ class RunContext:
         if unseen := len(examples) - order.distinct_rows(total):
             reason = max_steps if total < planned else f"data.mixing={self.config.data.mixing}"
             self.console.say(f"{unseen:,} of {len(examples):,} rows are never seen ({reason})")
+        self._say(recipe_warnings(training, self.config.method.kind == "full", parameters, steps))
 
     def mix_tasks(self, examples: Examples) -> Order:
         """Which rows each step takes, the tasks mixed as `data.mixing` says."""
@@ -202,15 +210,20 @@ def refuse_too_long(config: Config, dataset: Dataset, console: Console, trains: 
 
 
 def refuse_missing_targets(config: Config) -> None:
-    """End before weights are read if the model has none of the modules in method.targets.
+    """End before weights are read if the model has none of the modules in method.targets, or too few layers.
 
     Raises:
-        UserError: as `check_targets`.
+        UserError: as `check_targets` and `check_depth`.
     """
-    targets = config.method.targets
-    if config.method.kind in ("lora", "mixture") and (isinstance(targets, list) or targets not in TARGETS):
-        shape = load_shape(config.model)
-        check_targets(empty_model(shape, dtype=None, attn_implementation=None), config.method)
+    method, model = config.method, config.model
+    # The shapes of conf/model have the modules that the names of targets stand for.
+    known = model.shape and not model.path and isinstance(method.targets, str) and method.targets in TARGETS
+    if method.kind in ("lora", "mixture") and not known:
+        shape = load_shape(model)
+        check_targets(empty_model(shape, dtype=None, attn_implementation=None), method)
+        depth = {"num_hidden_layers": shape.get_text_config().num_hidden_layers}
+        if errors := list(check_depth(method, config.allocation, replace(model, path=None, shape=depth))):
+            raise UserError(*errors)
 
 
 def add_adapter(context: RunContext, model: Model) -> Model:
@@ -300,7 +313,7 @@ def make_loop(
         return Validation({task: score["accuracy"] for task, score in evaluation.scores.items()}, losses)
 
     order = context.mix_tasks(examples)
-    context.describe_steps(order, examples)
+    context.describe_steps(order, examples, parameter_counts(base_model_of(stepper.model))["total"])
     return build_loop(
         stepper,
         examples,

@@ -89,8 +89,8 @@ class SweepJob:
         return float("nan") if score is None else float(score)
 
     def _train(self, number: int, overrides: list[str], stop: StopFlag) -> None:
-        grouped = [*overrides, *self._dashboard_group(overrides)]
-        config = load_config(grouped)
+        config = load_config(overrides)
+        grouped = [*overrides, *(self._dashboard_group(overrides) if config.logger.name == "wandb" else [])]
         run = RunDirectory(run_directory(config))
         console = Console()
         finished_before = _is_finished(run, config)

@@ -4,7 +4,7 @@ The learning rate is a pure function of the step, so no state of a schedule has 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,13 @@ from mosld.distributed.tensors import cast_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# A base this large takes lower rates than the small models for which training=default is made.
+LARGE_BASE_PARAMETERS = 1_000_000_000
+# Above the rates in use: 1e-4 to 5e-4 for LoRA (QLoRA 2e-4, MoSLD 3e-4), 1e-5 to 5e-5 for all weights.
+LARGEST_ADAPTER_RATE = 1e-3
+LARGEST_FULL_RATE = 1e-4
+# A run of fewer passes over its rows leaves some out.
+LEAST_EPOCHS = 1.0
 # Names of transformers for the schedules whose rate is not computed here.
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -48,6 +55,29 @@ def _decay(name: str, warmup: int, total: int) -> Callable[[int], float]:
 def total_steps(steps_per_epoch: int, config: TrainingConfig) -> int:
     """Optimiser steps of the whole run."""
     return min(steps_per_epoch * config.epochs, config.max_steps or math.inf)  # type: ignore[return-value]
+
+
+def recipe_warnings(config: TrainingConfig, full: bool, parameters: int, steps_per_epoch: int) -> Iterator[str]:
+    """A line for each part of a recipe that does not fit the base model or the data.
+
+    Args:
+        config: the recipe.
+        full: all weights train, not an adapter.
+        parameters: of the base model.
+        steps_per_epoch: optimiser steps of a pass over the rows.
+    """
+    largest = LARGEST_FULL_RATE if full else LARGEST_ADAPTER_RATE
+    if parameters >= LARGE_BASE_PARAMETERS and config.learning_rate > largest:
+        yield (
+            f"warning: training.learning_rate={config.learning_rate:g} is high for a base of {parameters / 1e9:.1f} "
+            f"billion parameters, which usually takes at most {largest:g}"
+        )
+    epochs = total_steps(steps_per_epoch, config) / steps_per_epoch
+    if epochs < LEAST_EPOCHS:
+        yield (
+            f"warning: training.max_steps={config.max_steps} is {epochs:.2g} of an epoch ({steps_per_epoch:,} steps); "
+            "training.max_steps=null trains all epochs"
+        )
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
