@@ -39,13 +39,14 @@ def complete(modules: Mapping[str, str]) -> None:
 
 
 def _settings(prefix: str, **_: object) -> list[str]:
-    """The groups and keys that begin with `prefix`; behind the = the options and choices, or files."""
+    """Groups, keys and files that begin with `prefix`; behind the = the options and choices, or else files."""
     values = dict(_values(Config, "")) | group_options()
+    files = argcomplete.completers.FilesCompleter()
     key, equals, value = prefix.partition("=")
     if not equals:
-        return [f"{name}=" for name in values]
-    files = argcomplete.completers.FilesCompleter()(value)
-    return [f"{key}={choice}" for choice in [*values.get(key, []), *files]]
+        return [*(f"{name}=" for name in values), *files(prefix)]
+    choices = [choice for choice in values.get(key, []) if choice.startswith(value)]
+    return [f"{key}={choice}" for choice in choices or files(value)]
 
 
 def _values(cls: type, where: str) -> Iterator[tuple[str, list[str]]]:

@@ -1,7 +1,10 @@
 """The commit that a model on the Hugging Face Hub has now, so that a run records what it was trained on."""
 
+import os
 import re
+import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from mosld.common.errors import UserError, explain_hub_error
@@ -10,6 +13,7 @@ from mosld.common.errors import UserError, explain_hub_error
 TIMEOUT_SECONDS = 4.0
 
 
+@cache
 def resolve_revision(hub: str, revision: str | None) -> str:
     """The commit of a branch or tag (None: main): as the hub says, else as the cache of its library has it.
 
@@ -31,7 +35,12 @@ def resolve_revision(hub: str, revision: str | None) -> str:
     # A repository that the hub refuses is not taken from the cache.
     if "RepositoryNotFoundError" not in {cls.__name__ for cls in type(cause).__mro__}:
         with suppress(OSError, ValueError):
-            return Path(snapshot_download(hub, revision=revision, local_files_only=True)).name
+            commit = Path(snapshot_download(hub, revision=revision, local_files_only=True)).name
+            # The libraries would try each file for minutes.
+            constants.HF_HUB_OFFLINE = True
+            os.environ["HF_HUB_OFFLINE"] = "1"
+            print(f"model={hub}: the hub cannot be reached; the cached commit {commit} is used", file=sys.stderr)
+            return commit
     cached = sorted(path.name for path in Path(constants.HF_HUB_CACHE).glob("models--*"))
     names = ", ".join(name.removeprefix("models--").replace("--", "/") for name in cached) or "none"
     otherwise = f"without a network take a model of the cache ({names}), or a directory as in model=my/checkpoint"
