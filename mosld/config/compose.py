@@ -38,9 +38,11 @@ from mosld.config.method_checks import explain_fixed_experts, with_absolute_path
 from mosld.config.options import (
     config_directory,
     group_options,
+    is_own,
     option_file,
     own_directories,
     own_name,
+    read_option,
     register_direct_option,
 )
 from mosld.config.revisions import resolve_revision
@@ -285,6 +287,8 @@ def _check_option(override: Override, options: list[str], errors: list[str]) -> 
     elif value in options or (group in OPTIONAL_GROUPS and value is None):
         if problem := missing_plugin(f"{group}={value}"):
             errors.append(f"{group}={value}: {problem}")
+        elif value is not None:
+            _check_own_file(group, str(value), errors)
     elif not _is_direct(group, value, errors):
         hint = ""
         if isinstance(value, list | dict | int):
@@ -292,6 +296,16 @@ def _check_option(override: Override, options: list[str], errors: list[str]) -> 
             if group == "allocation":
                 hint += f"give numbers as allocation.experts={format_value(value)}; "
         errors.append(f"{group}={format_value(value)}: {hint}unknown option; {nearest(str(value), options)}")
+
+
+def _check_own_file(group: str, option: str, errors: list[str]) -> None:
+    """Report an option of the user's whose file cannot be read, or whose name has two files."""
+    try:
+        path = option_file(group, option)
+        if path and is_own(path):
+            read_option(group, path)
+    except UserError as error:
+        errors += error.messages
 
 
 def _is_direct(group: str, value: object, errors: list[str]) -> bool:

@@ -108,12 +108,13 @@ def read_option(group: str, path: Path) -> JsonObject:
     Raises:
         UserError: it is missing or is no YAML map.
     """
+    if not path.is_file():
+        raise UserError(f"{group}={path}: no such file.")
+    check_yaml(path)
     try:
-        check_yaml(path)
         tree = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-        raise UserError(f"{group}={path}: cannot be read: {reason}.") from error
+        raise UserError(f"{group}={path}: cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(tree, dict):
         raise UserError(f"{group}={path}: holds no keys; write name: value, one a line.")
     return {str(key): value for key, value in tree.items()}

@@ -10,8 +10,6 @@ from mosld.config.fields import setting
 from mosld.config.method_schema import AllocationConfig, MethodConfig
 
 TASKS = ("obqa", "csqa", "race", "mctest", "arc_e", "arc_c", "gsm8k", "openorca", "mmlu")
-# Those of them whose answer is generated.
-GENERATED_TASKS = ("gsm8k", "openorca")
 
 
 @dataclass(frozen=True)

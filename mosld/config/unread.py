@@ -54,8 +54,7 @@ def _unread_keys(config: Config, typed: Collection[str]) -> Iterator[Unread]:
     if source.name == "bundled":
         yield "source.on_bad_row", "error", "has no effect with source=bundled, which has no bad rows."
     if logger.name == "files":
-        # A sweep names the group of its jobs, whatever the logger.
-        for name in ("mode", "project", "entity", "job_type", "artifact"):
+        for name in ("mode", "project", "entity", "group", "job_type", "artifact"):
             yield f"logger.{name}", getattr(LoggerConfig(), name), "has no effect with logger=files; take logger=wandb."
     if config.hub.push_to is None:
         yield "hub.private", True, "has no effect without hub.push_to."

@@ -2,14 +2,12 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 import mosld
 from mosld import eval, train
-from mosld.config import compose, groups
 from tests.helpers.toy_runs import evaluation_of
 
 pytestmark = pytest.mark.slow
@@ -20,13 +18,12 @@ DOCUMENT = (ROOT / "docs" / "how-to" / "adding_a_method.md").read_text()
 
 @pytest.fixture
 def with_the_new_method(tmp_path, monkeypatch):
-    """A conf/ with the document's YAML in it."""
-    conf = tmp_path / "conf"
-    shutil.copytree(groups.config_directory(), conf)
+    """The document's YAML where it says."""
     (yaml,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT, flags=re.S)
-    (conf / "method" / "mosld_ffn.yaml").write_text(yaml)
-    for module in (compose, groups):
-        monkeypatch.setattr(module, "config_directory", lambda: conf)
+    path = tmp_path / "conf" / "method" / "mosld_ffn.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml)
+    monkeypatch.chdir(tmp_path)
 
 
 def test_the_yaml_of_the_document_is_a_method_that_trains_and_evaluates(with_the_new_method, tmp_path, toy_root):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 import mosld
 from mosld.adapters.config import experts_per_layer
@@ -61,6 +62,51 @@ def test_every_target_with_every_share_adapts_its_layers_and_trains(targets, sha
     assert {name.rpartition(".")[2] for name in adapted} == TARGETS[targets]
     assert len(adapted) == 4 * len(TARGETS[targets])  # in each of four layers
     assert trains(model)
+
+
+@pytest.mark.parametrize("method", ["lora", "mosld", "hydralora", "sira", "moa"])
+@pytest.mark.parametrize(
+    ("targets", "adapted"),
+    [
+        (["q_proj", "o_proj"], {"q_proj", "o_proj"}),
+        (["self_attn.k_proj"], {"k_proj"}),
+        (r".*\.(up|v)_proj", {"up_proj", "v_proj"}),
+        ("all-linear", ATTENTION | FFN),
+    ],
+)
+def test_a_list_a_regular_expression_and_all_linear_choose_modules(method, targets, adapted, tiny):
+    options = {"domains": ["a", "b"]} if method == "moa" else {}
+    model = mosld.adapt(tiny, method, targets=targets, seed=0, **options)
+    names = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    assert {name.rpartition(".")[2] for name in names} == adapted
+    assert len(names) == 4 * len(adapted)  # in each of four layers
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": ["q_prj"]}, r"method.targets=\[q_prj\]: the model has no layer called q_prj; .* q_proj"),
+        ({"targets": r".*\.q"}, "the model has no layer called"),
+        ({"targets": "(q"}, "no regular expression"),
+        ({"targets": "qkv"}, r"write \[qkv\]"),
+        ({"targets": []}, "names no module"),
+        ({"targets": ["v_proj"], "plain_targets": "qv"}, "overlaps"),
+        ({"targets": "all-linear", "plain_targets": "qv"}, "as a name or a list"),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(options, message, tiny):
+    with pytest.raises(UserError, match=message):
+        mosld.adapt(tiny, "mosld", **options)
+
+
+def test_a_list_may_stand_beside_plain_targets(tiny):
+    model = mosld.adapt(tiny, "mosld", targets=["up_proj"], plain_targets="qv")
+    routed = {
+        name.rpartition(".")[2]: module.mosld_mixture["default"].router is not None
+        for name, module in model.named_modules()
+        if isinstance(module, MixtureLinear)
+    }
+    assert routed == {"up_proj": True, "q_proj": False, "v_proj": False}
 
 
 @pytest.mark.parametrize("router", ["dense", "capacity"])

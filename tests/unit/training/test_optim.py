@@ -16,7 +16,7 @@ from mosld.common.errors import UserError
 from mosld.config.schema import TrainingConfig
 from mosld.distributed.launch import Launch
 from mosld.training import optim
-from mosld.training.optim import learning_rate, make_optimizer, require_optimizer, total_steps
+from mosld.training.optim import learning_rate, make_optimizer, recipe_warnings, require_optimizer, total_steps
 
 CONFIG = TrainingConfig(learning_rate=1.0, warmup=0.1, epochs=3)
 
@@ -31,6 +31,24 @@ def test_learning_rate_rises_during_warmup_and_falls_to_zero():
 
 def test_learning_rate_without_warmup_starts_at_the_peak():
     assert learning_rate(0, 10, TrainingConfig(learning_rate=2.0, warmup=0.0)) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("rate", "full", "parameters", "max_steps", "keys"),
+    [
+        (3e-3, False, 8_030_000_000, None, ["training.learning_rate=0.003"]),
+        (3e-3, False, 135_000_000, None, []),
+        (3e-4, False, 8_030_000_000, None, []),
+        (3e-4, True, 8_030_000_000, None, ["training.learning_rate=0.0003"]),
+        (3e-4, False, 8_030_000_000, 9, ["training.max_steps=9 is 0.9 of an epoch"]),
+        (3e-4, False, 8_030_000_000, 10, []),
+        (3e-3, True, 1_000_000_000, 1, ["training.learning_rate=0.003", "training.max_steps=1 is 0.1 of an epoch"]),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_said_in_a_line_each(rate, full, parameters, max_steps, keys):
+    config = TrainingConfig(learning_rate=rate, max_steps=max_steps)
+    lines = list(recipe_warnings(config, full, parameters, steps_per_epoch=10))
+    assert [line.startswith(f"warning: {key}") for line, key in zip(lines, keys, strict=True)] == [True] * len(keys)
 
 
 def test_max_steps_limits_the_steps_of_all_epochs():
