@@ -65,7 +65,7 @@ def test_mistakes_are_exceptions(overrides, message, tmp_path, monkeypatch):
 def test_the_package_lists_all_its_functions():
     assert set(mosld.__all__) <= set(dir(mosld))
     assert all(callable(getattr(mosld, name)) for name in mosld.__all__ if name != "__version__")
-    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+    with pytest.raises(AttributeError, match="no attribute 'trainn'"):
         mosld.trainn  # noqa: B018
 
 
