@@ -1,5 +1,7 @@
 """Score a finished run by lm-evaluation-harness, with its own tasks and prompts."""
 
+from mosld.common.errors import UserError
+from mosld.common.network import hub_outage
 from mosld.common.process import silence_libraries
 from mosld.config.rerun import EvalArguments
 from mosld.config.schema import Config
@@ -35,16 +37,23 @@ def evaluate_by_lm_eval(
     manager = task_manager(arguments.tasks)
     tasks = [build_task(task, manager, dataset, config.evaluation) for task in arguments.tasks]
     output.console.say(f"lm-eval scores {', '.join(arguments.tasks)}")
-    result = run_lm_eval(
-        model,
-        tokenizer,
-        tasks,
-        manager,
-        config.evaluation.batch_tokens,
-        # The limit was applied to our rows when the tasks were built.
-        limit=config.evaluation.limit if dataset is None else None,
-        progress=output.console.track("scoring"),
-    )
+    try:
+        result = run_lm_eval(
+            model,
+            tokenizer,
+            tasks,
+            manager,
+            config.evaluation.batch_tokens,
+            # The limit was applied to our rows when the tasks were built.
+            limit=config.evaluation.limit if dataset is None else None,
+            progress=output.console.track("scoring"),
+        )
+    except OSError as error:
+        if dataset is None and (outage := hub_outage()):
+            raise UserError(
+                f"source=hub: the rows of {', '.join(arguments.tasks)} cannot be fetched. {outage}"
+            ) from error
+        raise
     if MMLU in arguments.tasks:
         result = merge_subjects(result)
     output.directory.write_predictions(result.records)

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from string import ascii_uppercase
 
 from mosld.common.errors import UserError, nearest
+from mosld.common.network import hub_outage
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.rows import AnyRow, Row, Solution
@@ -137,6 +138,8 @@ def load_rows(names: Sequence[str], source: SourceConfig, shots: int = 0) -> Dat
         UserError: rows are missing, invalid, or not supported by the task's file.
     """
     if source.name == "hub":
+        # Without an answer the harness is told not to try for minutes.
+        hub_outage()
         return None
     datasets = []
     for trained in (False, True):
