@@ -17,7 +17,7 @@ from tests.helpers.fork_server import nursery
 pytestmark = pytest.mark.slow
 
 # What nobody reads back, or the user may edit.
-FREE = ("train.log", "README.md", ".lock")
+FREE = {"train.log", "README.md", ".lock", "figures"}
 
 
 def cases(full: bool) -> list[Case]:
@@ -63,7 +63,7 @@ def _tamperings(count: int, folder: Path) -> Outcome:
     while outcome.cases < count:
         kind = kinds[outcome.cases % len(kinds)]
         copy = shutil.copytree(run, folder / "copy")
-        files = [path for path in sorted(copy.rglob("*")) if path.is_file() and path.name not in FREE]
+        files = [path for path in sorted(copy.rglob("*")) if path.is_file() and not FREE & {*path.parts}]
         path = rng.choice(files)
         name = path.relative_to(copy)
         if TAMPERINGS[kind](path, other / name, rng):
