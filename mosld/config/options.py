@@ -7,7 +7,6 @@ files in two places is refused, so that it means one thing in every table.
 import os
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import yaml
@@ -131,10 +130,7 @@ def register_direct_option(group: str, text: str) -> bool:
     if tree is None:
         return False
     # A light install, which has no Hydra, reads options as well.
-    from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
+    from hydra.core.config_store import ConfigStore
 
     header = _PACKAGE_HEADER.search(Path(text).read_text()) if text.endswith(YAML_SUFFIXES) else None
     if "defaults" in tree:
@@ -158,18 +154,3 @@ def own_name(group: str, option: str) -> str | None:
     if path is None or not is_own(path) or "name" in read_option(group, path):
         return None
     return path.stem
-
-
-class OwnDirectories(SearchPathPlugin):
-    """Lets Hydra search the user's directories after the package's, whose config.yaml it takes."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """What Hydra calls before each composition."""
-        for directory in own_directories():
-            search_path.append("mosld", f"file://{directory}")
-
-
-@cache
-def search_own_directories() -> None:
-    """Let Hydra search the user's directories from now on; it imports all its plugins for that."""
-    Plugins.instance().register(OwnDirectories)
