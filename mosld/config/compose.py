@@ -11,18 +11,14 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -40,13 +36,13 @@ from mosld.config.options import (
     group_options,
     is_own,
     option_file,
-    own_directories,
     own_name,
     read_option,
     register_direct_option,
 )
 from mosld.config.revisions import resolve_revision
 from mosld.config.schema import MAPS, SYNONYMS, TASKS, Config, DataConfig
+from mosld.config.search_path import search_own_directories
 from mosld.config.unread import key_value
 
 # In YAML: ${unless:${oc.select:method.own_learning_rate,null},3.0e-3} is the method's own rate, or else this one.
@@ -69,21 +65,6 @@ def _environment(name: str, *default: str | None) -> str | None:
 
 
 OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
-
-
-class OwnDirectories(SearchPathPlugin):
-    """Lets Hydra search the user's directories after the package's, whose config.yaml it takes."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """What Hydra calls before each composition."""
-        for directory in own_directories():
-            search_path.append("mosld", f"file://{directory}")
-
-
-@cache
-def search_own_directories() -> None:
-    """Let Hydra search the user's directories from now on; it imports all its plugins for that."""
-    Plugins.instance().register(OwnDirectories)
 
 
 def load_config(overrides: Sequence[str]) -> Config:

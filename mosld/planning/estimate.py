@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import cast
 
 from mosld.common.files import JsonObject
 from mosld.common.process import silence_libraries
@@ -45,7 +46,7 @@ def estimate(config: Config, keys: PlanKeys, measure: Callable[..., StepNeeds] =
         **(_layouts(needs, checkpointing, keys) if keys.gpus else {}),
         "warnings": list(
             recipe_warnings(
-                config.training, config.method.kind == "full", needs.parameters["base"], work.steps_per_epoch
+                config.training, config.method.kind == "full", cast(int, needs.parameters["base"]), work.steps_per_epoch
             )
         ),
         "run": str(run_directory(config)),
