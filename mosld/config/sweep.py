@@ -30,12 +30,12 @@ from mosld.config.compose import (
     override_mistakes,
     parse_override,
     repeated_keys,
-    search_own_directories,
 )
 from mosld.config.groups import is_null_group
 from mosld.config.identity import run_directory
 from mosld.config.options import config_directory, option_file, read_option
 from mosld.config.schema import Config
+from mosld.config.search_path import search_own_directories
 
 FLAGS = ("-m", "--multirun")
 # Hydra's own keys that a sweep may set.
