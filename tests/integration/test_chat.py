@@ -295,6 +295,8 @@ def test_damaged_adapter_is_rejected_before_a_model_loads(trained, tmp_path, mon
     run = shutil.copytree(trained("mosld"), tmp_path / "run")
     weights = run / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+    # With them the adapter would be made again.
+    shutil.rmtree(run / "checkpoints")
     monkeypatch.setattr("mosld.recipes.load.load_base_model", lambda *_: pytest.fail("a model was loaded"))
     code, _, err = chat(capsys, str(run), "--prompt", "x")
     assert code == 2

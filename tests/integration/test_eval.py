@@ -167,7 +167,14 @@ def test_a_mistake_is_rejected_before_a_model_loads(mistake, trained, capsys, mo
 def test_lm_eval_in_several_processes_is_rejected_before_anything_is_read():
     """As torchrun starts them: each would score everything, and all would write the same files."""
     for rank in "01":
-        shared = {**os.environ, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+        shared = {
+            **os.environ,
+            "WORLD_SIZE": "2",
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "29500",
+        }
         command = [sys.executable, "-m", "mosld.eval", "run=outputs/some/run", "backend=lm_eval", "tasks=arc_easy"]
         done = subprocess.run(command, env=shared, capture_output=True, text=True)
         assert done.returncode == 2, done.stderr
