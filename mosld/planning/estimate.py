@@ -32,6 +32,8 @@ def estimate(config: Config, keys: PlanKeys, measure: Callable[..., StepNeeds] =
     needs = measure(config, work.length, work.answer, keys.gpus)
     checkpointing = config.training.gradient_checkpointing
     experts = len(config.method.domains or []) or experts_of(config.method, config.allocation)
+    base = needs.parameters["base"]
+    assert isinstance(base, int)
     flops = _flops_per_token(needs, work.length, checkpointing)
     return {
         "model": config.model.name,
@@ -44,11 +46,15 @@ def estimate(config: Config, keys: PlanKeys, measure: Callable[..., StepNeeds] =
         "flops_per_token": flops,
         **({"machines": _hours(flops, work.tokens, keys)} if keys.tflops else {}),
         **(_layouts(needs, checkpointing, keys) if keys.gpus else {}),
+<<<<<<< HEAD
         "warnings": list(
             recipe_warnings(
                 config.training, config.method.kind == "full", cast(int, needs.parameters["base"]), work.steps_per_epoch
             )
         ),
+=======
+        "warnings": list(recipe_warnings(config.training, config.method.kind == "full", base, work.steps_per_epoch)),
+>>>>>>> 58501e7 (Write commands of the new pages for the console script)
         "run": str(run_directory(config)),
         "config_hash": identity(config),
     }

@@ -139,9 +139,8 @@ def test_help_shows_what_a_chosen_option_sets(capsys: pytest.CaptureFixture[str]
     assert train.main(["data=local", "method=near", "--help"]) == 0
     text = capsys.readouterr().out
     assert "  method.rank=3\n" in text.partition("method=near sets:\n")[2].partition("\n\n")[0]
-    assert re.search(
-        r"^  training.learning_rate=0.0003 ", text, flags=re.M
-    )  # of training=own, which data=local chooses
+    # Of training=own, which data=local chooses.
+    assert re.search(r"^  training.learning_rate=0.0003 ", text, flags=re.M)
 
 
 @pytest.mark.parametrize("name", ["accelerate/fsdp", "fsdp", "method/mosld"])
