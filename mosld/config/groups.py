@@ -85,7 +85,6 @@ def model_config(name: str, options: JsonObject) -> ModelConfig:
 
 def option_tree(group: str, name: str, errors: list[str]) -> JsonObject:
     """The tree of an option; an unknown name is appended to `errors` and gives an empty tree."""
-    options = group_options()[group]
     try:
         path = option_file(group, name)
         tree = read_option(group, path) if path else direct_option(group, name)
@@ -94,7 +93,7 @@ def option_tree(group: str, name: str, errors: list[str]) -> JsonObject:
         errors += error.messages
         return {}
     if tree is None:
-        errors.append(f"{group}={name}: unknown option; {nearest(name, options)}")
+        errors.append(f"{group}={name}: unknown option; {nearest(name, group_options()[group])}")
         return {}
     # Options of the same group come first, as Hydra has them; what an option chooses in other groups is for Hydra.
     for entry in tree.pop("defaults", []):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import cast
 
 from mosld.common.files import JsonObject
 from mosld.common.process import silence_libraries
@@ -46,15 +45,7 @@ def estimate(config: Config, keys: PlanKeys, measure: Callable[..., StepNeeds] =
         "flops_per_token": flops,
         **({"machines": _hours(flops, work.tokens, keys)} if keys.tflops else {}),
         **(_layouts(needs, checkpointing, keys) if keys.gpus else {}),
-<<<<<<< HEAD
-        "warnings": list(
-            recipe_warnings(
-                config.training, config.method.kind == "full", cast(int, needs.parameters["base"]), work.steps_per_epoch
-            )
-        ),
-=======
         "warnings": list(recipe_warnings(config.training, config.method.kind == "full", base, work.steps_per_epoch)),
->>>>>>> 58501e7 (Write commands of the new pages for the console script)
         "run": str(run_directory(config)),
         "config_hash": identity(config),
     }

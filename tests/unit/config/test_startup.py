@@ -20,6 +20,8 @@ except SystemExit:
 """
 REPORT = f"\nimport sys\nprint([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
 
+CONSOLE = ("mosld", [])
+CONSOLE_HELP = ("mosld", ["chat", "--help"])
 HELP = ("mosld.train", ["--help"])
 REFUSED = ("mosld.train", ["method.rnk=4"])
 NO_DATA = ("mosld.train", ["source=local", "source.root=nowhere"])
@@ -27,6 +29,8 @@ NO_RUN = ("mosld.eval", ["run=nowhere"])
 NO_RUNS = ("mosld.report", ["nowhere"])
 NOTHING_TO_INSPECT = ("mosld.inspect", ["nowhere"])
 COMMANDS = {
+    "the commands": CONSOLE,
+    "help of a command": CONSOLE_HELP,
     "help": HELP,
     "a wrong key": REFUSED,
     "no data": NO_DATA,
@@ -83,6 +87,30 @@ def test_users_mistake_is_one_line_without_traceback_and_leaves_no_file(
     done = python(tmp_path, "-m", module, *arguments)
     assert (done.returncode, done.stderr.startswith("error: "), "Traceback" in done.stderr) == (2, True, False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("mosld tr", {"train "}),
+        ("mosld copy", {"copy-config "}),
+        ("mosld train method=mosl", {"method=mosl", "method=mosld", "method=mosld_b"}),
+        ("mosld plan training.compile=", {"training.compile=true", "training.compile=false"}),
+        ("mosld train method.virt", {"method.virtual_tokens="}),
+        ("mosld chat --temp", {"--temperature "}),
+    ],
+)
+def test_a_shell_is_told_how_a_word_goes_on(line: str, words: set[str], tmp_path: Path, monkeypatch):
+    answer = tmp_path / "answer"
+    variables = {
+        "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9",
+        "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SHELL": "zsh", "_ARGCOMPLETE_SUPPRESS_SPACE": "0",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    python(tmp_path, "-m", "mosld")
+    assert {word.partition(":")[0].strip() for word in answer.read_text().splitlines()} == {w.strip() for w in words}
 
 
 def test_git_hash_is_none_without_git(tmp_path: Path):
