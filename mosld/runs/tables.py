@@ -85,7 +85,7 @@ def _title(results: JsonObject) -> str:
 
 def _score_table(first_column: str, base_scores: JsonObject) -> Table:
     table = Table()
-    table.add_column(first_column)
+    table.add_column(first_column, no_wrap=True)
     for column in ("items", "untrained", "accuracy", "gain") if base_scores else ("items", "accuracy"):
         table.add_column(column, justify="right")
     return table
