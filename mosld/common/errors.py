@@ -64,9 +64,12 @@ def _closest(name: str, names: list[str]) -> str | None:
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:
-    """The name with the fewest edits to `name`, if these are at most MAX_EDITED of its letters."""
+    """The name with the fewest edits to `name`, at most MAX_EDITED of its letters, or one that begins with it."""
     distances = {other: _edits(name, other) for other in names}
     best = min(distances, key=lambda other: distances[other], default="")
+    begun = [other for other in distances if len(name) > 3 and other.startswith(name)]
+    if begun and distances[best] > 1:
+        return min(begun, key=len)
     longest = max(len(name), len(best))
     return best if longest > 2 and distances[best] <= max(1, MAX_EDITED * longest) else None
 

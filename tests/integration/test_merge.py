@@ -162,6 +162,8 @@ def test_mistake_is_one_message(arguments, message, lora, monkeypatch, tmp_path,
 def test_damaged_adapter_is_rejected(lora, tmp_path, capsys):
     run = shutil.copytree(lora, tmp_path / "run")
     (run / "adapter" / "adapter_model.safetensors").unlink()
+    # With them the adapter would be made again.
+    shutil.rmtree(run / "checkpoints")
     assert merge_command.main([str(run), "--output", str(tmp_path / "out")]) == 2
     assert "adapter_model.safetensors is missing" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
