@@ -52,7 +52,7 @@ def tokens_per_second(way: str, count: int, model: str, options: list[str], step
         limit: seconds after which fewer steps are enough.
     """
     command = [
-        sys.executable, "-m", "mosld.train", f"model={model}", "data=mixture", "data.limit=400", "logger=files",
+        sys.executable, "-m", "mosld.train", f"model={model}", "data=mixture", "logger=files",
         f"training.max_steps={steps}", "training.checkpoint_every=1000000", "evaluation.base=false",
         "evaluation.limit=1", "evaluation.validation_limit=1", *options,
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2, help="at once")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--limit", type=float, default=60, help="seconds a measurement takes at most, once all train")
-    parser.add_argument("--options", nargs="*", default=[], help="more overrides of the training command")
+    parser.add_argument("--options", nargs="*", default=["data.limit=400"], help="more overrides of the training command")
     given = parser.parse_args()
     ways = given.ways.split(",")
     rates: dict[tuple[str, int], list[float]] = {(way, count): [] for way in ways for count in (1, given.runs)}
