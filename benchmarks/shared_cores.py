@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2, help="at once")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--limit", type=float, default=60, help="seconds a measurement takes at most, once all train")
-    parser.add_argument("--options", nargs="*", default=["data.limit=400"], help="more overrides of the training command")
+    parser.add_argument("--options", nargs="*", default=["data.limit=400"], help="more overrides")
     given = parser.parse_args()
     ways = given.ways.split(",")
     rates: dict[tuple[str, int], list[float]] = {(way, count): [] for way in ways for count in (1, given.runs)}
