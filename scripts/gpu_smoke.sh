@@ -34,7 +34,7 @@ fi
 FIRST=${CUDA_VISIBLE_DEVICES-0} FIRST=${FIRST%%,*} # what one process may use: never a GPU that was hidden from us
 # Four rows for each process and at least 16: the micro-batches, and with them dropout, are those of one process.
 BATCH=$((GPUS > 4 ? 4 * GPUS : 16))
-COMMON=(method=mosld data=mixture "model=$MODEL" logger=files data.limit=16 evaluation.base=false
+COMMON=(data=mixture "model=$MODEL" logger=files data.limit=16 evaluation.base=false
     evaluation.limit=8 evaluation.validation_limit=2 training.max_steps=8 "training.batch_size=$BATCH" training.micro_batch_size=4
     training.resume=never "$@")
 rows=() wrong=() passed=0 skipped=0
@@ -91,7 +91,7 @@ skip() { row "$1" skip - "$2"; }
 
 limited() { if command -v timeout >/dev/null; then timeout -k 30 "$LIMIT" "$@"; else "$@"; fi; }
 alone() { CUDA_VISIBLE_DEVICES=$FIRST limited "$PYTHON" -m mosld.train "${COMMON[@]}" "$@"; }
-plain() { CUDA_VISIBLE_DEVICES=$FIRST limited "$PYTHON" -m mosld.train method=lora "${COMMON[@]:1}" "$@"; }
+plain() { CUDA_VISIBLE_DEVICES=$FIRST limited "$PYTHON" -m mosld.train method=lora "${COMMON[@]}" "$@"; }
 several() { # accelerate file, more keys...
     local file=$1
     shift
