@@ -84,10 +84,8 @@ def _differences(config: Config, weights: Path, run: Path) -> Iterator[str]:
     targets = target_modules(method)
     # An expression means other names on each model; weights that do not fit are refused when they are loaded.
     if kind in ("lora", "mixture") and isinstance(targets, list) and _sorted(names) != sorted(targets):
-        shown, ours = (
-            ",".join(value) if isinstance(value, list) else value for value in (_sorted(names), sorted(targets))
-        )
-        yield f"target_modules={shown} there, {ours} here (method.targets, method.plain_targets)"
+        shown = ",".join(sorted(names)) if isinstance(names, list) else names
+        yield f"target_modules={shown} there, {','.join(sorted(targets))} here (method.targets, method.plain_targets)"
     foreign = [key for key in FOREIGN_KEYS if key not in KEYS[kind]]
     yield from (f"{key}={format_value(adapter[key])} there, none here" for key in foreign if adapter.get(key))
 
