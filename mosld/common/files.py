@@ -139,9 +139,10 @@ def damage(folder: Path, manifest: str = MANIFEST, skipped: tuple[str, ...] = ()
     for name, entry in sorted(entries.items()):
         if name in skipped:
             continue
-        if not (folder / name).is_file():
+        state = file_state(folder / name)
+        if state is None:
             yield f"{name} is missing"
-        elif file_state(folder / name) != entry:
+        elif state != entry:
             yield f"{name} differs from its checksum"
 
 
@@ -150,8 +151,10 @@ def file_state(path: Path) -> FileState | None:
     try:
         with path.open("rb") as file:
             return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return None
+        raise
 
 
 def _sync(path: Path) -> None:

@@ -32,7 +32,7 @@ class LiteralText:
         """Collect the tokenizer's special tokens."""
         self.tokenizer = tokenizer
         added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        longest_first = sorted({*added, *tokenizer.all_special_tokens}, key=lambda token: (-len(token), token))
+        longest_first = sorted({*added, *tokenizer.all_special_tokens} - {""}, key=lambda token: (-len(token), token))
         # Without special tokens: what nothing matches.
         self.special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
