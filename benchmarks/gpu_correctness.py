@@ -257,15 +257,15 @@ def main() -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     lines: list[dict[str, str]] = []
 
-    def line(check: str, of: str, result: str, found: str = "", most: str = "") -> None:
-        lines.append({"check": check, "of": of, "error": found, "at most": most, "result": result})
+    def line(check: str, of: str, result: str, error: str = "", most: str = "") -> None:
+        lines.append({"check": check, "of": of, "error": error, "at most": most, "result": result})
 
     for name in flags.checks.split(","):
         before = len(lines)
         try:
-            for what, found, most in checks[name]():
+            for what, error, most in checks[name]():
                 # NaN is above every bound.
-                line(name, what, "pass" if found <= most else "FAIL", f"{found:.1e}", f"{most:.1e}")
+                line(name, what, "pass" if error <= most else "FAIL", f"{error:.1e}", f"{most:.1e}")
         except Exception as failure:  # the other checks run, whatever this one ended with
             line(name, f"{type(failure).__name__}: {failure}".splitlines()[0], "FAIL")
         if len(lines) == before:

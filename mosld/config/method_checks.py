@@ -10,7 +10,7 @@ from mosld.common.reading import load_json
 from mosld.config.method_schema import TARGET_NAMES, AllocationConfig, MethodConfig
 from mosld.config.schema import DataConfig
 
-# The layers of each choice of `targets` and `plain_targets`.
+# The modules that each name of `targets` and `plain_targets` stands for.
 TARGETS = {
     "none": [],
     "qv": ["q_proj", "v_proj"],
@@ -53,15 +53,6 @@ OVERLAPPING_TARGETS: dict[str, set[str]] = {
     "qv": {"qv", "attention", "all"},
     "attention": {"qv", "attention", "all"},
     "ffn": {"ffn", "all", "block"},
-}
-# The modules that each name of targets stands for.
-TARGETS = {
-    "none": [],
-    "qv": ["q_proj", "v_proj"],
-    "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
-    "ffn": ["gate_proj", "up_proj", "down_proj"],
-    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "block": ["mlp"],
 }
 UNREAD_REASONS = {
     "full": "trains the model's own weights and has no adapter",
