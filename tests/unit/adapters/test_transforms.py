@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import mosld
 from mosld.common.errors import UserError
+from mosld.config.groups import method_config
+from mosld.config.identity import uses_allocation
 from tests.helpers.methods import LAYERS, Row, over
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}  # float64; the base's norms and the routers compute in fp32
@@ -113,7 +115,8 @@ def compiled_graphs(row, depth, training):
 @over(LAYERS)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_the_whole_model_compiles_without_breaks_in_its_layers(row, training):
-    if row.name not in ("lora", "moa", "mixlora"):
+    method = method_config(row.name, None, {})[0]
+    if uses_allocation(method):
         row = replace(row, options={"allocation": 3})  # one number of experts for any depth
     shallow, deep = (compiled_graphs(row, depth, training) for depth in (2, 4))
     assert shallow == deep
