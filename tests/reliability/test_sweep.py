@@ -35,8 +35,9 @@ def train_in(folder: str, arguments: list[str]) -> int:
 
 
 def _arguments(folder: Path, seeds: str) -> list[str]:
-    single = [text for text in command(folder, steps=2) if not text.startswith("output_dir=")]
-    return ["-m", *single, "training.checkpoint_every=1", f"seed={seeds}"]
+    once = command(folder, "training.checkpoint_every=1", steps=2)
+    single = [text for text in once if not text.startswith("output_dir=")]
+    return ["-m", *single, f"seed={seeds}"]
 
 
 def _start(folder: Path, arguments: list[str], faults: list[dict], log: str) -> int:
