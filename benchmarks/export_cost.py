@@ -12,7 +12,6 @@ there.
 """
 
 import argparse
-import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +40,8 @@ from mosld.recipes.evaluate import evaluate_run
 from mosld.recipes.export import Export, export_run
 from mosld.recipes.load import load_trained
 from mosld.recipes.request import check_evaluation
+from mosld.reporting.compare import Predictions
+from mosld.reporting.run import Run
 from mosld.reporting.significance import bootstrap_means, percentile_interval
 from mosld.runs.console import Console
 from mosld.runs.model_card import base_reference
@@ -49,7 +50,6 @@ from mosld.training.batching import bucket_by_length, pad_batch
 
 ROUTED = "token-routed"
 VARIANTS = ("fitted per task", "fitted for all", "mean gates")
-UNTRAINED = "untrained"
 RESAMPLES = 10_000
 BATCH_ROWS = 8
 
@@ -66,7 +66,7 @@ def measure(run: SavedRun, config: Config, rows: int, state: Path) -> Correct:
         VARIANTS[1]: lambda folder: export_run(lora(folder)),
         VARIANTS[2]: lambda folder: export_mean_gates(run, config, rows, state / VARIANTS[1], folder),
     }
-    correct: Correct = {ROUTED: {task: answers(run.path / "predictions", task) for task in tasks}}
+    correct: Correct = {ROUTED: {task: answers(run.path, task) for task in tasks}}
     for variant, export in forms.items():
         folder = state / variant
         if not folder.exists():
@@ -78,14 +78,17 @@ def measure(run: SavedRun, config: Config, rows: int, state: Path) -> Correct:
                 directory = folder / task if variant == VARIANTS[0] else folder
                 overrides = [f"data.tasks=[{task}]", "evaluation.base=false", f"source.root={config.source.root}"]
                 evaluate_run(check_evaluation(str(directory), overrides), str(scored))
-            correct[variant][task] = answers(scored / "predictions", task)
+            correct[variant][task] = answers(scored, task)
     return correct
 
 
-def answers(predictions: Path, task: str) -> dict[str, bool]:
-    """Whether each item of a task is right by its likelihood per character."""
-    lines = (json.loads(line) for line in (predictions / f"{task}.jsonl").read_text().splitlines())
-    return {line["id"]: line["normalised_correct"] for line in lines}
+def answers(scored: Path, task: str) -> dict[str, bool]:
+    """Whether each item of a task is right, from the results and predictions in a directory."""
+    predictions = Predictions()
+    correct = predictions.correct(Run(scored, read_json(scored / "results.json") or {}), task)
+    if correct is None:
+        raise SystemExit(f"{scored}: {predictions.problems}")
+    return correct
 
 
 def export_mean_gates(run: SavedRun, config: Config, count: int, fitted: Path, target: Path) -> None:
@@ -164,7 +167,8 @@ def summary(method: str, runs: Sequence[tuple[dict[str, Any], Correct]]) -> dict
     }
     row: dict[str, Any] = {"method": method, "seeds": len(runs)}
     row |= {variant: f"{100 * np.mean([one.mean() for one in tasks]):.1f}" for variant, tasks in by_variant.items()}
-    row[UNTRAINED] = f"{100 * np.mean([results['base_average'] for results, _ in runs]):.1f}"
+    untrained = [results["base_average"] for results, _ in runs if "base_average" in results]
+    row["untrained"] = f"{100 * np.mean(untrained):.1f}" if untrained else "-"
     for variant in VARIANTS:
         differences = [a - b for a, b in zip(by_variant[variant], by_variant[ROUTED], strict=True)]
         means_D = np.mean(
