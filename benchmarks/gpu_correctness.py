@@ -40,6 +40,7 @@ from mosld.adapters.load import trained_parameters
 from mosld.common.process import silence_libraries
 from mosld.config.compose import load_config
 from mosld.config.groups import model_config
+from mosld.config.options import group_options
 from mosld.config.schema import TrainingConfig
 from mosld.data.dataset import load_dataset
 from mosld.data.rows import Row
@@ -59,8 +60,10 @@ DOMAINS = ("arc_e", "csqa")
 ALL_TAKEN: dict[str, dict[str, int]] = {
     "mixlora": {"experts": 2},
     **{method: {"allocation": 2} for method in ("sira", "mola", "mosl", "mosld", "mosld_b")},
+    **{method: {"experts": 8} for method in ("smora", "flylora")},
 }
-METHODS = ("full", "prefix", "lora", "molora", "moa", "hydralora", *ALL_TAKEN)
+# All but the authors' own settings, which differ in sizes.
+METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
 FLOORS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 WIDE = {"hidden_size": 64, "intermediate_size": 128}  # bitsandbytes needs multiples of 64 on CPU
 
@@ -106,9 +109,12 @@ def settled(base: Any, method: str, drop: bool = False, **options: Any) -> Any:
 
 def cast(model: Any, method: str, dtype: torch.dtype) -> Any:
     """The frozen weights in `dtype`; trained ones stay in float32 beside a base in bfloat16."""
+    if dtype is torch.float64:
+        # With the buffers, of which FlyLoRA's frozen A is one.
+        return model.double()
     trained = {id(weight) for weight in trained_parameters(model).values()}
     for weight in model.parameters():
-        if dtype is torch.float64 or (id(weight) not in trained and method != "full"):
+        if id(weight) not in trained and method != "full":
             weight.data = weight.data.to(dtype)
     return model
 
@@ -130,8 +136,9 @@ def forward_and_backward(model: Any, packed: bool | None = None, dtype: torch.dt
 
 
 def by_domain(model: Any) -> bool:
-    """Whether it is trained with the domain of each row."""
-    return getattr(getattr(model, "active_peft_config", None), "router", None) == "domain"
+    """Whether it is trained with the task of each row."""
+    config = getattr(model, "active_peft_config", None)
+    return isinstance(config, MosldConfig) and (config.router == "domain" or config.balance == "localised")
 
 
 def error(ours: Result, theirs: Result) -> float:

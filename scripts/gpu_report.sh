@@ -5,8 +5,9 @@
 #   bash scripts/gpu_report.sh --rehearse [FOLDER]    # the same commands at tiny sizes on CPU
 #
 # Each part prints a table and leaves FOLDER/<part>.json. A part whose file is there is not run again, so that the same
-# command goes on where it was stopped; none is started after LIMIT seconds (default 570), and none goes on 20 seconds later. FOLDER/gpu.md is the page with
-# these figures; python benchmarks/tables.py --all FOLDER docs/explanation/gpu.md puts them into the page of the docs.
+# command goes on where it was stopped. No part starts after LIMIT seconds (default 570), and none goes on 20 seconds
+# later. FOLDER/gpu.md is the page with these figures; python benchmarks/tables.py --all FOLDER docs/explanation/gpu.md
+# puts them into the page of the docs.
 #
 # PYTHON names the interpreter (default: .venv/bin/python, else python3); MODEL the small model that trains on real rows;
 # PARTS the parts to run. Exit code 1 if a part failed or was not started.
