@@ -1,0 +1,84 @@
+"""Benchmarks that read finished runs: what a mixture loses as a plain LoRA, and what separates mixtures."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mosld
+from mosld import inspect
+from mosld.adapters.forward_context import ForwardContext
+from mosld.adapters.moa import mixtures_of
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Run a benchmark as its command does, or without a command line only define its functions."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def run(name: str, *options: object) -> dict:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
+        return runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__" if options else name)
+
+    return run
+
+
+@pytest.fixture
+def train(toy_root, tmp_path):
+    def trained(method: str):
+        data = {"data.tasks": ["arc_e", "obqa"], "source": "local", "source.root": toy_root, "training.max_steps": 2}
+        return mosld.train(data, method=method, model="tiny", output_dir=tmp_path / "run", seed=1)
+
+    return trained
+
+
+@pytest.mark.parametrize("method", ["hydralora", "molora"])
+def test_mean_gates_of_a_router_that_prefers_nothing_are_the_mixture(method, load):
+    benchmark = load("export_cost")
+    model = mosld.adapt(mosld.load_base("tiny")[0], method, experts=4).eval()
+    for mixture in mixtures_of(model).values():
+        torch.nn.init.normal_(mixture.B, std=0.1)
+        torch.nn.init.zeros_(mixture.router.weight)
+    ids_BS = torch.arange(12).view(2, 6)
+    gates = benchmark["mean_gates"](model, [{"input_ids": ids_BS, "attention_mask": torch.ones_like(ids_BS)}])
+    updates = dict(benchmark["mean_updates"](model, gates))
+    assert set(updates) == set(mixtures_of(model))
+    for key, mixture in mixtures_of(model).items():
+        x_BSI = torch.randn(2, 6, mixture.A.shape[1])
+        expected, routing = mixture(x_BSI, ForwardContext())
+        A_RI, B_OR = updates[key]
+        assert torch.equal(routing.gates_BSE, torch.full((2, 6, 4), 0.25))
+        torch.testing.assert_close(x_BSI @ A_RI.T @ B_OR.T, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mosld", "mixlora"])
+def test_a_run_is_scored_in_every_form(method, train, load, tmp_path):
+    run = train(method)
+    # The second time, all scores are there.
+    for _ in range(2):
+        load("export_cost", run.path, "--state", tmp_path / "state", "--rows", 20, "--json", tmp_path / "json")
+    [row] = json.loads((tmp_path / "json").read_text())["rows"]
+    assert row["method"] == method
+    assert row["token-routed"] == f"{100 * run.average:.1f}"
+    assert set(row) >= {"fitted per task", "fitted for all", "mean gates", "untrained", "mean gates - routed"}
+
+
+@pytest.mark.slow
+def test_what_separates_a_run_is_what_inspect_finds(train, load, tmp_path):
+    run = train("mosld")
+    load("separation", run.path, "--json", tmp_path / "json")
+    [row] = json.loads((tmp_path / "json").read_text())["rows"]
+    inspect.main([str(run.path)])
+    numbers = json.loads((run.path / "inspect" / "inspect.json").read_text())["runs"][0]
+    # The tiny model's layers have 8, 6, 4 and 2 experts; with two, a token takes both.
+    cosines = [one["similarity"]["cosine"] or 0 for one in numbers["modules"].values() if len(one["norm"]) > 2]
+    assert 0 < len(cosines) < len(numbers["modules"])
+    assert row["cosine of experts"] == f"{sum(cosines) / len(cosines):.2f}"
+    assert row["accuracy, %"] == f"{100 * run.average:.1f}"
+    assert row["dropout"] == "0.1 on A"
