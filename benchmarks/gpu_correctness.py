@@ -212,7 +212,6 @@ def resumed() -> Iterator[Check]:
         model = adapted("mosld", DEVICE, torch.bfloat16, drop=True)
         return Stepper(
             model, make_optimizer(model, TrainingConfig()), processes=processes(), pad_token_id=259, max_norm=1.0,
-            auxiliary_weight=0.01,
         )  # fmt: skip
 
     def take(stepper: Stepper, steps: range) -> Stepper:

@@ -72,19 +72,13 @@ def take_steps(config: Config, rows: int, length: int) -> int:
     from mosld.data.dataset import Dataset
     from mosld.data.rows import Row
     from mosld.data.tokens.encoding import Example
-    from mosld.recipes.context import RunContext, add_adapter
+    from mosld.recipes.context import RunContext, make_stepper
     from mosld.recipes.load import load_base_model
     from mosld.runs.console import Console
-    from mosld.training.build import build_stepper
 
     with DEVICE:
         base, tokenizer = load_base_model(config.model)
-    dtype = base.dtype
-    context = RunContext(config, Dataset({}, "bundled"), tokenizer, Console())
-    stepper = build_stepper(
-        add_adapter(context, base), config.training, seed=0, pad_token_id=tokenizer.pad_token_id,
-        domains=config.method.domains or (), base_dtype=dtype,
-    )  # fmt: skip
+    stepper = make_stepper(RunContext(config, Dataset({}, "bundled"), tokenizer, Console()), base)
     examples = [Example(Row("", "", "", "", (), 0), list(range(1, length + 1)), length - ANSWER)] * rows
     stepper.step(examples, rows, 1e-4, 0)
     if DEVICE.type == "cuda":

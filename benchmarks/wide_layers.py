@@ -46,9 +46,8 @@ def stepper(base: Any, method: str, pad: int = 0, compiled: bool = False, **opti
     adapted = mosld.adapt(shared_copy(base), method, seed=0, **options)
     if compiled:
         compile_layers(adapted)
-    weight = getattr(adapted.active_peft_config, "auxiliary_weight", 0.0)
     optimizer = make_optimizer(adapted, TrainingConfig())
-    return Stepper(adapted, optimizer, processes=processes(), pad_token_id=pad, max_norm=1.0, auxiliary_weight=weight)
+    return Stepper(adapted, optimizer, processes=processes(), pad_token_id=pad, max_norm=1.0)
 
 
 def rows(count: int, length: int) -> list[Example]:

@@ -28,6 +28,8 @@ from mosld.data.splits import sample
 from mosld.data.tokens.encoding import Example, Examples, TrainRows, encode_train
 from mosld.data.tokens.token_cache import CachedEncoder
 from mosld.data.tokens.too_long import messages
+from mosld.distributed.fsdp import move_to_device
+from mosld.distributed.processes import processes
 from mosld.evaluation.evaluate import Evaluation, Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.validation import Validation, chosen_by, validation_losses
@@ -38,10 +40,10 @@ from mosld.runs.console import Console
 from mosld.runs.directory import RunDirectory
 from mosld.runs.routing_watch import RoutingWatch, chooses_experts
 from mosld.runs.starting_weights import starting_weights
-from mosld.training.build import build_loop, build_stepper
+from mosld.training.checkpoint import Checkpoints
 from mosld.training.compile import compile_layers, uncompiled
 from mosld.training.loop import Loop
-from mosld.training.optim import ready_to_train, recipe_warnings, total_steps
+from mosld.training.optim import make_optimizer, ready_to_train, recipe_warnings, total_steps
 from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper
 
@@ -252,28 +254,37 @@ def add_adapter(context: RunContext, model: Model) -> Model:
     return adapted
 
 
-def prepare(
+def make_stepper(
     context: RunContext, model: Model, adapt: Callable[[RunContext, Model], Model] = add_adapter
-) -> tuple[Stepper, Examples]:
-    """Everything a training step needs: the adapted model in a stepper, and the train rows as tokens.
+) -> Stepper:
+    """The adapted model on its device, with an optimiser.
 
     Args:
         context: the run.
         model: the base model.
         adapt: puts the adapter on it.
     """
+    config = context.config
     # Full fine-tuning trains a float32 copy and saves the type of the base.
     base_dtype = model.dtype
-    config = context.config
-    stepper = build_stepper(
-        adapt(context, model),
-        config.training,
+    adapted = move_to_device(adapt(context, model), processes())
+    return Stepper(
+        adapted,
+        make_optimizer(adapted, config.training),
+        processes=processes(),
         seed=config.seed,
         pad_token_id=context.tokenizer.pad_token_id,
+        max_norm=config.training.max_grad_norm,
         domains=row_indices(config.method, config.data.tasks),
-        base_dtype=base_dtype,
+        low_precision=base_dtype if adapted.dtype != base_dtype else None,
     )
-    return stepper, context.encode_train()
+
+
+def prepare(
+    context: RunContext, model: Model, adapt: Callable[[RunContext, Model], Model] = add_adapter
+) -> tuple[Stepper, Examples]:
+    """Everything a training step needs: the stepper, and the train rows as tokens."""
+    return make_stepper(context, model, adapt), context.encode_train()
 
 
 def _validation_batches(stepper: Stepper, examples: Sequence[Example], config: EvaluationConfig) -> list[list[Example]]:
@@ -314,14 +325,15 @@ def make_loop(
 
     order = context.mix_tasks(examples)
     context.describe_steps(order, examples, parameter_counts(base_model_of(stepper.model))["total"])
-    return build_loop(
+    return Loop(
         stepper,
         examples,
         order,
         config.training,
         validate=validate,
         best_by=chosen_by(context.dataset.known, held_out),
-        run=run,
+        checkpoints=Checkpoints(run.checkpoints, config.training.keep_last, run.seal),
+        metrics_path=run.metrics,
         log_every=config.logger.every,
         expert_load_every=config.logger.expert_load_every,
         routing=RoutingWatch(config.logger, config.method, config.training.learning_rate)

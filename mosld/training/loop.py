@@ -47,7 +47,6 @@ class Loop:
         config: the training group.
         validate: measures accuracy and loss on the validation split.
         best_by: which of the two chooses the best weights: "accuracy", "loss", or "last" for the last weights.
-        pop_expert_load: what metrics.jsonl records of the experts since the last call.
         checkpoints: the run's checkpoints.
         metrics_path: metrics.jsonl.
         log_every: steps between lines of metrics.jsonl.
@@ -65,7 +64,6 @@ class Loop:
     config: TrainingConfig
     validate: Callable[[], Validation]
     best_by: str
-    pop_expert_load: Callable[[], dict[str, dict[str, list[float] | float]]]
     checkpoints: Checkpoints
     metrics_path: Path
     log_every: int
@@ -139,7 +137,7 @@ class Loop:
         with self.console.working(TRYING):
             size = fit_micro_batch(self.stepper, self.examples, requested, self.config.batch_size)
         # The trial counted assignments, too.
-        self.pop_expert_load()
+        self.stepper.pop_expert_load()
         return size
 
     def _resume(self) -> Progress:
@@ -279,7 +277,7 @@ class Loop:
     def _log_step(
         self, metrics: MetricsLog, progress: Progress, result: StepResult, rate: float, seconds: float
     ) -> None:
-        load = self.pop_expert_load()
+        load = self.stepper.pop_expert_load()
         step = progress.step
         has_load = step == self.total_steps or step % (self.log_every * self.expert_load_every) == 0
         values: dict[str, object] = {

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from torch.optim import Optimizer
 
+from mosld.adapters.config import adapter_config
 from mosld.adapters.tuner import MosldModel
 from mosld.data.tokens.encoding import Example, answer_tokens, longest
 from mosld.distributed.processes import Processes
@@ -81,7 +82,6 @@ class Stepper:
         pad_token_id: int,
         seed: int = 0,
         max_norm: float | None = None,
-        auxiliary_weight: float = 0.0,
         domains: Domains = (),
         low_precision: torch.dtype | None = None,
     ) -> None:
@@ -94,7 +94,6 @@ class Stepper:
             pad_token_id: token id of a pad.
             seed: seed of the run; dropout is a pure function of it, the step and the micro-batch.
             max_norm: norm that gradients are clipped to.
-            auxiliary_weight: weight of the auxiliary loss, to log the two losses apart.
             domains: as `BatchBuilder`.
             low_precision: dtype of matrix products, where the whole model trains in float32.
         """
@@ -104,7 +103,8 @@ class Stepper:
         self.batches = BatchBuilder(model, pad_token_id, domains, processes.device)
         self.seed = seed
         self.max_norm = math.inf if max_norm is None else max_norm
-        self.auxiliary_weight = auxiliary_weight
+        # To log the two losses apart.
+        self.auxiliary_weight = getattr(adapter_config(model), "auxiliary_weight", 0.0)
         self.low_precision = low_precision
         tuner = getattr(model, "base_model", None)
         self._tuner = tuner if isinstance(tuner, MosldModel) else None
@@ -205,6 +205,20 @@ class Stepper:
         self.model.train()
         self.engine.backward(self._forward(self.batches.inputs(batch), answer_tokens(batch)).loss)
         self.engine.zero_grad()
+
+    def pop_expert_load(self) -> dict[str, dict[str, list[float] | float]]:
+        """As `AuxiliaryLoss.pop_load`, rounded for metrics.jsonl; no module without a router."""
+        shares_by_kind = self._tuner.pop_load() if self._tuner else {"expert_load": {}}
+        shares = [share.flatten() for modules in shares_by_kind.values() for share in modules.values()]
+        # One host read for all modules.
+        numbers = iter(torch.cat(shares).tolist() if shares else [])
+        return {
+            kind: {
+                module: [round(next(numbers), 6) for _ in share] if share.ndim else round(next(numbers), 4)
+                for module, share in modules.items()
+            }
+            for kind, modules in shares_by_kind.items()
+        }
 
     def finalize(self, dtype: torch.dtype) -> "PreTrainedModel | PeftModel":
         """End training; after full fine-tuning the model gets the dtype that it was loaded in."""

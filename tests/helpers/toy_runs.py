@@ -1,5 +1,6 @@
-"""A training loop on the tiny model, without a command around it: for cases that look at single steps."""
+"""Steppers and loops on the tiny model, without a command around them: for cases that look at single steps."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def small_examples(count: int = 14) -> list[Example]:
     ]
 
 
+def examples_of(*lengths: int) -> list[Example]:
+    """A row of each length, of which the last three tokens are the answer."""
+    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
+    return [Example(row, [5 + (7 * i + length) % 200 for i in range(length)], length - 3) for length in lengths]
+
+
 def small_stepper(method: str = "mosld", seed: int = 0, **options: Any) -> Stepper:
     """A fresh tiny model with a method on it; the global random numbers are left somewhere else every time."""
     if method == "moa":
@@ -46,15 +53,13 @@ def small_stepper(method: str = "mosld", seed: int = 0, **options: Any) -> Stepp
     model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=seed, **options)
     domains = DOMAINS if method in ("moa", "loramoe") else ()
     torch.seed()
-    return Stepper(
-        model,
-        make_optimizer(model, config),
-        processes=processes(),
-        pad_token_id=PAD,
-        max_norm=1.0,
-        auxiliary_weight=0.01,
-        domains=domains,
-    )
+    return stepper_of(model, make_optimizer(model, config), max_norm=1.0, domains=domains)
+
+
+def stepper_of(model: Any, optimizer: torch.optim.Optimizer | None = None, **options: Any) -> Stepper:
+    """A stepper of an adapted model, by default with AdamW."""
+    optimizer = optimizer or make_optimizer(model, TrainingConfig())
+    return Stepper(model, optimizer, **{"processes": processes(), "pad_token_id": PAD, **options})
 
 
 def small_loop(checkpoints: Path, method: str, micro: int, steps: int, **changes: Any) -> Loop:
@@ -63,12 +68,23 @@ def small_loop(checkpoints: Path, method: str, micro: int, steps: int, **changes
         "epochs": 3, "max_steps": steps, "batch_size": 4, "micro_batch_size": micro, "checkpoint_every": 1,
         "validate_every": 2, "keep_last": 100, "learning_rate": 1e-2, **changes,
     })  # fmt: skip
-    rows = small_examples()
     checkpoints.mkdir(parents=True, exist_ok=True)
+    return loop_of(small_stepper(method), config, checkpoints, checkpoints / "metrics.jsonl")
+
+
+def loop_of(
+    stepper: Stepper,
+    config: TrainingConfig,
+    checkpoints: Path,
+    metrics: Path,
+    validate: Callable[[], Validation] = lambda: Validation({"arc_e": 0.5}, {"arc_e": 1.0}),
+    best_by: str = "accuracy",
+) -> Loop:
+    """The loop over `small_examples`."""
+    rows = small_examples()
     return Loop(
-        small_stepper(method), rows, Order((len(rows),), (len(rows),), config.batch_size, 0), config,
-        validate=lambda: Validation({"arc_e": 0.5}, {"arc_e": 1.0}), best_by="accuracy", pop_expert_load=dict,
-        checkpoints=Checkpoints(checkpoints, config.keep_last), metrics_path=checkpoints / "metrics.jsonl", log_every=1,
+        stepper, rows, Order((len(rows),), (len(rows),), config.batch_size, 0), config, validate=validate,
+        best_by=best_by, checkpoints=Checkpoints(checkpoints, config.keep_last), metrics_path=metrics, log_every=1,
         console=Console(), stop=StopSignals(),
     )  # fmt: skip
 

@@ -26,9 +26,8 @@ from transformers import (
 import mosld
 from mosld.data.rows import Row
 from mosld.data.tokens.encoding import Example
-from mosld.distributed.processes import processes
-from mosld.training.step import Stepper
 from tests.helpers import naive
+from tests.helpers.toy_runs import stepper_of
 
 trl = pytest.importorskip("trl", reason="TRL is in the extra `test`")
 
@@ -324,9 +323,7 @@ def test_sft_has_the_losses_of_the_project_s_own_loop(method, tmp_path):
     ]
     model = fresh(method, **still)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad])
-    stepper = Stepper(
-        model, optimizer, processes=processes(), pad_token_id=tokenizer.pad_token_id, auxiliary_weight=WEIGHT
-    )
+    stepper = stepper_of(model, optimizer)
     steps = [stepper.step(examples, 2, 0.1, number) for number in range(3)]
     ours = [step.cross_entropy + WEIGHT * step.auxiliary for step in steps]
     assert losses.values == pytest.approx(ours, rel=1e-6)

@@ -15,14 +15,11 @@ from mosld.adapters.layers import FeedForwardMixture
 from mosld.adapters.load_balancing import balance_loss
 from mosld.adapters.tuner import MosldModel
 from mosld.config.groups import model_config
-from mosld.config.schema import TrainingConfig
-from mosld.data.rows import Row
-from mosld.data.tokens.encoding import Example
 from mosld.distributed.processes import processes
-from mosld.training.optim import make_optimizer
 from mosld.training.step import Stepper
 from tests.helpers.counting import DeviceWaits, Operators, host_reads, saved_bytes
 from tests.helpers.small_layers import config_of, context, tokens
+from tests.helpers.toy_runs import examples_of, stepper_of
 
 MIXTURES = ["mosl", "mosld", "mosld_b", "mola", "molora", "sira", "hydralora"]
 WIDE, TOKENS = 4096, 2048  # of LLaMA-2-7B
@@ -138,15 +135,10 @@ def test_backward_keeps_the_input_once_in_its_dtype_and_a_byte_per_masked_elemen
 
 def stepper(method: str, attention: str = "auto", **options) -> Stepper:
     model = mosld.adapt(mosld.load_base("tiny", attention=attention)[0], method, seed=0, **options)
-    return Stepper(
-        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad_token_id=259, max_norm=1.0,
-        auxiliary_weight=0.01, domains=options.get("domains", ()),
-    )  # fmt: skip
+    return stepper_of(model, max_norm=1.0, domains=options.get("domains", ()))
 
 
-def examples() -> list[Example]:
-    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
-    return [Example(row, [5 + i % 200 for i in range(length)], length - 3) for length in (9, 12, 200, 300)]
+EXAMPLES = examples_of(9, 12, 200, 300)
 
 
 @pytest.mark.parametrize("method", ["lora", *MIXTURES, "mixlora", "moa"])
@@ -156,7 +148,7 @@ def test_a_step_reads_from_the_device_once(method):
     # AdamW counts its steps on the host, wherever the weights are: reading them waits for nothing.
     taken.engine.optimizer.step = lambda: None
     with host_reads() as reads:
-        taken.step(examples(), 2, 1e-3, 0)
+        taken.step(EXAMPLES, 2, 1e-3, 0)
     assert reads == ["tolist"]
 
 
@@ -165,28 +157,27 @@ def test_a_step_reads_from_the_device_once(method):
 def test_the_reads_of_a_step_do_not_grow_with_its_micro_batches(width, batches, attention):
     taken = stepper("mosld", attention)
     taken.engine.optimizer.step = lambda: None
-    assert len(taken.batches.split(examples(), width)) == batches
+    assert len(taken.batches.split(EXAMPLES, width)) == batches
     with host_reads() as reads:
-        taken.step(examples(), width, 1e-3, 0)
+        taken.step(EXAMPLES, width, 1e-3, 0)
     assert reads == ["tolist"]
 
 
-def device_waits(method: str, attention: str, upcoming: list[Example], packed: bool | None = None) -> list[str]:
+def device_waits(method: str, attention: str, packed: bool | None = None) -> list[str]:
     """What would make the host wait for a GPU in the second of two steps."""
     options = {"domains": ["arc_e", "b"]} if method == "moa" else {}
     model = mosld.adapt(mosld.load_base("tiny", attention=attention)[0], method, seed=0, **options)
-    one = Stepper(
-        model.to("meta"), torch.optim.SGD(model.parameters()), pad_token_id=259, max_norm=1.0, auxiliary_weight=0.01,
-        processes=dataclasses.replace(processes(), device=torch.device("meta")), domains=options.get("domains", ()),
+    one = stepper_of(
+        model.to("meta"), torch.optim.SGD(model.parameters()), max_norm=1.0, domains=options.get("domains", ()),
+        processes=dataclasses.replace(processes(), device=torch.device("meta")),
     )  # fmt: skip
     one.autocast = nullcontext  # it does not know the meta device
     if packed is not None:
         one.batches.packed = packed
-    rows = examples()
     with DeviceWaits():
-        one.step(rows, 2, 1e-3, 0, upcoming=upcoming or rows)
+        one.step(EXAMPLES, 2, 1e-3, 0, upcoming=EXAMPLES)
     with DeviceWaits() as waits:
-        one.step(rows, 2, 1e-3, 1, upcoming=upcoming or rows)
+        one.step(EXAMPLES, 2, 1e-3, 1, upcoming=EXAMPLES)
     return waits.calls
 
 
@@ -194,14 +185,14 @@ def device_waits(method: str, attention: str, upcoming: list[Example], packed: b
 @pytest.mark.parametrize("method", ["lora", *MIXTURES, "mixlora", "moa", "full"])
 def test_a_step_on_a_device_waits_for_it_once(method, attention):
     """For its losses, before the update; at that time the next step's first micro-batch is on its way."""
-    assert device_waits(method, attention, []) == ["tolist"]
+    assert device_waits(method, attention) == ["tolist"]
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_padded_rows_do_not_wait_for_the_device_either(attention):
-    assert device_waits("mosld", attention, [], packed=False) == ["tolist"]
+    assert device_waits("mosld", attention, packed=False) == ["tolist"]
 
 
 def test_prefix_tuning_waits_where_peft_moves_the_mask_and_the_indices_of_its_prefix():
     """PEFT's own copies, for each of the two micro-batches; a release without them may lower the number."""
-    assert device_waits("prefix", "sdpa", []) == ["copy", "copy", "copy", "copy", "tolist"]
+    assert device_waits("prefix", "sdpa") == ["copy", "copy", "copy", "copy", "tolist"]

@@ -4,15 +4,14 @@ import pytest
 import torch
 
 import mosld
-from mosld.config.schema import TrainingConfig
 from mosld.data.mixing import Order
 from mosld.data.rows import Row
 from mosld.data.tokens.encoding import Example, answer_tokens, encode_train
 from mosld.data.tokens.prompts import PromptEncoder, render
-from mosld.distributed.processes import processes
 from mosld.training.batching import IGNORED, BatchBuilder, balance_packed, bucket_by_length, pack, pad_batch
-from mosld.training.optim import make_optimizer, ready_to_train
+from mosld.training.optim import ready_to_train
 from mosld.training.step import Stepper
+from tests.helpers.toy_runs import examples_of, stepper_of
 
 ROW = Row("obqa", "1", "", "What?", ("x", "y"), 1)
 PAD = 99
@@ -160,6 +159,7 @@ PACKED = [
     "smora",
     "flylora",
 ]
+LENGTHS = (5, 33, 9, 120, 34, 7, 60, 4)
 # With dropout the layouts would draw different masks.
 WITH_DROPOUT = ("lora", "mola", "mosld", "mosld_b", "lora_matched", "rlora")
 CASES = [
@@ -171,13 +171,6 @@ CASES = [
 ]
 
 
-def random_examples() -> list[Example]:
-    generator = torch.Generator().manual_seed(0)
-    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
-    lengths = (5, 33, 9, 120, 34, 7, 60, 2)
-    return [Example(row, torch.randint(1, 250, (n,), generator=generator).tolist(), n // 2) for n in lengths]
-
-
 def make_stepper(method: str, attention: str = "auto", checkpointing: bool = False) -> Stepper:
     base = mosld.load_base("tiny", dtype="float32", attention=attention)[0]
     options = {"domains": ["arc_e", "b"]} if method == "moa" else {"dropout": 0.0} if method in WITH_DROPOUT else {}
@@ -185,10 +178,7 @@ def make_stepper(method: str, attention: str = "auto", checkpointing: bool = Fal
     for module in model.modules():
         if method == "sira" and hasattr(module, "config"):
             module.config.gate_dropout = 0.0
-    return Stepper(
-        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad_token_id=259, auxiliary_weight=0.01,
-        domains=options.get("domains", ()),
-    )  # fmt: skip
+    return stepper_of(model, domains=options.get("domains", ()))
 
 
 @pytest.mark.parametrize(("method", "packed"), [*((name, True) for name in PACKED), ("prefix", False), ("moa", False)])
@@ -210,16 +200,16 @@ def test_packed_step_equals_padded_step(method, attention, checkpointing):
         stepper.batches.packed = packed
         # All rows in one pass, as packed.
         stepper.batches.overhead = 10**6
-        steps = [stepper.step(random_examples(), 8, 1e-2, number) for number in range(2)]
+        steps = [stepper.step(examples_of(*LENGTHS), 8, 1e-2, number) for number in range(2)]
         losses.append([(step.cross_entropy, step.auxiliary or 0.0, step.grad_norm) for step in steps])
     assert losses[0] == [pytest.approx(step, rel=1e-4) for step in losses[1]]
 
 
 def test_packed_batch_has_no_pads_and_padded_batch_masks_them():
     builder = make_stepper("lora").batches
-    (batch,) = builder.split(random_examples(), 8)
-    assert builder.inputs(batch)["input_ids"].shape == (1, 270)
+    (batch,) = builder.split(examples_of(*LENGTHS), 8)
+    assert builder.inputs(batch)["input_ids"].shape == (1, 272)
     builder.packed = False
     padded = builder.inputs(batch)
     assert padded["input_ids"].shape == (8, 120)
-    assert int(padded["attention_mask"].sum()) == 270
+    assert int(padded["attention_mask"].sum()) == 272

@@ -13,13 +13,9 @@ import mosld
 from mosld.adapters.load import trained_parameters
 from mosld.common.errors import UserError
 from mosld.config.compose import load_config
-from mosld.config.schema import TrainingConfig
-from mosld.data.rows import Row
-from mosld.data.tokens.encoding import Example
-from mosld.distributed.processes import processes
 from mosld.training.compile import compile_layers, uncompiled
-from mosld.training.optim import make_optimizer
 from mosld.training.step import Stepper
+from tests.helpers.toy_runs import examples_of, stepper_of
 
 pytestmark = pytest.mark.slow
 
@@ -45,14 +41,7 @@ def make_stepper(compiled: bool, method: str) -> Stepper:
         said = []
         compile_layers(model, said.append)
         assert said == ["4 layers are compiled in the first steps, which take long"]
-    return Stepper(
-        model, make_optimizer(model, TrainingConfig()), processes=processes(), pad_token_id=259, auxiliary_weight=0.01
-    )
-
-
-def rows(lengths: tuple[int, ...]) -> list[Example]:
-    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
-    return [Example(row, [5 + (7 * i + n) % 200 for i in range(n)], n - 3) for n in lengths]
+    return stepper_of(model)
 
 
 @needs_compiler
@@ -63,7 +52,7 @@ def test_compiled_steps_equal_eager_steps_up_to_rounding(method):
     eager, compiled = make_stepper(False, method), make_stepper(True, method)
     torch._dynamo.utils.counters.clear()
     for number, lengths in enumerate([(9, 12), (21, 30), (14, 17, 19)]):
-        ours, theirs = (s.step(rows(lengths), 3, 1e-2, number) for s in (compiled, eager))
+        ours, theirs = (s.step(examples_of(*lengths), 3, 1e-2, number) for s in (compiled, eager))
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-4)
         assert ours.auxiliary == pytest.approx(theirs.auxiliary, rel=1e-4)
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-3)

@@ -14,17 +14,10 @@ import mosld
 from mosld.adapters.load import trained_parameters
 from mosld.common.errors import UserError
 from mosld.config.schema import TrainingConfig
-from mosld.data.mixing import Order
-from mosld.data.rows import Row
-from mosld.data.tokens.encoding import Example
-from mosld.distributed.processes import processes
 from mosld.evaluation.validation import Validation
-from mosld.runs.console import Console
-from mosld.training.checkpoint import Checkpoints
-from mosld.training.loop import BEST_BY, DivergedError, Loop
+from mosld.training.loop import BEST_BY, DivergedError
 from mosld.training.optim import learning_rate, make_optimizer
-from mosld.training.signals import StopSignals
-from mosld.training.step import Stepper
+from tests.helpers.toy_runs import DOMAINS, loop_of, stepper_of
 
 CONFIG = TrainingConfig(
     epochs=2, batch_size=4, micro_batch_size=2, checkpoint_every=1, validate_every=2, keep_last=100, learning_rate=1e-2
@@ -35,16 +28,6 @@ class Killed(Exception):
     """Stands for the end of a process."""
 
 
-def examples(count=14):
-    rng = torch.Generator().manual_seed(0)
-    row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
-    lengths = torch.randint(6, 20, (count,), generator=rng).tolist()
-    return [
-        Example(dataclasses.replace(row, id=f"row{i}"), torch.randint(0, 256, (n,), generator=rng).tolist(), n - 3)
-        for i, n in enumerate(lengths)
-    ]
-
-
 def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, poison=(), best_by="accuracy"):
     """A loop on a fresh tiny model; `kill_at`: the step before which it dies; `poison`: steps with a NaN loss.
 
@@ -52,10 +35,7 @@ def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, 
     """
     torch.manual_seed(0)
     model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0)
-    optimizer = make_optimizer(model, config)
-    stepper = Stepper(
-        model, optimizer, processes=processes(), pad_token_id=259, max_norm=config.max_grad_norm, auxiliary_weight=0.01
-    )
+    stepper = stepper_of(model, make_optimizer(model, config), max_norm=config.max_grad_norm)
     take, taken = stepper.step, iter(scores or [0.1, 0.2, 0.3, 0.4, 0.5])
 
     def step(*arguments):
@@ -83,13 +63,7 @@ def make_loop(folder, method="mosld", config=CONFIG, scores=None, kill_at=None, 
     steps: list[int] = []
     loop_state = {"step": 0}
     stepper.step = step
-    rows = examples()
-    loop = Loop(
-        stepper, rows, Order((len(rows),), (len(rows),), config.batch_size, 0), config,
-        validate=validate, best_by=best_by, pop_expert_load=dict,
-        checkpoints=Checkpoints(folder / "checkpoints", config.keep_last), metrics_path=folder / "metrics.jsonl",
-        log_every=1, console=Console(), stop=StopSignals(),
-    )  # fmt: skip
+    loop = loop_of(stepper, config, folder / "checkpoints", folder / "metrics.jsonl", validate, best_by)
     resume = loop._resume
 
     def resumed():
@@ -247,7 +221,7 @@ def test_step_with_nan_loss_changes_no_weight_and_names_its_rows(tmp_path, capsy
     assert progress.skipped == 1
     assert all(p.isfinite().all() for p in trained_parameters(loop.stepper.model).values())
     assert "step 4 skipped: loss nan" in (said := capsys.readouterr().err)
-    assert all(f"arc_e:row{i}" in said for i in loop.order.rows(3))
+    assert all(f"{DOMAINS[i % 2]}:row{i}" in said for i in loop.order.rows(3))
 
 
 def test_three_nan_steps_in_a_row_end_the_run(tmp_path):

@@ -8,12 +8,11 @@ from mosld.adapters.router import Router
 from mosld.adapters.step_load import StepLoad, move_biases
 from mosld.data.rows import Row
 from mosld.data.tokens.encoding import Example
-from mosld.distributed.processes import processes
 from mosld.models.load import load_base
 from mosld.training.checkpoint import Progress, load_state, save_state
-from mosld.training.step import Stepper
 from tests.helpers import naive
 from tests.helpers.small_layers import context, mixture, tokens
+from tests.helpers.toy_runs import stepper_of
 
 TOP_K = ["mosl", "mosld", "mola", "mixlora", "sira"]
 RATE = 0.25
@@ -31,11 +30,7 @@ def rows(count=8):
 def stepper(method, **options):
     model = mosld.adapt(load_base("tiny")[0], method, seed=0, **{"dropout": 0.0, "dropout_on": "none", **options})
     weights = [p for p in model.parameters() if p.requires_grad]
-    config = model.active_peft_config
-    return Stepper(
-        model, torch.optim.SGD(weights, lr=0.0), processes=processes(), pad_token_id=259,
-        auxiliary_weight=config.auxiliary_weight,
-    )  # fmt: skip
+    return stepper_of(model, torch.optim.SGD(weights, lr=0.0))
 
 
 def routers(model):
