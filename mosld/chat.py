@@ -41,12 +41,20 @@ def chat(flags: argparse.Namespace) -> int:
     config = run.config([], **base_model(flags))
     with ending_on_ctrl_c():
         # torch, transformers and peft: only now is everything checked.
-        from mosld.recipes.chat import ChatOptions, answer_questions
+        from mosld.recipes.chat import answer_questions
 
-    options = ChatOptions(
-        flags.prompt, flags.format, flags.experts, flags.max_new_tokens, flags.temperature, flags.seed, flags.system
+    answered = answer_questions(
+        config,
+        run,
+        prompt=flags.prompt,
+        form=flags.format,
+        experts=flags.experts,
+        max_new_tokens=flags.max_new_tokens,
+        temperature=flags.temperature,
+        seed=flags.seed,
+        system=flags.system,
     )
-    return ExitCode.FINISHED if answer_questions(config, run, options) else ExitCode.USER_ERROR
+    return ExitCode.FINISHED if answered else ExitCode.USER_ERROR
 
 
 def _parser() -> FlagParser:

@@ -45,8 +45,7 @@ class MosldConfig(PeftConfig):
         layers_to_transform: indices of the layers to adapt; None: all.
         layers_pattern: the name of the list of layers to which these indices belong.
         modules_to_save: names of other modules that are trained whole and saved with the adapter.
-        plain_modules: the key in saved files of `single_lora_modules`, those among `target_modules` that get a single
-            LoRA without a router.
+        plain_modules: those among `target_modules` that get a single LoRA without a router.
         grown: how many of the last experts `grow` added: closed as long as they are untrained (`bank.open_experts`).
     """
 
@@ -147,11 +146,6 @@ class MosldConfig(PeftConfig):
             plain_modules=single_lora,
             task_type="CAUSAL_LM",
         )
-
-    @property
-    def single_lora_modules(self) -> list[str]:
-        """Names of the modules that get a single LoRA without a router."""
-        return self.plain_modules
 
     @property
     def auxiliary_weight(self) -> float:

@@ -161,7 +161,7 @@ def mixture_config(model: PeftModel) -> MosldConfig:
 
 def _mixtures(model: PeftModel) -> list[nn.Module]:
     """The mixtures of the active adapter; single LoRAs beside them are none."""
-    single = mixture_config(model).single_lora_modules
+    single = mixture_config(model).plain_modules
     layers = [module for module in model.modules() if isinstance(module, MixtureLayer)]
     return [layer.mosld_mixture[model.active_adapter] for layer in layers if layer.key.rpartition(".")[2] not in single]
 
@@ -231,7 +231,7 @@ def _index(config: MosldConfig, expert: int | str) -> int:
 
 def _lora_for(model: PeftModel, folder: str | Path) -> LoraPairs:
     config = mixture_config(model)
-    if config.share != "none" or config.router == "capacity" or config.single_lora_modules:
+    if config.share != "none" or config.router == "capacity" or config.plain_modules:
         raise UserError(
             f"{folder}: a LoRA can be an expert of moa, mola and molora alone, whose experts share no A and no B."
         )

@@ -23,6 +23,8 @@ from mosld.common.reading import load_json
 from mosld.models.load import not_finite
 from mosld.models.quantization import count_weights
 
+# With an adapter or without one.
+Model = PreTrainedModel | PeftModel
 WEIGHTS_FILE = "adapter_model.safetensors"
 PATTERN_SECONDS = 5.0
 
@@ -117,7 +119,7 @@ def check_weights_file(folder: Path) -> None:
         raise UserError(f"{folder}: {WEIGHTS_FILE} is missing (pickled weights are not loaded).")
 
 
-def base_model_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+def base_model_of(model: Model) -> PreTrainedModel:
     """The transformers model under an adapter, or the model itself."""
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
@@ -144,7 +146,7 @@ def adapter_size(model: PeftModel) -> int:
     return sum(tensor.numel() for tensor in weights.values())
 
 
-def parameter_counts(model: PreTrainedModel | PeftModel) -> dict[str, int]:
+def parameter_counts(model: Model) -> dict[str, int]:
     """Trained parameters and all parameters; of an adapter all weights count, also those frozen in MoA's stage 2."""
     trained = sum(map(count_weights, trained_parameters(model).values()))
     if isinstance(model, PeftModel) and model.device.type != "meta":

@@ -121,7 +121,7 @@ class MosldModel(BaseTuner):
         if not isinstance(target, MixtureLayer):
             target = layer_kind(target, current_key)(target, current_key, layer, self.context)
             setattr(parent, target_name, target)
-        single = target_name in config.single_lora_modules
+        single = target_name in config.plain_modules
         experts = 1 if single else experts_of_module(current_key, config, self.model)
         # With router "domain", one module of a layer has the router of all.
         router = self._domain_router(adapter_name, target) if config.router == "domain" else None

@@ -6,6 +6,7 @@ from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
+from mosld.adapters.load import Model
 from mosld.common.errors import UserError
 from mosld.config.schema import EvaluationConfig
 from mosld.data.rows import AnyRow
@@ -15,7 +16,7 @@ from mosld.data.tokens.prompts import Encoded, PromptEncoder
 from mosld.data.tokens.too_long import SHOWN_ROWS, TooLong, refuse
 from mosld.distributed.processes import processes
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Model, Progress
+from mosld.evaluation.forward import Progress
 from mosld.evaluation.generation import generate_answers
 from mosld.evaluation.multiple_choice import score_choices
 from mosld.evaluation.scores import Prediction, Score, add_subjects, average, task_score

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from mosld.adapters.forward_tracker import ForwardTracker
+from mosld.adapters.load import Model
 from mosld.adapters.routing import Routing, gate_entropy
 from mosld.distributed.processes import Processes
-from mosld.evaluation.forward import Model, adapter_config, by_prompt, unwrapped
+from mosld.evaluation.forward import adapter_config, by_prompt, unwrapped
 from mosld.evaluation.packing import Packed, questions_per_token
 
 Taken = list[tuple[int, float]]

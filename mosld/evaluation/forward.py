@@ -5,15 +5,13 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel
 
 from mosld.adapters.config import adapter_config, by_prompt
+from mosld.adapters.load import Model
 from mosld.distributed.fsdp import input_device, reshard
 from mosld.distributed.processes import processes
 from mosld.evaluation.packing import Packed, packed_inputs, prompt_mask, unpacked_inputs
 
-Model = PreTrainedModel | PeftModel
 # Wraps the batches of a process, for a progress bar.
 Progress = Callable[[Sequence], Iterable]
 Item = TypeVar("Item")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
+from mosld.adapters.load import Model
 from mosld.data.numbers import final_number, value
 from mosld.data.rows import AnyRow, Reply, Solution
 from mosld.data.tokens.chat_template import end_of_turn
@@ -21,7 +22,7 @@ from mosld.distributed.fsdp import input_device
 from mosld.distributed.processes import processes
 from mosld.evaluation.correctness import flexible_match, same_number, same_text, strict_match
 from mosld.evaluation.expert_use import ExpertUse, has_experts
-from mosld.evaluation.forward import Model, Progress, context_length, inputs_for, run_batches, scoring_mode, unwrapped
+from mosld.evaluation.forward import Progress, context_length, inputs_for, run_batches, scoring_mode, unwrapped
 from mosld.evaluation.packing import batches, pack
 
 # A base model was never shown where an answer ends, and goes on with a question of its own.

@@ -8,11 +8,12 @@ from itertools import accumulate, islice
 import torch
 
 from mosld.adapters.config import adapter_config, by_prompt
+from mosld.adapters.load import Model
 from mosld.data.rows import AnyRow, Row
 from mosld.data.tokens.prompts import Encoded
 from mosld.evaluation.correctness import likeliest, likeliest_per_character
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Model, Progress, inputs_for, run_batches, scoring_mode
+from mosld.evaluation.forward import Progress, inputs_for, run_batches, scoring_mode
 from mosld.evaluation.packing import Packed, batches, pack, pack_shared_prefix, unpack_options
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from mosld.adapters.load import Model
 from mosld.common.files import JsonObject
 from mosld.data.tasks import Task
 from mosld.data.tokens.encoding import Example
-from mosld.evaluation.forward import Model, Progress, run_batches, scoring_mode
+from mosld.evaluation.forward import Progress, run_batches, scoring_mode
 
 # The rows of each forward pass, by task.
 Batches = Mapping[str, Sequence[list[Example]]]

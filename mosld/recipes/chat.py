@@ -6,7 +6,7 @@ Answers go to stdout, everything else to stderr.
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from accelerate.utils import set_seed
 from rich.console import Group
@@ -33,43 +33,38 @@ HELP = """/experts           the experts that the last answer took most, in ever
 /exit, Ctrl-D      end; Ctrl-C stops an answer"""
 
 
-@dataclass(frozen=True)
-class ChatOptions:
-    """How questions are asked and answered.
+def answer_questions(
+    config: Config,
+    run: SavedRun,
+    *,
+    prompt: str | None,
+    form: str,
+    experts: bool,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    system: str,
+) -> bool:
+    """Load what the run trained and answer what is asked; returns whether every question could be answered.
 
-    Attributes:
+    Args:
+        config: of the run.
+        run: what was trained.
         prompt: one question; None: a terminal or a pipe.
-        format: question, plain or chat (see ``python -m mosld.chat --help``).
         experts: whether the experts are shown after each answer.
-        system: a system prompt, or "".
-        max_new_tokens: longest answer.
-        temperature: of sampling; 0: greedy.
         seed: of sampling.
+        form, max_new_tokens, temperature, system: as in `Answerer`.
     """
-
-    prompt: str | None = None
-    format: str = "question"
-    experts: bool = False
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    seed: int = 0
-    system: str = ""
-
-
-def answer_questions(config: Config, run: SavedRun, options: ChatOptions) -> bool:
-    """Load what the run trained and answer what is asked; returns whether every question could be answered."""
     silence_libraries()
-    interactive = options.prompt is None and sys.stdin.isatty()
+    interactive = prompt is None and sys.stdin.isatty()
     model, tokenizer = load_trained(config.model, run)
     # The prompt format is filled in when the config is checked.
     assert config.prompt is not None
-    answerer = Answerer(
-        model, tokenizer, config.prompt, options.format, options.max_new_tokens, options.temperature, options.system
-    )
-    set_seed(options.seed)
-    session = Session(answerer, config.method.name, options.experts, interactive)
-    if options.prompt is not None:
-        return session.answer_all([options.prompt], commands=False)
+    answerer = Answerer(model, tokenizer, config.prompt, form, max_new_tokens, temperature, system)
+    set_seed(seed)
+    session = Session(answerer, config.method.name, experts, interactive)
+    if prompt is not None:
+        return session.answer_all([prompt], commands=False)
     if interactive:
         session.greet(config.model.name)
         return session.answer_all(_typed_lines(session.console))

@@ -8,14 +8,14 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from accelerate.utils import set_seed
 from peft import LoraConfig, PeftModel
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mosld.adapters.adapt import adapt_with, check_targets
-from mosld.adapters.load import base_model_of, load_into, parameter_counts
+from mosld.adapters.load import Model, base_model_of, load_into, parameter_counts
 from mosld.common.errors import UserError
 from mosld.common.terminal import counted
 from mosld.config.checks import check_depth
@@ -47,11 +47,6 @@ from mosld.training.optim import make_optimizer, ready_to_train, recipe_warnings
 from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-Model = PreTrainedModel | PeftModel
-
 
 @dataclass(frozen=True)
 class RunContext:
@@ -63,7 +58,7 @@ class RunContext:
 
     config: Config
     dataset: Dataset
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     console: Console
     context_length: int | None = None
 

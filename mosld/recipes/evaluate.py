@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from mosld.adapters.load import parameter_counts
+from mosld.adapters.load import Model, parameter_counts
 from mosld.common.process import is_main, silence_libraries
 from mosld.common.seal import seal_of
 from mosld.config.schema import Config, DataConfig, EvaluationConfig
@@ -15,7 +15,7 @@ from mosld.data.dataset import Dataset
 from mosld.evaluation.compare import differences, differences_table
 from mosld.evaluation.evaluate import Evaluation
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Model, context_length
+from mosld.evaluation.forward import context_length
 from mosld.recipes.context import RunContext, refuse_too_long
 from mosld.recipes.load import load_trained, untrained
 from mosld.recipes.request import EvaluationRequest

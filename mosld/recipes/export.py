@@ -6,13 +6,14 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import yaml
 from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mosld.adapters.load import base_model_of
+from mosld.adapters.load import Model, base_model_of
 from mosld.common.errors import UserError
 from mosld.common.files import write_folder, write_json, write_text
 from mosld.common.process import silence_libraries
@@ -44,9 +45,6 @@ from mosld.runs.model_card import GGUF_FILE, base_reference, write_exported_card
 from mosld.runs.record import whole_results
 from mosld.runs.saved import SavedRun
 from mosld.training.batching import bucket_by_length, pad_batch
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROBE = "Question: What do plants need to grow?\nAnswer:"
 BATCH_ROWS = 8
@@ -131,12 +129,12 @@ def export_run(export: Export) -> None:
     if export.form != "model":
         loras = _plain_loras(export, adapted, tokenizer, dataset, console)
         probe = _probe(adapted, tokenizer)
-        base = cast("PreTrainedModel", adapted.base_model.unload())  # type: ignore[operator]
+        base = cast(PreTrainedModel, adapted.base_model.unload())  # type: ignore[operator]
     try:
         for lora in loras:
             target = export.output.resolve() / lora.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            model: PreTrainedModel | PeftModel = adapted if export.form == "model" else base
+            model: Model = adapted if export.form == "model" else base
             if probe is not None and export.form == "merged":
                 # Of several LoRAs, each is added to the same base.
                 copied = deepcopy(base) if len(loras) > 1 else base
@@ -152,7 +150,7 @@ def export_run(export: Export) -> None:
 def _plain_loras(
     export: Export,
     adapted: PeftModel,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset | None,
     console: Console,
 ) -> list[PlainLora]:
@@ -217,12 +215,12 @@ def _batches(context: RunContext, rows: Sequence[AnyRow], device: torch.device) 
 
 def _merge(
     export: Export,
-    base: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     lora: PlainLora,
     probe: torch.Tensor,
     console: Console,
-) -> "PreTrainedModel":
+) -> PreTrainedModel:
     """The base with the LoRA in its weights; says how far its logits are from those of the adapter."""
     with console.working("merging"):
         merged = add_to_base(base, lora.updates)
@@ -235,8 +233,8 @@ def _merge(
 
 def _write_files(
     export: Export,
-    model: "PreTrainedModel | PeftModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
     lora: PlainLora,
     folder: Path,
 ) -> None:
@@ -275,7 +273,7 @@ def _write_config(export: Export, lora: PlainLora, folder: Path) -> None:
 
 
 @torch.inference_mode()
-def _probe(model: "PreTrainedModel | PeftModel", tokenizer: "PreTrainedTokenizerBase") -> torch.Tensor:
+def _probe(model: Model, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """The logits of a short text, to see that the merged model computes the same."""
     ids_BS = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
     return model(input_ids=ids_BS).logits.float()

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
-from transformers import TextStreamer
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
+from mosld.adapters.load import Model
 from mosld.common.errors import UserError
 from mosld.common.terminal import visible
 from mosld.data.rows import AnyRow, Reply, Row
@@ -19,10 +19,6 @@ from mosld.data.tasks import Task
 from mosld.data.tokens.prompts import Encoded, PromptEncoder
 from mosld.evaluation.forward import context_length
 from mosld.evaluation.generation import decode, end_tokens
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # The prompt formats that show the options.
 PROMPTS_WITH_OPTIONS = ("letter", "list")
@@ -55,7 +51,7 @@ class Streamer(TextStreamer):
     Spaces before the first word are left out, and characters that would steer a terminal are shown as escapes.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", verbatim: bool, controls: bool) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, verbatim: bool, controls: bool) -> None:
         """`verbatim` keeps the first spaces, `controls` the control characters."""
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.tokens: list[int] = []
@@ -88,8 +84,8 @@ class Answerer:
         system: a system prompt, or "".
     """
 
-    model: "PreTrainedModel | PeftModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    model: Model
+    tokenizer: PreTrainedTokenizerBase
     style: str
     form: str = "question"
     max_new_tokens: int = 128

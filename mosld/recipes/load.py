@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mosld.adapters.load import load_adapter
+from mosld.adapters.load import Model, load_adapter
 from mosld.common.errors import UserError
 from mosld.common.threads import watch_cores
 from mosld.config.method_checks import PISSA
@@ -21,18 +21,13 @@ from mosld.recipes.remake import remake_adapter
 from mosld.runs.console import Console
 from mosld.runs.saved import SavedRun
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    Model = PreTrainedModel | PeftModel
-
 # torch splits an elementwise operator into pieces of this size (at::internal::GRAIN_SIZE).
 ELEMENTS_PER_THREAD = 32768
 
 
 def load_base_model(
     config: ModelConfig, console: Console | None = None, recorded: str | None = None
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model on this process's device, or its shard of it, and the tokenizer.
 
     Args:
@@ -82,7 +77,7 @@ def _run_on_all_threads() -> None:
 
 def load_trained(
     config: ModelConfig, run: SavedRun, console: Console | None = None
-) -> "tuple[Model, PreTrainedTokenizerBase]":
+) -> tuple[Model, PreTrainedTokenizerBase]:
     """What a run trained, on this process's device and in eval mode, and its tokenizer.
 
     Args:
@@ -102,7 +97,7 @@ def load_trained(
 
 
 @contextmanager
-def untrained(config: ModelConfig, model: "Model", run: SavedRun) -> "Iterator[Model]":
+def untrained(config: ModelConfig, model: Model, run: SavedRun) -> Iterator[Model]:
     """The model as it was before training; a second base model where its weights changed (full, PiSSA)."""
     if isinstance(model, PeftModel) and getattr(model.active_peft_config, "init_lora_weights", None) != PISSA:
         with model.disable_adapter():

@@ -9,10 +9,11 @@ import yaml
 from peft import LoraModel, PeftModel
 from transformers import PreTrainedModel
 
+from mosld.adapters.load import Model
 from mosld.adapters.moa import extend_from, freeze_experts, load_experts
 from mosld.config.schema import Config
 from mosld.distributed.processes import processes
-from mosld.recipes.context import Model, RunContext, add_adapter, make_loop, prepare
+from mosld.recipes.context import RunContext, add_adapter, make_loop, prepare
 from mosld.recipes.save import save_adapter
 from mosld.runs.directory import RunDirectory
 from mosld.training.signals import StopSignals

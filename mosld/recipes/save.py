@@ -3,10 +3,11 @@
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
+from mosld.adapters.load import Model
 from mosld.common.files import JsonObject, write_json
 from mosld.config.schema import Config, HubConfig, ModelConfig
 from mosld.distributed.processes import processes
@@ -16,13 +17,10 @@ from mosld.runs.directory import RunDirectory
 from mosld.runs.model_card import base_reference, write_model_card
 from mosld.tracking.hub import push
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 def save_trained(
-    model: "PreTrainedModel | PeftModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
     config: Config,
     run: RunDirectory,
     results: JsonObject,

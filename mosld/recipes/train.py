@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mosld.adapters.load import parameter_counts
+from mosld.adapters.load import Model, parameter_counts
 from mosld.common.errors import ExitCode, UserError
 from mosld.common.files import disk_is_full
 from mosld.common.process import is_distributed, is_main, silence_libraries
@@ -25,7 +25,6 @@ from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.validation import perplexity
 from mosld.models.fingerprint import base_fingerprint
 from mosld.recipes.context import (
-    Model,
     RunContext,
     add_adapter,
     make_loop,

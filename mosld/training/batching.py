@@ -8,21 +8,16 @@ with a loss.
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 from torch.utils._pytree import tree_map_only
 
 from mosld.adapters.config import adapter_config, needs_whole_rows
-from mosld.adapters.load import base_model_of
+from mosld.adapters.load import Model, base_model_of
 from mosld.data.tokens.encoding import Example, answer_tokens
 from mosld.models.attention import packs_rows
 from mosld.models.packed_attention import RowGroup, lay_out
 from mosld.training.compile import has_compiled
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
 
 # The keyword arguments of a model's forward pass.
 Inputs = dict[str, torch.Tensor | tuple[RowGroup, ...]]
@@ -156,9 +151,7 @@ class BatchBuilder:
         overhead: what a padded forward pass costs besides its tokens, in tokens.
     """
 
-    def __init__(
-        self, model: "PreTrainedModel | PeftModel", pad_token_id: int, domains: Domains, device: torch.device
-    ) -> None:
+    def __init__(self, model: Model, pad_token_id: int, domains: Domains, device: torch.device) -> None:
         """Choose packed or padded rows for a model.
 
         Args:

@@ -7,20 +7,16 @@ load them back.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from mosld.adapters.load import learned_tensors, trained_parameters
+from mosld.adapters.load import Model, learned_tensors, trained_parameters
 from mosld.common.errors import UserError
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import gather, local_shard, scatter
 from mosld.training.tensor_files import SavedTensors
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
 
 # Tensors by name, one after the other: whole in the main process, None in the others.
 NamedTensors = Iterator[tuple[str, Tensor | None]]
@@ -41,9 +37,7 @@ class Engine:
         processes: those of this run.
     """
 
-    def __init__(
-        self, model: "PreTrainedModel | PeftModel", optimizer: torch.optim.Optimizer, processes: Processes
-    ) -> None:
+    def __init__(self, model: Model, optimizer: torch.optim.Optimizer, processes: Processes) -> None:
         self.model = model
         self.optimizer = optimizer
         self.processes = processes

@@ -19,7 +19,6 @@ from mosld.runs.loss_curve import read_lines
 from mosld.runs.results import MetricsLog
 from mosld.runs.routing_watch import RoutingWatch
 from mosld.training.checkpoint import Checkpoints, Progress, load_state, load_weights, save_state, save_weights
-from mosld.training.loss_watch import LossWatch
 from mosld.training.memory import TRYING, explain_oom, fit_micro_batch
 from mosld.training.optim import learning_rate, total_steps
 from mosld.training.signals import StopSignals
@@ -30,10 +29,46 @@ MAX_SKIPPED_STEPS = 3
 BEST_BY = {
     "accuracy": "best validation accuracy", "loss": "lowest validation loss", "last": "the last: no validation rows",
 }  # fmt: skip
+# When a loss explodes: `LossWatch`.
+EXPLOSION_FACTOR = 2.0
+EXPLOSION_STEPS = 3
+EXPLOSION_FACTOR_AT_ONCE = 10.0
 
 
 class DivergedError(RuntimeError):
     """Loss, gradient or a weight is not finite; the weights of the last checkpoint are."""
+
+
+class LossWatch:
+    """Watches the cross entropy of each step.
+
+    A model that gives all V tokens the same probability has a loss of ln V, on whatever rows; one that learns is below
+    it. Random weights with sharp predictions may be above it, and then from the first step on, which no update has
+    touched. So the loss explodes where it exceeds the larger of both `EXPLOSION_FACTOR` times, `EXPLOSION_STEPS` steps
+    long (one batch of odd rows is no explosion), or `EXPLOSION_FACTOR_AT_ONCE` times in one step (the next one may not
+    be finite).
+
+    Attributes:
+        guessing: ln V.
+        first: the loss of the first step; infinite before it.
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        self.guessing = math.log(max(2, vocabulary))
+        self.first = math.inf
+        self._above = 0
+        self._warned = False
+
+    def explodes(self, loss: float) -> bool:
+        """Whether the loss of this step shows it; True once."""
+        if self.first == math.inf:
+            self.first = loss
+        reference = max(self.guessing, self.first)
+        self._above = self._above + 1 if loss > EXPLOSION_FACTOR * reference else 0
+        exploding = self._above >= EXPLOSION_STEPS or loss > EXPLOSION_FACTOR_AT_ONCE * reference
+        new = exploding and not self._warned
+        self._warned = self._warned or exploding
+        return new
 
 
 @dataclass

@@ -6,7 +6,6 @@ The learning rate is a pure function of the step, so no state of a schedule has 
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftModel
@@ -14,14 +13,11 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from transformers import get_scheduler
 
-from mosld.adapters.load import base_model_of, trained_parameters
+from mosld.adapters.load import Model, base_model_of, trained_parameters
 from mosld.common.errors import UserError
 from mosld.config.schema import TrainingConfig
 from mosld.distributed.launch import launch
 from mosld.distributed.tensors import cast_weights
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # A base this large takes lower rates than the small models for which training=default is made.
 LARGE_BASE_PARAMETERS = 1_000_000_000
@@ -114,9 +110,7 @@ def require_optimizer(config: TrainingConfig, device: torch.device) -> None:
         ) from error
 
 
-def ready_to_train(
-    adapted: "PreTrainedModel | PeftModel", checkpointing: bool, contexts: Callable[[], object] | None = None
-) -> "PreTrainedModel | PeftModel":
+def ready_to_train(adapted: Model, checkpointing: bool, contexts: Callable[[], object] | None = None) -> Model:
     """The model with float32 weights where its own weights train, and with gradient checkpointing where asked for.
 
     Args:

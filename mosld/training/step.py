@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftModel
 from torch.optim import Optimizer
 
 from mosld.adapters.config import adapter_config
+from mosld.adapters.load import Model
 from mosld.adapters.tuner import MosldModel
 from mosld.data.tokens.encoding import Example, answer_tokens, longest
 from mosld.distributed.processes import Processes
@@ -19,9 +19,6 @@ from mosld.distributed.tensors import cast_weights
 from mosld.training.batching import BatchBuilder, Domains, Inputs
 from mosld.training.engine import TrainingOutput
 from mosld.training.zero_engine import make_engine
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: "PreTrainedModel | PeftModel",
+        model: Model,
         optimizer: Optimizer,
         *,
         processes: Processes,
@@ -220,7 +217,7 @@ class Stepper:
             for kind, modules in shares_by_kind.items()
         }
 
-    def finalize(self, dtype: torch.dtype) -> "PreTrainedModel | PeftModel":
+    def finalize(self, dtype: torch.dtype) -> Model:
         """End training; after full fine-tuning the model gets the dtype that it was loaded in."""
         self.engine.close()
         return self.model if isinstance(self.model, PeftModel) else cast_weights(self.model, dtype)

@@ -5,22 +5,16 @@ under any engine: gradients are summed and not averaged, their norm is clipped h
 by name, so that a run can resume under any launcher. DeepSpeed's own checkpoints are pickles and are not used.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from mosld.adapters.load import router_biases, trained_parameters
+from mosld.adapters.load import Model, router_biases, trained_parameters
 from mosld.distributed import zero
 from mosld.distributed.launch import launch
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import full_shape, is_sharded, scatter
 from mosld.training.engine import Engine, NamedTensors, ShardedEngine, TrainingOutput
 from mosld.training.tensor_files import SavedTensors
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
 
 
 class ZeroEngine(ShardedEngine):
@@ -31,7 +25,7 @@ class ZeroEngine(ShardedEngine):
 
     def __init__(
         self,
-        model: "PreTrainedModel | PeftModel",
+        model: Model,
         optimizer: torch.optim.Optimizer,
         processes: Processes,
         autocast_dtype: torch.dtype | None = None,
@@ -175,7 +169,7 @@ class ZeroEngine(ShardedEngine):
 
 
 def make_engine(
-    model: "PreTrainedModel | PeftModel",
+    model: Model,
     optimizer: torch.optim.Optimizer,
     processes: Processes,
     autocast_dtype: torch.dtype | None = None,

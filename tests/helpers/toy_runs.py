@@ -89,6 +89,16 @@ def loop_of(
     )  # fmt: skip
 
 
+def short_run(method: str, root: Path, run: Path) -> list[str]:
+    """The arguments of a run of four steps on two tasks below `root`."""
+    return [
+        f"method={method}", "model=tiny", "source=local", f"source.root={root}", "data=mixture",
+        "data.tasks=[obqa,arc_e]", "data.limit=16", "training.max_steps=4", "training.epochs=1",
+        "training.learning_rate=0.02", "evaluation.base=true", "evaluation.limit=8", "evaluation.validation_limit=2",
+        "logger=files", f"output_dir={run}",
+    ]  # fmt: skip
+
+
 def evaluation_of(run: Path, data: str = "", prompt: str = "*") -> Path:
     """The directory below a run that holds the last evaluation on this data by mosld's own scoring."""
     folders = [path for path in run.glob(f"eval/{data}*-*-{prompt}") if not path.name.startswith("lm_eval")]

@@ -12,41 +12,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from mosld import chat as chat_command
-from mosld import train as train_command
 from mosld.adapters.forward_context import ForwardContext
 from mosld.evaluation.expert_use import token_experts
 from mosld.recipes.generate import Streamer
 from mosld.recipes.load import load_trained
 from mosld.runs.saved import saved_run
 from mosld.runs.tables import experts_summary, experts_tables
+from tests.helpers.methods import BY_NAME, ROUTED
 
 pytestmark = pytest.mark.slow
 
-METHODS = (
-    "full", "prefix", "lora", "molora", "sira", "mola", "mixlora", "mosl", "mosld", "mosld_b", "moa", "hydralora",
-    "rlora", "comol", "smora", "loramoe", "flylora", "lora_matched",
-)  # fmt: skip
 ROUTERLESS = ("full", "prefix", "lora")
-
-
-@pytest.fixture(scope="session")
-def trained(toy_root, tmp_path_factory):
-    """`trained(method)`: the directory of a finished run of four steps, trained once."""
-    runs: dict[str, Path] = {}
-
-    def train(method: str) -> Path:
-        if method not in runs:
-            runs[method] = tmp_path_factory.mktemp("chat") / method
-            arguments = [
-                f"method={method}", "model=tiny", "source=local", f"source.root={toy_root}", "data=mixture",
-                "data.tasks=[obqa,arc_e]", "data.limit=16", "training.max_steps=4", "training.epochs=1",
-                "evaluation.limit=2", "evaluation.validation_limit=2", "logger=files", "training.learning_rate=0.02",
-                f"output_dir={runs[method]}",
-            ]  # fmt: skip
-            assert train_command.main(arguments) == 0
-        return runs[method]
-
-    return train
 
 
 def loaded(run: Path):
@@ -68,7 +44,7 @@ def chat(capsys, *arguments: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", BY_NAME)
 def test_answer_equals_plain_generate(method, trained, capsys):
     run = trained(method)
     expected = plain_generate(*loaded(run), "Question: Why?\nAnswer:", max_new_tokens=12, do_sample=False)
@@ -114,7 +90,7 @@ def test_options_are_put_in_the_prompt_format_of_the_run(trained, capsys):
 OTHER_GATES = ("comol", "smora", "flylora")
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in (*ROUTERLESS, *OTHER_GATES)])
+@pytest.mark.parametrize("method", [row.name for row in ROUTED if row.name not in OTHER_GATES])
 def test_experts_equal_gates_computed_from_the_saved_weights(method, trained):
     """The router's softmax, computed here from the saved weights and the inputs that hooks see."""
     run = trained(method)

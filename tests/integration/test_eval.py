@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from mosld import eval as eval_command
-from mosld import train as train_command
 from mosld.evaluation.lm_eval import tasks as lm_eval_tasks
 from mosld.recipes import evaluate as recipe
 from tests.helpers.toy_runs import evaluation_of
@@ -25,24 +24,6 @@ BOTH = ["evaluation.base=false", "evaluation.limit=null"]
 def lm_eval():
     """The optional dependency; the test is skipped without it."""
     return pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
-
-
-@pytest.fixture(scope="module")
-def trained(toy_root, tmp_path_factory):
-    """A finished run of a method, trained on first use."""
-    runs: dict[str, Path] = {}
-
-    def run(method: str) -> Path:
-        if method not in runs:
-            runs[method] = tmp_path_factory.mktemp("eval") / method
-            command = [
-                f"method={method}", "model=tiny", "model.dtype=float32", "data.tasks=[obqa,arc_e]", "source=local",
-                f"source.root={toy_root}", "debug=fast", "logger=files", f"output_dir={runs[method]}",
-            ]  # fmt: skip
-            assert train_command.main(command) == 0
-        return runs[method]
-
-    return run
 
 
 def lines(path: Path) -> list[dict]:

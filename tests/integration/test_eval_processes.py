@@ -1,11 +1,6 @@
 """One process and two over gloo: in fp32 the same predictions and scores for every item, to the bit."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +12,7 @@ from mosld.data.splits import TaskData
 from mosld.data.tasks import TASKS
 from mosld.data.tokens.prompts import PromptEncoder
 from mosld.evaluation.evaluate import Questions, evaluate
+from tests.helpers.processes import in_two_processes
 
 pytestmark = pytest.mark.distributed
 
@@ -24,9 +20,6 @@ WORKER = """
 import json
 from tests.integration.test_eval_processes import evaluate_all
 print(json.dumps(evaluate_all()), flush=True)
-import torch.distributed as dist
-dist.barrier()  # a process that exits while the other still communicates with it aborts the other
-dist.destroy_process_group()
 """
 
 
@@ -63,26 +56,9 @@ def alone() -> dict[str, dict]:
 
 
 def test_two_processes_get_the_results_of_one_to_the_bit(alone):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     # Bits are equal where shapes are, and how a product is split among threads.
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    shared |= {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [worker.communicate(timeout=240) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], "".join(err[-2000:] for _, err in outputs)
-    assert [json.loads(out.splitlines()[-1]) for out, _ in outputs] == [alone, alone]
+    threads = str(torch.get_num_threads())
+    assert in_two_processes(WORKER, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS=threads) == [alone, alone]
 
 
 def test_equal_options_are_equally_likely_to_the_bit(alone):

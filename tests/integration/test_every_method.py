@@ -8,33 +8,18 @@ import pytest
 from mosld import eval as eval_command
 from mosld import inspect as inspect_command
 from mosld import plan as plan_command
-from mosld import train as train_command
-from mosld.config.groups import group_options
-from tests.helpers.toy_runs import evaluation_of
+from tests.helpers.methods import BY_NAME
+from tests.helpers.methods import ROUTED as ROUTED_ROWS
+from tests.helpers.toy_runs import evaluation_of, short_run
 
 pytestmark = pytest.mark.slow
 
-METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
-ROUTED = [name for name in METHODS if name not in ("full", "lora", "lora_matched", "prefix")]
+ROUTED = [row.name for row in ROUTED_ROWS]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-def arguments(method: str, runs: Path, root: Path) -> list[str]:
-    return [
-        f"method={method}", "model=tiny", "source=local", f"source.root={root}", "data.tasks=[obqa,arc_e]",
-        "debug=fast", "data.limit=16", "training.max_steps=4", "evaluation.base=true", "logger=files",
-        f"output_dir={runs / method}",
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=METHODS)
-def finished(request, runs, toy_root) -> Path:
-    assert train_command.main(arguments(request.param, runs, toy_root)) == 0
-    return runs / request.param
+@pytest.fixture(scope="module", params=BY_NAME)
+def finished(request, trained) -> Path:
+    return trained(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +54,7 @@ def test_the_run_trained_something(finished):
 def test_plan_counts_the_parameters_that_train_counts(finished, toy_root, capsys):
     trained = read(finished / "results.json")["parameters"]
     capsys.readouterr()
-    assert plan_command.main([*arguments(finished.name, finished.parent, toy_root), "json=true"]) == 0
+    assert plan_command.main([*short_run(finished.name, toy_root, finished), "json=true"]) == 0
     planned = json.loads(capsys.readouterr().out)["parameters"]
     assert {key: planned[key] for key in trained} == trained
 
@@ -125,10 +110,3 @@ def test_metrics_say_of_sira_alone_what_found_no_room_in_training(finished):
         if finished.name == "sira":
             assert line["dropped"].keys() == line["expert_load"].keys()
             assert all(0 <= share < 1 for share in line["dropped"].values())
-
-
-def test_the_same_command_again_trains_nothing(finished, toy_root, capsys):
-    before = (finished / "results.json").stat().st_mtime_ns
-    assert train_command.main(arguments(finished.name, finished.parent, toy_root)) == 0
-    assert "this run is finished" in capsys.readouterr().err
-    assert (finished / "results.json").stat().st_mtime_ns == before

@@ -11,9 +11,10 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase
 
+from mosld.adapters.load import Model
 from mosld.data.subjects import subject_of
 from mosld.evaluation.correctness import likeliest, likeliest_per_character
-from mosld.evaluation.forward import Model, Progress, scoring_mode
+from mosld.evaluation.forward import Progress, scoring_mode
 from mosld.evaluation.lm_eval.model import bounded_model
 from mosld.evaluation.lm_eval.tasks import TASK_MAPPINGS
 from mosld.evaluation.scores import Score, accuracy_score, add_subjects

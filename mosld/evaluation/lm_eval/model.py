@@ -9,7 +9,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 
 from mosld.adapters.config import adapter_config, by_prompt
-from mosld.evaluation.forward import Model, Progress
+from mosld.adapters.load import Model
+from mosld.evaluation.forward import Progress
 
 # What lm-eval calls a request of likelihood: its texts, and the tokens of prompt and option.
 Tokenized = tuple[tuple[str, str], list[int], list[int]]

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DataCollatorWithFlattening, DynamicCache, GPTJConfig, OPTConfig
+from transformers import DataCollatorWithFlattening, DynamicCache
 
 import mosld
 from tests.helpers.methods import BY_NAME
@@ -215,29 +215,3 @@ def test_rows_laid_end_to_end_are_refused():
     batch = {key: torch.as_tensor(batch[key]) for key in ("input_ids", "position_ids")}
     with pytest.raises(ValueError, match="position_ids start anew"):
         disagreeing_moa()(**batch, use_cache=False)
-
-
-SMALL = {"vocab_size": 260, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 259}
-ARCHITECTURES = {
-    "opt": OPTConfig(
-        hidden_size=32, ffn_dim=64, num_hidden_layers=3, num_attention_heads=4, word_embed_proj_dim=32, **SMALL
-    ),
-    "gptj": GPTJConfig(n_embd=32, n_layer=3, n_head=4, rotary_dim=4, **SMALL),
-}
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_layer_decides_whatever_module_it_runs_first(name):
-    """These define k before q and run q first."""
-    torch.manual_seed(0)
-    model = disagreeing_moa(AutoModelForCausalLM.from_config(ARCHITECTURES[name]), targets="qv")
-    alone = ask(model, NEXT, filled(model))
-    cache = filled(model)
-    between(model)
-    assert torch.equal(ask(model, NEXT, cache), alone)
-    with model.base_model.context.recording() as routings:
-        model(FIRST)
-    assert len(routings) == 3
-    outputs = model.train()(input_ids=FIRST, labels=FIRST, domain=torch.tensor([1]))
-    (2.0 * outputs.aux_loss).backward()
-    assert sum(p.grad is not None for n, p in model.named_parameters() if "router" in n) == 3

@@ -55,9 +55,9 @@ def test_every_option_of_a_method_reaches_the_config_of_its_adapter():
     assert (config.r, config.experts, config.gate_dropout, config.capacity_factor) == (3, 4, 0.25, 2.0)
 
 
-def test_single_lora_modules_are_saved_as_plain_modules():
+def test_modules_with_a_single_lora_are_saved_as_plain_modules():
     config = peft_config(*method_config("mixlora", None, {}))
-    assert config.single_lora_modules == config.to_dict()["plain_modules"] == ["q_proj", "v_proj"]
+    assert config.to_dict()["plain_modules"] == ["q_proj", "v_proj"]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,9 @@
 """Two processes over gloo: DDP averages every method's gradients, the auxiliary loss included, without options."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tests.helpers.methods import ROWS, over
+from tests.helpers.processes import in_two_processes
 
 pytestmark = pytest.mark.distributed
 
@@ -43,32 +37,13 @@ for row in ROWS:
     except AssertionError as error:
         verdicts[row.name] = str(error)
 print(json.dumps(verdicts), flush=True)
-dist.barrier()  # a process that leaves while the other still talks to it aborts the other
-dist.destroy_process_group()
 """
 
 
 @pytest.fixture(scope="module")
 def verdicts():
     """By process, the verdict on every method."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    path = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [worker.communicate(timeout=120) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], "".join(err[-2000:] for _, err in outputs)
-    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    return in_two_processes(WORKER, OMP_NUM_THREADS="1")
 
 
 @over(ROWS)

@@ -75,13 +75,6 @@ def test_dropout_masks_the_weights_of_each_projection(where):
     assert_same(ours(block, x, context())[0], theirs, leaves(ours, x))
 
 
-def test_the_gates_of_a_token_sum_to_1():
-    block = base_block()
-    gates = mixture(block)(block, tokens(2, 4, WIDTH), context())[1].gates_BSE
-    torch.testing.assert_close(gates.sum(-1), torch.ones(2, 4))
-    assert ((gates > 0).sum(-1) == 2).all()
-
-
 def test_an_untrained_block_is_bit_equal_to_the_base():
     block = base_block(torch.float32)
     ours, x = mixture(block, trained=False).float(), torch.randn(2, 4, WIDTH)

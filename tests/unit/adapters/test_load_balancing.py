@@ -1,15 +1,11 @@
-"""The load-balancing losses: formulas, pads, their part in `outputs.loss`, and their gradient in HF Trainer."""
-
-import copy
+"""The load-balancing losses: formulas, pads, and their part in `outputs.loss`."""
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from mosld.adapters.adapt import adapt
 from mosld.adapters.load_balancing import balance_loss, localised_loss
 from mosld.adapters.routing import Routing, capacity_routing, dense_routing, top_k_routing
-from mosld.models.load import load_base
 from tests.helpers import naive
 
 FORMULAS = ["switch", "paper_literal", "sira"]
@@ -154,56 +150,3 @@ def test_every_formula_gives_the_router_a_gradient_on_cpu(formula, tiny):
 def test_balance_none_leaves_the_loss_unchanged(tiny):
     model = adapt(tiny, "mosl", seed=0, balance="none")
     torch.testing.assert_close(model.train()(**batch()).loss, model.eval()(**batch()).loss)
-
-
-def test_no_graph_stays_on_the_modules(tiny):
-    model = adapt(tiny, "mosld", seed=0).train()
-    model(**batch()).loss.backward()
-    copied = copy.deepcopy(model)  # fails on a tensor with a graph
-    load = copied.base_model.pop_load()["expert_load"]
-    assert load
-    assert all(not value.requires_grad for value in load.values())
-
-
-def trainer_gradient(model, rows, accumulation, folder):
-    """The router's gradient in HF Trainer before its first update."""
-    gradients = []
-
-    class Spy(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, **_):
-            gradients.extend(p.grad.flatten().clone() for n, p in model.named_parameters() if "router" in n)
-
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=len(rows) // accumulation,
-        gradient_accumulation_steps=accumulation,
-        max_steps=1,
-        max_grad_norm=0,
-        learning_rate=0.0,
-        report_to=[],
-        save_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
-        logging_strategy="no",
-    )
-    Trainer(model, arguments, train_dataset=rows, callbacks=[Spy()]).train()
-    return torch.cat(gradients)
-
-
-def test_hf_trainer_with_accumulation_has_the_gradient_of_the_balance_loss_alone(tmp_path):
-    torch.manual_seed(3)
-    # Rows of equal content: a micro-batch's balance loss is that of the whole batch, so the gradients must agree.
-    tokens = torch.randint(0, 256, (10,)).tolist()
-    rows = [{"input_ids": tokens, "attention_mask": [1] * 10, "labels": tokens} for _ in range(8)]
-    gradients = []
-    for accumulation in (1, 4):
-        # With B = 0 the cross entropy gives the router no gradient: what is left is the balance loss's own.
-        model = adapt(load_base("tiny")[0], "mosl", seed=0, balance_weight=1.0)
-        gradients.append(trainer_gradient(model, rows, accumulation, tmp_path / str(accumulation)))
-    alone = adapt(load_base("tiny")[0], "mosl", seed=0, balance_weight=1.0).train()
-    inputs = {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
-    alone(**inputs).aux_loss.backward()
-    wanted = torch.cat([p.grad.flatten() for n, p in alone.named_parameters() if "router" in n])
-    assert wanted.norm() > 1e-3
-    for gradient in gradients:
-        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mosld
+from mosld.adapters.load import Model
 from mosld.config.schema import EvaluationConfig
 from mosld.data.rows import Row, Solution
 from mosld.data.splits import TaskData
@@ -17,7 +18,7 @@ from mosld.data.tokens.too_long import messages
 from mosld.evaluation import forward
 from mosld.evaluation.evaluate import Questions, evaluate
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Model, run_batches
+from mosld.evaluation.forward import run_batches
 from mosld.evaluation.generation import generate, generate_answers
 
 

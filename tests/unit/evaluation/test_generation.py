@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import mosld
-from mosld.config.groups import group_options
+from mosld.adapters.load import Model
 from mosld.data.rows import AnyRow, Reply, Solution
 from mosld.data.tokens.prompts import PromptEncoder
-from mosld.evaluation.forward import Model, adapter_config, by_prompt
+from mosld.evaluation.forward import adapter_config, by_prompt
 from mosld.evaluation.generation import (
     AnswerEnds,
     Ending,
@@ -20,25 +19,13 @@ from mosld.evaluation.generation import (
     generate_answers,
 )  # fmt: skip
 from mosld.models.tiny import byte_tokenizer
+from tests.helpers.methods import BY_NAME, ROWS, over
 
-METHODS = [name for name in group_options()["method"] if not name.endswith("_authors")]
 PROMPTS = [[5, 6, 7], list(range(40, 60)), [8], list(range(100, 107))]
 
 
-def row(number: int, final: str = "72") -> Solution:
+def solution(number: int, final: str = "72") -> Solution:
     return Solution("gsm8k", f"row{number}", "", "How many? " * (1 + number % 4), f"#### {final}", final)
-
-
-def adapted(method: str = "mosld") -> Model:
-    """The method on the tiny base in fp32, with every trained weight moved off its initial value."""
-    options = {"domains": ["obqa", "gsm8k"]} if method == "moa" else {}
-    model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0, **options)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
 
 
 @pytest.fixture
@@ -139,12 +126,12 @@ def test_each_sequence_of_a_batch_has_its_own_ending(tokenizer):
 ONE_LINE = Reply("openorca", "1", "", "Capital of France?", "Paris.")
 TWO_LINES = Reply("openorca", "2", "", "Count.", "one\ntwo")
 ANSWERS = [
-    (row(0), "#### 72</s>", "72", True),
-    (row(0), "#### $72.00</s>", "$72.00", True),
-    (row(0), "It is 72.</s>", "72", True),
-    (row(0), "It is 72.\nQuestion: 5", "72", True),
-    (row(0), "#### 73</s>", "73", False),
-    (row(0), "no idea</s>", None, False),
+    (solution(0), "#### 72</s>", "72", True),
+    (solution(0), "#### $72.00</s>", "$72.00", True),
+    (solution(0), "It is 72.</s>", "72", True),
+    (solution(0), "It is 72.\nQuestion: 5", "72", True),
+    (solution(0), "#### 73</s>", "73", False),
+    (solution(0), "no idea</s>", None, False),
     (ONE_LINE, " Paris\nIt lies in France.</s>", "Paris", True),
     (ONE_LINE, " Paris\nQuestion: And of Italy?", "Paris", True),
     (ONE_LINE, " Rome</s>", "Rome", False),
@@ -164,16 +151,16 @@ def test_solutions_are_compared_by_number_and_replies_by_text(
 
 def test_predictions_are_in_the_order_of_the_questions(model_answering, tokenizer, encode):
     # The longest prompt comes first in a batch: 13, 11, 10.
-    questions = encode(row(0, "10"), row(3, "13"), row(1, "11"))
+    questions = encode(solution(0, "10"), solution(3, "13"), solution(1, "11"))
     model = model_answering("#### 13\n", "#### 11\n", "#### 10\n")
     assert generate_answers(model, questions, tokenizer, 60, 999) == [
         SolutionPrediction(f"row{i}", f"1{i}", correct=True, strict=True, flexible=True) for i in (0, 3, 1)
     ]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_an_answer_depends_on_neither_its_batch_nor_padding_in_fp32(method, tokenizer):
-    model = adapted(method)
+@over(ROWS)
+def test_an_answer_depends_on_neither_its_batch_nor_padding_in_fp32(row, tokenizer):
+    model = row.adapted()
     with torch.inference_mode():
         together = generate(model, PROMPTS, tokenizer, 12)
         alone = [generate(model, [prompt], tokenizer, 12)[0] for prompt in PROMPTS]
@@ -206,7 +193,7 @@ def prompt_options(model: Model, ids: torch.Tensor, length: int) -> dict[str, to
 
 @pytest.mark.parametrize("method", ["mosld", "moa", "prefix"])
 def test_answers_are_those_of_whole_forward_passes_without_a_cache(method, tokenizer):
-    model, prompt = adapted(method), list(range(40, 50))
+    model, prompt = BY_NAME[method].adapted(), list(range(40, 50))
     ids = torch.tensor([prompt])
     with torch.inference_mode():
         for _ in range(8):
@@ -219,7 +206,7 @@ def test_answers_are_those_of_whole_forward_passes_without_a_cache(method, token
 
 
 def test_the_models_generation_config_does_not_change_an_answer(tokenizer):
-    model, prompts = adapted("lora"), [[5, 6, 7], [9]]
+    model, prompts = BY_NAME["lora"].adapted(), [[5, 6, 7], [9]]
     expected = generate(model, prompts, tokenizer, 12)
     options = {"do_sample": True, "temperature": 9.0, "top_p": 0.5, "repetition_penalty": 3.0, "num_beams": 2}
     model.generation_config.update(**options, no_repeat_ngram_size=1)
@@ -227,15 +214,15 @@ def test_the_models_generation_config_does_not_change_an_answer(tokenizer):
 
 
 def test_a_model_in_training_mode_is_scored_in_eval_mode_and_left_in_training_mode(tokenizer, encode):
-    model, questions = adapted("mosld"), encode(row(0), row(1))
+    model, questions = BY_NAME["mosld"].adapted(), encode(solution(0), solution(1))
     expected = generate_answers(model, questions, tokenizer, 12, 999)
     assert generate_answers(model.train(), questions, tokenizer, 12, 999) == expected
     assert model.training
 
 
 def test_a_model_can_be_trained_after_it_was_scored(tokenizer, encode):
-    model = adapted("moa").train()
-    generate_answers(model, encode(row(0)), tokenizer, 4, 999)
+    model = BY_NAME["moa"].adapted().train()
+    generate_answers(model, encode(solution(0)), tokenizer, 4, 999)
     ids = torch.tensor([[5, 6, 7]])
     model(input_ids=ids, labels=ids, domain=torch.tensor([1])).loss.backward()
     assert any(p.grad is not None for p in model.parameters())

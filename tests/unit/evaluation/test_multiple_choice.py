@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-import mosld
+from mosld.adapters.load import Model
 from mosld.data.rows import Row
 from mosld.data.tokens.prompts import Encoded, PromptEncoder
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Model
 from mosld.evaluation.multiple_choice import ChoicePrediction, score_choices
 from mosld.evaluation.packing import batches, pack, pack_shared_prefix, shared_prefix_length
 from mosld.evaluation.scores import task_score
+from tests.helpers.methods import BY_NAME
 
 PAD = 259
 
@@ -26,20 +26,9 @@ def rows(count: int = 9) -> list[Row]:
     ]
 
 
-def adapted(method: str = "mosld") -> Model:
-    """The method on the tiny base in fp32, with every trained weight moved off its initial value."""
-    domains = {"domains": ["race", "mctest"]} if method == "moa" else {}
-    model = mosld.adapt(mosld.load_base("tiny")[0], method, seed=0, **domains)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
-
-
 @pytest.fixture
 def model() -> Model:
-    return adapted()
+    return BY_NAME["mosld"].adapted()
 
 
 def one_by_one(model: Model, encoded: Encoded) -> list[float]:
@@ -191,7 +180,7 @@ def test_a_prompt_that_is_the_beginning_of_another_keeps_one_token_of_its_own(al
 
 @pytest.mark.parametrize("method", ["mosld", "sira", "moa", "prefix"])
 def test_questions_packed_together_score_as_one_option_at_a_time(method, alike):
-    model = adapted(method)
+    model = BY_NAME[method].adapted()
     scores = [prediction.scores for prediction in score_choices(model, alike, PAD, 2000)]
     if method == "moa":
         # The options of a naive pass would take part in choosing the expert.

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mosld.training.loss_watch import LossWatch
+from mosld.training.loop import LossWatch
 
 # Measured: the cross entropy of the first steps, the size of the vocabulary, and the step that is warned of.
 RUNS = {
