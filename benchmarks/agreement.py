@@ -79,7 +79,6 @@ def summary(name: str, items: list[dict[str, Any]], total: int) -> dict[str, Any
 
 
 def main() -> int:
-    """Parse, compare what is not compared yet, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="<task>/test.jsonl of each")
     parser.add_argument("--model", default="smollm2_135m")

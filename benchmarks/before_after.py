@@ -16,13 +16,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from side_by_side import DEVICE, arguments, in_turn, ratio, report
-from step_time import CASES, bundled_rows
+from side_by_side import arguments, in_turn, ratio, report
 from torch import Tensor
 from torch.nn.functional import linear
-from wide_layers import base_layers, rows, stepper
+from wide_layers import CASES, add_model, model_and_steps, stepper
 
-import mosld
 from mosld.adapters.kernels.fused_linear import MaskedWeight
 from mosld.common.process import silence_libraries
 from mosld.data.tokens.encoding import Example
@@ -123,10 +121,8 @@ def memory(taken: Stepper, examples: Sequence[Example]) -> int:
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
-    parser.add_argument("--model", default="smollm2_135m")
-    parser.add_argument("--layers", type=int, help="so many layers of the model's dimensions, with random weights")
+    add_model(parser)
     parser.add_argument("--method", default="mosld")
     parser.add_argument("--experts", type=int, help="in every layer")
     parser.add_argument("--rank", type=int)
@@ -138,14 +134,8 @@ def main() -> None:
     settings = settings | ({"rank": options.rank} if options.rank else {})
     if options.experts:
         settings = settings | {"experts" if method == "mixlora" else "allocation": options.experts}
-    if options.layers:
-        base, pad = base_layers(options.layers, options.model), 0
-        steps = [rows(options.rows, 256)] * (options.rounds + 1)
-    else:
-        base, tokenizer = mosld.load_base(options.model)
-        base, pad = base.to(DEVICE), tokenizer.pad_token_id
-        steps = bundled_rows(options.model, tokenizer, options.rows, options.rounds)
-    taken = stepper(base, method, pad, **settings)
+    base, tokenizer, steps = model_and_steps(options, options.rows)
+    taken = stepper(base, method, tokenizer.pad_token_id if tokenizer else 0, **settings)
     ways = step_ways(taken) | kernel_ways()
     if options.ways:
         ways = {way: ways[way] for way in ("as it is", *options.ways.split(","))}

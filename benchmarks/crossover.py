@@ -20,7 +20,6 @@ SHAPES = ((5, 8), (8, 8), (16, 8), (32, 8), (64, 8), (64, 64))  # experts, rank
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
     parser.add_argument("--widths", type=numbers, default=[576, 4096])
     parser.add_argument("--tokens", type=int, default=512)

@@ -33,7 +33,6 @@ def counted(source: SourceConfig) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Parse, count, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="<task>/<split>.jsonl of each task")
     parser.add_argument("--json", help="write the table to this file")

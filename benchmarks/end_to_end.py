@@ -17,15 +17,10 @@ from peft import LoraConfig, get_peft_model
 from side_by_side import DEVICE, arguments, clock, matrix_peak, report
 from torch.utils.data import SequentialSampler
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments, default_data_collator
-from wide_layers import VOCABULARY, base_layers, rows, shared_copy, stepper, useful_operations
+from wide_layers import add_model, model_and_steps, shared_copy, stepper, useful_operations
 
-import mosld
 from mosld.common.process import silence_libraries
-from mosld.config.compose import load_config
-from mosld.data.dataset import load_dataset
-from mosld.data.mixing import Order
-from mosld.data.tokens.encoding import Example, encode_train
-from mosld.data.tokens.prompts import PromptEncoder
+from mosld.data.tokens.encoding import Example
 
 IGNORED = -100
 
@@ -70,23 +65,9 @@ def trainer_seconds(base: Any, collate: Any, examples: list[Example], batch: int
     return times.seconds[1:]
 
 
-def real_rows(flags: Any, tokenizer: Any) -> list[list[Example]]:
-    """The rows of each step, of a directory or the bundled ones."""
-    source = ["source=local", f"source.root={flags.data}", "source.on_bad_row=skip"] if flags.data else []
-    config = load_config([f"model={flags.model}", f"data.tasks=[{flags.tasks}]", *source])
-    encoder = PromptEncoder(tokenizer, config.model.prompt)
-    every = encode_train(load_dataset(config.data, config.source).train, encoder, tokenizer.eos_token_id).examples
-    order = Order((len(every),), (len(every),), flags.batch_size, seed=0)
-    return [[every[i] for i in order.rows(number)] for number in range(flags.rounds + 1)]
-
-
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
-    parser.add_argument("--model", default="smollm2_135m")
-    parser.add_argument("--layers", type=int, help="so many layers of the model's dimensions, with random weights")
-    parser.add_argument("--length", type=int, default=256, help="tokens of a row, with --layers")
-    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="of the head, with --layers")
+    add_model(parser)
     parser.add_argument("--data", help="a directory as for source=local; without it the bundled rows")
     parser.add_argument("--tasks", default="obqa,csqa,arc_e,arc_c")
     parser.add_argument("--methods", default="lora,mosld", help="ours; +compile compiles")
@@ -94,14 +75,11 @@ def main() -> None:
     parser.add_argument("--trainer-sizes", default="2,4,8,16", help="Trainer's rows of a forward pass")
     flags = parser.parse_args()
     silence_libraries()
-    if flags.layers:
-        base, pad = base_layers(flags.layers, flags.model, vocabulary=flags.vocabulary), 0
-        collate, where = default_data_collator, f"{flags.length} random tokens a row"
-        steps = [rows(flags.batch_size, flags.length)] * (flags.rounds + 1)
-    else:
-        base, tokenizer = mosld.load_base(flags.model)
-        base, pad, collate = base.to(DEVICE), tokenizer.pad_token_id, DataCollatorForSeq2Seq(tokenizer)
-        steps, where = real_rows(flags, tokenizer), flags.tasks
+    source = ["source=local", f"source.root={flags.data}", "source.on_bad_row=skip"] if flags.data else []
+    base, tokenizer, steps = model_and_steps(flags, flags.batch_size, f"data.tasks=[{flags.tasks}]", *source)
+    pad = tokenizer.pad_token_id if tokenizer else 0
+    collate = DataCollatorForSeq2Seq(tokenizer) if tokenizer else default_data_collator
+    where = flags.tasks if tokenizer else f"{flags.length} random tokens a row"
     ours = {}
     for case in flags.methods.split(","):
         method, plain = case.removesuffix("+compile"), {"dropout": 0.0, "dropout_on": "none"}

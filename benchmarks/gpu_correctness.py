@@ -249,7 +249,6 @@ def scores(model_name: str, items: int = 100) -> Iterator[Check]:
 
 
 def main() -> int:
-    """Parse, check, print."""
     parser = arguments(__doc__)
     checks: dict[str, Callable[[], Iterator[Check]]] = {
         check.__name__: check for check in (gradients, packed, recomputing, compiled, quantized, resumed)

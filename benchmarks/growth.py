@@ -22,7 +22,6 @@ def numbers(text: str) -> list[int]:
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
     parser.add_argument("--model", default="llama2_7b")
     parser.add_argument("--experts", type=numbers, default=[2, 8, 64])

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from memory_model import KEEPS_NOTHING, resident
+from memory_model import KEEPS_NOTHING, second_step_peak
 from peft import get_peft_model
 from side_by_side import DEVICE, arguments, report
-from step_time import CASES
 from torch import nn
-from wide_layers import rows, stepper
+from wide_layers import CASES, rows, stepper
 
 import mosld
 from mosld.adapters.adapt import peft_config
@@ -48,23 +47,15 @@ def kept(case: str, width: int, tokens: int, dtype: torch.dtype) -> int:
 
 
 def peak(model: str, case: str) -> float:
-    """Peak bytes of this process in the second of two steps: the first makes what is kept, the moments among it."""
+    """Peak bytes of this process in the second of two steps."""
     base, tokenizer = mosld.load_base(model)
     method, options = CASES.get(case, (case, {}))
     taken = stepper(base.to(DEVICE), method, tokenizer.pad_token_id, **options)
     examples = rows(8, 256)
-    taken.step(examples, 8, 1e-4, 0)
-    if DEVICE.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        taken.step(examples, 8, 1e-4, 1)
-        return torch.cuda.max_memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")
-    taken.step(examples, 8, 1e-4, 1)
-    return resident("VmHWM")
+    return second_step_peak(lambda number: taken.step(examples, 8, 1e-4, number))
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--tokens", type=int, default=2048)

@@ -23,7 +23,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -80,13 +80,18 @@ def take_steps(config: Config, rows: int, length: int) -> int:
         base, tokenizer = load_base_model(config.model)
     stepper = make_stepper(RunContext(config, Dataset({}, "bundled"), tokenizer, Console()), base)
     examples = [Example(Row("", "", "", "", (), 0), list(range(1, length + 1)), length - ANSWER)] * rows
-    stepper.step(examples, rows, 1e-4, 0)
+    return second_step_peak(lambda number: stepper.step(examples, rows, 1e-4, number))
+
+
+def second_step_peak(step: Callable[[int], object]) -> int:
+    """Peak bytes of the second of two steps: the first makes what is kept, the moments among it."""
+    step(0)
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        stepper.step(examples, rows, 1e-4, 1)
+        step(1)
         return torch.cuda.max_memory_allocated()
     Path("/proc/self/clear_refs").write_text("5")
-    stepper.step(examples, rows, 1e-4, 1)
+    step(1)
     return resident("VmHWM")
 
 
@@ -117,7 +122,6 @@ def fresh(model: str, method: str, shapes: str, more: Sequence[str]) -> list[int
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--methods", default="lora,mosld,mola,full")

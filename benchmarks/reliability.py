@@ -8,7 +8,6 @@ case fails; each one that does is named.
 
 import argparse
 import importlib
-import json
 import sys
 import tempfile
 import time
@@ -16,8 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from rich import print as show
-from rich.table import Table
+from side_by_side import report
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = {  # number: module, promise, what its figure is
@@ -72,7 +70,6 @@ def prove(number: int, quick: bool) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Parse, prove, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the short form, as in the test suite")
     parser.add_argument("--rows", help="only these, as in 1,2,5")
@@ -81,18 +78,13 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))
     wanted = [int(number) for number in given.rows.split(",")] if given.rows else list(ROWS)
     lines = [prove(number, given.quick) for number in wanted]
-    table = Table(title=f"Promises, {'short' if given.quick else 'full'} form")
-    for column in ("row", "promise", "cases", "passed", "figure", "seconds"):
-        table.add_column(column, justify="left" if column in ("promise", "figure") else "right")
-    for line in lines:
-        table.add_row(*(str(line[column.header]) for column in table.columns))  # type: ignore[index]
-    show(table)
     for line in lines:
         for failure in line["failures"]:
             print(f"row {line['row']}: {failure}", file=sys.stderr)
-    if given.json:
-        Path(given.json).write_text(json.dumps(lines, indent=2) + "\n")
-    return int(any(line["failures"] for line in lines))
+    shown = [{key: value for key, value in line.items() if key != "failures"} for line in lines]
+    failures = [failure for line in lines for failure in line["failures"]]
+    report(f"Promises, {'short' if given.quick else 'full'} form", shown, given.json, failed=len(failures))
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

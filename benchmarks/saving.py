@@ -24,7 +24,6 @@ def size(folder: Path) -> int:
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--wide", default="llama2_7b")

@@ -127,7 +127,6 @@ SECTIONS: dict[str, tuple[str, Callable[[Measure], str]]] = {
 
 
 def main() -> int:
-    """Parse, plan, write or compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], help="names of the marks; none: all")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if a document says otherwise")

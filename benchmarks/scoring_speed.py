@@ -12,17 +12,13 @@ same prompt; cloze is ARC-Easy; shots is MMLU by letters with five solved exampl
 puts it. Needs the extra `lm-eval`.
 """
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
-from rich import print as show
-from rich.table import Table
+from side_by_side import arguments, report
 from torch.utils.flop_counter import FlopCounterMode
 
 from mosld.common.process import silence_libraries
@@ -131,25 +127,22 @@ def measure(contest: Contest, sizes: list[int], rounds: int) -> dict[str, Any]:
     pairs = list(zip(seconds[0][1:], seconds[best][1:], strict=True))
     ratios, of_processor = ([theirs[kind] / ours[kind] for ours, theirs in pairs] for kind in (0, 1))
     items = len(contest.rows)
+    agreeing = sum(a == b for a, b in zip(chosen[0], chosen[best], strict=True))
     return {
         "prompt": contest.style,
         "task": KINDS[contest.style][0],
-        "items": items,
-        "items_per_second": items / medians[0],
-        "harness_items_per_second": {size: items / medians[size] for size in sizes},
-        "harness_best_batch_size": best,
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "processor_ratio": statistics.median(of_processor),
-        "operations_ratio": operations(lambda: contest.harness(best)) / operations(contest.ours),
+        "items/s": items / medians[0],
+        "harness items/s (batch)": f"{items / medians[best]:.2f} ({best})",
+        "ratio (least, most)": f"{statistics.median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})",
+        "of processor time": statistics.median(of_processor),
+        "of operations": operations(lambda: contest.harness(best)) / operations(contest.ours),
         "aim": KINDS[contest.style][1],
-        "agreeing": sum(a == b for a, b in zip(chosen[0], chosen[best], strict=True)),
+        "agreeing": f"{agreeing} of {items}",
     }
 
 
 def main() -> None:
-    """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=3)
     parser.add_argument("--root", required=True, help="<task>/test.jsonl of arc_e, <task>/validation.jsonl of csqa")
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
@@ -157,8 +150,6 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100, help="items of each prompt format")
     parser.add_argument("--batch-sizes", default="1,4,8,16,32", help="of the harness")
     parser.add_argument("--batch-tokens", type=int, default=1024, help="of own scoring")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", help="write the figures to this file")
     given = parser.parse_args()
     silence_libraries()
     styles = given.prompts.split(",")
@@ -175,29 +166,7 @@ def main() -> None:
         contest = Contest(style, data, given.limit, model, tokenizer, given.batch_tokens)
         contests.append(measure(contest, sizes, given.rounds))
     dtype = str(model.dtype).removeprefix("torch.")
-    table = Table(title=f"{given.model}, {dtype}, {given.limit} items, {given.rounds} rounds")
-    for column in (
-        "prompt",
-        "items/s",
-        "harness items/s (batch)",
-        "ratio (min, max)",
-        "of processor time",
-        "of operations",
-        "aim",
-        "agreeing",
-    ):
-        table.add_column(column, justify="right")
-    for one in contests:
-        best = one["harness_best_batch_size"]
-        theirs = f"{one['harness_items_per_second'][best]:.2f} ({best})"
-        spread = f"{one['ratio']:.2f} ({min(one['ratios']):.2f}, {max(one['ratios']):.2f})"
-        agreeing = f"{one['agreeing']} of {one['items']}"
-        ratios = [spread, f"{one['processor_ratio']:.2f}", f"{one['operations_ratio']:.2f}", f"{one['aim']:.1f}"]
-        table.add_row(one["prompt"], f"{one['items_per_second']:.2f}", theirs, *ratios, agreeing)
-    show(table)
-    if given.json:
-        figures = {"model": given.model, "dtype": dtype, "contests": contests}
-        Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
+    report(f"{given.model}, {dtype}, {given.limit} items, {given.rounds} rounds", contests, given.json)
 
 
 if __name__ == "__main__":

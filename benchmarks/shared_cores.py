@@ -98,7 +98,6 @@ def wait_for(
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--ways", default="mosld,300000,1000,0")

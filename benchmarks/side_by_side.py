@@ -22,10 +22,10 @@ DATA_SHEETS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
+def arguments(description: str | None, rounds: int = 5) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that warms up (1: none)")
+    parser.add_argument("--rounds", type=int, default=rounds, help="measured rounds, after one that warms up (1: none)")
     parser.add_argument("--json", help="write the figures to this file")
     return parser
 

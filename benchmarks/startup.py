@@ -61,7 +61,6 @@ def many_runs(folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--options", nargs="*", default=[], help="more overrides of the training command")

@@ -11,54 +11,24 @@ beside compiled LoRA where both are measured. The share of the peak counts `usef
 
 from typing import Any
 
-from side_by_side import DEVICE, arguments, in_turn, peak, ratio, report
-from wide_layers import VOCABULARY, base_layers, rows, stepper, useful_operations
+from side_by_side import arguments, in_turn, peak, ratio, report
+from wide_layers import CASES, add_model, model_and_steps, stepper, useful_operations
 
-import mosld
 from mosld.common.process import silence_libraries
-from mosld.config.compose import load_config
-from mosld.data.dataset import load_dataset
-from mosld.data.mixing import Order
-from mosld.data.tokens.encoding import Example, encode_train
-from mosld.data.tokens.prompts import PromptEncoder
 
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "lora": ("lora", {"dropout": 0.0, "dropout_on": "none"}),
-    "lora+dropout": ("lora", {}),
-    "lora+ffn": ("lora", {"dropout": 0.0, "dropout_on": "none", "targets": "ffn"}),
-    "mixlora": ("mixlora", {"plain_targets": "none"}),
-}
 METHODS = "lora,lora+dropout,mosl,mosld,mola,molora,hydralora,lora+ffn,mixlora"
 
 
-def bundled_rows(model: str, tokenizer: Any, size: int, rounds: int) -> list[list[Example]]:
-    """The rows of each step, out of the bundled mixture."""
-    config = load_config([f"model={model}", "data=mixture", "source=bundled"])
-    encoder = PromptEncoder(tokenizer, config.model.prompt)
-    examples = encode_train(load_dataset(config.data, config.source).train, encoder, tokenizer.eos_token_id).examples
-    order = Order((len(examples),), (len(examples),), size, seed=0)
-    return [[examples[i] for i in order.rows(step)] for step in range(rounds + 1)]
-
-
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
-    parser.add_argument("--model", default="smollm2_135m")
-    parser.add_argument("--layers", type=int, help="so many layers of the model's dimensions, with random weights")
+    add_model(parser)
     parser.add_argument("--methods", default=METHODS, help="lora first; +compile compiles")
     parser.add_argument("--experts", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--length", type=int, default=256, help="tokens of a row, with --layers")
-    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="of the head, with --layers")
     options = parser.parse_args()
     silence_libraries()
-    if options.layers:
-        base, pad = base_layers(options.layers, options.model, vocabulary=options.vocabulary), 0
-        steps = [rows(options.batch_size, options.length)] * (options.rounds + 1)
-    else:
-        base, tokenizer = mosld.load_base(options.model)
-        base, pad = base.to(DEVICE), tokenizer.pad_token_id
-        steps = bundled_rows(options.model, tokenizer, options.batch_size, options.rounds)
+    base, tokenizer, steps = model_and_steps(options, options.batch_size)
+    pad = tokenizer.pad_token_id if tokenizer else 0
 
     def one(case: str) -> Any:
         name = case.removesuffix("+compile")

@@ -55,7 +55,6 @@ def emptied(text: str) -> str:
 
 
 def main() -> None:
-    """Parse, fill."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="every table is of the folder; the others say: not run")
     parser.add_argument("folder", type=Path)

@@ -12,10 +12,9 @@ from collections import defaultdict
 from typing import Any
 
 from side_by_side import DEVICE, arguments, in_turn, matrix_peak, report
-from step_time import CASES, bundled_rows
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
-from wide_layers import stepper
+from wide_layers import CASES, rows_of_steps, stepper
 
 import mosld
 from mosld.adapters.bank import Mixture
@@ -91,7 +90,6 @@ def shares(events: Any) -> dict[str, float]:
 
 
 def main() -> None:
-    """Parse, measure, print."""
     parser = arguments(__doc__)
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--method", default="mosld")
@@ -101,7 +99,7 @@ def main() -> None:
     base, tokenizer = mosld.load_base(flags.model)
     method, options = CASES.get(flags.method, (flags.method, {}))
     taken = stepper(base.to(DEVICE), method, tokenizer.pad_token_id, **options)
-    steps = bundled_rows(flags.model, tokenizer, flags.batch_size, 2 * flags.rounds)
+    steps = rows_of_steps(flags.model, tokenizer, flags.batch_size, 2 * flags.rounds + 1)
 
     def step(number: int) -> None:
         """One optimiser step."""

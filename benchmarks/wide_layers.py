@@ -1,5 +1,9 @@
-"""Decoder layers of LLaMA-2-7B's dimensions at random weights, with a method on them, ready for training steps."""
+"""A model with the rows of each training step, and a method on it, ready for these steps.
 
+The model is one of conf/model, or layers of its dimensions at random weights.
+"""
+
+import argparse
 import copy
 from typing import Any
 
@@ -9,10 +13,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import mosld
+from mosld.config.compose import load_config
 from mosld.config.groups import model_config
 from mosld.config.schema import TrainingConfig
+from mosld.data.dataset import load_dataset
+from mosld.data.mixing import Order
 from mosld.data.rows import Row
-from mosld.data.tokens.encoding import Example, answer_tokens
+from mosld.data.tokens.encoding import Example, answer_tokens, encode_train
+from mosld.data.tokens.prompts import PromptEncoder
 from mosld.distributed.processes import processes
 from mosld.models.attention import resolve_attention
 from mosld.models.config import transformers_config
@@ -22,6 +30,38 @@ from mosld.training.optim import make_optimizer
 from mosld.training.step import Stepper
 
 VOCABULARY = 256  # a small head, so that the layers are compared
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("lora", {"dropout": 0.0, "dropout_on": "none"}),
+    "lora+dropout": ("lora", {}),
+    "lora+ffn": ("lora", {"dropout": 0.0, "dropout_on": "none", "targets": "ffn"}),
+    "mixlora": ("mixlora", {"plain_targets": "none"}),
+}
+
+
+def add_model(parser: argparse.ArgumentParser, length: int = 256) -> None:
+    """The options that `model_and_steps` reads."""
+    parser.add_argument("--model", default="smollm2_135m")
+    parser.add_argument("--layers", type=int, help="so many layers of the model's dimensions, with random weights")
+    parser.add_argument("--length", type=int, default=length, help="tokens of a row, with --layers")
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="of the head, with --layers")
+
+
+def model_and_steps(flags: argparse.Namespace, size: int, *overrides: str) -> tuple[Any, Any, list[list[Example]]]:
+    """The base, its tokenizer, and the `size` rows of each round; with --layers no tokenizer, and random tokens."""
+    if flags.layers:
+        base = base_layers(flags.layers, flags.model, vocabulary=flags.vocabulary)
+        return base, None, [rows(size, flags.length)] * (flags.rounds + 1)
+    base, tokenizer = mosld.load_base(flags.model)
+    return base.to(DEVICE), tokenizer, rows_of_steps(flags.model, tokenizer, size, flags.rounds + 1, *overrides)
+
+
+def rows_of_steps(model: str, tokenizer: Any, size: int, steps: int, *overrides: str) -> list[list[Example]]:
+    """The rows of each step; without overrides out of the bundled mixture."""
+    config = load_config([f"model={model}", *(overrides or ("data=mixture", "source=bundled"))])
+    encoder = PromptEncoder(tokenizer, config.model.prompt)
+    examples = encode_train(load_dataset(config.data, config.source).train, encoder, tokenizer.eos_token_id).examples
+    order = Order((len(examples),), (len(examples),), size, seed=0)
+    return [[examples[i] for i in order.rows(step)] for step in range(steps)]
 
 
 def base_layers(

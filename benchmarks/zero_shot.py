@@ -63,7 +63,6 @@ def percent(score: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Parse, score line after line, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="<task>/<split>.jsonl of each task")
     parser.add_argument("--model", default="smollm2_135m")

@@ -36,7 +36,6 @@ def run_command(
     """Run a command on its overrides and return its exit code.
 
     Args:
-        command: takes the overrides.
         usage: what `--help` prints before groups and keys.
         argv: the arguments; None: those of the process.
         output: the key that `--output DIR` sets, where the command writes.

@@ -56,7 +56,6 @@ class ExportParser(FlagParser):
     """Takes ``key=value`` for ``--key value``."""
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The values of the keys and flags."""
         keys = [name.removeprefix("--") for action in self._actions for name in action.option_strings if "--" in name]
         given = [text for text in arguments if re.match(r"[\w.-]+=", text) and not text.startswith("run=")]
         unknown = [text for text in given if text.partition("=")[0] not in keys and not Path(text).exists()]

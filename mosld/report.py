@@ -31,7 +31,6 @@ def report(flags: argparse.Namespace, command: str) -> int:
     """Report on the named runs and print the path of the page.
 
     Args:
-        flags: the values of the flags.
         command: what was typed.
     """
     with ending_on_ctrl_c():

@@ -93,10 +93,6 @@ class AuxiliaryLoss:
 
         Args:
             model: the base model, or its decoder where that is called alone.
-            context: of the forward pass.
-            kwargs: arguments of the forward pass.
-            outputs: of the base model.
-            routings: of the active adapters.
         """
         if not model.training and not context.wants_auxiliary_loss:
             return outputs

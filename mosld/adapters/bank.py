@@ -256,8 +256,6 @@ class Mixture(ExpertBank):
         """Compute the update.
 
         Args:
-            x_BSI: the layer's input.
-            context: of the forward pass.
             layer: name of the adapter and the decoder layer, whose modules share a decision with router "domain".
 
         Returns:

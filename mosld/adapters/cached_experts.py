@@ -3,6 +3,7 @@
 Shapes: B batch, E experts.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -35,16 +36,13 @@ class CachedExperts:
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self.mosld_experts = {
-            key: Routing(*(part.repeat_interleave(repeats, dim=0) for part in routing[:2]))
-            for key, routing in self.mosld_experts.items()
-        }
+        self._change(lambda part: part.repeat_interleave(repeats, dim=0))
 
     def _select(self, rows_B: Tensor) -> None:
-        self.mosld_experts = {
-            key: Routing(*(part[rows_B.to(part.device)] for part in routing[:2]))
-            for key, routing in self.mosld_experts.items()
-        }
+        self._change(lambda part: part[rows_B.to(part.device)])
+
+    def _change(self, rows: Callable[[Tensor], Tensor]) -> None:
+        self.mosld_experts = _each_part(self.mosld_experts, rows)
 
 
 @cache
@@ -64,8 +62,12 @@ def keep_with_cache(kv_cache: object, experts: dict[AdapterLayer, Routing]) -> N
         return
     if not isinstance(kv_cache, CachedExperts):
         kv_cache.__class__ = _with_experts(type(kv_cache))  # type: ignore[arg-type]
-    kept = {key: Routing(*(part.detach() for part in routing[:2])) for key, routing in experts.items()}
-    kv_cache.mosld_experts = kept  # type: ignore[attr-defined]
+    kv_cache.mosld_experts = _each_part(experts, Tensor.detach)  # type: ignore[attr-defined]
+
+
+def _each_part(experts: dict[AdapterLayer, Routing], change: Callable[[Tensor], Tensor]) -> dict[AdapterLayer, Routing]:
+    """The probabilities and the gates of each routing, changed."""
+    return {key: Routing(*map(change, routing[:2])) for key, routing in experts.items()}
 
 
 def experts_of_cache(kv_cache: object) -> dict[AdapterLayer, Routing]:

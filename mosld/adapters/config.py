@@ -133,7 +133,6 @@ class MosldConfig(PeftConfig):
         """The config of a method: options of the same name are copied.
 
         Args:
-            method: the method group.
             experts: experts per module, where an allocation gives them.
             targets: names of all modules to adapt, or a regular expression.
             single_lora: those among them that get a single LoRA.
@@ -182,7 +181,6 @@ def experts_per_layer(shape: int | Sequence[int], depth: int) -> list[int]:
     Args:
         shape: one number for all layers, or numbers for equal parts of the depth: [8, 6, 4, 2] gives the first
             quarter of the layers 8 experts each.
-        depth: number of layers.
 
     Raises:
         ValueError: the shape has more parts than the model has layers.

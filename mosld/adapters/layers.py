@@ -105,10 +105,8 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
     """What PEFT needs of a linear layer and of a feed-forward block with mixtures.
 
     Attributes:
-        key: the module's name in the model.
         layer: the part of `key` up to the layer's number.
         context: gives the state of the forward pass under way.
-        slot: where it records its routing.
     """
 
     adapter_layer_names = ("mosld_mixture",)
@@ -133,12 +131,10 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
 
     @property
     def in_features(self) -> int:
-        """The width of the input."""
         return cast(nn.Linear, self.get_base_layer()).in_features
 
     @property
     def out_features(self) -> int:
-        """The width of the output."""
         return cast(nn.Linear, self.get_base_layer()).out_features
 
     def _add(self, name: str, mixture: nn.Module) -> None:
@@ -221,17 +217,14 @@ class MixtureFeedForward(MixtureLayer):
 
     @property
     def reference_weight(self) -> Tensor:
-        """A weight of the base, whose device the mixtures share."""
         return self._block.gate_proj.weight
 
     @property
     def in_features(self) -> int:
-        """The width of the input."""
         return self._block.gate_proj.in_features
 
     @property
     def out_features(self) -> int:
-        """The width of the output."""
         return self._block.down_proj.out_features
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,9 +31,7 @@ def balance_loss(
     Choices are counted before full experts turn any away.
 
     Args:
-        routings: by module.
         mask_BS: 1 for a token, 0 for a pad; None: all are tokens. Pads never count.
-        formula: "switch", "paper_literal" or "sira".
         whole: by module, c and last T of all tokens of the step [E + 1]. The losses of its forward passes then add up
             to that of one pass over all of it.
 

@@ -80,9 +80,7 @@ def set_expert(model: PeftModel, expert: int, pairs: LoraPairs) -> None:
     """Copy a LoRA into one expert's rows and columns of the bank of every layer.
 
     Args:
-        model: the mixture.
         expert: its index; from the end where it is negative, as layers may have different numbers.
-        pairs: from `fitting_lora`.
     """
     for key, mixture in mixtures_of(model).items():
         first = expert % mixture.experts * mixture.rank

@@ -70,8 +70,6 @@ class Router(nn.Module):
         """The routing of every token; with router "domain", of every sequence (S is 1).
 
         Args:
-            x_BSI: hidden states.
-            context: of the forward pass.
             logits: from `fused_logits`, where they are computed already.
         """
         refuse_offloaded(x_BSI, [] if self.weight is None else [self.weight])

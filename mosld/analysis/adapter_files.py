@@ -38,7 +38,6 @@ class Bank:
     """The experts of one linear layer.
 
     Attributes:
-        key: the layer's name in the model.
         A_ERI: their down-projections in float64; one for all if A is shared.
         B_EOR: their up-projections in float64; one for all if B is shared.
     """
@@ -49,7 +48,6 @@ class Bank:
 
     @property
     def experts(self) -> int:
-        """How many there are."""
         return max(len(self.A_ERI), len(self.B_EOR))
 
     @property

@@ -23,7 +23,6 @@ class Series(NamedTuple):
 
     Attributes:
         run: its name, or those of two runs.
-        module: the kind of module.
         values: by layer.
         random: the same measure of random matrices of the same shapes, by layer; empty if there is none.
     """

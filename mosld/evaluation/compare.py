@@ -21,13 +21,9 @@ class Difference:
     """One item with different answers.
 
     Attributes:
-        task: the item's task.
-        id: the item's id.
         prediction: the first answer: the index of an option, or generated text.
-        other: the second answer.
         margin: how far the first evaluation puts its own answer above the other: nats, or nats per character where
             the options' text is compared so; None where answers are generated.
-        other_margin: the same for the second evaluation.
     """
 
     task: str

@@ -43,7 +43,6 @@ class Questions:
     """The questions of a split of every task, tokenized once and scored as often as needed.
 
     Attributes:
-        style: the prompt format.
         template: the chat template in which questions are put; None: a plain form.
         tasks: the tasks that have a test, by name.
         by_task: the questions as tokens, by task.
@@ -61,10 +60,7 @@ class Questions:
         """Tokenize `limit` rows of each task, the same ones in every run; all rows where it is None.
 
         Args:
-            tasks: the rows.
-            split: validation or test.
             limit: most rows of a task.
-            encoder: the prompt format.
             too_long: what becomes of rows that are too long: truncate, drop or error.
 
         Raises:

@@ -41,7 +41,6 @@ def run_batches(
         batches: the same in every process.
         answer: returns one picklable answer per item of a batch. Its second argument is False for a batch that is
             run only to keep sharded processes in step and must leave no record.
-        progress: wraps the batches of this process.
 
     Returns:
         The answers of all processes by the id() of the item.

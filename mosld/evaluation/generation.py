@@ -69,7 +69,6 @@ class GeneratedPrediction:
     """The model's answer to one question: a line of `predictions/<task>.jsonl`.
 
     Attributes:
-        id: the row's id.
         prediction: of a solution the final number as the model wrote it, None where there is none; of a reply its
             text, or the first line of it where the expected response has one line.
         correct: whether the number has the expected value, or the reply equals the expected one (`same_text`).
@@ -109,7 +108,6 @@ def generate_answers(
     Args:
         model: a causal language model, with or without an adapter; its training mode is restored at the end.
         questions: prompts as tokens, without options.
-        tokenizer: the model's tokenizer.
         max_new_tokens: length at which an answer is cut off.
         batch_tokens: padded tokens of the prompts of a batch.
         progress: wraps the batches, for a progress bar.

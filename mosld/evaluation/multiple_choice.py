@@ -22,7 +22,6 @@ class ChoicePrediction:
     """The model's answer to one question: a line of `predictions/<task>.jsonl`.
 
     Attributes:
-        id: the row's id.
         prediction: index of the likeliest option.
         correct: whether that is the right one.
         normalised: index of the likeliest option per character of its text.
@@ -50,9 +49,7 @@ def score_choices(
 
     Args:
         model: a causal language model, with or without an adapter; its training mode is restored at the end.
-        questions: the questions as tokens.
         pad_token_id: any token id; padding is masked.
-        batch_tokens: padded tokens per forward pass.
         progress: wraps the batches, for a progress bar.
         expert_use: counts the experts that the tokens of this process take.
 
@@ -92,7 +89,6 @@ def _option_scores(batch: Sequence[Packed], logits_PV: torch.Tensor) -> list[lis
     """The log-likelihood of each option of each sequence: the sum over its tokens.
 
     Args:
-        batch: the sequences.
         logits_PV: logits over the vocabulary V at the scored positions P, sequence after sequence.
     """
     starts = accumulate((len(packed.scored_positions) for packed in batch), initial=0)

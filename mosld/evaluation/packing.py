@@ -30,9 +30,6 @@ class Packed:
     """One question, or several that begin alike, in one sequence.
 
     Attributes:
-        questions: the packed questions.
-        tokens: the token ids.
-        positions: the position id of each token.
         owners: the question of each token, counted from 1; 0 for tokens that all questions share.
         segments: the option of each token, counted from 1; 0 for tokens of a prompt.
         scored_positions: indices into `tokens` whose next token is scored, ascending.
@@ -49,7 +46,6 @@ class Packed:
 
     @property
     def length(self) -> int:
-        """Number of packed tokens."""
         return len(self.tokens)
 
     @property
@@ -142,7 +138,6 @@ def batches(items: Sequence[Item], batch_tokens: int, max_padding: int | None = 
     """Batches of items of similar length, longest first.
 
     Args:
-        items: packed sequences or questions.
         batch_tokens: most padded tokens of a batch; a batch holds at least one item.
         max_padding: most padding tokens of a batch; None: `MAX_PADDING_SHARE` of `batch_tokens`.
     """

@@ -68,10 +68,7 @@ def add_subjects(
     """Add `by_subject` and `by_category`, each over all of its questions.
 
     Args:
-        score: the score of all questions.
         ids: the questions' ids, which begin with the subject.
-        items: what is scored of each question.
-        score_items: computes the score of some items.
     """
     subjects: dict[str, list[Item]] = {}
     categories: dict[str, list[Item]] = {name: [] for name in CATEGORIES}

@@ -14,7 +14,7 @@ from mosld.adapters.load import Model
 from mosld.common.files import JsonObject
 from mosld.data.tasks import Task
 from mosld.data.tokens.encoding import Example
-from mosld.evaluation.forward import Progress, run_batches, scoring_mode
+from mosld.evaluation.forward import run_batches, scoring_mode
 
 # The rows of each forward pass, by task.
 Batches = Mapping[str, Sequence[list[Example]]]
@@ -85,10 +85,6 @@ def perplexity(loss: float | None) -> float | None:
 def chosen_by(tasks: Mapping[str, Task], rows: Mapping[str, Sequence[object]]) -> str:
     """The measure that chooses the best weights.
 
-    Args:
-        tasks: the run's tasks.
-        rows: validation rows by task.
-
     Returns:
         "accuracy" if any task with validation rows is scored by a choice or a number, else "loss"; "last" without
         validation rows, where the weights of the last step are taken.
@@ -103,7 +99,6 @@ def validation_losses(
     model: Model,
     batches: Batches,
     inputs: Callable[[list[Example]], Mapping[str, object]],
-    progress: Progress = iter,
 ) -> dict[str, float]:
     """The loss of each task, in eval mode.
 
@@ -113,7 +108,6 @@ def validation_losses(
         model: the model in training; its training mode is restored at the end.
         batches: each of rows of one task.
         inputs: makes the keyword arguments of a training forward out of rows.
-        progress: wraps the batches, for a progress bar.
     """
 
     def sums(batch: list[list[Example]], _: bool) -> list[tuple[float, int]]:
@@ -129,7 +123,7 @@ def validation_losses(
         return {}
     every_batch = [[batch] for task_batches in batches.values() for batch in task_batches]
     with scoring_mode(model):
-        sums_by_batch = run_batches(every_batch, sums, progress)
+        sums_by_batch = run_batches(every_batch, sums, iter)
     losses = {}
     for task, task_batches in batches.items():
         totals, counts = zip(*(sums_by_batch[id(batch)] for batch in task_batches), strict=True)

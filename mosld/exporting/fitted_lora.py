@@ -52,8 +52,6 @@ def fit_updates(
 
     Args:
         model: a mixture in eval mode.
-        rows: rows to fit on, in batches.
-        unseen: other rows.
         rank: the largest rank; a lower one than that of the features truncates the fit.
 
     Returns:

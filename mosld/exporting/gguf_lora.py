@@ -32,9 +32,7 @@ def write_gguf(updates: Updates, config: PretrainedConfig, name: str, file: Path
 
     Args:
         updates: in float32, all of one rank.
-        config: of the base model.
         name: of the adapter, for the file's metadata.
-        file: the file.
     """
     check_architecture(config.model_type)
     architecture = ARCHITECTURES[config.model_type]

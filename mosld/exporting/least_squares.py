@@ -35,7 +35,6 @@ class Moments:
         self.uu = 0.0
 
     def add(self, z_TF: Tensor, u_TO: Tensor) -> None:
-        """Add tokens."""
         z_TF, u_TO = z_TF.double(), u_TO.double()
         self.zz_FF += z_TF.T @ z_TF
         self.uz_OF += u_TO.T @ z_TF

@@ -93,10 +93,6 @@ def write_lora(
     Args:
         updates: what to write, all of one rank.
         base: the base model, whose other linear layers are not to be adapted.
-        base_name: `base_model_name_or_path`.
-        revision: of the base on the hub.
-        dtype: of the weights.
-        folder: where the files go.
     """
     rank = rank_of(updates)
     tensors = {

@@ -38,7 +38,6 @@ def write_standalone(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, fol
 
     Args:
         adapted: a mixture of any method, with one active adapter.
-        tokenizer: of the base.
         folder: an existing directory.
 
     Raises:

@@ -48,11 +48,8 @@ def answer_questions(
     """Load what the run trained and answer what is asked; returns whether every question could be answered.
 
     Args:
-        config: of the run.
-        run: what was trained.
         prompt: one question; None: a terminal or a pipe.
         experts: whether the experts are shown after each answer.
-        seed: of sampling.
         form, max_new_tokens, temperature, system: as in `Answerer`.
     """
     silence_libraries()
@@ -75,8 +72,6 @@ class Session:
     """A conversation: questions and commands.
 
     Attributes:
-        console: for messages beside the answers.
-        last: the last answer.
         turns: the conversation so far, where the questions at a terminal form one.
     """
 
@@ -182,7 +177,6 @@ class Session:
             self.out.print(Group(*(part for table in tables for part in (table, "")), Text(legend, "dim")))
 
     def say(self, text: str) -> None:
-        """Print one message beside the answers."""
         self.console.print(text)
 
 

@@ -128,8 +128,6 @@ class RunContext:
         """Say how many steps are trained on how many rows, how many are never seen, and what does not fit.
 
         Args:
-            order: which rows each step takes.
-            examples: the train rows.
             parameters: of the base model.
         """
         training = self.config.training
@@ -187,9 +185,6 @@ def refuse_too_long(config: Config, dataset: Dataset, console: Console, trains: 
     """With data.too_long=error, end before weights are read: the tokenizer and the shape of the model are enough.
 
     Args:
-        config: the run.
-        dataset: its rows.
-        console: shows the progress.
         trains: whether the rows for training and validation are read, too.
 
     Raises:
@@ -252,13 +247,7 @@ def add_adapter(context: RunContext, model: Model) -> Model:
 def make_stepper(
     context: RunContext, model: Model, adapt: Callable[[RunContext, Model], Model] = add_adapter
 ) -> Stepper:
-    """The adapted model on its device, with an optimiser.
-
-    Args:
-        context: the run.
-        model: the base model.
-        adapt: puts the adapter on it.
-    """
+    """The adapted model on its device, with an optimiser."""
     config = context.config
     # Full fine-tuning trains a float32 copy and saves the type of the base.
     base_dtype = model.dtype
@@ -299,10 +288,6 @@ def make_loop(
     """The training loop of a run, which starts from the newest checkpoint of `run`.
 
     Args:
-        context: the run.
-        stepper: takes optimiser steps.
-        examples: the train rows as tokens.
-        run: where checkpoints and metrics.jsonl are.
         stop: the signals that ask the run to stop.
         track: gets a copy of each line of metrics.jsonl.
     """

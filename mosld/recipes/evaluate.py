@@ -54,9 +54,6 @@ class EvaluationOutput:
         """Take RUN/eval/<name> (see `SavedRun.output`), or `output`, without what an earlier evaluation left there.
 
         Args:
-            config: the run's config with the overrides.
-            run: the run that is scored.
-            name: name of the directory.
             overrides: what the user typed, for results.json.
             data: description of the rows, for results.json.
             output: the directory that the user named.

@@ -58,10 +58,7 @@ class Export:
     """What is exported, as what, and where to.
 
     Attributes:
-        run: the run.
-        config: its config.
         form: "model", "lora", "merged" or "gguf".
-        output: the directory.
         per_task: fit one LoRA for each task, each in a directory of its name, and not one for all.
         rank: the largest rank of a fitted LoRA; None: the experts' own where they share A, else at least `VLLM_RANK`.
         rows: train rows to fit on.
@@ -100,7 +97,6 @@ class PlainLora:
 
     Attributes:
         name: of its directory; "" where there is one alone.
-        updates: its weights.
         fact: how it was made, for the card.
     """
 

@@ -31,9 +31,7 @@ class Answer:
     """What was asked and answered, as tokens.
 
     Attributes:
-        prompt: the whole prompt.
         tokens: the answer, without the token that ends it.
-        text: the answer.
         stopped: whether Ctrl-C cut it short.
         forgotten: whether the earliest turns were left out of the prompt, which would not fit the model.
     """
@@ -76,10 +74,8 @@ class Answerer:
 
     Attributes:
         model: the trained model, in eval mode.
-        tokenizer: its tokenizer.
         style: the prompt format of the run.
         form: how a question is put: question, plain or chat (see ``python -m mosld.chat --help``).
-        max_new_tokens: longest answer.
         temperature: of sampling; 0: none.
         system: a system prompt, or "".
     """

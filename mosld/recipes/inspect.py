@@ -28,7 +28,6 @@ def inspect_runs(
     """Write numbers, table and figures, and print the table of means.
 
     Args:
-        selected: the runs, each with its config.
         left_out: a sentence on each run that cannot be inspected.
         out: the directory to write; None: inspect/ in the first run.
         evaluation: the evaluation whose routing.json is read; None: that of the run itself.

@@ -22,9 +22,7 @@ def evaluate_by_lm_eval(
     """Have lm-eval score the trained model.
 
     Args:
-        config: the run's config with the overrides.
         dataset: our rows of the tasks; None: lm-eval downloads its own.
-        run: the run, adapter or model to score.
         arguments: lm-eval's tasks, and the overrides.
     """
     silence_libraries()

@@ -31,8 +31,6 @@ def load_base_model(
     """The base model on this process's device, or its shard of it, and the tokenizer.
 
     Args:
-        config: the model group.
-        console: shows that loading goes on.
         recorded: the fingerprint of the base that a run was trained on, if it is known.
 
     Raises:
@@ -81,9 +79,7 @@ def load_trained(
     """What a run trained, on this process's device and in eval mode, and its tokenizer.
 
     Args:
-        config: the base model.
         run: the trained adapter, or the whole model of full fine-tuning.
-        console: shows that loading goes on.
 
     Raises:
         UserError: base model or trained weights cannot be had, and why.

@@ -4,7 +4,6 @@
 process. As in the commands, what can be refused is refused before torch is imported.
 """
 
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from mosld.common.errors import UserError
@@ -45,7 +45,6 @@ class TrainedRun:
     """A finished run.
 
     Attributes:
-        path: the run directory.
         results: the content of its results.json; empty with check=True.
     """
 
@@ -158,13 +157,10 @@ def generate(
 
     Args:
         run: a directory, what `train` returned, or a model. Load the model once to ask more than once.
-        prompt: what to ask.
         tokenizer: that of a model that does not come from `mosld.load`.
         format: "question", "plain" or "chat" as in ``python -m mosld.chat --help``; None: as the run was trained, and
             plain for a model with a tokenizer of its own.
-        max_new_tokens: longest answer.
         temperature: of sampling; 0: the likeliest token.
-        seed: of sampling.
 
     Raises:
         UserError: no such run, no tokenizer, or a prompt that is too long.
@@ -216,7 +212,7 @@ def _as_text(value: object, key: str) -> str:
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, str):
-        return value if _is_plain(value) else _quoted(value)
+        return value if _is_plain(value) else QuotedString(value, Quote.single).with_quotes()
     # A number of numpy or torch.
     value = value.item() if hasattr(value, "item") else value
     if value is None or isinstance(value, bool | int | float):
@@ -230,11 +226,6 @@ def _is_plain(text: str) -> bool:
         return parse_override(f"key=[{text}]").value() == [text]
     except HydraException:
         return False
-
-
-def _quoted(text: str) -> str:
-    """In single quotes; backslashes count only before a quote."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
 
 
 def _directory(run: "str | Path | TrainedRun") -> str:

@@ -34,8 +34,6 @@ def report_runs(
         output: the directory to write; an earlier report there is replaced.
         against: the method or row that the others are compared with; None: mosld, or else the best on average.
         resamples: of the bootstrap over items; 0: predictions are not read.
-        paper: whether to show the paper's numbers.
-        figures: whether to draw figures.
         command: what was typed, for the head of the pages.
 
     Returns:

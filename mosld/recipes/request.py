@@ -30,9 +30,6 @@ class TrainRequest:
     """One run to train.
 
     Attributes:
-        config: the checked config.
-        dataset: the rows.
-        run: the run directory.
         overrides: what was typed.
     """
 
@@ -91,9 +88,6 @@ def show_results(request: TrainRequest, results: dict) -> None:
 def check_request(overrides: list[str]) -> TrainRequest:
     """Check everything that can be checked without a model.
 
-    Args:
-        overrides: Hydra overrides of conf/config.yaml.
-
     Raises:
         UserError: with one message for each mistake in config, launcher or data.
     """
@@ -151,8 +145,6 @@ class EvaluationRequest:
 
     Attributes:
         config: the run's checked config with the overrides.
-        dataset: the rows.
-        run: what was trained.
         overrides: what was typed.
         compared: a config with which to score once more; None: once only.
     """
@@ -168,8 +160,6 @@ def check_evaluation(directory: str, overrides: list[str], compare: str | None =
     """Check everything about an evaluation that can be checked without a model.
 
     Args:
-        directory: the run, adapter or model directory.
-        overrides: of the run's config.
         compare: one more override, for a second scoring.
 
     Raises:

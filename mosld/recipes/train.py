@@ -63,7 +63,6 @@ class TrainResult:
 
     Attributes:
         status: "finished", "diverged", "interrupted", or "checked" with check=true.
-        path: the run directory.
     """
 
     status: str
@@ -71,7 +70,6 @@ class TrainResult:
 
     @property
     def exit_code(self) -> ExitCode:
-        """The exit code of the command."""
         codes = {"diverged": ExitCode.DIVERGED, "interrupted": ExitCode.INTERRUPTED}
         return codes.get(self.status, ExitCode.FINISHED)
 
@@ -80,7 +78,6 @@ def train_run(request: TrainRequest, wait: bool = False) -> TrainResult:
     """Train one run and score it; with check=true try the longest micro-batch and stop.
 
     Args:
-        request: the checked request.
         wait: wait for another process that works on the same run instead of refusing.
 
     Raises:

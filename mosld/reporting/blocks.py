@@ -73,8 +73,6 @@ class Block:
     Attributes:
         title: what was trained on or evaluated, on which model and source.
         facts: what holds for all of it, one sentence each: fingerprints, items, what its runs note of their rows.
-        tasks: the columns.
-        rows: in the paper's order.
         single_tasks: whether each column comes from runs on that task only.
     """
 

@@ -117,7 +117,6 @@ class Comparison:
     """One row of a table of significance; accuracies by seed and numbers are shares of 1.
 
     Attributes:
-        name: of the row.
         task: or "average".
         here: accuracies of the row.
         there: accuracies of the row that it is compared with.
@@ -281,7 +280,6 @@ def scores_power_note(block: Block, comparisons: Sequence[Comparison]) -> str | 
     """What a table of scores can show of the average (or the only task) of two rows, and the seeds its two best need.
 
     Args:
-        block: of the table.
         comparisons: of its rows with one of them.
     """
     column = columns_of(block)[-1]

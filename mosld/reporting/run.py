@@ -35,8 +35,6 @@ class Run:
     """A finished run, or an evaluation of one.
 
     Attributes:
-        path: its directory.
-        results: the object of its results.json.
         trained_on: for an evaluation the name of the data that the weights were trained on; else None.
     """
 

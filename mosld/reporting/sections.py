@@ -34,11 +34,9 @@ class Section:
     """Tables and figures under one heading.
 
     Attributes:
-        title: the heading.
         facts: what holds for all of it, one sentence each.
         tables: in the order of the report.
         block: what the figures are drawn of; None: no figures.
-        figures: what was drawn.
         undrawn: number of figures above the limit.
     """
 
@@ -61,8 +59,6 @@ def make_sections(
     """Every block with its tables, and the paper's tables where they are asked for.
 
     Args:
-        blocks: of one report.
-        comparer: compares rows.
         against: the method or row that the others are compared with; None: mosld, or else the best on average.
         paper: the paper's numbers, if they are to be shown.
 

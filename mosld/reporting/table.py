@@ -25,7 +25,6 @@ class Cell:
         spread: standard deviation over seeds, in the unit of `value`.
         seeds: how many runs it is the mean of; 0 if it is no mean.
         best: whether it is better than the rest of its column beyond the interval.
-        runs: the runs it comes from.
     """
 
     text: str

@@ -40,7 +40,6 @@ def scores_table(block: Block, marks: Marks, winners: Mapping[str, str]) -> Tabl
     """Accuracy by method and task.
 
     Args:
-        block: the rows and columns.
         marks: what stands behind numbers.
         winners: by task the name of the row that is in bold.
     """

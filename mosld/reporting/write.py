@@ -45,9 +45,7 @@ def write_report(output: Path, head: Sequence[str], sections: Sequence[Section],
     """Write report.html, report.md, tables/*.csv and *.tex, figures/*.svg and *.png, in place of an earlier report.
 
     Args:
-        output: the directory.
         head: sentences about the whole report, below the title of both pages.
-        sections: tables and figures.
         left_out: paths that the report does not use.
 
     Raises:

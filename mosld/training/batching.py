@@ -51,8 +51,6 @@ def bucket_by_length(examples: Sequence[Example], size: int, overhead: int = 0) 
     The cuts minimise the padded tokens plus the overhead of each pass (dynamic programming over the sorted rows).
 
     Args:
-        examples: the rows of the step.
-        size: most rows in one micro-batch.
         overhead: what a forward pass costs besides its padded tokens, in tokens: the larger, the fewer cuts.
     """
     ranked = _longest_first(examples)
@@ -147,7 +145,6 @@ class BatchBuilder:
     models that are not known to keep packed rows apart.
 
     Attributes:
-        packed: whether rows lie end to end.
         overhead: what a padded forward pass costs besides its tokens, in tokens.
     """
 
@@ -155,10 +152,7 @@ class BatchBuilder:
         """Choose packed or padded rows for a model.
 
         Args:
-            model: to be trained.
-            pad_token_id: token id of a pad.
             domains: by task, what the forward pass is told of each row.
-            device: of the model's inputs.
         """
         adapter = adapter_config(model)
         config = model.config.get_text_config()

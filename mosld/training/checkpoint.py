@@ -111,7 +111,6 @@ class Checkpoints:
         return next(iter(self.seal.folder_faults(folder)), None)
 
     def _steps(self) -> list[Path]:
-        """The checkpoints in the order of their steps."""
         folders = [folder for folder in self.folder.glob("step-*") if folder.name.removeprefix("step-").isdecimal()]
         return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
 

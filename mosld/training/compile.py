@@ -25,7 +25,6 @@ def compile_layers(model: nn.Module, say: Callable[[str], None] = lambda _: None
 
     Args:
         model: its layers are compiled in place.
-        say: gets a message for the user.
 
     Raises:
         UserError: the model has no decoder layers that transformers marks as such.

@@ -29,13 +29,7 @@ class TrainingOutput(Protocol):
 
 
 class Engine:
-    """Whole trained weights in every process; their gradients are added up in one all-reduce per step.
-
-    Attributes:
-        model: what is trained.
-        optimizer: of its trained parameters.
-        processes: those of this run.
-    """
+    """Whole trained weights in every process; their gradients are added up in one all-reduce per step."""
 
     def __init__(self, model: Model, optimizer: torch.optim.Optimizer, processes: Processes) -> None:
         self.model = model
@@ -44,11 +38,9 @@ class Engine:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The trained parameters."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def forward(self, **inputs: object) -> TrainingOutput:
-        """Run the model to be trained."""
         return self.model(**inputs)
 
     def backward(self, loss: Tensor) -> None:
@@ -92,7 +84,6 @@ class Engine:
         self.optimizer.step()
 
     def zero_grad(self) -> None:
-        """Drop the gradients."""
         self.optimizer.zero_grad()
 
     def finite(self) -> bool:
@@ -103,7 +94,6 @@ class Engine:
         """End training: the model can be scored and saved."""
 
     def weights(self) -> NamedTensors:
-        """The trained weights."""
         for name, tensor in learned_tensors(self.model).items():
             yield name, gather(tensor, self.processes)
 

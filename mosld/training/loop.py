@@ -76,16 +76,9 @@ class Loop:
     """The loop and what it works with. Every process takes the same steps; the main process alone writes.
 
     Attributes:
-        stepper: takes optimiser steps.
-        examples: the train rows as tokens.
-        order: which rows each step takes.
-        config: the training group.
         validate: measures accuracy and loss on the validation split.
         best_by: which of the two chooses the best weights: "accuracy", "loss", or "last" for the last weights.
-        checkpoints: the run's checkpoints.
-        metrics_path: metrics.jsonl.
         log_every: steps between lines of metrics.jsonl.
-        console: shows progress and messages.
         stop: the signals that ask the run to stop.
         auxiliary: the name of the adapter's own loss in metrics.jsonl.
         expert_load_every: of the lines of metrics.jsonl, every which one has the load of the experts; the last has it.

@@ -21,10 +21,7 @@ def fit_micro_batch(stepper: Stepper, examples: Sequence[Example], requested: in
     """Run the longest micro-batch forward and backward; returns the number of rows that fits.
 
     Args:
-        stepper: takes the trial.
-        examples: all train rows.
         requested: rows per forward pass, or "auto": a process's share of the batch, halved until it fits.
-        batch_size: rows per optimiser step.
 
     Raises:
         UserError: it does not fit, and what to change.

@@ -57,7 +57,6 @@ def recipe_warnings(config: TrainingConfig, full: bool, parameters: int, steps_p
     """A line for each part of a recipe that does not fit the base model or the data.
 
     Args:
-        config: the recipe.
         full: all weights train, not an adapter.
         parameters: of the base model.
         steps_per_epoch: optimiser steps of a pass over the rows.
@@ -115,7 +114,6 @@ def ready_to_train(adapted: Model, checkpointing: bool, contexts: Callable[[], o
 
     Args:
         adapted: the model; it is changed in place, except a sharded base that trains as a whole.
-        checkpointing: whether to recompute activations in backward.
         contexts: makes the two contexts of the first and the repeated forward (`context_fn` of
             torch.utils.checkpoint).
     """

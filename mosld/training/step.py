@@ -28,7 +28,7 @@ class StepResult:
     Attributes:
         cross_entropy: mean over the step's answer tokens, in nats.
         auxiliary: the adapter's own loss, unscaled (balance, or the routers' of domains); None where it has none.
-        grad_norm: norm of the gradient before clipping.
+        grad_norm: before clipping.
         tokens: tokens seen, pads not counted.
         applied: False where loss or gradient was not finite and the weights were left alone.
         stopping: whether any process was asked to stop.
@@ -85,13 +85,7 @@ class Stepper:
         """Make the engine and the batch builder.
 
         Args:
-            model: on its device.
-            optimizer: of the trained parameters.
-            processes: the processes of this run.
-            pad_token_id: token id of a pad.
             seed: seed of the run; dropout is a pure function of it, the step and the micro-batch.
-            max_norm: norm that gradients are clipped to.
-            domains: as `BatchBuilder`.
             low_precision: dtype of matrix products, where the whole model trains in float32.
         """
         self.model = model
@@ -120,9 +114,6 @@ class Stepper:
 
         Args:
             examples: the rows of the step, over all processes.
-            micro_batch_size: most rows per forward pass.
-            learning_rate: of this step.
-            number: of this step.
             stop: whether this process was asked to stop; called after its share of the step.
             upcoming: the rows of the next step, the same object as its `examples`; their first micro-batch is made
                 while the device computes this step.

@@ -61,7 +61,6 @@ class SavedTensors:
             self._files.update(dict.fromkeys(file.keys(), file))
 
     def shapes(self) -> dict[str, torch.Size]:
-        """The shape of each tensor by its name."""
         return {name: torch.Size(file.get_slice(name).get_shape()) for name, file in self._files.items()}
 
     def entries(self) -> list[tuple[str, bool]]:
@@ -69,7 +68,6 @@ class SavedTensors:
         return [(name, not shape) for name, shape in self.shapes().items()]
 
     def read(self, name: str) -> Tensor:
-        """Read one tensor."""
         return self._files[name].get_tensor(name)
 
 

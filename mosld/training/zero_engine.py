@@ -35,7 +35,6 @@ class ZeroEngine(ShardedEngine):
         Args:
             model: its trained weights are whole and equal in all processes, or sharded already.
             optimizer: of the trained weights; DeepSpeed gives it its shards of them instead.
-            processes: those of this run.
             autocast_dtype: type of matrix products where the weights are float32 and train as a whole.
         """
         super().__init__(model, optimizer, processes)
@@ -49,7 +48,6 @@ class ZeroEngine(ShardedEngine):
         self._pending = False
 
     def forward(self, **inputs: object) -> TrainingOutput:
-        """Run the model to be trained."""
         return self._engine(**inputs)
 
     def backward(self, loss: Tensor) -> None:
@@ -58,14 +56,12 @@ class ZeroEngine(ShardedEngine):
         self._engine.backward(loss * self.processes.count)
 
     def gradient_shards(self) -> list[Tensor]:
-        """This process's shards of the gradients."""
         if self._pending:
             self._zero_optimizer.finalize_gradient_accumulation_boundary()
             self._pending = False
         return [shard for shards in self._zero_optimizer.averaged_gradients.values() for shard in shards or ()]
 
     def update(self, learning_rate: float) -> None:
-        """Take the optimiser's step."""
         for group in self._zero_optimizer.param_groups:
             group["lr"] = learning_rate
         self._zero_optimizer.step()
@@ -81,12 +77,10 @@ class ZeroEngine(ShardedEngine):
             torch._foreach_zero_(shards)
 
     def finite(self) -> bool:
-        """As `Engine.finite`."""
         shards = [getattr(weight, "ds_tensor", weight) for weight in trained_parameters(self.model).values()]
         return all(self.processes.all_gather(bool(torch.stack([shard.isfinite().all() for shard in shards]).all())))
 
     def optimizer_state(self) -> NamedTensors:
-        """What the optimiser keeps of each weight; see `Engine.optimizer_state`."""
         utils = zero.deepspeed_library().utils
         # DeepSpeed's optimiser has one entry for all weights of this process.
         for entries in list(self._zero_optimizer.optimizer.state.values())[:1]:
@@ -97,7 +91,6 @@ class ZeroEngine(ShardedEngine):
                     yield f"{name}|{key}", whole.detach().cpu().contiguous() if self.processes.main else None
 
     def load_weights(self, saved: SavedTensors | None) -> None:
-        """Load saved weights, which only the main process reads."""
         library = zero.deepspeed_library()
         for name, weight in trained_parameters(self.model).items():
             whole = self._receive(weight, saved.read(name) if saved else None)
@@ -108,7 +101,6 @@ class ZeroEngine(ShardedEngine):
             scatter(bias, saved.read(name) if saved else None, self.processes)
 
     def load_optimizer_state(self, saved: SavedTensors | None) -> None:
-        """Load what the optimiser kept, which only the main process reads."""
         saved_entries = self.processes.broadcast(saved.entries() if saved else None)
         if not saved_entries:
             return

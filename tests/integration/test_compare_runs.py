@@ -20,7 +20,7 @@ def runs(tmp_path_factory):
     """The folder of two runs on the same rows."""
     folder = tmp_path_factory.mktemp("compare")
     for name, more in (("first", ()), ("second", ("training.learning_rate=0.05",))):
-        assert train_command.main([*command(folder, steps=4)[:-1], *more, f"output_dir={folder / name}"]) == 0
+        assert train_command.main(command(folder, *more, f"output_dir={folder / name}", steps=4)) == 0
     return folder
 
 

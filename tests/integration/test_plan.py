@@ -205,10 +205,11 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("model", ["llama2_7b", "llama2_13b", "llama_33b"])
-def test_scaling_page_has_a_row_for_every_method(model):
+@pytest.mark.parametrize("model", ["llama2_7b", "llama2_13b", "llama_33b", "the README"])
+def test_table_has_a_row_for_every_method(model):
     methods = [name for name in group_options()["method"] if not name.endswith("_authors")]
-    assert re.findall(r"^\| `(\w+)`", _section(model), flags=re.M) == methods
+    text = (ROOT / "README.md").read_text() if model == "the README" else _section(model)
+    assert re.findall(r"^\| `(\w+)`", text, flags=re.M) == methods
 
 
 def _section(name):

@@ -16,20 +16,21 @@ from tests.helpers.toy_runs import evaluation_of
 pytestmark = pytest.mark.slow
 
 
+KEYS = {
+    "method": "mosld", "model": "tiny", "source": "local", "logger": "files",
+    "training": {"max_steps": 6, "batch_size": 4, "micro_batch_size": 2, "checkpoint_every": 2},
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of the command and one of the same config from Python, in one folder."""
     folder = tmp_path_factory.mktemp("python")
-    arguments = [*command(folder)[:-1], f"output_dir={folder / 'typed'}"]
+    arguments = command(folder, f"output_dir={folder / 'typed'}")
     done = subprocess.run([sys.executable, "-m", "mosld.train", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run = mosld.train(
-        {"data.tasks": ["obqa", "arc_e"], "source.root": folder / "data", "output_dir": folder / "called"},
-        method="mosld",
-        model="tiny",
-        source="local",
-        logger="files",
-        training={"max_steps": 6, "batch_size": 4, "micro_batch_size": 2, "checkpoint_every": 2},
+        {"data.tasks": ["obqa", "arc_e"], "source.root": folder / "data", "output_dir": folder / "called"}, **KEYS
     )
     return folder, run
 
@@ -50,13 +51,12 @@ def test_train_equals_the_command(trained):
 def test_a_finished_run_is_read_and_another_config_refused(trained):
     folder, run = trained
     config = {"output_dir": run.path, "data.tasks": ["obqa", "arc_e"], "source.root": folder / "data"}
-    steps = {"max_steps": 6, "batch_size": 4, "micro_batch_size": 2, "checkpoint_every": 2}
     before = (run.path / "results.json").stat().st_mtime_ns
-    again = mosld.train(config, method="mosld", model="tiny", source="local", logger="files", training=steps)
+    again = mosld.train(config, **KEYS)
     assert again.results == run.results
     assert (run.path / "results.json").stat().st_mtime_ns == before
     with pytest.raises(mosld.UserError, match=r"seed: was 0, is 1"):
-        mosld.train(config, seed=1, method="mosld", model="tiny", source="local", logger="files", training=steps)
+        mosld.train(config, seed=1, **KEYS)
 
 
 def test_evaluate_equals_the_command_also_in_a_thread(trained):

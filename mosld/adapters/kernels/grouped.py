@@ -32,7 +32,6 @@ def up_by_expert(z: Tensor, gates: Tensor, B: Tensor, k: int) -> Tensor:
         z: ``A_i x`` [T, E, R], or [T, 1, R] where all experts share it.
         gates: [T, E], not 0 for at most k experts of a token; the gradient reaches those alone.
         B: [O, E*R], expert i has columns i*R to (i+1)*R.
-        k: experts of a token.
     """
     rank = z.shape[-1]
     experts = gates.shape[-1]

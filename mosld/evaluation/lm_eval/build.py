@@ -72,7 +72,6 @@ def task_on_rows(
 
     Args:
         name: a task, not a group.
-        manager: lm-eval's index of task files.
         splits: "test", and "examples" for a task whose prompts begin with some.
         shots: number of examples; None: as many as the task's file says.
     """
@@ -93,10 +92,8 @@ def group_on_subjects(
 
     Args:
         name: the group; the task of a subject is called `<group>_<subject>`.
-        manager: lm-eval's index of task files.
         rows: questions whose ids begin with their subject.
         examples: by subject, the worked examples that come before a question.
-        shots: number of examples.
     """
     by_subject: dict[str, list[AnyRow]] = {}
     for row in rows:

@@ -60,9 +60,7 @@ def run_lm_eval(
 
     Args:
         model: a causal language model, with or without an adapter; its training mode is restored at the end.
-        tokenizer: the model's tokenizer.
         tasks: names, or tasks and groups made by `build`.
-        manager: lm-eval's index of task files.
         batch_tokens: padded tokens per forward pass.
         limit: number of first items of each task; None: all.
         progress: wraps the batches, for a progress bar.

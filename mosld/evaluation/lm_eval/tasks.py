@@ -44,7 +44,6 @@ class TaskMapping:
 
     Attributes:
         task: our name of the benchmark.
-        folder: where lm-eval keeps the task's file.
         columns: turns a row into the columns of the published set, which the task's file reads.
         trained: whether the prompts begin with rows of train.
         choices: number of choices for which the task's file has letters; None: any number.

@@ -93,14 +93,6 @@ def test_a_row_without_a_prompt_has_finite_probabilities():
     torch.testing.assert_close(probs, torch.full_like(probs, 1 / 3))
 
 
-def test_decoding_keeps_the_decision_of_the_prompt():
-    ours, state = layer().eval(), context()
-    _, decided = ours(tokens(3, 5), state)
-    state.decoding, state.cached = True, state.decided
-    _, again = ours(100 * tokens(3, 1), state)
-    assert torch.equal(again.gates_BSE, decided.gates_BSE)
-
-
 def test_training_without_domains_names_the_missing_argument(tiny):
     model = mosld.adapt(tiny, "moa", domains=DOMAINS).train()
     with pytest.raises(ValueError, match="domain="):
