@@ -18,22 +18,25 @@ MAX_DRAWN_ITEMS = 1_000_000
 ROUNDING_ERROR = 1e-12
 
 
-def bootstrap_means(values_NR: Floats, resamples: int) -> Floats:
+def bootstrap_means(values_NR: Floats, resamples: int, seed: int = 0) -> Floats:
     """Means over N items drawn with replacement [D, R].
 
-    The draws depend only on N: all columns see the same ones, and so do calls with as many items.
+    The draws depend only on (N, seed): all columns see the same ones, and so do calls with as many items.
     """
     items = len(values_NR)
     step = max(1, MAX_DRAWN_ITEMS // items)
     return np.concatenate(
-        [_draws(items, min(step, resamples - start), start) @ values_NR / items for start in range(0, resamples, step)]
+        [
+            _draws(items, min(step, resamples - start), start, seed) @ values_NR / items
+            for start in range(0, resamples, step)
+        ]
     )
 
 
 @lru_cache(maxsize=16)
-def _draws(items: int, count: int, start: int) -> NDArray[np.float32]:
+def _draws(items: int, count: int, start: int, seed: int) -> NDArray[np.float32]:
     """How often each item is drawn in each of `count` resamples [count, N]."""
-    rng = np.random.default_rng([0, items, start])
+    rng = np.random.default_rng([seed, items, start])
     drawn = rng.integers(0, items, (count, items)) + items * np.arange(count)[:, None]
     return np.bincount(drawn.ravel(), minlength=count * items).reshape(count, items).astype(np.float32)
 
