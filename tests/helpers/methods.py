@@ -94,6 +94,16 @@ LAYERS = [row for row in ROWS if row.layers]
 ROUTED = [row for row in ROWS if row.routed]
 
 
+def without_dropout(model):
+    """The model with dropout off in training mode, too."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(config := getattr(module, "config", None), "gate_dropout"):
+            config.dropout = config.gate_dropout = 0.0
+    return model
+
+
 def over(rows):
     """Run a test for each of these rows."""
     return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)

@@ -11,19 +11,12 @@ WORKER = """
 import json, sys, torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from tests.helpers.methods import ROWS
+from tests.helpers.methods import ROWS, without_dropout
 dist.init_process_group("gloo")
 rank, verdicts = dist.get_rank(), {}
 for row in ROWS:
     def fresh():
-        model = row.adapted().train()
-        for module in model.modules():  # dropout would draw other masks in each process
-            config = getattr(module, "config", None)
-            if type(config).__name__ == "MosldConfig":
-                config.dropout = config.gate_dropout = 0.0
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        return model
+        return without_dropout(row.adapted()).train()  # it would draw other masks in each process
     mine = [{name: value[i:i + 1] for name, value in row.inputs().items()} for i in range(2)]
     alone = fresh()
     (sum(alone(**inputs).loss for inputs in mine) / 2).backward()

@@ -15,19 +15,10 @@ import mosld
 from mosld.common.errors import UserError
 from mosld.config.groups import method_config
 from mosld.config.identity import uses_allocation
-from tests.helpers.methods import LAYERS, Row, over
+from tests.helpers.methods import LAYERS, Row, over, without_dropout
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}  # float64; the base's norms and the routers compute in fp32
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
-
-
-def without_dropout(model):
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(config := getattr(module, "config", None), "gate_dropout"):
-            config.dropout = config.gate_dropout = 0.0
-    return model
 
 
 def close(ours, theirs, **tolerance):

@@ -12,7 +12,6 @@ from mosld.data.tokens.prompts import Encoded, PromptEncoder
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.multiple_choice import ChoicePrediction, score_choices
 from mosld.evaluation.packing import batches, pack, pack_shared_prefix, shared_prefix_length
-from mosld.evaluation.scores import task_score
 from tests.helpers.methods import BY_NAME
 
 PAD = 259
@@ -94,16 +93,6 @@ def test_a_model_in_training_mode_is_scored_in_eval_mode_and_left_in_training_mo
     expected = score_choices(model.eval(), encoded, PAD, 700)
     assert score_choices(model.train(), encoded, PAD, 700) == expected
     assert model.training
-
-
-def test_accuracy_of_letters_compares_options_as_a_whole_and_of_texts_per_character(model, tokenizer):
-    predictions = score_choices(model, PromptEncoder(tokenizer, "cloze").encode(rows()), PAD, 700)
-    letters, texts = task_score(predictions, "letter"), task_score(predictions, "cloze")
-    assert letters["accuracy"] == sum(p.correct for p in predictions) / 9 == texts["accuracy_raw"]
-    assert texts["accuracy"] == sum(p.normalised_correct for p in predictions) / 9
-    for row, prediction in zip(rows(), predictions, strict=True):
-        per_character = [s / len(c) for s, c in zip(prediction.scores, row.choices, strict=True)]
-        assert prediction.normalised == per_character.index(max(per_character))
 
 
 def test_options_of_one_token_add_no_token_to_their_prompt(tokenizer):
