@@ -19,7 +19,7 @@ _TYPES = {"choices": pyarrow.list_(pyarrow.string()), "history": pyarrow.list_(p
 # Hashes of a row: of what it asks, of the passage (or of what it asks), and of everything in it.
 HASHES = ("key", "group", "digest")
 # An odd number with bits all over, which spreads small numbers over 64 bits.
-_GOLDEN_RATIO = numpy.uint64(0x9E3779B97F4A7C15)
+GOLDEN_RATIO = numpy.uint64(0x9E3779B97F4A7C15)
 
 
 class RowTable(ColumnarRows):
@@ -111,13 +111,10 @@ class RowTableBuilder:
         self._names = [field.name for field in fields(kind) if field.name != "task"]
         self._schema = pyarrow.schema(
             [
-                (name, _TYPES.get(name, pyarrow.string()))
-                for name in self._names
-                if not (kind is Row and name == "answer")
+                *((name, _type(kind, name)) for name in self._names),
+                *((name, pyarrow.uint64()) for name in HASHES),
+                ("equal_choices", pyarrow.bool_()),
             ]
-            + ([("answer", pyarrow.int32())] if kind is Row else [])
-            + [(name, pyarrow.uint64()) for name in HASHES]
-            + [("equal_choices", pyarrow.bool_())]
         )
         self._columns: dict[str, list] = {name: [] for name in self._schema.names}
         self._batches: list[pyarrow.RecordBatch] = []
@@ -152,9 +149,7 @@ class RowTableBuilder:
         if answers is not None:
             place = table.schema.get_field_index("answer")
             table = table.set_column(place, "answer", pyarrow.array(answers, pyarrow.int32()))
-            digests = table.column("digest").to_numpy() + answers.astype(numpy.uint64) * numpy.uint64(
-                0x9E3779B97F4A7C15
-            )
+            digests = table.column("digest").to_numpy() + answers.astype(numpy.uint64) * GOLDEN_RATIO
             table = table.set_column(table.schema.get_field_index("digest"), "digest", pyarrow.array(digests))
             table = table.filter(pyarrow.array(answers >= 0))
         return RowTable(table, self._task, self._kind)

@@ -1,17 +1,11 @@
-"""Encoded rows in Arrow: a table that is written chunk by chunk and mapped into memory, not read.
+"""Encoded rows in Arrow: a table that is written chunk by chunk and mapped into memory, not read."""
 
-A file is an Arrow IPC file with a sha256 of it behind: a damaged one is noticed.
-"""
-
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
-from pathlib import Path
 
 import numpy
 import pyarrow
-from pyarrow import ipc
 
 from mosld.data.rows import AnyRow
 
@@ -27,7 +21,6 @@ SCHEMA = pyarrow.schema(
 )
 # Rows of a batch, and between two updates of a progress bar.
 CHUNK_ROWS = 1000
-DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,40 +119,3 @@ def _row(views: tuple[numpy.ndarray, numpy.ndarray], position: int) -> list[int]
     offsets, values = views
     row: list[int] = values[offsets[position] : offsets[position + 1]].tolist()
     return row
-
-
-def write_batches(path: Path, batches: Iterable[pyarrow.RecordBatch]) -> None:
-    """Write batches as they come, then the checksum."""
-    with ipc.new_file(str(path), SCHEMA) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    digest = _digest(path, path.stat().st_size)
-    with path.open("ab") as file:
-        file.write(digest)
-
-
-def read_batches(path: Path) -> list[pyarrow.RecordBatch]:
-    """Map the batches in a file.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: it is damaged.
-    """
-    size = path.stat().st_size - DIGEST_BYTES
-    with path.open("rb") as file:
-        file.seek(max(0, size))
-        if size <= 0 or file.read() != _digest(path, size):
-            raise ValueError(f"{path} is damaged")
-    reader = ipc.open_file(pyarrow.memory_map(str(path)).read_buffer().slice(0, size))
-    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
-
-
-def _digest(path: Path, size: int) -> bytes:
-    """The sha256 of a file's name and its first `size` bytes; reading them takes no memory, as mapping them would."""
-    # The name says which rows they are.
-    digest = hashlib.sha256(path.name.encode())
-    with path.open("rb", buffering=0) as file:
-        while size > 0 and (part := file.read(min(size, 1 << 20))):
-            digest.update(part)
-            size -= len(part)
-    return digest.digest()

@@ -13,6 +13,7 @@ from mosld.common.errors import UserError
 from mosld.config.compose import load_config
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
+from mosld.data.reading import local, row_cache
 from mosld.data.rows import Reply, Row, Solution
 from tests.helpers import bad_rows
 
@@ -118,6 +119,21 @@ def test_files_of_splits_are_used_as_they_are(tmp_path):
     for split, count in (("train", 30), ("validation", 6), ("test", 5)):
         write(tmp_path / "law" / f"{split}.csv", rows(count))
     assert load(tmp_path).counts() == {"law": {"train": 30, "validation": 6, "test": 5}}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_many_rows_are_read_once_and_again_where_the_cache_is_damaged(damaged, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOSLD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(row_cache, "MIN_ROWS", 20)
+    write(tmp_path / "rows" / "law.jsonl", rows(20))
+    first = load(tmp_path / "rows")
+    (cached,) = tmp_path.glob("cache/rows/*/train.arrow")
+    if damaged:
+        cached.write_bytes(cached.read_bytes()[:-1])
+    else:
+        monkeypatch.setattr(local, "parse_row", None)
+    again = load(tmp_path / "rows")
+    assert (again.fingerprint, again.summary()) == (first.fingerprint, first.summary())
 
 
 def test_config_lists_the_tasks_that_it_finds(tmp_path):
