@@ -9,7 +9,6 @@ import dataclasses
 import math
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mosld.common.errors import format_value, nearest
@@ -60,7 +59,6 @@ def setting(
     return dataclasses.field(default=default, metadata=rules)
 
 
-@cache
 def field_types(cls: type) -> dict[str, type]:
     """The resolved type of every field of a config dataclass; unions such as `int | None` are among them."""
     hints = get_type_hints(cls)
@@ -69,8 +67,9 @@ def field_types(cls: type) -> dict[str, type]:
 
 def dotted_fields(cls: type, prefix: str = "") -> Iterator[tuple[str, "dataclasses.Field[object]", type]]:
     """Every key of a config dataclass and of the groups in it, dotted, with its field and its type."""
+    hints = field_types(cls)
     for field in dataclasses.fields(cls):
-        hint = field_types(cls)[field.name]
+        hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
             yield from dotted_fields(hint, f"{prefix}{field.name}.")
         else:

@@ -24,7 +24,7 @@ GLOBAL_GROUPS = ("experiment", "scale", "debug", "sweep")
 KEY_COLUMNS = 36
 
 
-def describe_keys(arguments: Sequence[str] = ()) -> str:
+def describe_keys(arguments: Sequence[str]) -> str:
     """Every group with its options, every key with its value and meaning, and what the options among them set."""
     groups = group_options()
     typed = dict(text.split("=", 1) for text in arguments if text.split("=", 1)[0] in groups and "=" in text)

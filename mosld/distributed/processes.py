@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from mosld.common.errors import UserError
 from mosld.common.process import on_command_end
@@ -108,6 +108,13 @@ class Processes:
             with suppress(RuntimeError):
                 return _store().check([FAILED_KEY])
         return False
+
+
+def broadcast_buffers(model: nn.Module, group: Processes) -> None:
+    """Send buffers that no state dict holds, such as rotary frequencies, in the main process's dtype."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = group.broadcast(buffer.cpu() if group.main else None).to(group.device)
 
 
 def _store() -> distributed.Store:

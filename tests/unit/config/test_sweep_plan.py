@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mosld.common.errors import UserError
 from mosld.config import groups
 from mosld.config.compose import load_config
 from mosld.config.identity import run_directory
 from mosld.config.options import config_directory, group_options
 from mosld.config.sweep import is_sweep, job_overrides, plan_sweep
+from tests.helpers import refusals
 
 JOBS = {"dropout": 6, "rank": 5, "allocation": 5, "seeds": 3, "dropout_x_rank": 30, "optuna": 0}
 
@@ -22,9 +22,7 @@ def settings(arguments: list[str], *keys: str) -> list[tuple]:
 
 
 def refusal(*arguments: str) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        plan_sweep(arguments)
-    return caught.value.messages
+    return refusals.refusal(plan_sweep, arguments)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +170,3 @@ def test_sweep_file_with_a_key_of_a_run_is_refused(tmp_path: Path, monkeypatch: 
     (tmp_path / "conf" / "sweep" / "mine.yaml").write_text("seed: 3\nhydra:\n  mode: MULTIRUN\n")
     monkeypatch.chdir(tmp_path)
     assert "sets seed; a sweep file has hydra alone" in refusal("sweep=mine")[0]
-
-
-def test_several_values_without_m_say_to_add_it():
-    with pytest.raises(UserError, match="add -m"):
-        load_config(["method.rank=4,8"])
