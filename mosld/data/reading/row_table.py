@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import overload
 
 import numpy
 import pyarrow
@@ -37,22 +36,14 @@ class RowTable(ColumnarRows):
     def __len__(self) -> int:
         return len(self._indices)
 
-    @overload
-    def __getitem__(self, index: int) -> AnyRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[AnyRow]: ...
-    def __getitem__(self, index: int | slice) -> AnyRow | list[AnyRow]:
-        if isinstance(index, slice):
-            return self._rows(self._indices[index])
-        return self._rows(self._indices[index : index + 1 or None])[0]
-
     def __iter__(self) -> Iterator[AnyRow]:
         for start in range(0, len(self), BATCH_ROWS):
-            yield from self._rows(self._indices[start : start + BATCH_ROWS])
+            yield from self[start : start + BATCH_ROWS]
 
-    def _rows(self, indices: numpy.ndarray) -> list[AnyRow]:
+    def items(self, indices: range) -> list[AnyRow]:
+        """See `LazySequence`."""
         names = [field.name for field in fields(self._kind) if field.name != "task"]
-        batch = self._table.select(names).take(pyarrow.array(indices))
+        batch = self._table.select(names).take(pyarrow.array(self._indices[numpy.asarray(indices, numpy.int64)]))
         columns = [_restored(name, batch.column(name).to_pylist()) for name in names]
         return [self._kind(self._task, *values) for values in zip(*columns, strict=True)]
 

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy
 from pyarrow import RecordBatch
 
-from mosld.data.rows import AnyRow
+from mosld.data.rows import AnyRow, LazySequence
 from mosld.data.tokens.prompts import Encoded, PromptEncoder, right_option
 from mosld.data.tokens.token_table import Record, TokenTable, record_batch
 from mosld.data.tokens.too_long import SHOWN_ROWS, TooLong, refuse
@@ -42,7 +42,7 @@ class Example:
         return [token for start, end in self.spans for token in self.tokens[start:end]]
 
 
-class Examples(Sequence[Example]):
+class Examples(LazySequence[Example]):
     """Train rows as tokens, each made when it is asked for.
 
     Attributes:
@@ -59,10 +59,11 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        position = int(self._kept[index])
+    def items(self, indices: range) -> list[Example]:
+        """See `LazySequence`."""
+        return [self._example(int(self._kept[index])) for index in indices]
+
+    def _example(self, position: int) -> Example:
         record = self._table[position]
         start, *spans = record.marks
         return Example(

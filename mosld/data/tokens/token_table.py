@@ -7,7 +7,7 @@ from itertools import accumulate, chain
 import numpy
 import pyarrow
 
-from mosld.data.rows import AnyRow
+from mosld.data.rows import AnyRow, LazySequence
 
 SCHEMA = pyarrow.schema(
     [
@@ -44,7 +44,7 @@ class Record:
     flag: bool
 
 
-class Chunks(Sequence[Sequence[AnyRow]]):
+class Chunks(LazySequence[Sequence[AnyRow]]):
     """Rows in chunks, each made when it is asked for."""
 
     def __init__(self, rows: Sequence[AnyRow]) -> None:
@@ -53,9 +53,9 @@ class Chunks(Sequence[Sequence[AnyRow]]):
     def __len__(self) -> int:
         return -(-len(self._rows) // CHUNK_ROWS)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
-        start = range(0, len(self._rows), CHUNK_ROWS)[index]
-        return self._rows[start : start + CHUNK_ROWS]
+    def items(self, indices: range) -> list[Sequence[AnyRow]]:
+        """See `LazySequence`."""
+        return [self._rows[CHUNK_ROWS * index : CHUNK_ROWS * (index + 1)] for index in indices]
 
 
 def record_batch(records: Sequence[Record]) -> pyarrow.RecordBatch:
@@ -74,7 +74,7 @@ def _lists(rows: Sequence[Sequence[int]]) -> pyarrow.ListArray:
     return pyarrow.ListArray.from_arrays(offsets, values)
 
 
-class TokenTable(Sequence[Record]):
+class TokenTable(LazySequence[Record]):
     """Encoded rows, each made when it is asked for.
 
     Attributes:
@@ -97,10 +97,12 @@ class TokenTable(Sequence[Record]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        batch, position = divmod(range(len(self))[index], self._size)
+    def items(self, indices: range) -> list[Record]:
+        """See `LazySequence`."""
+        return [self._record(index) for index in indices]
+
+    def _record(self, index: int) -> Record:
+        batch, position = divmod(index, self._size)
         return Record(
             _row(self._tokens[batch], position),
             _row(self._marks[batch], position),
