@@ -95,18 +95,11 @@ class Processes:
                 # The first report stays: the others fail because of it.
                 _store().compare_set(FAILED_KEY, "", str(self.rank))
 
-    def failed_because_of_another(self) -> bool:
-        """Whether another process reported a failure before this one did."""
+    def another_failed(self) -> bool:
+        """Whether another process reported a failure, and before this one did."""
         if self.count > 1:
             with suppress(RuntimeError):
                 return _store().check([FAILED_KEY]) and int(_store().get(FAILED_KEY)) != self.rank
-        return False
-
-    def another_failed(self) -> bool:
-        """Whether any process has ended with an error."""
-        if self.count > 1:
-            with suppress(RuntimeError):
-                return _store().check([FAILED_KEY])
         return False
 
 

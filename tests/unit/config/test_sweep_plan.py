@@ -89,18 +89,20 @@ def test_job_overrides_are_those_of_a_command():
     ]  # fmt: skip
 
 
-def test_order_of_values_does_not_change_the_name():
-    first, second = plan_sweep(["-m", "seed=0,1", "method.rank=4"]), plan_sweep(["-m", "method.rank=4", "seed=1,0"])
-    assert first.directory == second.directory
-
-
-def test_other_jobs_change_the_name():
-    assert plan_sweep(["-m", "seed=0,1"]).name != plan_sweep(["-m", "seed=0,2"]).name
-
-
-@pytest.mark.parametrize("more", ["launcher=joblib", "logger=files", "hydra.sweeper.max_batch_size=1"])
-def test_launcher_and_logger_do_not_change_the_name(more: str):
-    assert plan_sweep(["sweep=seeds", more]).name == plan_sweep(["sweep=seeds"]).name
+@pytest.mark.parametrize(
+    ("other", "equal"),
+    [
+        (["-m", "method.rank=4", "seed=1,0"], True),
+        (["-m", "seed=0,1", "method.rank=4", "launcher=joblib"], True),
+        (["-m", "seed=0,1", "method.rank=4", "logger=files"], True),
+        (["-m", "seed=0,1", "method.rank=4", "hydra.sweeper.max_batch_size=1"], True),
+        (["-m", "seed=0,2", "method.rank=4"], False),
+    ],
+    ids=["another order", "launcher", "logger", "sweeper", "another job"],
+)
+def test_sweeps_of_equal_jobs_have_one_directory(other: list[str], equal: bool):
+    first, second = plan_sweep(["-m", "seed=0,1", "method.rank=4"]), plan_sweep(other)
+    assert (first.directory == second.directory) == equal
 
 
 def test_all_mistakes_of_all_jobs_are_reported_at_once():
