@@ -116,8 +116,8 @@ class MetricsLog:
             content = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
             # A crash may have cut the last line short.
             lines = [line for line in content.splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in lines if (values := metrics_line(line)) and values["step"] <= resume_step]
-            write_text(path, "".join(kept))
+            lines = [line for line in lines if (values := metrics_line(line)) and values["step"] <= resume_step]
+            write_text(path, "".join(lines))
             self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "MetricsLog":

@@ -138,8 +138,8 @@ class RowTableBuilder:
         self._flush()
         table = pyarrow.Table.from_batches(self._batches, self._schema)
         if answers is not None:
-            place = table.schema.get_field_index("answer")
-            table = table.set_column(place, "answer", pyarrow.array(answers, pyarrow.int32()))
+            number = table.schema.get_field_index("answer")
+            table = table.set_column(number, "answer", pyarrow.array(answers, pyarrow.int32()))
             digests = table.column("digest").to_numpy() + answers.astype(numpy.uint64) * GOLDEN_RATIO
             table = table.set_column(table.schema.get_field_index("digest"), "digest", pyarrow.array(digests))
             table = table.filter(pyarrow.array(answers >= 0))
@@ -160,8 +160,8 @@ def unique_ids(rows: RowTable) -> tuple[RowTable, int]:
             seen[row_id] = seen.get(row_id, 0) + 1
             row_id = f"{row_id}/{seen[row_id]}"
         ids.append(row_id)
-    place = table.schema.get_field_index("id")
-    return RowTable(table.set_column(place, "id", pyarrow.array(ids)), rows._task, rows._kind), sum(seen.values())
+    number = table.schema.get_field_index("id")
+    return RowTable(table.set_column(number, "id", pyarrow.array(ids)), rows._task, rows._kind), sum(seen.values())
 
 
 KINDS: dict[str, type[AnyRow]] = {"choice": Row, "solution": Solution, "reply": Reply, "text": Reply}

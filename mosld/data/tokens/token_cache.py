@@ -44,11 +44,11 @@ class CachedEncoder(PromptEncoder):
 
     def encode(self, rows: Sequence[AnyRow], keep: Keep | None = None) -> list[Encoded]:
         """As `PromptEncoder.encode`, from the cache where possible."""
-        kept = None if keep is None else [tuple(keep(row)) for row in rows]
+        options = None if keep is None else [tuple(keep(row)) for row in rows]
         table = self.table(
             rows,
             lambda chunk: record_batch([self._record(question) for question in self.encode_chunk(chunk, keep)]),
-            ("questions", kept),
+            ("questions", options),
         )
         return [_question(record, row) for record, row in zip(table, rows, strict=True)]
 
