@@ -1,5 +1,6 @@
 """What a run would train and need, without loading anything: ``python -m mosld.plan model=llama2_7b method=mosld``."""
 
+import json
 import sys
 from collections.abc import Sequence
 
@@ -40,7 +41,8 @@ def plan(arguments: list[str]) -> int:
     # These import torch, transformers and peft: only now is everything checked.
     from mosld.planning import estimate, view
 
-    view.show(estimate.estimate(config, keys), keys.json)
+    estimated = estimate.estimate(config, keys)
+    print(json.dumps(estimated) if keys.json else "\n".join(view.plan_lines(estimated)))
     return ExitCode.FINISHED
 
 
@@ -49,7 +51,7 @@ def _plan_jobs(overrides: list[str], keys: PlanKeys) -> int:
     from mosld.planning import jobs, view
 
     plans = jobs.estimate_jobs(sweep, keys, track=Console().track("planning"))
-    view.show_jobs(plans, len(sweep.jobs), keys.json)
+    print(json.dumps(plans) if keys.json else "\n".join(view.job_lines(plans, len(sweep.jobs))))
     return ExitCode.FINISHED
 
 

@@ -32,7 +32,7 @@ COLUMNS = ("id", "context", "question", "choices", "answer", "final", "response"
 OPTIONAL_COLUMNS = ("id", "context", "system")
 
 
-def check_config(config: Config, training: bool = True, typed: Collection[str] = ()) -> list[str]:
+def check_config(config: Config, training: bool, typed: Collection[str]) -> list[str]:
     """Check all combinations of keys.
 
     Args:

@@ -1,13 +1,12 @@
 """Completion in a shell, by argcomplete: commands, groups and their options, keys and their choices, flags, files."""
 
 import argparse
-import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import argcomplete
 
-from mosld.config.fields import field_types
+from mosld.config.fields import dotted_fields
 from mosld.config.options import group_options
 from mosld.config.schema import Config
 
@@ -40,19 +39,13 @@ def complete(modules: Mapping[str, str]) -> None:
 
 def _settings(prefix: str, **_: object) -> list[str]:
     """Groups, keys and files that begin with `prefix`; behind the = the options and choices, or else files."""
-    values = dict(_values(Config, "")) | group_options()
+    values = group_options() | {
+        key: ["true", "false"] if hint is bool else list(field.metadata["choices"])
+        for key, field, hint in dotted_fields(Config)
+    }
     files = argcomplete.completers.FilesCompleter()
     key, equals, value = prefix.partition("=")
     if not equals:
         return [*(f"{name}=" for name in values), *files(prefix)]
     choices = [choice for choice in values.get(key, []) if choice.startswith(value)]
     return [f"{key}={choice}" for choice in choices or files(value)]
-
-
-def _values(cls: type, where: str) -> Iterator[tuple[str, list[str]]]:
-    for field in dataclasses.fields(cls):
-        hint = field_types(cls)[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from _values(hint, f"{where}{field.name}.")
-        else:
-            yield where + field.name, ["true", "false"] if hint is bool else list(field.metadata["choices"])

@@ -14,8 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -28,7 +27,7 @@ from mosld.common.files import JsonObject
 from mosld.common.reading import check_yaml
 from mosld.common.secrets import may_enter_config, secrets_in
 from mosld.config.checks import check_config, own_tasks, single_task
-from mosld.config.fields import build, field_types
+from mosld.config.fields import build, dotted_fields, field_types
 from mosld.config.groups import OPTIONAL_GROUPS, is_null_group, missing_plugin
 from mosld.config.method_checks import explain_fixed_experts, with_absolute_paths, with_domains
 from mosld.config.options import (
@@ -42,7 +41,7 @@ from mosld.config.options import (
 )
 from mosld.config.revisions import resolve_revision
 from mosld.config.schema import MAPS, SYNONYMS, TASKS, Config, DataConfig
-from mosld.config.search_path import search_own_directories
+from mosld.config.search_path import hydra_initialized
 from mosld.config.unread import key_value
 
 # In YAML: ${unless:${oc.select:method.own_learning_rate,null},3.0e-3} is the method's own rate, or else this one.
@@ -90,9 +89,7 @@ def compose_tree(overrides: Sequence[str]) -> tuple[JsonObject, dict[str, str], 
     errors += repeated_keys(overrides)
     valid = [text for text in overrides if not override_mistakes(text, errors) and not is_null_group(text)]
     valid = [*implied_groups(valid), *valid]
-    search_own_directories()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+    with hydra_initialized():
         try:
             tree, options = _compose(valid)
         except COMPOSE_ERRORS:
@@ -322,20 +319,14 @@ def _unknown_key(key: str) -> str:
         if part not in types:
             if position == 0:
                 shown = {*group_options(), *types}
-                return f"unknown key; {nearest(key, {*_all_keys(), *shown}, shown)}"
+                keys = {name for name, *_ in dotted_fields(Config)}
+                return f"unknown key; {nearest(key, keys | shown, shown)}"
             return f"unknown key; {nearest(key, [f'{prefix}.{name}' for name in types])}"
         cls = types[part]
         if not dataclasses.is_dataclass(cls):
             rest = parts[position + 1 :]
             return "" if not rest or "dict" in str(cls) else f"unknown key; {prefix}.{part} has no keys of its own."
     return ""
-
-
-def _all_keys() -> list[str]:
-    keys: list[str] = []
-    for name, cls in field_types(Config).items():
-        keys += [f"{name}.{key}" for key in field_types(cls)] if dataclasses.is_dataclass(cls) else [name]
-    return keys
 
 
 def _narrow_to_single_task(data: DataConfig) -> DataConfig:

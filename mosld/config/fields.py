@@ -8,7 +8,7 @@ import copy
 import dataclasses
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mosld.common.errors import format_value, nearest
@@ -63,6 +63,17 @@ def field_types(cls: type) -> dict[str, type]:
     """The resolved type of every field of a config dataclass; unions such as `int | None` are among them."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def dotted_fields(cls: type, prefix: str = "") -> Iterator[tuple[str, "dataclasses.Field[object]", type]]:
+    """Every key of a config dataclass and of the groups in it, dotted, with its field and its type."""
+    hints = field_types(cls)
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from dotted_fields(hint, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field, hint
 
 
 def build(cls: type[T], tree: Mapping[str, object], errors: list[str], prefix: str = "") -> T:
@@ -134,12 +145,10 @@ def _convert_list(value: object, hint: type) -> tuple[str, object]:
 def _broken_rule(value: object, field: "dataclasses.Field[object]") -> str:
     """Which of the field's rules (choices, minimum, below) a value of the right type breaks; "" if none."""
     rules = field.metadata
-    entries = value if isinstance(value, list) else [value]
-    unknown = [entry for entry in entries if isinstance(entry, str) and entry not in rules["choices"]]
-    if rules["choices"] and unknown and not rules["other_values"]:
-        listed = f" {', '.join(map(repr, unknown))}" if isinstance(value, list) else ""
-        return f"unknown value{listed}; {nearest(unknown[0], rules['choices'])}"
-    for entry in entries:
+    choices = () if rules["other_values"] else rules["choices"]
+    if choices and isinstance(value, str) and value not in choices:
+        return f"unknown value; {nearest(value, choices)}"
+    for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, int | float) and not isinstance(entry, bool):
             if rules["minimum"] is not None and entry < rules["minimum"]:
                 return f"must be at least {rules['minimum']}"

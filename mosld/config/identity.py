@@ -1,18 +1,14 @@
 """The identity of a run: a hash of every key that can affect its results, and the directory named after it."""
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mosld.common.files import JsonObject
+from mosld.config.fields import dotted_fields
 from mosld.config.schema import Config, MethodConfig
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from mosld.config.unread import key_value
 
 
 def results_keys(config: Config) -> JsonObject:
@@ -24,16 +20,19 @@ def results_keys(config: Config) -> JsonObject:
 
 def all_results_keys(config: Config) -> JsonObject:
     """Every key that can affect results, dotted, with its value."""
-    keys = {key: value for key, value, _ in _dotted_keys(config)}
-    if not uses_allocation(config.method):
-        keys = {key: value for key, value in keys.items() if not key.startswith("allocation.")}
-    return keys
+    unused = () if uses_allocation(config.method) else ("allocation.",)
+    return {
+        key: key_value(config, key)
+        for key, field, _ in dotted_fields(Config)
+        if field.metadata["affects_results"] and not key.startswith(unused)
+    }
 
 
 @cache
 def unhashed_defaults() -> JsonObject:
     """The keys that older runs do not have, dotted, with the default that says what those runs did."""
-    return {key: value for key, value, hash_default in _dotted_keys(Config()) if not hash_default}
+    fields = dotted_fields(Config)
+    return {key: key_value(Config(), key) for key, field, _ in fields if not field.metadata["hash_default"]}
 
 
 def uses_allocation(method: MethodConfig) -> bool:
@@ -54,13 +53,3 @@ def run_directory(config: Config) -> Path:
     size = {"full": "", "prefix": f"-n{method.virtual_tokens}"}.get(method.kind, f"-r{method.rank}")
     name = f"{method.name}{size}-s{config.seed}-{identity(config)}"
     return Path("outputs") / config.data.name / config.model.name / name
-
-
-def _dotted_keys(group: "DataclassInstance", prefix: str = "") -> Iterator[tuple[str, object, bool]]:
-    """Key, value and `hash_default` of every field that can affect results."""
-    for field in dataclasses.fields(group):
-        value = getattr(group, field.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            yield from _dotted_keys(value, f"{prefix}{field.name}.")
-        elif field.metadata.get("affects_results", True):
-            yield f"{prefix}{field.name}", value, field.metadata.get("hash_default", True)

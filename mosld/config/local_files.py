@@ -143,8 +143,8 @@ def split_of(name: str) -> tuple[str | None, str]:
         return None, name
     start, stop = spans[-1][1]
     rest = name[:start] + name[stop:]
-    kept = [word for word in _WORD.findall(rest) if word.lower() not in FILLER_WORDS]
-    if not kept or all(word.isdigit() for word in kept):
+    others = [word for word in _WORD.findall(rest) if word.lower() not in FILLER_WORDS]
+    if not others or all(word.isdigit() for word in others):
         return splits.pop(), ""
     return splits.pop(), re.sub(r"([-_. ])[-_. ]+", r"\1", rest).strip("-_. ()")
 

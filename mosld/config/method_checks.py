@@ -246,7 +246,7 @@ def _check_domain_keys(method: MethodConfig) -> Iterator[str]:
         yield "method.experts_from: cannot be given with method.add_task, which takes its experts from method.from_run."
 
 
-def with_domains(method: MethodConfig, tasks: list[str], init_from: str | None = None) -> MethodConfig:
+def with_domains(method: MethodConfig, tasks: list[str], init_from: str | None) -> MethodConfig:
     """Name the domains of a mixture of domains (MoA).
 
     They are the data's tasks, those of `from_run` and the added task, or those of `init_from`.
@@ -331,7 +331,7 @@ def row_indices(method: MethodConfig, tasks: list[str]) -> dict[str, int]:
     return {task: int(task not in first) for task in tasks}
 
 
-def check_domain(method: MethodConfig, data: DataConfig, init_from: str | None = None) -> Iterator[str]:
+def check_domain(method: MethodConfig, data: DataConfig, init_from: str | None) -> Iterator[str]:
     """Check a mixture of domains: every task has an expert; or that the tasks of a kind are there."""
     for task in method.first_kind or []:
         if task not in data.tasks:

@@ -1,12 +1,16 @@
-"""Where Hydra looks for the files of options: the package's `conf/`, then the user's directories."""
+"""Hydra with the options of the package's `conf/` and, behind them, of the user's directories."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
+from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from mosld.config.options import own_directories
+from mosld.config.options import config_directory, own_directories
 
 
 class OwnDirectories(SearchPathPlugin):
@@ -19,6 +23,15 @@ class OwnDirectories(SearchPathPlugin):
 
 
 @cache
-def search_own_directories() -> None:
+def _register() -> None:
     """Let Hydra search the user's directories from now on; it imports all its plugins for that."""
     Plugins.instance().register(OwnDirectories)
+
+
+@contextmanager
+def hydra_initialized() -> Iterator[None]:
+    """Let Hydra compose configs."""
+    _register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        yield

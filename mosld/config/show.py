@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from mosld.common.errors import UserError, format_value
 from mosld.common.files import JsonObject
 from mosld.config.compose import compose_tree, load_config, typed_keys
-from mosld.config.fields import field_types
+from mosld.config.fields import dotted_fields
 from mosld.config.groups import option_tree
 from mosld.config.options import config_directory, group_options, is_own, option_file, read_option
 from mosld.config.schema import MAPS, Config
@@ -24,7 +24,7 @@ GLOBAL_GROUPS = ("experiment", "scale", "debug", "sweep")
 KEY_COLUMNS = 36
 
 
-def describe_keys(arguments: Sequence[str] = ()) -> str:
+def describe_keys(arguments: Sequence[str]) -> str:
     """Every group with its options, every key with its value and meaning, and what the options among them set."""
     groups = group_options()
     typed = dict(text.split("=", 1) for text in arguments if text.split("=", 1)[0] in groups and "=" in text)
@@ -40,7 +40,7 @@ def describe_keys(arguments: Sequence[str] = ()) -> str:
         lines += ["", _bold(f"{group}={option} sets:")]
         lines += [f"  {key}={value}" for key, value in _settings(group, option)]
     lines += ["", _bold("Keys (key=value; the values are those of the options chosen above):")]
-    return "\n".join([*lines, *_keys(Config, "", _values(chosen))])
+    return "\n".join([*lines, *_keys(_values(chosen))])
 
 
 def _chosen(path: Path) -> dict[str, str]:
@@ -81,17 +81,11 @@ def _flat(tree: JsonObject, prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{key}", format_value(value)
 
 
-def _keys(cls: type, where: str, tree: JsonObject) -> Iterator[str]:
-    hints = field_types(cls)
-    for field in dataclasses.fields(cls):
-        key = where + field.name
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _keys(hints[field.name], f"{key}.", tree.get(key) or {})
-            continue
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        value = tree.get(field.name, default)
-        value = "{...}" if isinstance(value, dict) and value else format_value(value)
-        choices = ("true", "false") if hints[field.name] is bool else field.metadata["choices"]
+def _keys(chosen: JsonObject) -> Iterator[str]:
+    values = dict(_flat(dataclasses.asdict(Config()), "")) | dict(_flat(chosen, ""))
+    for key, field, hint in dotted_fields(Config):
+        value = "{...}" if values[key].startswith("{") and values[key] != "{}" else values[key]
+        choices = ("true", "false") if hint is bool else field.metadata["choices"]
         listed = f" [{' | '.join(choices)}]" if choices else ""
         yield from _wrapped(f"  {key}={value} ".ljust(KEY_COLUMNS), field.metadata["help"] + listed, KEY_COLUMNS)
 

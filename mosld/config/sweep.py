@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -33,9 +33,9 @@ from mosld.config.compose import (
 )
 from mosld.config.groups import is_null_group
 from mosld.config.identity import run_directory
-from mosld.config.options import config_directory, option_file, read_option
+from mosld.config.options import option_file, read_option
 from mosld.config.schema import Config
-from mosld.config.search_path import search_own_directories
+from mosld.config.search_path import hydra_initialized
 
 FLAGS = ("-m", "--multirun")
 # Hydra's own keys that a sweep may set.
@@ -109,7 +109,10 @@ def plan_sweep(arguments: Sequence[str]) -> Sweep:
     adaptive = not hydra.sweeper._target_.endswith("BasicSweeper")
     _check_sweep_kinds(parsed, adaptive)
     # An adaptive sweeper chooses the jobs itself: checked are jobs that have each value once.
-    combinations = _value_probes(merged, loader) if adaptive else _product(parsed)
+    if adaptive:
+        combinations = _value_probes(merged, loader)
+    else:
+        combinations = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     jobs = _check_jobs(combinations)
     name = _sweep_name(groups, jobs, [*merged, *hydra_arguments] if adaptive else [])
     directory = Path("outputs") / "sweeps" / name
@@ -159,9 +162,7 @@ def _check_sweep_files(groups: list[str]) -> None:
 
 def _hydra_config(overrides: list[str]) -> tuple[DictConfig, ConfigLoader]:
     """Hydra's own config, and the loader that finds the options of a group for method=glob(*)."""
-    search_own_directories()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+    with hydra_initialized():
         try:
             hydra = compose("config", overrides=overrides, return_hydra_config=True).hydra
         except COMPOSE_ERRORS as error:
@@ -216,11 +217,6 @@ def _check_sweep_kinds(overrides: list[Override], adaptive: bool) -> None:
             raise UserError(f"{override.input_line}: an interval has no list of values; use sweep=optuna.")
         if isinstance(override.value(), Glob) and adaptive:
             raise UserError(f"{override.input_line}: name the values for Optuna, as in choice(lora,mosld).")
-
-
-def _product(overrides: list[Override]) -> list[list[str]]:
-    """All combinations, in the order in which Hydra's sweeper takes them."""
-    return BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
 
 
 def _value_probes(overrides: list[str], loader: ConfigLoader) -> list[list[str]]:

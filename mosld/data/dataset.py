@@ -10,6 +10,7 @@ import numpy
 
 from mosld.common.errors import UserError, format_value
 from mosld.common.files import JsonObject
+from mosld.config.local_files import SPLITS
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.leaks import Record, count_leaks, joined_keys, leak_notes, record_of
 from mosld.data.reading.sources import ReadTask, read_splits
@@ -18,7 +19,6 @@ from mosld.data.splits import NO_KEYS, JoinedRows, Rows, TaskData, split_rows, w
 from mosld.data.subjects import solved_examples
 from mosld.data.tasks import TASKS, Task
 
-SPLITS = ("train", "validation", "test")
 # The fields of each kind of row, in the order of the fingerprint.
 FIELDS = {kind: [field.name for field in fields(kind)] for kind in (Row, Solution, Reply)}
 

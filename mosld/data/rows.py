@@ -4,8 +4,11 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar, overload
 
 import numpy
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,26 @@ def hash_of(*texts: str) -> int:
     return int.from_bytes(hashlib.blake2b("\x1f".join(texts).encode(), digest_size=8).digest(), "little")
 
 
-class ColumnarRows(Sequence[AnyRow]):
-    """Many rows that are made when they are asked for, with hashes for what concerns all of them."""
+class LazySequence(Sequence[T]):
+    """Items that are made when they are asked for."""
+
+    @abstractmethod
+    def items(self, indices: range) -> list[T]:
+        """The items at these indices."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return self.items(range(len(self))[index])
+        position = range(len(self))[index]
+        return self.items(range(position, position + 1))[0]
+
+
+class ColumnarRows(LazySequence[AnyRow]):
+    """Many rows, with hashes for what concerns all of them."""
 
     @abstractmethod
     def hashes(self, name: str) -> numpy.ndarray:

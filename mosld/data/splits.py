@@ -4,11 +4,10 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
 import numpy
 
-from mosld.data.rows import AnyRow, ColumnarRows, row_keys
+from mosld.data.rows import AnyRow, ColumnarRows, LazySequence, row_keys
 from mosld.data.tasks import Task
 
 Rows = Sequence[AnyRow]
@@ -148,7 +147,7 @@ def _choose(rows: Rows, count: int, purpose: str) -> set[int]:
     return set(ranked[:count])
 
 
-class JoinedRows(Sequence[AnyRow]):
+class JoinedRows(LazySequence[AnyRow]):
     """The rows of several tasks, one after another."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
@@ -164,20 +163,20 @@ class JoinedRows(Sequence[AnyRow]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> AnyRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[AnyRow]: ...
-    def __getitem__(self, index: int | slice) -> AnyRow | list[AnyRow]:
-        start, stop, step = (index if isinstance(index, slice) else slice(index, index + 1)).indices(len(self))
-        if step != 1:
-            raise ValueError(f"step {step}: only a step of 1 is supported")
+    def items(self, indices: range) -> list[AnyRow]:
+        """See `LazySequence`.
+
+        Raises:
+            ValueError: the indices do not follow each other.
+        """
+        if indices.step != 1:
+            raise ValueError(f"step {indices.step}: only a step of 1 is supported")
         rows: list[AnyRow] = []
         for part, end in zip(self._parts, self._ends, strict=True):
             begin = end - len(part)
-            if begin < stop and start < end:
-                rows += part[max(start, begin) - begin : min(stop, end) - begin]
-        return rows if isinstance(index, slice) else rows[0]
+            if begin < indices.stop and indices.start < end:
+                rows += part[max(indices.start, begin) - begin : min(indices.stop, end) - begin]
+        return rows
 
     def __iter__(self) -> Iterator[AnyRow]:
         return itertools.chain.from_iterable(self._parts)

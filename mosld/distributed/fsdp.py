@@ -9,12 +9,13 @@ Only the main process reads the weights. The others build the model on the meta 
 """
 
 import copy
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -26,18 +27,13 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from mosld.distributed.launch import Launch, launch
-from mosld.distributed.processes import Processes
+from mosld.distributed.processes import Processes, broadcast_buffers
 from mosld.distributed.zero import is_partitioned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-class _ShardOptions(TypedDict):
-    mesh: DeviceMesh
-    offload_policy: OffloadPolicy
 
 
 def shard(model: "PreTrainedModel", group: Processes, launch: Launch) -> "PreTrainedModel":
@@ -58,7 +54,7 @@ def shard(model: "PreTrainedModel", group: Processes, launch: Launch) -> "PreTra
         model.to_empty(device=_shard_device(group, launch))
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=launch.offload)
     set_model_state_dict(model, state, options=options)
-    _broadcast_buffers(model, group)
+    broadcast_buffers(model, group)
     whole = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
     if whole:
         raise RuntimeError(f"FSDP left {len(whole)} weights whole, the first: {whole[0]}")
@@ -70,7 +66,7 @@ def cast_sharded(
     group: Processes,
     launch: Launch,
     dtype: torch.dtype,
-    autocast_dtype: torch.dtype | None = None,
+    autocast_dtype: torch.dtype | None,
 ) -> "PreTrainedModel":
     """A copy of a sharded model in another dtype, sharded alike; only shards are copied.
 
@@ -107,10 +103,8 @@ def _apply_fsdp(
     model: "PreTrainedModel", group: Processes, launch: Launch, autocast_dtype: torch.dtype | None = None
 ) -> None:
     """Shard each layer by itself, then the rest; gradients are summed, not averaged."""
-    options: _ShardOptions = {
-        "mesh": init_device_mesh(group.device.type, (group.count,)),
-        "offload_policy": CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if launch.offload else OffloadPolicy(),
-    }
+    offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if launch.offload else OffloadPolicy()
+    fsdp = partial(fully_shard, mesh=init_device_mesh(group.device.type, (group.count,)), offload_policy=offload)
     precision = MixedPrecisionPolicy()
     if autocast_dtype:
         precision = MixedPrecisionPolicy(autocast_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -118,9 +112,9 @@ def _apply_fsdp(
         if autocast_dtype:
             # Norms stay in float32 under autocast. If linear layers stayed there too, autocast would keep a cast copy
             # of each weight until backward: over all layers that is the whole model.
-            fully_shard(_modules_but_linear(layer), reshard_after_forward=launch.reshard, **options)
-        fully_shard(layer, reshard_after_forward=launch.reshard, mp_policy=precision, **options)
-    fully_shard(model, **options)
+            fsdp(_modules_but_linear(layer), reshard_after_forward=launch.reshard)
+        fsdp(layer, reshard_after_forward=launch.reshard, mp_policy=precision)
+    fsdp(model)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)
@@ -166,13 +160,3 @@ def _modules_but_linear(layer: nn.Module) -> list[nn.Module]:
     """The modules of a layer that own weights and are not linear layers."""
     owners = (module for module in layer.modules() if any(True for _ in module.parameters(recurse=False)))
     return [module for module in owners if not isinstance(module, nn.Linear)]
-
-
-def _broadcast_buffers(model: nn.Module, group: Processes) -> None:
-    """Send buffers that no state dict holds, such as rotary frequencies, in the main process's dtype."""
-    buffers = [
-        (module, name, buffer) for module in model.modules() for name, buffer in module.named_buffers(recurse=False)
-    ]
-    values = group.broadcast([buffer.cpu() for _, _, buffer in buffers] if group.main else None)
-    for (module, name, _), value in zip(buffers, values, strict=True):
-        module._buffers[name] = value.to(group.device)

@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from mosld.common.errors import UserError
 from mosld.common.process import on_command_end
@@ -95,19 +95,19 @@ class Processes:
                 # The first report stays: the others fail because of it.
                 _store().compare_set(FAILED_KEY, "", str(self.rank))
 
-    def failed_because_of_another(self) -> bool:
-        """Whether another process reported a failure before this one did."""
+    def another_failed(self) -> bool:
+        """Whether another process reported a failure, and before this one did."""
         if self.count > 1:
             with suppress(RuntimeError):
                 return _store().check([FAILED_KEY]) and int(_store().get(FAILED_KEY)) != self.rank
         return False
 
-    def another_failed(self) -> bool:
-        """Whether any process has ended with an error."""
-        if self.count > 1:
-            with suppress(RuntimeError):
-                return _store().check([FAILED_KEY])
-        return False
+
+def broadcast_buffers(model: nn.Module, group: Processes) -> None:
+    """Send buffers that no state dict holds, such as rotary frequencies, in the main process's dtype."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = group.broadcast(buffer.cpu() if group.main else None).to(group.device)
 
 
 def _store() -> distributed.Store:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from transformers import AutoModelForCausalLM
 
 from mosld.distributed.launch import launch
-from mosld.distributed.processes import Processes
+from mosld.distributed.processes import Processes, broadcast_buffers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,7 +91,7 @@ def partition(model: "PreTrainedModel", group: Processes) -> "PreTrainedModel":
         model.tie_weights()
     model.requires_grad_(False)
     deepspeed_library().zero.Init(module=model, config_dict_or_path=deepspeed_config(model))
-    _broadcast_buffers(model, group)
+    broadcast_buffers(model, group)
     start_inference(model)
     return model
 
@@ -133,10 +133,3 @@ def cast_partitioned(model: "PreTrainedModel", group: Processes, dtype: torch.dt
         module._buffers.update(source._buffers)
     trains = any(parameter.requires_grad for parameter in model.parameters())
     return partition(cast, group).train(model.training).requires_grad_(trains)
-
-
-def _broadcast_buffers(model: nn.Module, group: Processes) -> None:
-    """Send rotary frequencies and other buffers, which DeepSpeed does not."""
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = group.broadcast(buffer.cpu() if group.main else None).to(group.device)

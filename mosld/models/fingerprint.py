@@ -12,11 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, cached_files
 
 from mosld.common.files import cache_directory, write_text
 from mosld.config.schema import ModelConfig
-from mosld.models.load import INDEX_FILE, WEIGHTS_FILE, source_of
+from mosld.models.load import source_of, weight_files
 from mosld.models.tiny import random_model
 
 DIGITS = 16
@@ -59,18 +60,18 @@ def _weight_files(config: ModelConfig) -> list[Path]:
     """The safetensors files that transformers would load."""
     source, revision = source_of(config)
     if Path(source).is_dir():
-        whole = Path(source) / WEIGHTS_FILE
-        names = [WEIGHTS_FILE] if whole.is_file() else _shards(Path(source) / INDEX_FILE)
+        whole = (Path(source) / SAFE_WEIGHTS_NAME).is_file()
+        names = weight_files(None if whole else Path(source) / SAFE_WEIGHTS_INDEX_NAME)
         return [Path(source) / name for name in names]
     index = cached_file(
-        source, INDEX_FILE, revision=revision, local_files_only=True, _raise_exceptions_for_missing_entries=False
+        source,
+        SAFE_WEIGHTS_INDEX_NAME,
+        revision=revision,
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
     )
-    names = _shards(Path(index)) if index else [WEIGHTS_FILE]
+    names = weight_files(index)
     return [Path(file) for file in cached_files(source, names, revision=revision, local_files_only=True) or ()]
-
-
-def _shards(index: Path) -> list[str]:
-    return sorted(set(json.loads(index.read_text())["weight_map"].values()))
 
 
 def _cache_name(files: Sequence[Path]) -> str:

@@ -4,7 +4,7 @@ Remote code is never run, and pickled weights are never loaded.
 """
 
 from collections.abc import Iterable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, cached_files
 from typing_extensions import TypedDict
 
@@ -36,10 +37,8 @@ from mosld.models.embedded import Working, embedded_checkpoint
 from mosld.models.quantization import keep_packing, quantization_config, quantized_copy
 from mosld.models.tiny import byte_tokenizer, random_model
 
-INDEX_FILE = "model.safetensors.index.json"
 # Of what a library says.
 MAX_REASON = 500
-WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 BaseModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -167,7 +166,7 @@ def load_placed(config: ModelConfig, group: Processes) -> BaseModel:
     return model, tokenizer
 
 
-def have_weights(config: ModelConfig, working: Working = nullcontext) -> None:
+def have_weights(config: ModelConfig, working: Working) -> None:
     """Dequantize the embedded checkpoint, or download a hub model's weights, where they are not cached yet.
 
     Args:
@@ -193,6 +192,11 @@ class _Index(TypedDict):
     weight_map: dict[str, str]
 
 
+def weight_files(index: str | Path | None) -> list[str]:
+    """The names of the files of a checkpoint's weights, by its index; without one there is one file."""
+    return sorted({*load_json(Path(index), _Index)["weight_map"].values()}) if index else [SAFE_WEIGHTS_NAME]
+
+
 def download(hub: str, revision: str | None) -> None:
     """Download the weights of a hub model, with a progress bar; its other files are small and come with the loading.
 
@@ -201,9 +205,8 @@ def download(hub: str, revision: str | None) -> None:
     Raises:
         OSError: the hub cannot be reached, or refuses.
     """
-    index = cached_file(hub, INDEX_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
-    names = set(load_json(Path(index), _Index)["weight_map"].values()) if index else {WEIGHTS_FILE}
-    cached_files(hub, sorted(names), revision=revision, _raise_exceptions_for_missing_entries=False)
+    index = cached_file(hub, SAFE_WEIGHTS_INDEX_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
+    cached_files(hub, weight_files(index), revision=revision, _raise_exceptions_for_missing_entries=False)
 
 
 def resolve_dtype(name: str) -> torch.dtype:

@@ -152,7 +152,7 @@ def dry_step(
     batch: BatchShape,
     training: TrainingConfig,
     device_mode: DeviceMode,
-    domains: Domains = (),
+    domains: Domains,
 ) -> StepCost:
     """Take one step in shapes.
 

@@ -1,6 +1,5 @@
-"""A plan as text for the user, or as one JSON object."""
+"""A plan as text for the user."""
 
-import json
 from collections.abc import Sequence
 
 from mosld.common.files import JsonObject
@@ -11,11 +10,6 @@ from mosld.planning.layouts import GPUS_PER_NODE
 GIB = 2**30
 # Units of time, and how many of them make an hour.
 UNITS = (("hours", 1.0), ("minutes", 60.0), ("seconds", 3600.0))
-
-
-def show(plan: JsonObject, as_json: bool) -> None:
-    """Print the plan."""
-    print(json.dumps(plan) if as_json else "\n".join(plan_lines(plan)))
 
 
 def plan_lines(plan: JsonObject) -> list[str]:
@@ -144,13 +138,8 @@ def _verdict(plan: JsonObject) -> str:
     return f"conf/accelerate/{name}.yaml{options}{saving}"
 
 
-def show_jobs(plans: Sequence[JsonObject], count: int, as_json: bool) -> None:
-    """Print the plans of a sweep of `count` jobs."""
-    print(json.dumps(plans) if as_json else "\n".join(job_lines(plans, count)))
-
-
 def job_lines(plans: Sequence[JsonObject], count: int) -> list[str]:
-    """A line a run, and what all of them cost together."""
+    """A line for each run of a sweep of `count` jobs, and what all of them cost together."""
     first = plans[0]
     double = f", {count - len(plans)} of them the same run as another, made once" if count > len(plans) else ""
     title = f"{count} jobs{double}"

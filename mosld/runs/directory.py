@@ -16,6 +16,7 @@ from mosld.common.reading import load_json, load_yaml
 from mosld.common.seal import Seal
 from mosld.config.identity import all_results_keys, identity, unhashed_defaults
 from mosld.config.schema import Config
+from mosld.config.unread import key_value
 
 # In the order of removal: config.yaml and data.json, which mark the directory as a run, go last.
 RUN_FILES = (
@@ -299,7 +300,7 @@ def _changed(recorded: JsonObject, config: Config) -> dict[str, tuple[object, ob
     """The keys that affect results and have changed, dotted, with the value before and now."""
     # A run that is older than a key did what its default says.
     before = {
-        key: unhashed_defaults().get(key) if (value := _lookup(recorded, key)) is None else value
+        key: unhashed_defaults().get(key) if (value := key_value(recorded, key)) is None else value
         for key in all_results_keys(config)
     }
     return {key: (before[key], now) for key, now in all_results_keys(config).items() if before[key] != now}
@@ -308,11 +309,3 @@ def _changed(recorded: JsonObject, config: Config) -> dict[str, tuple[object, ob
 def _is_longer(before: object, now: object) -> bool:
     """Whether a number of steps or epochs has grown; None: no limit."""
     return now is None or (isinstance(before, int) and isinstance(now, int) and before < now)
-
-
-def _lookup(tree: JsonObject, key: str) -> object:
-    """The value of a dotted key; None if it is not there."""
-    node: object = tree
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node

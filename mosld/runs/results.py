@@ -104,7 +104,7 @@ def git_hash() -> str | None:
 
 
 class MetricsLog:
-    """metrics.jsonl, opened to append; on resume the lines of steps that will be repeated are dropped.
+    """metrics.jsonl, opened to append; on resume damaged lines and those of steps that will be repeated are dropped.
 
     Only the main process writes.
     """
@@ -113,7 +113,11 @@ class MetricsLog:
         """Keep the lines up to optimiser step `resume_step`."""
         self._file = None
         if is_main():
-            write_text(path, "".join(line for line in _complete_lines(path) if _step(line) <= resume_step))
+            content = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+            # A crash may have cut the last line short.
+            lines = [line for line in content.splitlines(keepends=True) if line.endswith("\n")]
+            lines = [line for line in lines if (values := metrics_line(line)) and values["step"] <= resume_step]
+            write_text(path, "".join(lines))
             self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "MetricsLog":
@@ -137,17 +141,3 @@ def _finite(value: object) -> object:
     if isinstance(value, list):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _complete_lines(path: Path) -> list[str]:
-    """The lines of a file, without one that a crash cut short."""
-    if not path.is_file():
-        return []
-    content = path.read_text(encoding="utf-8", errors="replace")
-    return [line for line in content.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _step(line: str) -> float:
-    """The step of a line; infinity for a damaged line, which is thus dropped."""
-    values = metrics_line(line)
-    return math.inf if values is None else values["step"]

@@ -126,9 +126,7 @@ def _leak_notes(data: JsonObject) -> Iterator[str]:
         yield f"{'; '.join(notes)}{hint}"
 
 
-def experts_summary(
-    experts: Mapping[str, Sequence[TakenExperts]], width: int = 100, height: int | None = None
-) -> tuple[Table, str]:
+def experts_summary(experts: Mapping[str, Sequence[TakenExperts]], width: int, height: int | None) -> tuple[Table, str]:
     """The experts with the largest mean gates over an answer: a row for each layer, a column for each kind of module.
 
     Args:

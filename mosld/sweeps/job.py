@@ -80,7 +80,7 @@ class SweepJob:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
         if not stop.requested():
             self._train(number, job_overrides(hydra.overrides.task), stop)
-        record = _read_object(self.directory / "jobs" / f"{number + 1}.json")
+        record = read_json(self.directory / "jobs" / f"{number + 1}.json") or {}
         if stop.requested() and self.launcher == "basic":
             raise KeyboardInterrupt
         score = validation_score(record)
@@ -209,7 +209,7 @@ def _record(number: int, overrides: Sequence[str], run: RunDirectory, ended: Wor
     """A job as the summary shows it. Results are those of this start: their status is that of the worker's exit."""
     passed = checked and ended.code == ExitCode.FINISHED
     status = "passed the check" if passed else STATUS.get(ended.code, "failed")
-    results = _read_object(run.results)
+    results = read_json(run.results) or {}
     if results.get("status") != status:
         results = {}
     scored = [(score["accuracy"], score["n"]) for score in (results.get("scores") or {}).values()]
@@ -227,9 +227,3 @@ def _record(number: int, overrides: Sequence[str], run: RunDirectory, ended: Wor
         "seconds": results.get("seconds"),
         "error": None if explained else ended.message or results.get("error") or status,
     }
-
-
-def _read_object(path: Path) -> dict:
-    """A JSON object; empty where the file is missing or damaged."""
-    tree = read_json(path)
-    return tree if isinstance(tree, dict) else {}

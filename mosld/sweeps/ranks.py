@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from mosld.common.errors import ExitCode
 from mosld.sweeps.worker import POLL_SECONDS, StopFlag, Worker, WorkerExit
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 
 # What the other ranks get to exit by themselves after one failed, and again after being asked to.
 EXIT_WAIT_SECONDS = 30.0
-
-
-class JobOrder(TypedDict):
-    """What the first rank tells the others about a job."""
-
-    overrides: list[str]
-    directory: str
-    port: int
 
 
 class Ranks:
@@ -45,9 +37,9 @@ class Ranks:
         self, overrides: list[str], stop: StopFlag, environment: Mapping[str, str], log: Path | None
     ) -> WorkerExit:
         """Start a job on all ranks, as `run_in_worker` does on one; returns how the first failure ended it."""
-        order: JobOrder = {"overrides": overrides, "directory": str(stop.directory), "port": _free_port()}
-        self._store.set(f"mosld/job{self._jobs}", json.dumps(order))
-        return self._take_part(order)
+        port = _free_port()
+        self._store.set(f"mosld/job{self._jobs}", json.dumps([overrides, str(stop.directory), port]))
+        return self._take_part(overrides, stop, port)
 
     def serve(self) -> str:
         """Take part in every job until the first rank ends the sweep; returns the sweep's status."""
@@ -56,7 +48,8 @@ class Ranks:
                 self._store.set(f"mosld/bye{self._rank}", "")
                 return self._store.get("mosld/end").decode()
             if self._store.check([f"mosld/job{self._jobs}"]):
-                self._take_part(json.loads(self._store.get(f"mosld/job{self._jobs}")))
+                overrides, directory, port = json.loads(self._store.get(f"mosld/job{self._jobs}"))
+                self._take_part(overrides, StopFlag(Path(directory)), port)
             time.sleep(POLL_SECONDS)
 
     def end(self, status: str) -> None:
@@ -66,13 +59,13 @@ class Ranks:
         while not self._all("bye", range(1, self._count)) and time.monotonic() < limit:
             time.sleep(POLL_SECONDS)
 
-    def _take_part(self, order: JobOrder) -> WorkerExit:
+    def _take_part(self, overrides: list[str], stop: StopFlag, port: int) -> WorkerExit:
         """This rank's part of a job; returns when all ranks have ended theirs."""
         job = self._jobs
         self._jobs += 1
         # The launcher's store keeps what the first job wrote there: every job gets its own store on the first rank.
-        environment = {"MASTER_PORT": str(order["port"]), "TORCHELASTIC_USE_AGENT_STORE": "False"}
-        worker = Worker(order["overrides"], StopFlag(Path(order["directory"])), environment, log=None)
+        environment = {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+        worker = Worker(overrides, stop, environment, log=None)
         failed_at = 0.0
         while not (ended := worker.poll()):
             if self._store.check([f"mosld/failed{job}"]):

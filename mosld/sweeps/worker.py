@@ -166,7 +166,7 @@ def _describe(error: Exception) -> str:
     """The error in one text; empty where another process of the run failed first and this one because of it."""
     from mosld.distributed.processes import processes
 
-    if processes().failed_because_of_another():
+    if processes().another_failed():
         return ""
     name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return redact(f"{name}{error}")

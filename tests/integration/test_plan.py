@@ -85,12 +85,34 @@ def test_tokens_of_hub_sets_are_known_without_download(capsys):
     assert plan["data"]["tokens"] == 4_957 * 10 * 44
 
 
-def test_text_names_memory_hours_and_the_file_that_fits(capsys):
-    assert plan_command.main([*TINY, "gpus=4", "gpu_memory=24GB"]) == 0
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*TINY, "gpus=4", "gpu_memory=24GB"], ["conf/accelerate/ddp.yaml", "24GB", "on 4 GPUs at 312 TFLOP/s"]),
+        ([*TINY, "gpus=16"], ["multi_node.yaml --num_machines 2 --num_processes 16"]),
+        (
+            [*TINY, "training.micro_batch_size=1", "training.max_steps=1"],
+            ["a micro-batch of 1 row of", "single_arc_e: ", ", 1 step, "],
+        ),
+        ([*JOBS, "model.quantize=nf4", "gpus=8", "gpu_memory=1MiB"], ["lies whole on each GPU"]),
+        ([*JOBS, "method=lora", "sweep=allocation"], ["5 jobs, 4 of them the same run as another", "all 1 runs"]),
+    ],
+    ids=["what fits", "several machines", "one row", "nothing fits", "equal runs"],
+)
+def test_text_names_data_memory_hours_and_the_file_that_fits(arguments, words, capsys):
+    assert plan_command.main(arguments) == 0
     text = capsys.readouterr().out
-    assert "conf/accelerate/ddp.yaml" in text
-    assert "24GB" in text
-    assert "on 4 GPUs at 312 TFLOP/s" in text
+    assert [word for word in words if word not in text] == []
+    assert "0.00 hours" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["sweep=optuna"], "chooses the jobs as it goes"), (["-m", "method=lora,mosldd"], "did you mean 'mosld'")],
+)
+def test_sweep_that_cannot_be_planned_is_refused(arguments, words, capsys):
+    assert plan_command.main([*JOBS, *arguments]) == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -102,15 +124,6 @@ def test_text_names_memory_hours_and_the_file_that_fits(capsys):
 )  # fmt: skip
 def test_time_is_said_in_its_two_largest_units(hours, text):
     assert duration(hours) == text
-
-
-def test_text_names_the_data_and_counts_one_row_as_one(capsys):
-    assert plan_command.main([*TINY, "training.micro_batch_size=1", "training.max_steps=1"]) == 0
-    text = capsys.readouterr().out
-    assert "a micro-batch of 1 row of" in text
-    assert "single_arc_e: " in text
-    assert ", 1 step, " in text
-    assert "0.00 hours" not in text
 
 
 def test_plan_for_cpu_has_no_layouts(capsys):
@@ -189,16 +202,6 @@ def test_layouts_leave_out_what_mosld_rejects(overrides, gpus, capsys):
     assert all((ROOT / "conf" / "accelerate" / f"{name}.yaml").is_file() for name in names)
 
 
-def test_text_names_the_launcher_options(capsys):
-    assert plan_command.main([*TINY, "gpus=16"]) == 0
-    assert "multi_node.yaml --num_machines 2 --num_processes 16" in capsys.readouterr().out
-
-
-def test_quantized_base_that_fits_nowhere_says_why(capsys):
-    assert plan_command.main(["model=tiny", "model.quantize=nf4", "length=32", "gpus=8", "gpu_memory=1MiB"]) == 0
-    assert "lies whole on each GPU" in capsys.readouterr().out
-
-
 ROWS = [
     ("llama2_7b", "lora"), ("llama2_7b", "mosld"), ("llama2_7b", "prefix"), ("llama2_13b", "full"),
     ("llama2_13b", "moa"), ("llama_33b", "mixlora"),
@@ -252,13 +255,6 @@ def test_experiment_is_planned_without_a_flag(capsys):
     assert all(entry["data"]["steps"] == 50 for entry in plans)
 
 
-def test_equal_runs_are_counted_once(capsys):
-    assert plan_command.main([*JOBS, "method=lora", "sweep=allocation"]) == 0
-    text = capsys.readouterr().out
-    assert "5 jobs, 4 of them the same run as another" in text
-    assert "all 1 runs" in text
-
-
 def test_plan_for_cpu_has_hours_if_its_speed_is_set(capsys):
     command = [*TINY, "-m", "seed=0,1", "gpus=0"]
     assert plan_command.main(command) == 0
@@ -267,17 +263,6 @@ def test_plan_for_cpu_has_hours_if_its_speed_is_set(capsys):
     flops = plans[0]["data"]["tokens"] * plans[0]["flops_per_token"]["training"]
     assert plans[0]["machines"]["hours"] == pytest.approx(flops / 0.25e12 / 3600)
     assert "layouts" not in plans[0]
-
-
-def test_sweeper_that_chooses_as_it_goes_is_rejected(capsys):
-    pytest.importorskip("optuna")
-    assert plan_command.main([*JOBS, "sweep=optuna"]) == 2
-    assert "chooses the jobs as it goes" in capsys.readouterr().err
-
-
-def test_error_in_one_job_is_reported(capsys):
-    assert plan_command.main([*JOBS, "-m", "method=lora,mosldd"]) == 2
-    assert "did you mean 'mosld'" in capsys.readouterr().err
 
 
 def test_runs_of_equal_shape_are_measured_once():

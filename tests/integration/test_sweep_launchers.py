@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from mosld.sweeps.job import reserved_device
-from mosld.sweeps.worker import StopFlag
 from mosld.train import main
 
 pytestmark = pytest.mark.distributed
@@ -150,11 +149,3 @@ def test_machine_without_devices_sets_no_device(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with reserved_device(tmp_path) as environment:
         assert environment == {}
-
-
-def test_stop_flag_is_requested_and_withdrawn(tmp_path: Path):
-    stop = StopFlag(tmp_path / "sweep")
-    stop.request()
-    assert stop.requested()
-    stop.clear()
-    assert not stop.requested()

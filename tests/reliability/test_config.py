@@ -36,7 +36,7 @@ def _refused(count: int | None, folder: Path) -> Outcome:
     for line in lines:
         started = _processor_seconds()
         done = subprocess.run(
-            [sys.executable, "-m", "mosld.train", *table.overrides(line)], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-m", "mosld.train", *line.split(" ")], cwd=ROOT, capture_output=True, text=True
         )
         seconds = _processor_seconds() - started
         outcome.figure = max(outcome.figure or 0.0, seconds)

@@ -3,7 +3,7 @@
 `generate(task)` is a pure function of the committed files. Its random generators are seeded with the names of task and
 split, so a row does not depend on the process, on other tasks or on the order of calls. The six multiple-choice tasks
 are described in their modules: relation (csqa, arc_e), hard (arc_c), reading (obqa, race, mctest); the others are
-arithmetic (gsm8k), instructions (openorca) and subjects (mmlu).
+arithmetic (gsm8k), instructions (openorca) and the subjects of relation (mmlu).
 """
 
 from collections.abc import Callable
@@ -15,8 +15,7 @@ from mosld.data.bundled.hard import hard_items
 from mosld.data.bundled.instructions import instructions
 from mosld.data.bundled.item import Item, load, to_rows
 from mosld.data.bundled.reading import open_book_items, reading_items
-from mosld.data.bundled.relation import Relation, table_items
-from mosld.data.bundled.subjects import all_subjects
+from mosld.data.bundled.relation import Relation, all_subjects, table_items
 
 # Rows of each task and split; those of mmlu follow from its subjects.
 SIZES = {

@@ -15,12 +15,16 @@ from itertools import pairwise
 from random import Random
 from typing import TypeVar
 
-from mosld.data.bundled.item import Balance, Item, capital, distinct
+from mosld.common.files import JsonObject
+from mosld.data.bundled.item import Balance, Item, capital, distinct, load, to_rows
 
 T = TypeVar("T")
 
 # The forms with their shares of the questions, relative to each other.
 FORM_WEIGHTS = {"forward": 2.0, "inverse": 2.0, "negative": 0.3, "peer": 2.0}
+# Of a subject of mmlu: the splits, their templates and their rows. The templates for training serve for dev, so that
+# both the wording and the fact of a test row are new.
+SUBJECT_SPLITS = (("dev", "train", 5), ("test", "test", 36))
 
 
 @dataclass(frozen=True)
@@ -110,3 +114,26 @@ def table_items(
             bare = form_items(relation, form, split, choices, rng)
             items += distinct((add_context(relation, item, rng) for item in bare), form_share)
     return items
+
+
+def subject_rows(subject: str) -> dict[str, list[JsonObject]]:
+    """The dev and test rows of a subject; no question is in both."""
+    table = load("mmlu")[subject]
+    groups = {value: [thing] for thing, value in table["pairs"].items()}
+    relation = Relation(subject, groups, forward=table["forward"], inverse=table["inverse"])
+    splits = {}
+    for split, template_split, count in SUBJECT_SPLITS:
+        rng = Random(f"mmlu/{subject}/{split}")
+        sources = [form_items(relation, form, template_split, 4, rng) for form in ("forward", "inverse")]
+        items: dict[object, Item] = {}
+        while len(items) < count:
+            item = next(sources[len(items) % 2])
+            items.setdefault(item.key, item)
+        splits[split] = to_rows(list(items.values()), f"{subject}/{split}", rng)
+    return splits
+
+
+def all_subjects() -> dict[str, list[JsonObject]]:
+    """Dev and test rows of every subject, subject after subject."""
+    subjects = [subject_rows(subject) for subject in load("mmlu")]
+    return {split: [row for rows in subjects for row in rows[split]] for split in ("dev", "test")}

@@ -24,14 +24,12 @@ _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 _TRUTH = {"true": ("true", "yes"), "false": ("false", "no")}
 
 
-def read_choices(value: object, absent: object = None) -> tuple[object, list[str]]:
+def read_choices(value: object) -> tuple[object, list[str]]:
     """The texts of the choices, and their labels where they have any; what is no list is returned for the checks.
 
     Raises:
         RowError: a cell holds no list.
     """
-    if value is absent:
-        return value, []
     if isinstance(value, str):
         value = _parse_cell(value)
     labels: list[str] = []

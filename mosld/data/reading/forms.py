@@ -124,7 +124,7 @@ class Form:
             if self.kind == "choice":
                 column = self.columns["choices"]
                 value = [raw.get(name) for name in column] if isinstance(column, list) else getters["choices"](raw)
-                record["choices"], labels = read_choices(value, absent=_ABSENT)
+                record["choices"], labels = read_choices(value)
                 record["labels"] = self.marks[: len(value)] if self.marks and isinstance(value, list) else labels
                 answer = getters["answer"](raw)
                 record["answer"] = None if answer is not _ABSENT and is_missing(answer) else answer
@@ -189,13 +189,8 @@ def recognise(columns: Sequence[str], mapping: Mapping[str, object], head: Head)
     if nested := _nested_question(fields, mapped, head):
         fields |= nested
     kind = _kind(mapped, fields, columns, head)
-    marks = [_mark(name) for name in by_letter] if fields.get("choices") is by_letter else []
+    marks = [name.strip()[-1].upper() for name in by_letter] if fields.get("choices") is by_letter else []
     return _form(kind, fields, mapped, columns, marks)
-
-
-def _mark(column: str) -> str:
-    """The letter or number in the name of a choice's column."""
-    return column.strip()[-1].upper()
 
 
 def _names(column: Column) -> list[str]:
@@ -276,7 +271,8 @@ def _kind(
         _refuse_preferences({column.lower() for column in columns})
     for names in (mapped, fields):
         for name, kind in KIND_OF_FIELD.items():
-            if name in names and not (name == "text" and _labelled(fields)):
+            # Plain text would lose a label beside it.
+            if name in names and not (name == "text" and "answer" in fields):
                 if kind == "reply" and name == "response" and _as_messages(fields, head):
                     fields["messages"] = ["prompt", "completion"]
                 return kind
@@ -313,11 +309,6 @@ def _refuse_preferences(columns: set[str]) -> None:
             "holds replies that a label calls good or bad, which are not trained on; keep the good ones, or give "
             "data.columns={question: prompt, response: completion} to train on all"
         )
-
-
-def _labelled(fields: Mapping[str, Column]) -> bool:
-    """Whether a text has a label beside it, which plain text would lose."""
-    return "answer" in fields
 
 
 def _as_messages(fields: Mapping[str, Column], head: Head) -> bool:

@@ -76,31 +76,20 @@ def _mmlu(columns: JsonObject, row_id: str) -> JsonObject:
     return _choice(subject_id, "", columns["question"], columns["choices"], columns["answer"])
 
 
-# By task, what makes a record of a published row and its id "<config>/<split>/<number>".
-CONVERTERS: dict[str, Callable[[JsonObject, str], JsonObject]] = {
-    "obqa": partial(_labelled, question="question_stem"),
-    "csqa": _labelled,
-    "race": _race,
-    "mctest": _mctest,
-    "arc_e": _labelled,
-    "arc_c": _labelled,
-    "gsm8k": _gsm8k,
-    "openorca": _openorca,
-    "mmlu": _mmlu,
-}
-
-
-# The columns by which a row in the hub's own form is known, where they are not the project's as well.
-_OWN_COLUMNS = {
-    "obqa": {"question_stem", "choices", "answerKey"},
-    "csqa": {"question", "choices", "answerKey"},
-    "race": {"example_id", "article", "question", "options", "answer"},
-    "mctest": {"story", "question", "answer_options", "answer"},
-    "arc_e": {"question", "choices", "answerKey"},
-    "arc_c": {"question", "choices", "answerKey"},
-    "gsm8k": {"question", "answer"},
-    "openorca": {"id", "system_prompt", "question", "response"},
-    "mmlu": {"question", "subject", "choices", "answer"},
+# What makes a record of a published row and its id "<config>/<split>/<number>".
+Converter = Callable[[JsonObject, str], JsonObject]
+_LABELLED: tuple[Converter, set[str]] = (_labelled, {"question", "choices", "answerKey"})
+# By task, its converter and the columns by which a row in the hub's own form is known.
+PUBLISHED: dict[str, tuple[Converter, set[str]]] = {
+    "obqa": (partial(_labelled, question="question_stem"), {"question_stem", "choices", "answerKey"}),
+    "csqa": _LABELLED,
+    "race": (_race, {"example_id", "article", "question", "options", "answer"}),
+    "mctest": (_mctest, {"story", "question", "answer_options", "answer"}),
+    "arc_e": _LABELLED,
+    "arc_c": _LABELLED,
+    "gsm8k": (_gsm8k, {"question", "answer"}),
+    "openorca": (_openorca, {"id", "system_prompt", "question", "response"}),
+    "mmlu": (_mmlu, {"question", "subject", "choices", "answer"}),
 }
 
 
@@ -117,17 +106,18 @@ def converted(task: Task, record: object, split: str, number: int) -> object:
         ValueError: the row has the hub's columns, but not their values.
     """
     assert task.hub
-    if not isinstance(record, dict) or not _OWN_COLUMNS[task.name] <= set(record):
+    convert, columns = PUBLISHED[task.name]
+    if not isinstance(record, dict) or not columns <= set(record):
         return record
     # The project's own form of these two has the same columns and more.
     if {"gsm8k": "final", "openorca": "system"}.get(task.name) in record:
         return record
     try:
-        return CONVERTERS[task.name](record, f"{task.hub.configs[0]}/{split}/{number}")
+        return convert(record, f"{task.hub.configs[0]}/{split}/{number}")
     except (AttributeError, KeyError, TypeError, IndexError) as error:
-        columns = ", ".join(sorted(_OWN_COLUMNS[task.name]))
+        names = ", ".join(sorted(columns))
         raise RowError(
-            f"has the hub's columns ({columns}), but not their form ({type(error).__name__}: {error})"
+            f"has the hub's columns ({names}), but not their form ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -149,10 +139,11 @@ def _download(task: Task, target: Path) -> None:
     assert source
     print(f"fetching {source.repository} once", file=sys.stderr)
     target.mkdir()
+    convert, _ = PUBLISHED[task.name]
     for split in needed_splits(task, task.trained, shots=1):
         sample = source.train_sample if split == "train" else None
         records = [
-            CONVERTERS[task.name](columns, f"{config}/{split}/{number}")
+            convert(columns, f"{config}/{split}/{number}")
             for config in source.configs
             for number, columns in _sampled(fetch(source, config, split), sample)
         ]

@@ -37,9 +37,7 @@ from mosld.data.tasks import Task
 DEFAULT_CUTOFF = 512
 
 
-def read_own(
-    data: DataConfig, source: SourceConfig, training: bool, record: Record | None = None
-) -> dict[str, ReadTask]:
+def read_own(data: DataConfig, source: SourceConfig, training: bool, record: Record | None) -> dict[str, ReadTask]:
     """Read the user's tasks; a test is held out of train where there is no file for it.
 
     Args:

@@ -14,7 +14,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -24,10 +24,9 @@ from types import ModuleType
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
 from mosld.config.local_files import data_format
-from mosld.data.reading.bad_rows import NOT_UTF8, BadRows, RowError
+from mosld.data.reading.bad_rows import NOT_UTF8, RowError
 from mosld.data.reading.delimited import delimited_header, delimited_records
 from mosld.data.reading.values import is_utf8
-from mosld.data.rows import AnyRow
 
 # The line, and the value there; a ValueError where it cannot be read.
 Record = tuple[int, object]
@@ -86,27 +85,6 @@ def write_records(path: Path, records: Iterable[JsonObject]) -> None:
     """Write one JSON object per line, in every process."""
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     path.write_text(text, encoding="utf-8")
-
-
-def parse_rows(
-    path: Path, records: Iterable[Record], parse: Callable[[int, object], AnyRow], bad: BadRows
-) -> list[AnyRow]:
-    """Turn records into rows with `parse`; those that cannot be read are added to `bad`."""
-    rows: list[AnyRow] = []
-    first_lines: dict[str, int] = {}
-    for line, record in records:
-        try:
-            if isinstance(record, ValueError):
-                raise record
-            row = parse(line, record)
-            if row.id in first_lines:
-                raise RowError(f"id '{row.id}' is already used in line {first_lines[row.id]}", "an id is used twice")
-        except ValueError as error:
-            bad.add(path, line, error)
-            continue
-        first_lines[row.id] = line
-        rows.append(row)
-    return rows
 
 
 def open_text(path: Path) -> io.TextIOWrapper:

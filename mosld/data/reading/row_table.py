@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import overload
 
 import numpy
 import pyarrow
@@ -19,7 +18,7 @@ _TYPES = {"choices": pyarrow.list_(pyarrow.string()), "history": pyarrow.list_(p
 # Hashes of a row: of what it asks, of the passage (or of what it asks), and of everything in it.
 HASHES = ("key", "group", "digest")
 # An odd number with bits all over, which spreads small numbers over 64 bits.
-_GOLDEN_RATIO = numpy.uint64(0x9E3779B97F4A7C15)
+GOLDEN_RATIO = numpy.uint64(0x9E3779B97F4A7C15)
 
 
 class RowTable(ColumnarRows):
@@ -37,22 +36,14 @@ class RowTable(ColumnarRows):
     def __len__(self) -> int:
         return len(self._indices)
 
-    @overload
-    def __getitem__(self, index: int) -> AnyRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[AnyRow]: ...
-    def __getitem__(self, index: int | slice) -> AnyRow | list[AnyRow]:
-        if isinstance(index, slice):
-            return self._rows(self._indices[index])
-        return self._rows(self._indices[index : index + 1 or None])[0]
-
     def __iter__(self) -> Iterator[AnyRow]:
         for start in range(0, len(self), BATCH_ROWS):
-            yield from self._rows(self._indices[start : start + BATCH_ROWS])
+            yield from self[start : start + BATCH_ROWS]
 
-    def _rows(self, indices: numpy.ndarray) -> list[AnyRow]:
+    def items(self, indices: range) -> list[AnyRow]:
+        """See `LazySequence`."""
         names = [field.name for field in fields(self._kind) if field.name != "task"]
-        batch = self._table.select(names).take(pyarrow.array(indices))
+        batch = self._table.select(names).take(pyarrow.array(self._indices[numpy.asarray(indices, numpy.int64)]))
         columns = [_restored(name, batch.column(name).to_pylist()) for name in names]
         return [self._kind(self._task, *values) for values in zip(*columns, strict=True)]
 
@@ -111,13 +102,10 @@ class RowTableBuilder:
         self._names = [field.name for field in fields(kind) if field.name != "task"]
         self._schema = pyarrow.schema(
             [
-                (name, _TYPES.get(name, pyarrow.string()))
-                for name in self._names
-                if not (kind is Row and name == "answer")
+                *((name, _type(kind, name)) for name in self._names),
+                *((name, pyarrow.uint64()) for name in HASHES),
+                ("equal_choices", pyarrow.bool_()),
             ]
-            + ([("answer", pyarrow.int32())] if kind is Row else [])
-            + [(name, pyarrow.uint64()) for name in HASHES]
-            + [("equal_choices", pyarrow.bool_())]
         )
         self._columns: dict[str, list] = {name: [] for name in self._schema.names}
         self._batches: list[pyarrow.RecordBatch] = []
@@ -150,11 +138,9 @@ class RowTableBuilder:
         self._flush()
         table = pyarrow.Table.from_batches(self._batches, self._schema)
         if answers is not None:
-            place = table.schema.get_field_index("answer")
-            table = table.set_column(place, "answer", pyarrow.array(answers, pyarrow.int32()))
-            digests = table.column("digest").to_numpy() + answers.astype(numpy.uint64) * numpy.uint64(
-                0x9E3779B97F4A7C15
-            )
+            number = table.schema.get_field_index("answer")
+            table = table.set_column(number, "answer", pyarrow.array(answers, pyarrow.int32()))
+            digests = table.column("digest").to_numpy() + answers.astype(numpy.uint64) * GOLDEN_RATIO
             table = table.set_column(table.schema.get_field_index("digest"), "digest", pyarrow.array(digests))
             table = table.filter(pyarrow.array(answers >= 0))
         return RowTable(table, self._task, self._kind)
@@ -174,8 +160,8 @@ def unique_ids(rows: RowTable) -> tuple[RowTable, int]:
             seen[row_id] = seen.get(row_id, 0) + 1
             row_id = f"{row_id}/{seen[row_id]}"
         ids.append(row_id)
-    place = table.schema.get_field_index("id")
-    return RowTable(table.set_column(place, "id", pyarrow.array(ids)), rows._task, rows._kind), sum(seen.values())
+    number = table.schema.get_field_index("id")
+    return RowTable(table.set_column(number, "id", pyarrow.array(ids)), rows._task, rows._kind), sum(seen.values())
 
 
 KINDS: dict[str, type[AnyRow]] = {"choice": Row, "solution": Solution, "reply": Reply, "text": Reply}

@@ -14,10 +14,10 @@ from mosld.common.files import build_once, cache_directory
 from mosld.config.local_files import split_files
 from mosld.config.schema import SourceConfig
 from mosld.data import bundled
-from mosld.data.reading.bad_rows import BadRows
+from mosld.data.reading.bad_rows import BadRows, RowError
 from mosld.data.reading.hub import converted, hub_root
 from mosld.data.reading.parsing import parse_row
-from mosld.data.reading.records import RecordFile, parse_rows, write_records
+from mosld.data.reading.records import RecordFile, write_records
 from mosld.data.rows import AnyRow
 from mosld.data.splits import Rows, needed_splits
 from mosld.data.tasks import TASKS, Task
@@ -76,17 +76,25 @@ def read_splits(tasks: Sequence[str], source: SourceConfig, training: bool, shot
 
 
 def read_rows(paths: Sequence[Path], task: Task, split: str, bad: BadRows) -> list[AnyRow]:
-    """Read the rows of a benchmark's split, in the project's columns or in those of the hub."""
+    """The rows of a benchmark's split, in the project's columns or in those of the hub; bad ones are added to `bad`."""
     rows: list[AnyRow] = []
     number = 0
-
-    def parse(_: int, record: object) -> AnyRow:
-        nonlocal number
-        number += 1
-        return parse_row(task, converted(task, record, split, number - 1))
-
     for path in paths:
-        rows += parse_rows(path, RecordFile(path).records(), parse, bad)
+        first_lines: dict[str, int] = {}
+        for line, record in RecordFile(path).records():
+            try:
+                if isinstance(record, ValueError):
+                    raise record
+                number += 1
+                row = parse_row(task, converted(task, record, split, number - 1))
+                if row.id in first_lines:
+                    first = first_lines[row.id]
+                    raise RowError(f"id '{row.id}' is already used in line {first}", "an id is used twice")
+            except ValueError as error:
+                bad.add(path, line, error)
+                continue
+            first_lines[row.id] = line
+            rows.append(row)
     return rows
 
 

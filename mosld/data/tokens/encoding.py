@@ -7,7 +7,7 @@ from itertools import chain
 import numpy
 from pyarrow import RecordBatch
 
-from mosld.data.rows import AnyRow
+from mosld.data.rows import AnyRow, LazySequence
 from mosld.data.tokens.prompts import Encoded, PromptEncoder, right_option
 from mosld.data.tokens.token_table import Record, TokenTable, record_batch
 from mosld.data.tokens.too_long import SHOWN_ROWS, TooLong, refuse
@@ -42,27 +42,28 @@ class Example:
         return [token for start, end in self.spans for token in self.tokens[start:end]]
 
 
-class Examples(Sequence[Example]):
+class Examples(LazySequence[Example]):
     """Train rows as tokens, each made when it is asked for.
 
     Attributes:
         lengths: tokens of each row.
     """
 
-    def __init__(self, rows: Sequence[AnyRow], table: TokenTable, kept: numpy.ndarray) -> None:
-        """Take the rows of `kept`, their indices in rows and table."""
+    def __init__(self, rows: Sequence[AnyRow], table: TokenTable, positions: numpy.ndarray) -> None:
+        """Take the rows at these positions in rows and table."""
         self._rows = rows
         self._table = table
-        self._kept = kept
-        self.lengths = table.lengths[kept]
+        self._positions = positions
+        self.lengths = table.lengths[positions]
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._positions)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        position = int(self._kept[index])
+    def items(self, indices: range) -> list[Example]:
+        """See `LazySequence`."""
+        return [self._example(int(self._positions[index])) for index in indices]
+
+    def _example(self, position: int) -> Example:
         record = self._table[position]
         start, *spans = record.marks
         return Example(
@@ -71,7 +72,7 @@ class Examples(Sequence[Example]):
 
     def task_counts(self, names: Sequence[str]) -> dict[str, int]:
         """The number of rows of each task, in the order of the rows; `names` are the encoder's tasks."""
-        numbers, first, counts = numpy.unique(self._table.task[self._kept], return_index=True, return_counts=True)
+        numbers, first, counts = numpy.unique(self._table.task[self._positions], return_index=True, return_counts=True)
         return {names[numbers[i]]: int(counts[i]) for i in numpy.argsort(first)}
 
 
@@ -110,11 +111,11 @@ def encode_train(
         return record_batch([_record(question, encoder, end) for question in questions])
 
     table = encoder.table(rows, encode, ("train", end))
-    kept = table.flag & (table.untruncated == 0) if too_long == "drop" else table.flag
-    report = list(_too_long(rows, table, kept, encoder, split))
+    trained = table.flag & (table.untruncated == 0) if too_long == "drop" else table.flag
+    report = list(_too_long(rows, table, trained, encoder, split))
     if too_long == "error":
         refuse(report)
-    return TrainRows(Examples(rows, table, numpy.flatnonzero(kept)), report)
+    return TrainRows(Examples(rows, table, numpy.flatnonzero(trained)), report)
 
 
 def _record(question: Encoded, encoder: PromptEncoder, end: int) -> Record:
@@ -127,13 +128,13 @@ def _record(question: Encoded, encoder: PromptEncoder, end: int) -> Record:
 
 
 def _too_long(
-    rows: Sequence[AnyRow], table: TokenTable, kept: numpy.ndarray, encoder: PromptEncoder, split: str
+    rows: Sequence[AnyRow], table: TokenTable, trained: numpy.ndarray, encoder: PromptEncoder, split: str
 ) -> Iterator[TooLong]:
     """The rows that are too long, by task."""
     for number, task in enumerate(encoder.tasks):
         longer = numpy.flatnonzero((table.task == number) & (table.untruncated > 0))
         if len(longer):
-            truncated = int(kept[longer].sum())
+            truncated = int(trained[longer].sum())
             yield TooLong(
                 task,
                 split,

@@ -118,17 +118,17 @@ class Segment:
         self._separate = separate
         self._joint = True
 
-    def append(self, part: str, given: list[int]) -> None:
+    def append(self, part: str, part_tokens: list[int]) -> None:
         """Add a part with its tokens."""
-        tokens = self.tokens + self.after(part, given)
+        tokens = self.tokens + self.after(part, part_tokens)
         # From where the tokens differ, every part is tokenized alone.
-        self._joint = self._joint and tokens == given
+        self._joint = self._joint and tokens == part_tokens
         self.tokens = tokens
 
-    def after(self, part: str, given: list[int]) -> list[int]:
+    def after(self, part: str, part_tokens: list[int]) -> list[int]:
         """The tokens that a part would add."""
         if self._separate:
-            return given
-        if self._joint and given[: len(self.tokens)] == self.tokens:
-            return given[len(self.tokens) :]
+            return part_tokens
+        if self._joint and part_tokens[: len(self.tokens)] == self.tokens:
+            return part_tokens[len(self.tokens) :]
         return self._tokenize([part])[0]

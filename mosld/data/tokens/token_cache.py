@@ -1,13 +1,12 @@
 """A cache of encoded rows: a second run on the same rows, or a resumed one, does not tokenize again.
 
-A file is named after everything its tokens depend on: the rows, which options are kept, prompt format and code,
-tokenizer, cutoffs. It is a memory-mapped Arrow file with a checksum; a damaged one is replaced.
+A folder is named after everything its tokens depend on: the rows, which options are kept, prompt format and code,
+tokenizer, cutoffs. Its Arrow file is mapped into memory, not read.
 """
 
 import contextlib
 import hashlib
 import marshal
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -17,18 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow
+from pyarrow import ipc
 
-from mosld.common.files import build_once, cache_directory
+from mosld.common.files import cache_directory
+from mosld.data.cache import code_digest, read_cached, write_cached
 from mosld.data.rows import AnyRow, Reply, Row, Solution
 from mosld.data.tasks import TASKS
 from mosld.data.tokens.prompts import EncodeChunk, Encoded, Keep, PromptEncoder
-from mosld.data.tokens.token_table import Chunks, Record, TokenTable, read_batches, record_batch, write_batches
+from mosld.data.tokens.token_table import SCHEMA, Chunks, Record, TokenTable, record_batch
 
 if TYPE_CHECKING:
     from _hashlib import HASH
 
-# The files that were not used for longest are deleted.
-MAX_FILES = 256
+FILE = "tokens.arrow"
+MAX_FOLDERS = 256
 # All values of a row, by its kind.
 VALUES = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in (Row, Solution, Reply)}
 # A format of `marshal` in which equal values have equal bytes.
@@ -43,11 +44,11 @@ class CachedEncoder(PromptEncoder):
 
     def encode(self, rows: Sequence[AnyRow], keep: Keep | None = None) -> list[Encoded]:
         """As `PromptEncoder.encode`, from the cache where possible."""
-        kept = None if keep is None else [tuple(keep(row)) for row in rows]
+        options = None if keep is None else [tuple(keep(row)) for row in rows]
         table = self.table(
             rows,
             lambda chunk: record_batch([self._record(question) for question in self.encode_chunk(chunk, keep)]),
-            ("questions", kept),
+            ("questions", options),
         )
         return [_question(record, row) for record, row in zip(table, rows, strict=True)]
 
@@ -62,11 +63,14 @@ class CachedEncoder(PromptEncoder):
         fingerprint = self._fingerprint(rows, name)
         if fingerprint is None or not rows:
             return super().table(rows, encode, name)
-        path = cache_directory() / "tokens" / f"{fingerprint}.arrow"
-        # The run does not depend on the cache: the disk may be full, the folder read-only.
-        with contextlib.suppress(OSError):
-            return TokenTable(_read(path) or _write(path, self.batches(rows, encode)))
-        return super().table(rows, encode, name)
+        folder = cache_directory() / "tokens" / fingerprint
+        batches = read_cached(folder, _read)
+        if batches is None:
+            # The run does not depend on the cache: the disk may be full, the folder read-only.
+            with contextlib.suppress(OSError):
+                write_cached(folder, lambda aside: _write(aside, self.batches(rows, encode)), MAX_FOLDERS)
+                batches = _read(folder)
+        return super().table(rows, encode, name) if batches is None else TokenTable(batches)
 
     def batches(self, rows: Sequence[AnyRow], encode: EncodeChunk) -> Iterator[pyarrow.RecordBatch]:
         """As `PromptEncoder.batches`, with a progress bar."""
@@ -84,9 +88,7 @@ class CachedEncoder(PromptEncoder):
         others = ("tokenizer", "literal", "template", "progress")
         settings = {name: value for name, value in vars(self).items() if name not in others}
         template = self.tokenizer.chat_template if self.template else None
-        digest.update(repr((sorted(settings.items()), template, TASKS)).encode())
-        for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-            digest.update(path.read_bytes())
+        digest.update(repr((sorted(settings.items()), template, TASKS)).encode() + code_digest())
         return digest
 
     def _fingerprint(self, rows: Sequence[AnyRow], name: object) -> str | None:
@@ -113,23 +115,12 @@ def _question(record: Record, row: AnyRow) -> Encoded:
     return Encoded(row, prompt, options, record.flag, record.shots, earlier, record.untruncated)
 
 
-def _read(path: Path) -> list[pyarrow.RecordBatch] | None:
-    """The batches in a file; None where it is missing or damaged."""
-    try:
-        batches = read_batches(path)
-        # The time of the last use decides which files are deleted.
-        os.utime(path)
-    except (OSError, ValueError, pyarrow.ArrowException):
-        return None
-    return batches
+def _read(folder: Path) -> list[pyarrow.RecordBatch]:
+    reader = ipc.open_file(pyarrow.memory_map(str(folder / FILE)))
+    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
 
 
-def _write(path: Path, batches: Iterable[pyarrow.RecordBatch]) -> list[pyarrow.RecordBatch]:
-    """Write batches to a file and map it."""
-    # A file that is there was not readable.
-    path.unlink(missing_ok=True)
-    build_once(path, lambda aside: write_batches(aside, batches))
-    files = [file for file in path.parent.iterdir() if file.is_file()]
-    for old in sorted(files, key=lambda file: -file.stat().st_mtime)[MAX_FILES:]:
-        old.unlink(missing_ok=True)
-    return read_batches(path)
+def _write(folder: Path, batches: Iterable[pyarrow.RecordBatch]) -> None:
+    with ipc.new_file(str(folder / FILE), SCHEMA) as writer:
+        for batch in batches:
+            writer.write_batch(batch)

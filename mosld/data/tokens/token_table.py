@@ -1,19 +1,13 @@
-"""Encoded rows in Arrow: a table that is written chunk by chunk and mapped into memory, not read.
+"""Encoded rows in Arrow: a table that is written chunk by chunk and mapped into memory, not read."""
 
-A file is an Arrow IPC file with a sha256 of it behind: a damaged one is noticed.
-"""
-
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
-from pathlib import Path
 
 import numpy
 import pyarrow
-from pyarrow import ipc
 
-from mosld.data.rows import AnyRow
+from mosld.data.rows import AnyRow, LazySequence
 
 SCHEMA = pyarrow.schema(
     [
@@ -27,7 +21,6 @@ SCHEMA = pyarrow.schema(
 )
 # Rows of a batch, and between two updates of a progress bar.
 CHUNK_ROWS = 1000
-DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +44,7 @@ class Record:
     flag: bool
 
 
-class Chunks(Sequence[Sequence[AnyRow]]):
+class Chunks(LazySequence[Sequence[AnyRow]]):
     """Rows in chunks, each made when it is asked for."""
 
     def __init__(self, rows: Sequence[AnyRow]) -> None:
@@ -60,9 +53,9 @@ class Chunks(Sequence[Sequence[AnyRow]]):
     def __len__(self) -> int:
         return -(-len(self._rows) // CHUNK_ROWS)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
-        start = range(0, len(self._rows), CHUNK_ROWS)[index]
-        return self._rows[start : start + CHUNK_ROWS]
+    def items(self, indices: range) -> list[Sequence[AnyRow]]:
+        """See `LazySequence`."""
+        return [self._rows[CHUNK_ROWS * index : CHUNK_ROWS * (index + 1)] for index in indices]
 
 
 def record_batch(records: Sequence[Record]) -> pyarrow.RecordBatch:
@@ -81,7 +74,7 @@ def _lists(rows: Sequence[Sequence[int]]) -> pyarrow.ListArray:
     return pyarrow.ListArray.from_arrays(offsets, values)
 
 
-class TokenTable(Sequence[Record]):
+class TokenTable(LazySequence[Record]):
     """Encoded rows, each made when it is asked for.
 
     Attributes:
@@ -104,10 +97,12 @@ class TokenTable(Sequence[Record]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        batch, position = divmod(range(len(self))[index], self._size)
+    def items(self, indices: range) -> list[Record]:
+        """See `LazySequence`."""
+        return [self._record(index) for index in indices]
+
+    def _record(self, index: int) -> Record:
+        batch, position = divmod(index, self._size)
         return Record(
             _row(self._tokens[batch], position),
             _row(self._marks[batch], position),
@@ -126,40 +121,3 @@ def _row(views: tuple[numpy.ndarray, numpy.ndarray], position: int) -> list[int]
     offsets, values = views
     row: list[int] = values[offsets[position] : offsets[position + 1]].tolist()
     return row
-
-
-def write_batches(path: Path, batches: Iterable[pyarrow.RecordBatch]) -> None:
-    """Write batches as they come, then the checksum."""
-    with ipc.new_file(str(path), SCHEMA) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    digest = _digest(path, path.stat().st_size)
-    with path.open("ab") as file:
-        file.write(digest)
-
-
-def read_batches(path: Path) -> list[pyarrow.RecordBatch]:
-    """Map the batches in a file.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: it is damaged.
-    """
-    size = path.stat().st_size - DIGEST_BYTES
-    with path.open("rb") as file:
-        file.seek(max(0, size))
-        if size <= 0 or file.read() != _digest(path, size):
-            raise ValueError(f"{path} is damaged")
-    reader = ipc.open_file(pyarrow.memory_map(str(path)).read_buffer().slice(0, size))
-    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
-
-
-def _digest(path: Path, size: int) -> bytes:
-    """The sha256 of a file's name and its first `size` bytes; reading them takes no memory, as mapping them would."""
-    # The name says which rows they are.
-    digest = hashlib.sha256(path.name.encode())
-    with path.open("rb", buffering=0) as file:
-        while size > 0 and (part := file.read(min(size, 1 << 20))):
-            digest.update(part)
-            size -= len(part)
-    return digest.digest()

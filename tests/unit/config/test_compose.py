@@ -16,7 +16,7 @@ from mosld.config.groups import group_options
 from mosld.config.identity import all_results_keys, identity, results_keys, run_directory, unhashed_defaults
 from mosld.config.rerun import rerun_config
 from mosld.config.schema import TASKS as SCHEMA_TASKS
-from mosld.config.schema import Config
+from mosld.config.schema import Config, DataConfig
 from mosld.data.tasks import TASKS
 
 LOCAL = ["source=local", "source.root=rows"]
@@ -138,6 +138,28 @@ def test_every_key_has_a_help_line_that_ends_in_a_full_stop():
 )
 def test_null_takes_the_models_value_and_an_override_wins(overrides: list[str], key: str, value: object):
     assert get(load_config(overrides), key) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("output_dir", "2024", "2024"),
+        ("method.dropout", "0", 0.0),
+        ("data.limit", "null", None),
+        ("allocation.experts", "3", 3),
+        ("allocation.experts", "[8,2]", [8, 2]),
+        ("method.targets", "[q_proj]", ["q_proj"]),
+        ("check", "true", True),
+        ("method.experts_from", "{}", {}),
+    ],
+)
+def test_typed_value_has_the_type_of_its_key(key: str, text: str, value: object):
+    converted = get(load_config([f"{key}={text}"]), key)
+    assert (converted, type(converted)) == (value, type(value))
+
+
+def test_default_list_is_not_shared_between_configs():
+    assert DataConfig().tasks is not DataConfig().tasks
 
 
 def test_model_path_names_the_model_after_its_directory(tmp_path: Path):

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
-from mosld.common.errors import UserError
 from mosld.config.compose import load_config
+from mosld.config.fields import build
+from mosld.config.schema import Config
+from tests.helpers.refusals import refusal
 
 # command line -> what its one message must contain
 REFUSED: dict[str, list[str]] = {
@@ -23,7 +25,7 @@ REFUSED: dict[str, list[str]] = {
     "allocation=triangl": ["did you mean 'triangle'"],
     "allocation=[8,6,4,2]": ["allocation=[8,6,4,2]", "is a group", "allocation.experts=[8,6,4,2]"],
     "allocation=8": ["is a group", "allocation.experts=8"],
-    "model={a: 1}": ["model is a group", "tiny"],
+    "model={a:1}": ["model is a group", "tiny"],
     "+method=lora": ["write it without the +"],
     "++method=lora": ["++method=lora", "write it without the +"],
     "method@other=lora": ["method@other"],
@@ -49,14 +51,18 @@ REFUSED: dict[str, list[str]] = {
     "method.rank=null": ["method.rank=null", "a whole number"],
     "method.rank=[4]": ["method.rank=[4]", "a whole number"],
     "method.dropout=much": ["method.dropout=much", "a number"],
+    "method.dropout=true": ["method.dropout=true", "a number"],
     "method.targets=[]": ["method.targets=[]", "no module"],
     "data.tasks=obqa": ["data.tasks=obqa", "a list", "[obqa]"],
     "data.limit=ten": ["data.limit=ten", "a whole number or null"],
     "allocation.experts=[2,x]": ["allocation.experts=[2,x]", "a whole number"],
-    "allocation.experts={a: 1}": ["allocation.experts={a: 1}", "map"],
+    "allocation.experts={a:1}": ["allocation.experts={a:1}", "map"],
     "training.gradient_checkpointing=yes": ["gradient_checkpointing=yes", "true or false"],
     "check=1": ["check=1", "true or false"],
+    "check='true'": ["check=true", "true or false"],
     "output_dir=[a]": ["output_dir=[a]", "text or null"],
+    "output_dir=true": ["output_dir=true", "text or null"],
+    "data.tasks=[null]": ["data.tasks=[null]", "text"],
     "model.shape=3": ["model.shape=3", "a map"],
     # a range
     "method.rank=0": ["method.rank=0", "at least 1"],
@@ -103,7 +109,49 @@ REFUSED: dict[str, list[str]] = {
     "data.tasks=[]": ["data.tasks=[]", "names no task"],
     "data.tasks=[obqa,obqa]": ["data.tasks=[obqa,obqa]", "names a task twice"],
     "model=llama2_7b model.hub=null": ["model=llama2_7b", "model=owner/name"],
+    "model=tiny method=full model.quantize=nf4": ["model.quantize=nf4", "quantized weights cannot be trained"],
+    "method=full method.rank=4": ["method.rank=4", "no adapter"],
+    "method=prefix method.targets=all": ["method.targets=all", "virtual_tokens"],
+    "method=lora method.experts=4": ["method.experts=4", "one expert"],
+    "method=lora method.router=dense": ["method.router=dense", "one expert"],
+    "method=mosld method.virtual_tokens=9": ["method.virtual_tokens=9", "topk"],
+    "method=mola method.capacity_factor=2": ["capacity_factor", "topk"],
+    "method=molora method.gate_dropout=.2": ["gate_dropout", "dense"],
+    "method=mosld method.pool=last": ["method.pool=last", "topk"],
+    "method=molora method.balance=switch": ["method.balance=switch", "every expert"],
+    "method=mosl method.top_k=null": ["method.top_k=null", "topk chooses"],
+    "method=mosld method.plain_targets=attention": ["plain_targets=attention", "overlaps"],
+    "method=sira_authors method.top_k=17": ["method.top_k=17", "method.experts=16"],
+    "method=mixlora allocation=diamond": ["allocation=diamond", "experts=null"],
+    "method=prefix training.gradient_checkpointing=true": ["gradient_checkpointing", "micro_batch_size"],
+    "method=mosld method.rslora=true": ["method.rslora=true", "topk"],
+    "method=molora method.dora=true": ["method.dora=true", "dense"],
+    "method=mosld method.init=pissa": ["method.init=pissa", "method=lora"],
+    "method=lora method.init=pissa model.quantize=nf4": ["model.quantize=nf4", "method.init=pissa"],
+    "method=lora_matched method.rslora=true": ["method.rslora=true", "method.match=mosld"],
+    "method=molora method.balance=bias": ["method.balance=bias", "every expert"],
+    "method=smora method.balance_over=step": ["balance_over=step", "switch"],
+    "method=mosl method.balance_rate=.1": ["method.balance_rate=0.1", "topk"],
+    "method=molora method.first_kind=[obqa]": ["method.first_kind", "dense"],
+    "method=loramoe method.first_kind=[obqq]": ["obqq", "obqa"],
+    "method=flylora method.rank=4": ["method.rank=4", "method.rank=1"],
+    "method=mosl method.dropout=.1 method.dropout_on=cores": ["dropout_on=cores", "share=both"],
+    "method=comol method.init_b=random": ["method.init_b=random", "share=both"],
+    "method=molora method.router_input=Ax": ["router_input=Ax", "share=A"],
+    "method=comol method.targets=block": ["method.targets=block", "ffn"],
+    "data.weights={obqa:1}": ["data.mixing=weights"],
+    "data.cap=5": ["data.mixing=cap"],
+    "data.mixing=cap": ["give data.cap"],
+    "data.mixing=weights data.weights={obqa:1}": ["no weight for csqa"],
+    "data.tasks=[obqa] data.mixing=weights data.weights={obqa:heavy}": ["must be a number above 0"],
+    "data.tasks=[obqa] data.mixing=weights data.weights={obqa:3e38}": ["must be a number above 0 and below"],
+    "data.tasks=[obqa] data.mixing=weights data.weights={obqa:1,obqaa:2}": ["did you mean 'obqa'"],
+    "hub.push_to=mine": ["hub.push_to=mine", "owner/name"],
     # keys without an effect
+    "data=single_obqa evaluation.shots=5": ["evaluation.shots=5", "has no effect on obqa"],
+    "data=mixture data.n_openorca=10": ["data.n_openorca=10", "without openorca"],
+    "data.columns={question:q}": ["data.columns", "take data=local"],
+    "data.answer_as=letter": ["data.answer_as=letter", "take data=local"],
     "model.hub=me/mine": ["model.hub=me/mine", "model=smollm2_135m", "take model=me/mine"],
     "model=tiny model.revision=main": ["model.revision=main", "model.kind=random"],
     "model.shape.hidden_size=64": ["model.shape.hidden_size=64", "take model=tiny"],
@@ -119,6 +167,10 @@ REFUSED: dict[str, list[str]] = {
     # a place
     "source=local source.root=null": ["source.root", "source.root=my/data"],
     "model.path=/nosuch": ["model.path=/nosuch", "no checkpoint there"],
+    "data=local": ["add source.root=my/data"],
+    "source.root=x data.columns={qestion:q}": ["data.columns.qestion", "did you mean 'question'"],
+    "source.root=x data.columns={question:[a,b]}": ["data.columns.question", "the choices alone"],
+    "source.root=x data.columns={response:a,choices:b}": ["data.columns", "a response, or"],
     # several values
     "method.rank=4,8": ["method.rank=4,8", "sweep"],
     "method=lora,mosl": ["method=lora,mosl", "sweep"],
@@ -147,18 +199,12 @@ PAIRS = {
 
 
 def messages(*overrides: str) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        load_config(overrides)
-    return caught.value.messages
-
-
-def overrides(line: str) -> list[str]:
-    return [line] if "{" in line else line.split(" ")
+    return refusal(load_config, overrides)
 
 
 @pytest.mark.parametrize("line", REFUSED)
 def test_wrong_override_is_refused_in_one_message(line: str):
-    (message,) = messages(*overrides(line))
+    (message,) = messages(*line.split(" "))
     assert [part for part in REFUSED[line] if part not in message] == []
     assert "Valid: ." not in message
 
@@ -188,3 +234,12 @@ def test_unknown_key_of_the_top_level_lists_the_groups():
 
 def test_mixture_keys_with_kind_lora_are_refused():
     assert any("method.kind=lora" in message for message in messages("method.kind=lora"))
+
+
+def test_mistakes_of_a_tree_have_dotted_keys_and_wrong_values_take_the_default():
+    errors: list[str] = []
+    tree = {"seed": -1, "sed": 1, "method": 3, "training": {"epochs": None, "bar": 2}, "data": {"tasks": "obqa"}}
+    assert build(Config, tree, errors) == Config()
+    assert sorted(re.split("[:=]", error)[0] for error in errors) == [
+        "data.tasks", "method", "sed", "seed", "training.bar", "training.epochs",
+    ]  # fmt: skip

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mosld.common.errors import UserError
 from mosld.config import groups
 from mosld.config.compose import load_config
 from mosld.config.identity import run_directory
 from mosld.config.options import config_directory, group_options
 from mosld.config.sweep import is_sweep, job_overrides, plan_sweep
+from tests.helpers import refusals
 
 JOBS = {"dropout": 6, "rank": 5, "allocation": 5, "seeds": 3, "dropout_x_rank": 30, "optuna": 0}
 
@@ -22,9 +22,7 @@ def settings(arguments: list[str], *keys: str) -> list[tuple]:
 
 
 def refusal(*arguments: str) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        plan_sweep(arguments)
-    return caught.value.messages
+    return refusals.refusal(plan_sweep, arguments)
 
 
 @pytest.mark.parametrize(
@@ -91,18 +89,20 @@ def test_job_overrides_are_those_of_a_command():
     ]  # fmt: skip
 
 
-def test_order_of_values_does_not_change_the_name():
-    first, second = plan_sweep(["-m", "seed=0,1", "method.rank=4"]), plan_sweep(["-m", "method.rank=4", "seed=1,0"])
-    assert first.directory == second.directory
-
-
-def test_other_jobs_change_the_name():
-    assert plan_sweep(["-m", "seed=0,1"]).name != plan_sweep(["-m", "seed=0,2"]).name
-
-
-@pytest.mark.parametrize("more", ["launcher=joblib", "logger=files", "hydra.sweeper.max_batch_size=1"])
-def test_launcher_and_logger_do_not_change_the_name(more: str):
-    assert plan_sweep(["sweep=seeds", more]).name == plan_sweep(["sweep=seeds"]).name
+@pytest.mark.parametrize(
+    ("other", "equal"),
+    [
+        (["-m", "method.rank=4", "seed=1,0"], True),
+        (["-m", "seed=0,1", "method.rank=4", "launcher=joblib"], True),
+        (["-m", "seed=0,1", "method.rank=4", "logger=files"], True),
+        (["-m", "seed=0,1", "method.rank=4", "hydra.sweeper.max_batch_size=1"], True),
+        (["-m", "seed=0,2", "method.rank=4"], False),
+    ],
+    ids=["another order", "launcher", "logger", "sweeper", "another job"],
+)
+def test_sweeps_of_equal_jobs_have_one_directory(other: list[str], equal: bool):
+    first, second = plan_sweep(["-m", "seed=0,1", "method.rank=4"]), plan_sweep(other)
+    assert (first.directory == second.directory) == equal
 
 
 def test_all_mistakes_of_all_jobs_are_reported_at_once():
@@ -172,8 +172,3 @@ def test_sweep_file_with_a_key_of_a_run_is_refused(tmp_path: Path, monkeypatch: 
     (tmp_path / "conf" / "sweep" / "mine.yaml").write_text("seed: 3\nhydra:\n  mode: MULTIRUN\n")
     monkeypatch.chdir(tmp_path)
     assert "sets seed; a sweep file has hydra alone" in refusal("sweep=mine")[0]
-
-
-def test_several_values_without_m_say_to_add_it():
-    with pytest.raises(UserError, match="add -m"):
-        load_config(["method.rank=4,8"])

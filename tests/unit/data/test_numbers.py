@@ -1,16 +1,21 @@
 """The number that a worked solution ends in, and the line that gives it."""
 
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 from mosld.data.bundled import generate
 from mosld.data.numbers import final_line, final_number, value
+from mosld.data.reading.bad_rows import BadRows
 from mosld.data.reading.parsing import parse_row
+from mosld.data.reading.sources import read_rows
 from mosld.data.rows import Solution
 from mosld.data.tasks import TASKS
 from mosld.data.tokens.prompts import solution_text
 
+REAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k"
 # By value, the answers of a model whose final number has it.
 MARKED = {
     72: [
@@ -174,3 +179,14 @@ def test_bundled_solutions_are_judged_right_by_what_is_learned():
         row = parse_row(TASKS["gsm8k"], record)
         assert isinstance(row, Solution)
         assert value(final_number(solution_text(row)) or "") == Fraction(row.final)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is missing: the published rows are not part of the project")
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_published_solution_ends_in_its_number(split):
+    bad = BadRows()
+    rows = read_rows([REAL / f"{split}.jsonl"], TASKS["gsm8k"], split, bad)
+    assert (len(rows), bad.count) == ({"train": 7473, "test": 1319}[split], 0)
+    texts = [(row, solution_text(row)) for row in rows if isinstance(row, Solution)]
+    wrong = [row.id for row, text in texts if not re.search(rf"[^#\n]\n#### {row.final}\Z", text) or "<<" in text]
+    assert wrong == []

@@ -13,8 +13,9 @@ from mosld.common.errors import UserError
 from mosld.config.compose import load_config
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
+from mosld.data.reading import local, row_cache
 from mosld.data.rows import Reply, Row, Solution
-from tests.helpers import bad_rows
+from tests.helpers import bad_rows, refusals
 
 MAP = {"question": "q", "choices": "options", "answer": "label"}
 COLOURS = ["red", "blue", "green", "pink"]
@@ -48,9 +49,7 @@ def load(root: Path, columns: dict[str, Any] | None = None, training: bool = Tru
 
 
 def refusal(root: Path, *arguments: Any, **keys: Any) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        load(root, *arguments, **keys)
-    return [message.removeprefix(f"{root}/") for message in caught.value.messages]
+    return [message.removeprefix(f"{root}/") for message in refusals.refusal(load, root, *arguments, **keys)]
 
 
 def answers(dataset: Dataset) -> dict[str, int]:
@@ -65,28 +64,6 @@ def test_every_file_format_gives_the_same_rows(ending, tmp_path):
     dataset = load(tmp_path)
     assert answers(dataset) == {f"What is {i}?": i % 4 for i in range(20)}
     assert {row.choices for row in dataset.train} == {tuple(COLOURS)}
-
-
-@pytest.mark.parametrize(
-    ("label", "keys", "index"),
-    [
-        (lambda i: i % 4, {}, lambda i: i % 4),
-        (lambda i: str(i % 4 + 1), {}, lambda i: i % 4),
-        (lambda i: "ABCD"[i % 4], {}, lambda i: i % 4),
-        (lambda i: COLOURS[i % 4], {}, lambda i: i % 4),
-        (lambda i: i % 3 + 1, {"answer_as": "index"}, lambda i: i % 3 + 1),
-    ],
-)
-def test_answers_are_read_as_index_number_letter_or_text(label, keys, index, tmp_path):
-    write(tmp_path / "law.jsonl", [{**row, "label": label(i)} for i, row in enumerate(rows(20))])
-    assert answers(load(tmp_path, **keys)) == {f"What is {i}?": index(i) for i in range(20)}
-
-
-def test_a_column_for_each_choice_may_be_empty_at_the_end(tmp_path):
-    records = [{"q": f"Q{i}?", "a": "x", "b": "y", "c": "z" if i % 2 else "", "label": "AB"[i % 2]} for i in range(20)]
-    write(tmp_path / "law.csv", records)
-    dataset = load(tmp_path, {**MAP, "choices": ["a", "b", "c"]})
-    assert {len(row.choices) for row in dataset.train} == {2, 3}
 
 
 def test_the_map_tells_replies_from_solutions(tmp_path):
@@ -109,15 +86,25 @@ def test_replies_that_are_not_scored_need_no_test(tmp_path):
     assert dataset.counts() == {"chat": {"train": 20, "validation": 0, "test": 0}}
 
 
-def test_columns_with_the_projects_names_need_no_map(tmp_path):
-    write(tmp_path / "law.jsonl", [{"question": f"Q{i}?", "choices": COLOURS, "answer": i % 4} for i in range(20)])
-    assert isinstance(load(tmp_path, {}).train[0], Row)
-
-
 def test_files_of_splits_are_used_as_they_are(tmp_path):
     for split, count in (("train", 30), ("validation", 6), ("test", 5)):
         write(tmp_path / "law" / f"{split}.csv", rows(count))
     assert load(tmp_path).counts() == {"law": {"train": 30, "validation": 6, "test": 5}}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_many_rows_are_read_once_and_again_where_the_cache_is_damaged(damaged, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOSLD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(row_cache, "MIN_ROWS", 20)
+    write(tmp_path / "rows" / "law.jsonl", rows(20))
+    first = load(tmp_path / "rows")
+    (cached,) = tmp_path.glob("cache/rows/*/train.arrow")
+    if damaged:
+        cached.write_bytes(cached.read_bytes()[:-1])
+    else:
+        monkeypatch.setattr(local, "parse_row", None)
+    again = load(tmp_path / "rows")
+    assert (again.fingerprint, again.summary()) == (first.fingerprint, first.summary())
 
 
 def test_config_lists_the_tasks_that_it_finds(tmp_path):
@@ -159,11 +146,6 @@ def test_bad_rows_of_all_tasks_are_named_at_once_in_the_order_of_their_lines(tmp
         "art.parquet:4:", "art.parquet:5:", "law.jsonl:1:", "law.jsonl:2:", "law.jsonl:3:",
     ]  # fmt: skip
     assert last.startswith("5 bad rows")
-
-
-def test_bad_rows_can_be_left_out(tmp_path):
-    write(tmp_path / "law.jsonl", [*rows(20), {**rows(1)[0], "q": ""}])
-    assert load(tmp_path, on_bad_row="skip").notes[0].startswith("1 bad rows were left out")
 
 
 def test_ambiguous_answers_are_refused_with_a_row_and_the_key_that_decides(tmp_path):
@@ -262,19 +244,3 @@ def test_file_named_as_a_test_is_never_trained_on(tmp_path):
 def test_equal_choices_are_noted_and_not_refused(tmp_path):
     write(tmp_path / "law.csv", [{**row, "options": ["x", "x", "y", "z"]} for row in rows(30)])
     assert load(tmp_path).notes == ["law: 30 rows have two equal choices"]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["data=local"], "add source.root=my/data"),
-        (["data.columns={question: q}"], "take data=local"),
-        (["data.answer_as=letter"], "take data=local"),
-        (["data=local", "source=local", "source.root=x", "data.columns={qestion: q}"], "did you mean 'question'"),
-        (["data=local", "source=local", "source.root=x", "data.columns={question: [a, b]}"], "the choices alone"),
-        (["data=local", "source=local", "source.root=x", "data.columns={response: a, choices: b}"], "a response, or"),
-    ],
-)
-def test_incompatible_keys_are_refused(overrides, words):
-    with pytest.raises(UserError, match=words):
-        load_config(overrides)

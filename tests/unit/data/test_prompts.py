@@ -203,14 +203,10 @@ def style(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_long_passage_is_truncated_no_more_than_needed(name, style):
+def test_end_of_a_long_passage_is_truncated_and_no_more_than_needed(name, style):
     (cut,) = PromptEncoder(TOKENIZERS[name], style).encode([LONG])
     assert TASKS["race"].cutoff - 8 < cut.length <= TASKS["race"].cutoff
     assert (cut.cut, cut.row) == (True, LONG)
-
-
-def test_only_the_end_of_the_passage_is_truncated(name, style):
-    (cut,) = PromptEncoder(TOKENIZERS[name], style).encode([LONG])
     prompt, options = render(LONG, style)
     question = prompt.removeprefix(LONG.context)
     texts = [TOKENIZERS[name].decode(cut.prompt + option) for option in cut.options]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mosld.common.errors import UserError
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.reading.bad_rows import BadRows
 from mosld.data.reading.sources import read_rows
 from mosld.data.tasks import TASKS
+from tests.helpers import refusals
 from tests.helpers.bad_rows import BAD, line
 
 READABLE: dict[str, tuple[str, bytes, str]] = {  # task, content of its file, the question that is read
@@ -52,9 +52,7 @@ def load(root: Path, *tasks: str, training: bool = True, **source: str) -> Datas
 
 
 def refusal(root: Path, *tasks: str) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        load(root, *tasks)
-    return [message.removeprefix(f"{root}/") for message in caught.value.messages]
+    return [message.removeprefix(f"{root}/") for message in refusals.refusal(load, root, *tasks)]
 
 
 @pytest.fixture

@@ -132,11 +132,6 @@ def test_more_rows_of_openorca_than_there_are_is_refused():
         load_dataset(DataConfig(tasks=["obqa", "openorca"], n_openorca=2001), BUNDLED)
 
 
-def test_n_openorca_without_openorca_is_refused():
-    with pytest.raises(UserError, match=r"data.n_openorca=10: .* without openorca"):
-        load_config(["data=mixture", "data.n_openorca=10"])
-
-
 def test_mixture_openorca_is_the_mixture_with_the_papers_smallest_sample():
     data = load_config(["data=mixture_openorca"]).data
     assert (data.tasks, data.n_openorca) == ([*load_config([]).data.tasks, "openorca"], 1375)

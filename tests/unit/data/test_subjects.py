@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from mosld.common.errors import UserError
-from mosld.config.compose import load_config
 from mosld.config.rerun import rerun_config
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.bundled import generate
@@ -85,11 +84,6 @@ def test_more_shots_than_examples_are_refused(tmp_path):
 def test_unknown_subject_is_a_bad_row(tmp_path):
     with pytest.raises(UserError, match=r"test.jsonl:1: id 'astrology/test/0' must begin with one of MMLU's subjects"):
         load_dataset(MMLU, root(tmp_path, subject="astrology"), training=False)
-
-
-def test_shots_with_other_tasks_are_refused():
-    with pytest.raises(UserError, match=r"evaluation.shots=5: has no effect on obqa"):
-        load_config(["data=single_obqa", "evaluation.shots=5"])
 
 
 def test_rerun_config_has_data_and_shots():

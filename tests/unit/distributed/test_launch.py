@@ -120,11 +120,6 @@ def test_missing_deepspeed_is_named(monkeypatch: pytest.MonkeyPatch, environment
         require_launch(load_config(["model=tiny"]))
 
 
-def test_full_fine_tuning_of_quantized_weights_is_rejected():
-    with pytest.raises(UserError, match=r"model\.quantize=nf4: quantized weights cannot be trained"):
-        load_config(["model=tiny", "method=full", "model.quantize=nf4"])
-
-
 def test_every_launch_has_an_accelerate_file():
     named = {path.stem for path in FILES}
     wanted = {"single", "ddp", "fsdp", "fsdp_offload", "deepspeed_zero2", "deepspeed_zero3", "multi_node"}

@@ -1,4 +1,7 @@
-"""An offline W&B run read back from its .wandb file: history, summary, config, table; no secret in any file."""
+"""An offline W&B run read back from its .wandb file: history, summary, config, table; no secret in any file.
+
+Runs that end early: one id and all steps after an interruption, an alert on divergence.
+"""
 
 import json
 import struct
@@ -10,6 +13,7 @@ from wandb.proto import wandb_internal_pb2
 from mosld import eval as eval_command
 from mosld import train as train_command
 from mosld.tracking.wandb import WandbTracker
+from mosld.training.step import Stepper, StepResult
 from tests.helpers.toy_runs import evaluation_of
 
 SECRET = "f00dfeedf00dfeedf00dfeedf00dfeedf00dfeed"
@@ -186,3 +190,48 @@ def test_no_secret_and_no_question_is_written(run):
     content = {path: path.read_bytes() for path in files}
     assert [path for path, text in content.items() if SECRET.encode() in text] == []
     assert [path for path, text in content.items() if b"What colour is it" in text] == []
+
+
+@pytest.fixture
+def arguments(toy_root, tmp_path):
+    return [
+        "model=tiny", "data=single_arc_e", "source=local", f"source.root={toy_root}", "logger=wandb",
+        "logger.mode=offline", "training.epochs=2", "training.batch_size=16", "training.checkpoint_every=1",
+        f"output_dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+
+
+def files(tmp_path):
+    return sorted(tmp_path.glob("run/wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_resumed_run_has_all_steps_under_the_same_id(arguments, tmp_path, monkeypatch):
+    take = Stepper.step
+
+    def stopped(stepper, examples, size, rate, number, *others):
+        if number == 4:
+            raise KeyboardInterrupt
+        return take(stepper, examples, size, rate, number, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "step", stopped)
+        assert train_command.main(arguments) == 75
+    assert train_command.main(arguments) == 0
+    first, second = files(tmp_path)
+    assert len({run.run_id for file in (first, second) for run in of_kind(list(records(file)), "run")}) == 1
+    steps = [line["train/step"] for line in histories(list(records(second))) if "train/cross_entropy" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    # logger.artifact is not set.
+    assert "model" not in {artifact.type for artifact in of_kind(list(records(second)), "artifact")}
+
+
+def test_diverged_run_sends_an_alert(arguments, tmp_path, monkeypatch):
+    lost = StepResult(float("nan"), None, float("nan"), 10, applied=False)
+    monkeypatch.setattr(Stepper, "step", lambda *_, **__: lost)
+    assert train_command.main(arguments) == 3
+    (file,) = files(tmp_path)
+    sent = list(records(file))
+    (alert,) = of_kind(sent, "alert")
+    assert "diverged" in alert.title
+    assert "3 steps in a row" in alert.text
+    assert summary(sent)["status"] == "diverged"
