@@ -3,28 +3,20 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from mosld.common.errors import UserError, explain_hub_error
-from mosld.common.network import hub_outage
+from mosld.common.errors import UserError
 from mosld.config.schema import ModelConfig
 
 
 def transformers_config(config: ModelConfig) -> PretrainedConfig:
     """The transformers config that `architecture` and `shape` describe, else that of the checkpoint."""
-    hub = None if config.path or config.shape else config.hub
-    source = config.path or hub
-    if hub:
-        # Without an answer the libraries are told not to try for minutes.
-        hub_outage()
+    source = config.path or (None if config.shape else config.hub)
     try:
         if source:
-            revision = config.revision if hub else None
+            revision = None if config.path else config.revision
             return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         return AutoConfig.for_model(str(config.architecture), **config.shape)
     # What transformers raises of a field of the wrong type may be anything.
     except Exception as error:
-        if hub and isinstance(error, OSError):
-            reason = explain_hub_error(hub, error, "without a network take a directory, as in model=my/checkpoint")
-            raise UserError(f"model={config.name}: {hub} (revision {config.revision}) {reason}") from error
         source = source or "model.architecture, model.shape"
         raise UserError(f"model={config.name}: {source}: {' '.join(str(error).split())}") from error
 

@@ -24,8 +24,8 @@ from mosld.runs.directory import RunDirectory
 
 KINDS: tuple[type[Prediction], ...] = (ChoicePrediction, SolutionPrediction, GeneratedPrediction)
 MAX_FAULTS_SHOWN = 20
-# Of an adapter, a checkpoint and exports, which have a manifest of their own.
-NOT_OF_A_RUN = {"adapter_config.json", "progress.json", "config.json", "adapter.gguf"}
+# Of an adapter, a checkpoint and an exported model, which have a manifest of their own.
+NOT_OF_A_RUN = {"adapter_config.json", "progress.json", "config.json"}
 
 
 @dataclass(frozen=True)
