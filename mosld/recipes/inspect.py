@@ -81,7 +81,7 @@ def _notes(runs: Sequence[AdapterRun], tree: Inspection) -> list[str]:
     """Why some of the numbers are missing."""
     notes = []
     if not tree["subspaces"] and any(run.has_single_a for run in runs):
-        notes.append("to compare A with that of LoRAs, also name runs of method=lora on single tasks of the same base model.")
+        notes.append("to compare A with that of LoRAs, also name runs of method=lora on single tasks, same base model.")
     notes += [
         f"{run.directory}: no routing.json, so there are no numbers on expert use; python -m mosld.eval "
         f"run={run.directory} makes one, and --evaluation NAME reads it."
