@@ -91,6 +91,7 @@ def main() -> int:
         for failure in line["failures"]:
             print(f"row {line['row']}: {failure}", file=sys.stderr)
     if given.json:
+        Path(given.json).parent.mkdir(parents=True, exist_ok=True)
         Path(given.json).write_text(json.dumps(lines, indent=2) + "\n")
     return int(any(line["failures"] for line in lines))
 

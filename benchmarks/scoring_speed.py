@@ -197,6 +197,7 @@ def main() -> None:
     show(table)
     if given.json:
         figures = {"model": given.model, "dtype": dtype, "contests": contests}
+        Path(given.json).parent.mkdir(parents=True, exist_ok=True)
         Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
 
 
