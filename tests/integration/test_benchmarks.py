@@ -41,7 +41,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_runs_and_writes_its_figures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    script, out = ROOT / "benchmarks" / f"{name}.py", tmp_path / "out"
+    script, out = ROOT / "benchmarks" / f"{name}.py", tmp_path / "new" / "figures.json"
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(script.parent))
     monkeypatch.setattr(sys, "argv", [str(script), *CASES[name], "--rounds", "1", "--json", str(out)])
