@@ -92,6 +92,7 @@ def report(title: str, rows: Sequence[dict[str, Any]], path: str | None, **more:
     for name, value in more.items():
         show(f"{name.replace('_', ' ')}: {value}")
     if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(
             json.dumps({"title": title, "machine": here, "rows": list(rows), **more}, indent=2) + "\n"
         )

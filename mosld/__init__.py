@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-# Each function with the module that defines it.
+# Each function and exception with the module that defines it.
 _FUNCTIONS = {
     "adapt": "mosld.adapters",
     "grow": "mosld.adapters",
@@ -18,6 +18,7 @@ _FUNCTIONS = {
     "evaluate": "mosld.recipes.python_api",
     "generate": "mosld.recipes.python_api",
     "UserError": "mosld.common.errors",
+    "DivergedError": "mosld.training.loop",
 }
 __all__ = ["__version__", "train", *_FUNCTIONS]
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from mosld.cli import run_command, show_config
 from mosld.common.errors import ExitCode
 from mosld.config.compose import load_config
+from mosld.config.revisions import require_hub_model
+from mosld.config.schema import Config
 from mosld.config.sweep import is_sweep, plan_sweep
 from mosld.planning.arguments import PlanKeys, describe, split_keys
 from mosld.runs.console import Console
@@ -38,6 +40,7 @@ def plan(arguments: list[str]) -> int:
     if is_sweep(overrides):
         return _plan_jobs(overrides, keys)
     config = load_config(overrides)
+    _require_shape(config)
     # These import torch, transformers and peft: only now is everything checked.
     from mosld.planning import estimate, view
 
@@ -48,11 +51,19 @@ def plan(arguments: list[str]) -> int:
 
 def _plan_jobs(overrides: list[str], keys: PlanKeys) -> int:
     sweep = plan_sweep(overrides)
+    for job in sweep.jobs:
+        _require_shape(job.config)
     from mosld.planning import jobs, view
 
     plans = jobs.estimate_jobs(sweep, keys, track=Console().track("planning"))
     print(json.dumps(plans) if keys.json else "\n".join(view.job_lines(plans, len(sweep.jobs))))
     return ExitCode.FINISHED
+
+
+def _require_shape(config: Config) -> None:
+    """Refuse a model whose shape is on the hub alone and cannot be fetched."""
+    if not config.model.shape:
+        require_hub_model(config.model)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from mosld.common.errors import UserError, explain_hub_error
+from mosld.common.network import hub_outage, is_cached
+from mosld.config.schema import ModelConfig
 
 # Of one request; without a network the answer comes from the cache, or the command ends.
 TIMEOUT_SECONDS = 4.0
@@ -45,3 +47,18 @@ def resolve_revision(hub: str, revision: str | None) -> str:
     names = ", ".join(name.removeprefix("models--").replace("--", "/") for name in cached) or "none"
     otherwise = f"without a network take a model of the cache ({names}), or a directory as in model=my/checkpoint"
     raise UserError(f"model={hub}: {explain_hub_error(hub, cause, otherwise)}") from cause
+
+
+def require_hub_model(model: ModelConfig) -> None:
+    """Refuse a model that is neither cached nor reachable, before torch is imported.
+
+    Raises:
+        UserError: the hub does not answer.
+    """
+    if model.kind != "hub" or model.path or not model.hub or is_cached(model.hub, model.revision):
+        return
+    if outage := hub_outage():
+        raise UserError(
+            f"model={model.name}: {model.hub} (revision {model.revision}) cannot be fetched: without a network give a "
+            f"local checkpoint with model.path=DIR. {outage}"
+        )

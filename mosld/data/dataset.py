@@ -89,9 +89,9 @@ class Dataset:
         return {name: {split: len(getattr(data, split)) for split in SPLITS} for name, data in self.tasks.items()}
 
     def summary(self) -> list[str]:
-        """Counts and notes, one line each."""
+        """Counts and notes, one line each; an evaluation has no train and validation rows."""
         counts = [
-            f"{task}: {rows['train']} train, {rows['validation']} validation, {rows['test']} test rows"
+            f"{task}: {', '.join(f'{rows[split]} {split}' for split in SPLITS if rows[split] or split == 'test')} rows"
             for task, rows in self.counts().items()
         ]
         return [*self.files, *counts, *(f"note: {note}" for note in self.notes)]

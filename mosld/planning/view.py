@@ -43,8 +43,8 @@ def _parameters(plan: JsonObject) -> list[str]:
 def _memory(plan: JsonObject) -> list[str]:
     memory, data = plan["memory"], plan["data"]
     rows = (
-        f"{counted(plan['micro_batch'], 'row')} of {counted(data['length'], 'token')}, {data['answer']:,} of them with "
-        "a loss"
+        f"{counted(plan['micro_batch'], 'row')} of {counted(data['length'], 'token')}, with a loss on "
+        f"{data['answer']:,} of each"
     )
     saving = "with training.gradient_checkpointing=true"
     parts = [

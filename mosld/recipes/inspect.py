@@ -54,14 +54,15 @@ def inspect_runs(
     notes = [*left_out, *_notes(runs, tree)]
     for note in notes:
         console.say(f"note: {note}")
-    text = markdown(tree, notes)
     try:
         output.mkdir(parents=True, exist_ok=True)
         _remove_figures(output)
         write_json(output / NUMBERS_FILE, {**tree, "notes": notes, "figures": draw_figures(tree, output)})
-        write_text(output / TABLE_FILE, text)
+        write_text(output / TABLE_FILE, markdown(tree, notes))
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror}; choose another --out.") from error
+    # The notes stand above it already.
+    text = markdown(tree)
     console.show(Markdown(text[: text.find("## By layer")]))
     return output
 
@@ -79,7 +80,7 @@ def _notes(runs: Sequence[AdapterRun], tree: Inspection) -> list[str]:
     """Why some of the numbers are missing."""
     notes = []
     if not tree["subspaces"] and any(run.has_single_a for run in runs):
-        notes.append("to compare its A, also name runs of method=lora on single tasks, on the same base model.")
+        notes.append("to compare A with that of LoRAs, also name runs of method=lora on single tasks, same base model.")
     notes += [
         f"{run.directory}: no routing.json, so there are no numbers on expert use; python -m mosld.eval "
         f"run={run.directory} makes one, and --evaluation NAME reads it."

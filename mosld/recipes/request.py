@@ -8,13 +8,13 @@ from pathlib import Path
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
-from mosld.common.network import hub_outage, is_cached
 from mosld.common.process import is_distributed, is_main
 from mosld.common.reading import load_yaml, require_shape
 from mosld.config.compose import checked_config, load_config, override_mistakes, parse_override, repeated_keys
 from mosld.config.identity import run_directory, uses_allocation
 from mosld.config.rerun import rerun_config, with_compared
-from mosld.config.schema import Config, ModelConfig
+from mosld.config.revisions import require_hub_model
+from mosld.config.schema import Config
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.distributed.launch import require_launch
 from mosld.runs.console import Console
@@ -100,7 +100,7 @@ def check_request(overrides: list[str]) -> TrainRequest:
     require_launch(config)
     with Console().working("reading the rows"):
         dataset = load_dataset(config.data, config.source)
-    _require_model(config.model)
+    require_hub_model(config.model)
     require_token(config.hub)
     if config.training.patience and not any(task.validation for task in dataset.tasks.values()):
         raise UserError(
@@ -174,18 +174,3 @@ def check_evaluation(directory: str, overrides: list[str], compare: str | None =
     if record is None:
         dataset.notes.append(f"{run.path} has no record of the rows that it was trained on: leaks are not counted")
     return EvaluationRequest(config, dataset, run, overrides, compared)
-
-
-def _require_model(model: ModelConfig) -> None:
-    """Refuse a model that is neither cached nor reachable, before torch is imported.
-
-    Raises:
-        UserError: the hub does not answer.
-    """
-    if model.kind != "hub" or model.path or not model.hub or is_cached(model.hub, model.revision):
-        return
-    if outage := hub_outage():
-        raise UserError(
-            f"model={model.name}: {model.hub} (revision {model.revision}) cannot be fetched: without a network give a "
-            f"local checkpoint with model.path=DIR. {outage}"
-        )

@@ -24,6 +24,8 @@ from mosld.runs.directory import RunDirectory
 
 KINDS: tuple[type[Prediction], ...] = (ChoicePrediction, SolutionPrediction, GeneratedPrediction)
 MAX_FAULTS_SHOWN = 20
+# Of an adapter, a checkpoint and an exported model, which have a manifest of their own.
+NOT_OF_A_RUN = {"adapter_config.json", "progress.json", "config.json"}
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,13 @@ def verify_runs(directory: Path, replay: int) -> bool:
 
 def _runs_below(directory: Path) -> Iterator[Path]:
     for folder, below, names in os.walk(directory):
-        sealed = MANIFEST in names and "adapter_config.json" not in names and "progress.json" not in names
-        if {"config.yaml", "data.json"} <= set(names) or (sealed and {"config.yaml", "data.json"} & set(names)):
+        sealed = MANIFEST in names
+        exported = sealed and bool(NOT_OF_A_RUN & set(names))
+        recorded = {"config.yaml", "data.json"} & set(names)
+        is_run = len(recorded) == 2 or (sealed and bool(recorded) and not exported)
+        if is_run or exported:
             below.clear()
+        if is_run:
             yield Path(folder)
         below[:] = sorted(name for name in below if not name.startswith("."))
 

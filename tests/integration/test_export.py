@@ -18,8 +18,10 @@ from mosld import chat as chat_command
 from mosld import eval as eval_command
 from mosld import export as export_command
 from mosld import merge as merge_command
+from mosld.common.errors import UserError
 from mosld.common.files import damage
 from mosld.recipes.load import load_trained
+from mosld.recipes.verify import verify_runs
 from mosld.runs.model_card import base_reference
 from mosld.runs.saved import saved_run
 from tests.helpers.toy_runs import evaluation_of
@@ -179,6 +181,11 @@ def test_merged_directory_is_complete_and_has_a_card(merged, trained):
     assert "merged into its weights: a stand-alone model" in card
     assert f"| obqa | {100 * score:.1f} ±" in card
     assert not list(merged.parent.glob(".tmp-*"))
+
+
+def test_a_merged_directory_is_no_run_to_verify(merged):
+    with pytest.raises(UserError, match="there is no run"):
+        verify_runs(merged.parent, 0)
 
 
 def test_merged_model_has_the_logits_scores_and_answers_of_base_and_adapter(merged, trained, capsys):

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import lm_eval.api.task
+import lm_eval.evaluator
 from lm_eval.api.group import Group
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
@@ -65,7 +67,7 @@ def run_lm_eval(
         limit: number of first items of each task; None: all.
         progress: wraps the batches, for a progress bar.
     """
-    with scoring_mode(model), _without_task_bars():
+    with scoring_mode(model), _quiet():
         wrapper = bounded_model(model, tokenizer, batch_tokens, progress)
         results = lm_eval.simple_evaluate(model=wrapper, tasks=list(tasks), task_manager=manager, limit=limit)
     built = {task.task_name: task for task in tasks if isinstance(task, ConfigurableTask)}
@@ -80,15 +82,14 @@ def run_lm_eval(
 
 
 @contextmanager
-def _without_task_bars() -> Iterator[None]:
-    """Keep lm-eval from drawing a bar for each task, which it does even where nobody sees it."""
-    module = lm_eval.api.task
-    tqdm = module.tqdm
-    module.tqdm = lambda items, **_: items
-    try:
+def _quiet() -> Iterator[None]:
+    """Keep lm-eval from drawing a bar for each task, and from asking git and pip about the machine."""
+    with (
+        patch.object(lm_eval.api.task, "tqdm", lambda items, **_: items),
+        patch.object(lm_eval.evaluator, "get_git_commit_hash", lambda: None),
+        patch.object(lm_eval.evaluator, "add_env_info", lambda _: None),
+    ):
         yield
-    finally:
-        module.tqdm = tqdm
 
 
 def _one_per_item(samples: Sequence[Sample]) -> list[Sample]:

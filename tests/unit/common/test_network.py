@@ -11,27 +11,32 @@ import pytest
 from mosld.common import network
 
 NOWHERE = "http://127.0.0.1:9"
+# A model of one's own at a fixed commit: its shape is that of config.json on the hub.
+PINNED = f"hub: owner/name\nrevision: {'0123456789' * 4}\narchitecture: null\n"
 
 
-def train(folder, *arguments: str, **environment: str) -> tuple[int, list[str], float]:
+def run(folder, command: str, *arguments: str, **environment: str) -> tuple[int, list[str], float]:
     """Exit code, lines of stderr and seconds of a check of these arguments, as a user with an empty cache sees them."""
     variables = {
         **os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "hub"), "MOSLD_CACHE": str(folder / "cache"),
         **environment,
     }  # fmt: skip
-    command = [sys.executable, "-m", "mosld.train", *arguments, "check=true", f"output_dir={folder / 'run'}"]
+    (folder / "pinned.yaml").write_text(PINNED)
+    given = [argument.format(folder=folder) for argument in arguments]
+    words = [sys.executable, "-m", f"mosld.{command}", *given, "check=true", f"output_dir={folder / 'run'}"]
     started = time.perf_counter()
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=100)
     return done.returncode, done.stderr.splitlines(), time.perf_counter() - started
 
 
 @pytest.mark.parametrize(
-    ("arguments", "remedy"),
+    ("command", "arguments", "remedy"),
     [
-        (["model=smollm2_135m_hub"], "model.path=DIR"),
-        (["model=llama2_7b", "data=single_obqa"], "model.path=DIR"),
-        (["model=tiny", "source=hub", "data=single_obqa"], "source=bundled"),
-        (["model=tiny", "source=hub", "data=single_race"], "source=bundled"),
+        ("train", ["model=smollm2_135m_hub"], "model.path=DIR"),
+        ("train", ["model=llama2_7b", "data=single_obqa"], "model.path=DIR"),
+        ("train", ["model=tiny", "source=hub", "data=single_obqa"], "source=bundled"),
+        ("train", ["model=tiny", "source=hub", "data=single_race"], "source=bundled"),
+        ("plan", ["model={folder}/pinned.yaml"], "model.path=DIR"),
     ],
 )
 @pytest.mark.parametrize(
@@ -41,8 +46,10 @@ def train(folder, *arguments: str, **environment: str) -> tuple[int, list[str], 
         ({"HF_HUB_OFFLINE": "1"}, ["HF_HUB_OFFLINE=1 is set", "unset HF_HUB_OFFLINE"]),
     ],
 )
-def test_hub_that_does_not_answer_is_one_error_with_its_cause(arguments, remedy, environment, causes, tmp_path):
-    code, lines, seconds = train(tmp_path, *arguments, **environment)
+def test_hub_that_does_not_answer_is_one_error_with_its_cause(
+    command, arguments, remedy, environment, causes, tmp_path
+):
+    code, lines, seconds = run(tmp_path, command, *arguments, **environment)
     assert code == 2
     (error,) = [line for line in lines if line.startswith("error: ")]
     assert [words for words in (*causes, remedy) if words not in error] == []
