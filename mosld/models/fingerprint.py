@@ -70,7 +70,7 @@ def _weight_files(config: ModelConfig) -> list[Path]:
 
 
 def _shards(index: Path) -> list[str]:
-    return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
 
 
 def _cache_name(files: Sequence[Path]) -> str:
@@ -86,7 +86,7 @@ def _recipe_name(config: ModelConfig) -> str:
 def _read(entry: Path) -> str | None:
     """The digest in a file of the cache, if it is one."""
     try:
-        text = entry.read_text()
+        text = entry.read_text(encoding="ascii")
     except (OSError, ValueError):
         return None
     return text if re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}", text) else None
