@@ -13,8 +13,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mosld.common.errors import UserError
 from mosld.common.process import is_main
 from mosld.common.reading import load_json
@@ -65,13 +63,16 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a file against other processes; it ends with this process, however that ends.
 
     Raises:
-        filelock.Timeout: another process holds it, and `wait` is false.
+        TimeoutError: another process holds it, and `wait` is false.
     """
+    # Help needs no lock, and its import takes as long as that of numpy.
+    from filelock import FileLock
+
     # A file as a stand-in for the system's lock would outlive a process that is killed on another machine.
     lock = FileLock(path, blocking=wait, fallback_to_soft=False)
     try:
         lock.acquire()
-    except Timeout:
+    except TimeoutError:
         raise
     except OSError:
         # Some shared file systems have no locks, and a directory of somebody else is only read.

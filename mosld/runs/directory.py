@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
-from filelock import Timeout
 
 from mosld.common.errors import UserError
 from mosld.common.files import MANIFEST, JsonObject, locked, remove
@@ -111,7 +110,7 @@ class RunDirectory:
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(lock, wait))
-            except Timeout as error:
+            except TimeoutError as error:
                 raise UserError(f"{self.path}: another process works on this run; wait for it or stop it.") from error
             yield
 
