@@ -10,8 +10,6 @@ from mosld.common.process import is_main
 from mosld.common.terminal import print_result
 from mosld.config.rerun import eval_arguments, rerun_config, split_runs
 from mosld.distributed.launch import require_launch
-from mosld.evaluation.lm_eval.tasks import check_tasks, load_rows
-from mosld.recipes.request import check_evaluation
 from mosld.runs.saved import saved_run
 
 USAGE = """Score a finished run, or a saved adapter directory, on the run's own data or any other.
@@ -49,8 +47,10 @@ def _evaluate(arguments: list[str]) -> int:
     options = eval_arguments([*(f"run={run}" for run in runs), *others])
     if options.output:
         _check_output(Path(options.output))
-    # The recipes import torch, transformers and peft: only after everything was checked.
+    # The recipes import torch, transformers and peft: only after everything was checked. Help needs no numpy either.
     if options.backend == "lm_eval":
+        from mosld.evaluation.lm_eval.tasks import check_tasks, load_rows
+
         run = saved_run(options.run)
         # Prompts of mmlu begin with as many examples as ours, whose number needs data=mmlu.
         mmlu = ["data=mmlu"] if any(name.startswith("mmlu") for name in options.tasks) else []
@@ -62,6 +62,8 @@ def _evaluate(arguments: list[str]) -> int:
 
         result = evaluate_by_lm_eval(config, rows, run, options)
     else:
+        from mosld.recipes.request import check_evaluation
+
         request = check_evaluation(options.run, options.overrides, options.compare)
         from mosld.recipes.evaluate import evaluate_run
 
@@ -72,6 +74,9 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _compare(runs: list[str], overrides: list[str]) -> int:
+    # numpy and the tables: help needs neither.
+    from mosld.recipes.request import check_evaluation
+
     requests = [check_evaluation(run, eval_arguments([f"run={run}", *overrides]).overrides) for run in runs]
     from mosld.recipes.compare import compare_runs
 

@@ -6,14 +6,16 @@ In Python the module is a function, too: ``mosld.train(method="mosld", data="mix
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from mosld.cli import run_command, show_config
 from mosld.common.errors import ExitCode
 from mosld.common.process import is_main
 from mosld.common.terminal import print_result
 from mosld.config.sweep import is_sweep
-from mosld.recipes import python_api
-from mosld.recipes.request import check_request
+
+if TYPE_CHECKING:
+    from mosld.recipes.python_api import TrainedRun
 
 USAGE = """Fine-tune a base model with one method on one data setting, and score it before and after.
 
@@ -48,6 +50,9 @@ def train(overrides: list[str]) -> int:
         if is_main():
             print_result(swept.directory)
         return SWEEP_EXIT_CODES[swept.status]
+    # numpy and the tables: help needs neither.
+    from mosld.recipes.request import check_request
+
     request = check_request(overrides)
     if request.show_finished():
         print_result(request.run.path)
@@ -64,7 +69,9 @@ def train(overrides: list[str]) -> int:
 class _CallableModule(ModuleType):
     """The type of this module, so that `mosld.train` is a function whether or not the module was imported."""
 
-    def __call__(self, settings: Mapping[str, object] | None = None, /, **overrides: object) -> python_api.TrainedRun:
+    def __call__(self, settings: Mapping[str, object] | None = None, /, **overrides: object) -> "TrainedRun":
+        from mosld.recipes import python_api
+
         return python_api.train(settings, **overrides)
 
 

@@ -9,7 +9,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ def write_text(path: Path, text: str) -> None:
         return
     aside = path.with_name(f".{path.name}.tmp")
     # A path may hold half a character; the escape is what JSON writes for it, too.
-    with aside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    aside.rename(path)
+    aside.replace(path)
 
 
 def write_json(path: Path, tree: object) -> None:
@@ -56,6 +56,31 @@ def read_json(path: Path) -> JsonObject | None:
         return load_json(path, JsonObject)
     except UserError:
         return None
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file against other processes; it ends with this process, however that ends.
+
+    Raises:
+        TimeoutError: another process holds it, and `wait` is false.
+    """
+    # Help needs no lock, and its import takes as long as that of numpy.
+    from filelock import FileLock
+
+    # A file as a stand-in for the system's lock would outlive a process that is killed on another machine.
+    lock = FileLock(path, blocking=wait, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except TimeoutError:
+        raise
+    except OSError:
+        # Some shared file systems have no locks, and a directory of somebody else is only read.
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def disk_is_full(error: BaseException) -> bool:
@@ -158,7 +183,12 @@ def file_state(path: Path) -> FileState | None:
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    windows = sys.platform == "win32"
+    if windows and path.is_dir():
+        # It opens no directory.
+        return
+    # It syncs only what may be written.
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -226,9 +256,9 @@ def build_once(target: Path, make: Callable[[Path], object]) -> Path:
         if aside.is_dir():
             (aside / CACHE_MANIFEST).write_text(_cache_manifest(aside))
         try:
-            aside.rename(target)
+            aside.replace(target)
         except OSError:
-            # Another process has put its folder in place.
-            if not target.is_dir():
+            # Another process has put its folder in place, or on Windows reads the file.
+            if not target.exists():
                 raise
     return target

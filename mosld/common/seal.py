@@ -11,12 +11,11 @@ A folder that is written as a whole (an adapter, a checkpoint) has a manifest of
 of that file. Paths are relative, so a run that is copied or moved stays sealed. Runs of before have no manifest.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from mosld.common import files
@@ -232,17 +231,11 @@ class Seal:
         """Change the manifest, if there is one; evaluations of one run may do it at a time."""
         if not is_main() or self.tree() is None:
             return
-        handle = os.open(self.root, os.O_RDONLY)
-        try:
-            # Some shared file systems have no locks.
-            with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
+        with files.locked(self.root / ".manifest.lock"):
             tree = self.tree()
             if tree is not None:
                 change(tree)
                 self._write(tree)
-        finally:
-            os.close(handle)
 
     def _write(self, tree: JsonObject) -> None:
         files.write_text(self.root / MANIFEST, _serialized(tree))

@@ -38,7 +38,7 @@ def limit_spinning() -> None:
 def core_wait_seconds() -> float | None:
     """Seconds in which the main thread was ready to run but had no core; None where the kernel does not tell."""
     try:
-        running, waiting, _ = (int(field) for field in SCHEDULER_FILE.read_text().split())
+        running, waiting, _ = (int(field) for field in SCHEDULER_FILE.read_text(encoding="ascii").split())
     except (OSError, ValueError):
         return None
     # A kernel that does not count writes zeros.
@@ -107,7 +107,7 @@ def watch_cores(run_parallel: Callable[[], object], threads: int) -> None:
         threads: that compute in this process.
     """
     global _watch
-    if threads < 2 or _user_decides() or core_wait_seconds() is None:
+    if threads < 2 or _user_decides() or core_wait_seconds() is None or not hasattr(os, "sched_getaffinity"):
         return
     # A thread of the parent does not live in a fork.
     if _watch is None or not _watch.is_alive():

@@ -132,7 +132,7 @@ def register_direct_option(group: str, text: str) -> bool:
     # A light install, which has no Hydra, reads options as well.
     from hydra.core.config_store import ConfigStore
 
-    header = _PACKAGE_HEADER.search(Path(text).read_text()) if text.endswith(YAML_SUFFIXES) else None
+    header = _PACKAGE_HEADER.search(Path(text).read_text(encoding="utf-8")) if text.endswith(YAML_SUFFIXES) else None
     if "defaults" in tree:
         # Hydra would look for them beside the file.
         package = "" if header else "@_here_"

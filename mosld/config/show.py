@@ -35,7 +35,7 @@ def describe_keys(arguments: Sequence[str]) -> str:
     lines = [_bold("Groups (group=option; * is chosen):")]
     for group, options in groups.items():
         names = [f"{name}*" if name == chosen.get(group) else name for name in options]
-        lines += _wrapped(f"  {group}=", " | ".join(names), 4)
+        lines += wrapped(f"  {group}=", " | ".join(names), 4)
     for group, option in typed.items():
         lines += ["", _bold(f"{group}={option} sets:")]
         lines += [f"  {key}={value}" for key, value in _settings(group, option)]
@@ -87,10 +87,10 @@ def _keys(chosen: JsonObject) -> Iterator[str]:
         value = "{...}" if values[key].startswith("{") and values[key] != "{}" else values[key]
         choices = ("true", "false") if hint is bool else field.metadata["choices"]
         listed = f" [{' | '.join(choices)}]" if choices else ""
-        yield from _wrapped(f"  {key}={value} ".ljust(KEY_COLUMNS), field.metadata["help"] + listed, KEY_COLUMNS)
+        yield from wrapped(f"  {key}={value} ".ljust(KEY_COLUMNS), field.metadata["help"] + listed, KEY_COLUMNS)
 
 
-def _wrapped(first: str, text: str, indent: int) -> list[str]:
+def wrapped(first: str, text: str, indent: int) -> list[str]:
     """Lines no wider than the terminal, all but the first indented."""
     width = max(60, shutil.get_terminal_size().columns)
     return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=" " * indent, break_long_words=False)

@@ -87,7 +87,7 @@ def _recipe_name(config: ModelConfig) -> str:
 def _read(entry: Path) -> str | None:
     """The digest in a file of the cache, if it is one."""
     try:
-        text = entry.read_text()
+        text = entry.read_text(encoding="ascii")
     except (OSError, ValueError):
         return None
     return text if re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}", text) else None

@@ -5,9 +5,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mosld.common.errors import UserError, closest
+from mosld.common.errors import UserError, closest, format_value
 from mosld.config.compose import parse_override
 from mosld.config.fields import build, setting
+from mosld.config.show import KEY_COLUMNS, wrapped
 
 UNITS = {"GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "TiB": 2**40}
 # Dense bfloat16.
@@ -60,8 +61,11 @@ def split_keys(arguments: Sequence[str]) -> tuple[PlanKeys, list[str]]:
 
 
 def describe() -> str:
-    """A line for each key."""
-    return "\n".join(f"  {f.name + '=' + str(f.default):32} {f.metadata['help']}" for f in dataclasses.fields(PlanKeys))
+    """Each key with its default and meaning."""
+    lines: list[str] = []
+    for field in dataclasses.fields(PlanKeys):
+        lines += wrapped(f"  {field.name}={format_value(field.default)} ".ljust(KEY_COLUMNS), field.metadata["help"], KEY_COLUMNS)
+    return "\n".join(lines)
 
 
 def _near(argument: str, names: list[str]) -> str:

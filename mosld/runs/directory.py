@@ -1,17 +1,15 @@
 """The directory of one run: where each file lies, and whether the run is new, unfinished or finished."""
 
 import dataclasses
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
 import yaml
 
 from mosld.common.errors import UserError
-from mosld.common.files import MANIFEST, JsonObject, remove
+from mosld.common.files import MANIFEST, JsonObject, locked, remove
 from mosld.common.reading import load_json, load_yaml
 from mosld.common.seal import Seal
 from mosld.config.identity import all_results_keys, identity, unhashed_defaults
@@ -102,28 +100,20 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be made a run directory: {error.strerror}.") from error
-        with self._lock_file() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError as error:
-                raise UserError(f"{self.path}: another process works on this run; wait for it or stop it.") from error
-            except OSError:
-                # Some shared file systems have no locks.
-                pass
-            yield
-
-    def _lock_file(self) -> IO[str]:
-        """The file to lock; of a finished run of somebody else, which is only read, any file.
-
-        Raises:
-            UserError: the directory cannot be written.
-        """
+        lock = self.path / ".lock"
         try:
-            return (self.path / ".lock").open("w")
+            lock.open("a").close()
         except OSError as error:
-            if self.finished():
-                return self.results.open()
-            raise UserError(f"{self.path}: cannot be written: {error.strerror}; choose another output_dir.") from error
+            # A finished run of somebody else is only read.
+            if not self.finished():
+                text = f"{self.path}: cannot be written: {error.strerror}; choose another output_dir."
+                raise UserError(text) from error
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(lock, wait))
+            except TimeoutError as error:
+                raise UserError(f"{self.path}: another process works on this run; wait for it or stop it.") from error
+            yield
 
     def open(self, config: Config, data: JsonObject, say: Callable[[str], None]) -> None:
         """Start a run in the directory, or resume the one that is there, as `training.resume` says.

@@ -3,12 +3,13 @@
 import json
 import math
 import platform
-import resource
 import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import psutil
 
 from mosld.common.files import JsonObject, write_text
 from mosld.common.process import is_main
@@ -64,13 +65,23 @@ class Results:
         self.tree.update(
             status=status,
             seconds=round(time.perf_counter() - self._start, 3),
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_MAXRSS,
+            peak_memory_bytes=_peak_memory_bytes(),
         )
         if self.run.metrics.is_file():
             self.run.seal.accept(self.run.metrics)
         # JSON has no infinity, which a perplexity can be.
         self.run.seal.write_json(self.run.results, _finite(self.tree))
         return self.tree
+
+
+def _peak_memory_bytes() -> int:
+    try:
+        import resource
+    except ModuleNotFoundError:
+        # Windows counts it itself.
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_MAXRSS
 
 
 def _experts_per_layer(method: MethodConfig, allocation: AllocationConfig) -> int | list[int] | None:

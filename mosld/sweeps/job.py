@@ -4,17 +4,17 @@ Each job leaves jobs/<number>.json in the sweep's directory, wherever it ran; th
 """
 
 import dataclasses
-import fcntl
 import functools
 import itertools
 import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -152,15 +152,13 @@ def reserved_device(directory: Path) -> Iterator[dict[str, str]]:
     Args:
         directory: where slots are kept as locked files, which the system unlocks when their process ends.
     """
-    for slot in itertools.count():
-        with (directory / f".place{slot}").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            devices = _visible_devices()
-            yield {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if devices else {}
-            return
+    with ExitStack() as stack:
+        for slot in itertools.count():
+            with suppress(Timeout):
+                stack.enter_context(FileLock(directory / f".place{slot}", blocking=False))
+                break
+        devices = _visible_devices()
+        yield {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if devices else {}
 
 
 def _visible_devices() -> list[str]:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkContext, SpawnContext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mosld.common.errors import UserError
 from mosld.common.process import is_main, run_to_exit_code, silence_imports
@@ -22,6 +22,10 @@ from mosld.common.secrets import redact
 from mosld.common.terminal import print_result
 from mosld.recipes.request import check_request
 from mosld.training.signals import stop_signals
+
+if TYPE_CHECKING:
+    # Windows has no ForkContext.
+    from multiprocessing.context import ForkContext, SpawnContext
 
 POLL_SECONDS = 0.2
 
@@ -119,15 +123,16 @@ def run_in_worker(overrides: list[str], stop: StopFlag, environment: Mapping[str
     return ended
 
 
-def _process_context() -> ForkContext | SpawnContext:
+def _process_context() -> "ForkContext | SpawnContext":
     import torch
 
     # All that a run needs, imported once for all jobs.
     import mosld.recipes.train  # noqa: F401
 
     # CUDA cannot be used in a fork of a process that only asked whether it is there, as some library may have done;
-    # macOS aborts many libraries in a fork. There each job imports everything again, which takes some seconds.
-    if torch.cuda.device_count() or sys.platform == "darwin":
+    # macOS aborts many libraries in a fork, and Windows has none. There each job imports everything again, which takes
+    # some seconds.
+    if torch.cuda.device_count() or sys.platform == "darwin" or not hasattr(os, "fork"):
         return multiprocessing.get_context("spawn")
     return multiprocessing.get_context("fork")
 
@@ -138,8 +143,9 @@ def _train(overrides: list[str], environment: dict[str, str], log: Path | None, 
     silence_imports()
     for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
-    # submitit's signal: the parent queues the job again and asks this process to stop.
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR2"):
+        # submitit's signal: the parent queues the job again and asks this process to stop.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     os.environ.update(environment)
     if log:
         sys.stdout = sys.stderr = log.open("a", buffering=1)
@@ -176,4 +182,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent:
         wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)

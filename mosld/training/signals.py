@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# Windows lacks the second and the fourth, and alone has the last: Ctrl-Break, or its console is closed.
+SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP", "SIGBREAK")
 
 
 def stop_signals() -> list[signal.Signals]:
     """The signals that ask a run to stop. nohup ignores the end of the terminal, and so does the run."""
-    hung_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
-    return [*SIGNALS, *hung_up]
+    known: list[signal.Signals] = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    return [one for one in known if one.name != "SIGHUP" or signal.getsignal(one) is not signal.SIG_IGN]
 
 
 class StopSignals:

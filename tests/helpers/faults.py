@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 OPERATIONS = {
-    "os": ("fsync", "rename", "mkdir", "unlink", "rmdir"),
+    "os": ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir"),
     "pathlib:Path": ("write_text",),
     "mosld.training.tensor_files": ("save_file",),
     "peft.peft_model": ("safe_save_file",),
