@@ -359,7 +359,7 @@ def _fill_in(config: Config) -> Config:
     elif model.kind == "hub" and model.hub:
         model = dataclasses.replace(model, revision=resolve_revision(model.hub, model.revision))
     if source.root:
-        source = dataclasses.replace(source, root=str(Path(source.root).resolve()))
+        source = dataclasses.replace(source, root=str(Path(source.root).expanduser().resolve()))
     if method.router == "domain":
         method = with_domains(method, config.data.tasks, config.init_from)
     method = with_absolute_paths(method)

@@ -135,7 +135,9 @@ def _convert_to_any(value: object, options: Sequence[type]) -> tuple[str, object
 
 def _convert_list(value: object, hint: type) -> tuple[str, object]:
     if not isinstance(value, list):
-        return f"must be {_type_name(hint)}, as in [{format_value(value)}]", None
+        shown = format_value(value)
+        # From Python, "[a,b]" is a text.
+        return f"must be {_type_name(hint)}, as in {shown if shown.startswith('[') else f'[{shown}]'}", None
     (item_type,) = get_args(hint)
     entries = [_convert(entry, item_type) for entry in value]
     problem = next((problem for problem, _ in entries if problem), "")

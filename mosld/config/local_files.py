@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from mosld.common.errors import UserError, nearest
+from mosld.common.errors import UserError, closest, nearest
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 COMPRESSIONS = (".gz", ".zst")
 SPLIT_WORDS = {
-    "train": ("train", "training", "trn"),
-    "validation": ("validation", "valid", "val", "dev", "devel", "development", "eval", "evaluation"),
-    "test": ("test", "tests", "testing", "tst", "heldout", "holdout"),
-}
+    "train": ("train", "training", "trn", "训练", "训练集"),
+    "validation": (
+        "validation", "valid", "val", "dev", "devel", "development", "eval", "evaluation", "验证", "验证集",
+    ),
+    "test": ("test", "tests", "testing", "tst", "heldout", "holdout", "测试", "测试集"),
+}  # fmt: skip
 SPLITS = tuple(SPLIT_WORDS)
 # Words that say nothing about the task where they stand beside a split: test_data, train-set, part3.
 FILLER_WORDS = ("data", "dataset", "set", "split", "file", "part", "shard", "chunk", "rows")
@@ -33,7 +35,8 @@ MAX_DEPTH = 4
 # What editors, notebooks and systems leave beside data, and what describes a set.
 STRAY_NAMES = re.compile(
     r"[.~#].*|.*(~|#|\.(bak|tmp|swp|lock|part|crdownload))|__\w+__|__MACOSX|Thumbs\.db|desktop\.ini|_SUCCESS|_metadata"
-    r"|_committed.*|_started.*|cache-\w+\.arrow|(dataset_infos?|dataset_dict|state)\.json",
+    r"|_committed.*|_started.*|cache-\w+\.arrow|(dataset_infos?|dataset_dict|state|metadata|config|schema|croissant"
+    r"|package(-lock)?)\.json",
     re.IGNORECASE,
 )
 # Files that nobody expects to be read as rows.
@@ -82,7 +85,9 @@ def own_files(root: Path) -> dict[str, Files]:
         name = file.name or root.resolve().parent.name
         return {_task_name(name, root): {file.split or "train": [root]}}
     if not root.is_dir():
-        raise UserError(f"source.root={root}: no such file or directory.")
+        close = closest(root.name, [path.name for path in root.parent.glob("*")])
+        hint = f"; did you mean '{close}'?" if close else "."
+        raise UserError(f"source.root={root}: no such file or directory{hint}")
     files = [_describe(path, root) for path in _walk(root, root)]
     if not files:
         raise UserError(f"source.root={root}: {_no_data(root)}")
@@ -133,7 +138,7 @@ def split_of(name: str) -> tuple[str | None, str]:
     spans += [(known[word], span) for word, span in joined.items() if word in ("heldout", "holdout")]
     for word, span in words:
         # testset, traindata
-        stripped = re.sub("(set|data|file|split)$", "", word.lower())
+        stripped = re.sub("(set|data|daten|file|split)$", "", word.lower())
         if word.lower() not in known and stripped in known:
             spans.append((known[stripped], span))
     splits = {split for split, _ in spans}
@@ -166,11 +171,22 @@ def _walk(folder: Path, root: Path, depth: int = 0) -> Iterator[Path]:
             if depth < MAX_DEPTH:
                 yield from _walk(path, root, depth + 1)
         elif is_data(path):
+            if not path.is_file():
+                what = "is a link to nothing" if path.is_symlink() else "is no file that can be read"
+                raise UserError(f"{path}: {what}; remove it, or move it elsewhere")
             yield path
         elif path.suffix.lower() not in DOCUMENTS and any(
             _names_a_split(name) for name in (_stem(path), *path.relative_to(root).parts[:-1])
         ):
             raise UserError(f"{path}: {_unreadable(path)}")
+
+
+def named_split(name: str) -> str | None:
+    """The one split that a name names; None where it names none, or two."""
+    try:
+        return split_of(name)[0]
+    except ValueError:
+        return None
 
 
 def _names_a_split(name: str) -> bool:
@@ -191,7 +207,10 @@ def _describe(path: Path, root: Path) -> _DataFile:
         # train/part1.jsonl, data/train.jsonl
         while owner != root and root in owner.parents:
             inside, rest = split_of(owner.name)
-            if not (inside and not rest) and owner.name.lower() not in ("data", "dataset"):
+            if inside and rest and not (split or folder_split):
+                # law_test/part1.jsonl, train_sft/data-00000-of-00001.arrow
+                name = rest if _is_filler(name) or _PART.fullmatch(name) else f"{rest}_{name}"
+            elif not (inside and not rest) and owner.name.lower() not in ("data", "dataset"):
                 break
             folder_split = folder_split or inside
             owner = owner.parent
@@ -221,7 +240,8 @@ def _stem(path: Path) -> str:
 
 def _tasks_of(owner: Path, files: list[_DataFile], root: Path) -> Iterator[tuple[str, Files]]:
     """The tasks of one folder, by name."""
-    folder_name = owner.resolve().name
+    # A link below the root keeps its own name.
+    folder_name = (owner.resolve() if owner == root else owner).name
     splits = [file for file in files if file.split]
     loose = [file for file in files if not file.split]
     names = {split: {file.name for file in splits if file.split == split} for split in SPLITS}
@@ -310,6 +330,9 @@ def _task_name(name: str, path: Path) -> str:
 def _no_data(root: Path) -> str:
     formats = f"{{{','.join(suffix[1:] for suffix in FORMATS)}}}"
     others = [path for path in sorted(root.rglob("*")) if path.is_file() and not STRAY_NAMES.fullmatch(path.name)]
+    deep = [path for path in others if is_data(path)]
+    if deep:
+        return f"holds no data in {MAX_DEPTH} levels of folders, but {deep[0]}; name a folder nearer to it."
     hint = f" {others[0].name}: {_unreadable(others[0])}" if others else ""
     return f"holds no data; put <task>/train.{formats} there, or one <task>.{formats}.{hint}"
 
@@ -322,7 +345,7 @@ def _unreadable(path: Path) -> str:
         ".tgz": "unpack it first", ".7z": "unpack it first", ".bz2": "unpack it first (bunzip2)",
         ".xz": "unpack it first (unxz)", ".txt": 'write {"text": "..."} for each text into a .jsonl file',
         ".pkl": "pickles are not read; save it as parquet or jsonl", ".db": "export the table as csv or parquet",
-        ".pickle": "pickles are not read; save it as parquet or jsonl",
+        ".pickle": "pickles are not read; save it as parquet or jsonl", ".feather": "call it .arrow",
     }  # fmt: skip
     if suffix in advice:
         return f"cannot be read; {advice[suffix]}."

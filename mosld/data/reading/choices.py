@@ -7,6 +7,7 @@ JSON or as Python writes it, in a cell of a table | one column for each choice.
 import ast
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from string import ascii_uppercase
@@ -21,6 +22,10 @@ ANSWER_FORMS = ("label", "text", "letter", "index", "number")
 # Longer cells are not parsed.
 MAX_CELL = 1_000_000
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
+# "Option B", "choice_2", for "B" and "2"
+_NAMED = re.compile(r"(option|choice|answer)[ _-]*", re.IGNORECASE)
+# "B. blue", "(B) blue"
+_LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])[.):]\s*(\S.*)", re.DOTALL)
 _TRUTH = {"true": ("true", "yes"), "false": ("false", "no")}
 
 
@@ -73,6 +78,8 @@ def _parse_cell(cell: str) -> object:
 def choice_index(answer: object, choices: Sequence[str], labels: Sequence[str], form: str) -> int:
     """The index of the choice that an answer names in this form; -1 if it names none."""
     index: int | None = None
+    if isinstance(answer, str) and form != "text":
+        answer = _NAMED.sub("", answer.strip(), count=1) or answer
     if form == "text":
         index = _index_of_text(answer, choices)
     elif form == "label":
@@ -80,7 +87,7 @@ def choice_index(answer: object, choices: Sequence[str], labels: Sequence[str], 
         number = None if isinstance(answer, bool) else whole_number(answer)
         index = next((i for i, label in enumerate(labels) if label.strip() in (named, str(number))), None)
     elif form == "letter":
-        letter = answer.strip().strip("().: ").upper() if isinstance(answer, str) else ""
+        letter = _letter(answer, choices).upper() if isinstance(answer, str) else ""
         index = ascii_uppercase.find(letter) if len(letter) == 1 else None
     # A truth value is an index only where no choice says yes or true.
     elif not isinstance(answer, bool) or (form == "index" and _index_of_text(answer, choices) is None):
@@ -89,17 +96,32 @@ def choice_index(answer: object, choices: Sequence[str], labels: Sequence[str], 
     return index if index is not None and 0 <= index < len(choices) else -1
 
 
+def _letter(answer: str, choices: Sequence[str]) -> str:
+    """The letter that an answer consists of, or that stands before the text of its choice."""
+    both = _LETTER_AND_TEXT.fullmatch(answer.strip())
+    if both:
+        index = ascii_uppercase.index(both[1].upper())
+        return both[1] if index < len(choices) and _folded(choices[index]) == _folded(both[2]) else ""
+    return answer.strip().strip("().: ")
+
+
+def _folded(text: str) -> str:
+    """A text without differences of case, white space and the spelling of accents."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
 def _index_of_text(answer: object, choices: Sequence[str]) -> int | None:
     exact = [choice.strip() for choice in choices]
-    lower = [choice.lower() for choice in exact]
     text = str(answer) if isinstance(answer, bool) else text_of(answer)
     if not isinstance(text, str):
         return None
-    for wanted, texts in ((text.strip(), exact), (text.strip().lower(), lower)):
-        if wanted in texts:
-            return texts.index(wanted)
-    if text.strip().lower() in _TRUTH:
-        return next((lower.index(word) for word in _TRUTH[text.strip().lower()] if word in lower), None)
+    if text.strip() in exact:
+        return exact.index(text.strip())
+    wanted, folded = _folded(text), list(map(_folded, exact))
+    if wanted in folded:
+        return folded.index(wanted)
+    if wanted in _TRUTH:
+        return next((folded.index(word) for word in _TRUTH[wanted] if word in folded), None)
     number = _number(text)
     if number is None:
         return None
@@ -137,10 +159,12 @@ def answer_form(indices: Mapping[str, numpy.ndarray]) -> str:
     matches = {form: int((rows >= 0).sum()) for form, rows in indices.items()}
     count = len(next(iter(indices.values())))
     most = max(matches.values())
+    if not most:
+        return "text"
     best = next(form for form in ANSWER_FORMS if matches[form] == most)
     for form in ANSWER_FORMS:
         # Labels that fit all answers are meant, whatever letters or numbers they look like.
-        if form == best or not most or (best == "label" and form != "text"):
+        if form == best or (best == "label" and form != "text"):
             continue
         # Texts that half of the answers name may be what is meant, whatever else fits the others as well.
         text = most < count and form in ("label", "text")

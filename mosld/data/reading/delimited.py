@@ -12,7 +12,7 @@ import csv
 import io
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -72,7 +72,7 @@ def delimited_records(text: io.TextIOBase, path: Path) -> Iterator[tuple[int, ob
     lines, separator, header = _start(text, path)
     names = [(index, name) for index, name in enumerate(header) if name]
     width = len(header)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    reader = _reader(lines, separator)
     while True:
         line = lines.number + 1
         fields: list[str] | RowError
@@ -85,10 +85,12 @@ def delimited_records(text: io.TextIOBase, path: Path) -> Iterator[tuple[int, ob
         if isinstance(fields, RowError) or (len(lines.taken) > 1 and _swallows_rows(lines.taken, separator, width)):
             fields = _literal(lines.taken, separator, width, line, fields)
             lines.give_back(1)
-            reader = csv.reader(lines, delimiter=separator, strict=True)
+            reader = _reader(lines, separator)
         lines.taken.clear()
         if isinstance(fields, RowError):
             yield line, fields
+        elif fields[:1] and fields[0].strip("\ufeff ") == header[0] and [*map(str.strip, fields[1:])] == header[1:]:
+            yield line, RowError("repeats the header, as in files that were put together")
         elif any(field.strip() for field in fields):
             yield line, _record(fields, names, width)
 
@@ -110,10 +112,12 @@ def _start(text: io.TextIOBase, path: Path) -> tuple[_Lines, str, list[str]]:
     named = head[0].rstrip("\r\n").lower() if head else ""
     separator = named[4] if len(named) == 5 and named.startswith("sep=") else ""
     skipped = 1 if separator else 0
-    separator = separator or _separator(head, path)
+    while skipped < len(head) and not head[skipped].strip(f"{SEPARATORS} \r\n"):
+        skipped += 1
+    separator = separator or _separator(head[skipped:], path)
     lines.give_back(skipped)
     try:
-        fields = next(csv.reader(lines, delimiter=separator, strict=True), [])
+        fields = next(_reader(lines, separator), [])
     except csv.Error as error:
         raise UserError(f"{path}:1: is not the header of a csv file ({error}).") from error
     lines.taken.clear()
@@ -138,7 +142,7 @@ def _separator(head: list[str], path: Path) -> str:
         return "\t"
 
     def fit(separator: str) -> tuple[float, int]:
-        reader = csv.reader(head, delimiter=separator, strict=True)
+        reader = _reader(head, separator)
         counts: list[int] = []
         # After a mistake the rest of the lines does not count.
         with suppress(csv.Error):
@@ -157,7 +161,7 @@ def _swallows_rows(taken: list[str], separator: str, width: int) -> bool:
     if separator == "\t" or width < 3 or len(inner) < 2:
         return False
     try:
-        return all(len(fields) == width for fields in csv.reader(inner, delimiter=separator, strict=True))
+        return all(len(fields) == width for fields in _reader(inner, separator))
     except csv.Error:
         return False
 
@@ -165,7 +169,15 @@ def _swallows_rows(taken: list[str], separator: str, width: int) -> bool:
 def _literal(
     taken: list[str], separator: str, width: int, line: int, fields: "list[str] | RowError"
 ) -> "list[str] | RowError":
-    """The first line with its quotation marks as letters, if it then has all fields; else what is wrong with it."""
+    """What a record is where the csv rules give none.
+
+    The first line with marks inside a field written \\" (as Spark and MySQL do), or with marks as letters, if it then has
+    all fields; else what is wrong with it.
+    """
+    if '\\"' in taken[0]:
+        with suppress(csv.Error, StopIteration):
+            if len(escaped := next(_reader(taken[:1], separator, escape="\\"))) == width:
+                return escaped
     split = _split(taken[0], separator)
     if len(split) == width:
         return split
@@ -177,6 +189,14 @@ def _literal(
         )
     assert isinstance(fields, RowError)
     return fields
+
+
+def _reader(lines: Iterable[str], separator: str, escape: str | None = None) -> "csv._reader":
+    """A strict reader; spaces between a separator and a quotation mark are left out, but in tabs' files."""
+    return csv.reader(
+        lines, delimiter=separator, strict=True, skipinitialspace=separator != "\t", escapechar=escape,
+        doublequote=escape is None,
+    )  # fmt: skip
 
 
 def _split(line: str, separator: str) -> list[str]:

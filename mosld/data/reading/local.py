@@ -6,6 +6,7 @@
 3. what was read is kept in the cache, where there is much of it.
 """
 
+import unicodedata
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -239,11 +240,14 @@ class _TaskReader:
         indices = numpy.array(file.indices[answers], numpy.int32)
         name = file.form.shown("answer")
         for row in map(int, numpy.flatnonzero(indices < 0)):
-            reason = _REASONS[answers]
-            if answers == "label":
-                reason += f" {', '.join(file.labels.get(row, []))}"
             answer = file.answers[row]
+            labels = file.labels.get(row, [])
+            reason = _REASONS["label" if answers == "text" and labels else answers]
+            if labels and answers in ("label", "text"):
+                reason += f" {', '.join(labels)}"
             shown = quoted(answer) if isinstance(answer, str) else f"{answer} ({type_name(answer)})"
+            if isinstance(answer, str) and len(letter := answer.strip()) == 1 and not letter.isascii():
+                shown += f" ({unicodedata.name(letter, 'no letter')})"
             self.bad.add(file.path, file.lines[row], RowError(f"'{name}' {reason}, is {shown}", f"'{name}' {reason}"))
         return indices
 

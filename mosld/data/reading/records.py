@@ -23,7 +23,7 @@ from types import ModuleType
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
-from mosld.config.local_files import data_format
+from mosld.config.local_files import data_format, named_split
 from mosld.data.reading.bad_rows import NOT_UTF8, RowError
 from mosld.data.reading.delimited import delimited_header, delimited_records
 from mosld.data.reading.values import is_utf8
@@ -34,6 +34,19 @@ Record = tuple[int, object]
 HEAD = 1000
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+# How files begin that are something else than their suffix says.
+_FOREIGN = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the data; fetch it with git lfs pull",
+    b"<!doctype html": "is a web page; download the file itself",
+    b"<html": "is a web page; download the file itself",
+    b"PK\x03\x04": 'is a zip file or an Excel sheet; unpack it, or save the sheet as "CSV UTF-8"',
+    b"\xd0\xcf\x11\xe0": 'is an Excel sheet; save it as "CSV UTF-8"',
+    b"\x1f\x8b": "is compressed by gzip; add .gz to its name",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd; add .zst to its name",
+    b"PAR1": "is a parquet file; call it .parquet",
+    b"ARROW1": "is an Arrow file; call it .arrow",
+}  # fmt: skip
+_NULS = "has NUL bytes as UTF-16 without a byte-order mark has; save it as UTF-8"
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ class RecordFile:
             UserError: the file cannot be read.
         """
         with _explained(self.path):
+            _refuse_foreign(self.path)
             form = data_format(self.path)[0]
             if form in (".parquet", ".arrow"):
                 return list(_typed().open_typed(self.path, form, _content(self.path))[0].names)
@@ -69,6 +83,7 @@ class RecordFile:
         """
         form = data_format(self.path)[0]
         with _explained(self.path):
+            _refuse_foreign(self.path)
             if form in (".parquet", ".arrow"):
                 yield from _typed().typed_records(self.path, form, _content(self.path), columns)
                 return
@@ -79,6 +94,23 @@ class RecordFile:
                     yield from _json_values(text.read(), self.path)
                 else:
                     yield from ((number, _json(line)) for number, line in enumerate(text, 1) if line.strip())
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a file that is something else than its suffix says.
+
+    Raises:
+        UserError: what it is, and what to do.
+    """
+    with _open(path) as file:
+        start = file.peek(64)[:64]
+    form = data_format(path)[0]
+    for mark, reason in _FOREIGN.items():
+        if start.lower().startswith(mark.lower()) and form.strip(".") not in reason:
+            raise UserError(f"{path}: {reason}")
+    marked = any(start.startswith(mark) for mark, _ in _MARKS)
+    if form not in (".parquet", ".arrow") and not marked and len(start) > 1 and b"\0" in start[:2]:
+        raise UserError(f"{path}: {_NULS}")
 
 
 def write_records(path: Path, records: Iterable[JsonObject]) -> None:
@@ -144,7 +176,8 @@ def _json(line: str) -> object:
     if not is_utf8(line):
         return RowError(NOT_UTF8)
     try:
-        return json.loads(line.rstrip("\r\n"))
+        # A byte-order mark stands inside a file that was put together from several.
+        return json.loads(line.lstrip("\ufeff").rstrip("\r\n"))
     except json.JSONDecodeError as error:
         return RowError(f"is not JSON ({error.msg}, column {error.colno})", "is not JSON")
     except (ValueError, RecursionError):
@@ -180,6 +213,10 @@ def _json_values(text: str, path: Path) -> Iterator[Record]:
         position = _skip(text, position, "," if array else "")
     if array and position >= len(text):
         raise UserError(f"{path}: is not a complete JSON array (it ends after {number} rows)")
+    rest = _skip(text, position + array, "")
+    if rest < len(text):
+        line = text.count("\n", 0, rest) + 1
+        raise UserError(f"{path}: goes on after its JSON array (line {line}); write one array, or one object a line")
     if number == 1:
         yield from [(1, first)] if array else _lone_object(first, path)
 
@@ -196,14 +233,18 @@ def _lone_object(value: object, path: Path) -> Iterator[Record]:
     if not isinstance(value, dict):
         yield 1, value
         return
-    arrays = [
-        rows
-        for rows in value.values()
+    arrays = {
+        name: rows
+        for name, rows in value.items()
         if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
-    ]
+    }
     # {"data": [...], "version": "1.1"}, but not one conversation {"messages": [...]}
-    if len(arrays) == 1 and not {"role", "from"} & set(arrays[0][0]):
-        yield from enumerate(arrays[0], 1)
+    if len(arrays) == 1 and not {"role", "from"} & set(next(iter(arrays.values()))[0]):
+        ((name, rows),) = arrays.items()
+        split = named_split(name)
+        if split in ("validation", "test") and named_split(path.stem) != split:
+            raise UserError(f"{path}: holds rows of '{name}', but its name does not say so; call it {split}.json")
+        yield from enumerate(rows, 1)
     elif len(value) > 1 and all(isinstance(column, dict | list) for column in value.values()):
         raise UserError(
             f"{path}: is one JSON object with the keys {', '.join(list(value)[:5])}; write an array of objects, or one "

@@ -1,5 +1,6 @@
 """Which files below source.root are which split of which task."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,26 @@ LAYOUTS: dict[str, dict[str, dict[str, list[str]]]] = {
         "root": {"train": ["part-00000-c0.snappy.parquet", "part-00001-c0.snappy.parquet"]}
     },
     "train_10.csv train_9.csv": {"root": {"train": ["train_9.csv", "train_10.csv"]}},
+    # A folder that names a split and a task
+    "d/train_sft/data-00000-of-00001.arrow d/test_sft/data-00000-of-00001.arrow": {
+        "d": {"train": ["d/train_sft/data-00000-of-00001.arrow"], "test": ["d/test_sft/data-00000-of-00001.arrow"]}
+    },
+    "train_law/1.csv law_test/exam.csv train_law/2.csv": {
+        "root": {"train": ["train_law/1.csv", "train_law/2.csv"], "test": ["law_test/exam.csv"]}
+    },
+    "split=train/part-0.csv split=test/part-0.csv": {
+        "root": {"train": ["split=train/part-0.csv"], "test": ["split=test/part-0.csv"]}
+    },
+    # Other languages
+    "训练集.csv 测试集.csv": {"root": {"train": ["训练集.csv"], "test": ["测试集.csv"]}},
+    "Training.csv Testdaten.csv": {"root": {"train": ["Training.csv"], "test": ["Testdaten.csv"]}},
     # Compressed
     "law.jsonl.gz art.csv.zst": {"art": {"train": ["art.csv.zst"]}, "law": {"train": ["law.jsonl.gz"]}},
     # What stands beside
     "law.csv .DS_Store ._law.csv ~$law.csv .~lock.law.csv# law.csv~ test.csv.bak __MACOSX/._law.csv": {
         "law": {"train": ["law.csv"]}
     },
+    "law/train.csv law/metadata.json config.json": {"law": {"train": ["law/train.csv"]}},
     "law/train.csv law/.ipynb_checkpoints/train-checkpoint.csv": {"law": {"train": ["law/train.csv"]}},
     # Words that hold the name of a split are none
     "contest.csv latest.csv": {"contest": {"train": ["contest.csv"]}, "latest": {"train": ["latest.csv"]}},
@@ -108,6 +123,7 @@ def test_files_are_assigned_to_tasks_and_splits(names, tmp_path):
         ("train.csv test.txt", "test.txt: cannot be read"),
         ("train.csv test/part1.xlsx", "part1.xlsx: cannot be read"),
         ("law.xls", "holds no data; .*CSV UTF-8"),
+        ("a/b/c/d/e/train.csv", "holds no data in 4 levels of folders, but .*train.csv"),
         ("law.jsnl", "did you mean '.jsonl'"),
         ("", "holds no data"),
         ("(-).csv", "gives no name for a task"),
@@ -117,6 +133,28 @@ def test_ambiguous_or_unknown_files_are_refused(names, words, tmp_path):
     (tmp_path / "root").mkdir()
     with pytest.raises(UserError, match=words):
         own_files(touch(tmp_path / "root", names))
+
+
+def test_link_to_nothing_and_a_pipe_are_refused_by_name(tmp_path):
+    (tmp_path / "law.csv").symlink_to(tmp_path / "nowhere.csv")
+    with pytest.raises(UserError, match=r"law\.csv: is a link to nothing"):
+        own_files(tmp_path)
+    (tmp_path / "law.csv").unlink()
+    os.mkfifo(tmp_path / "law.csv")
+    with pytest.raises(UserError, match=r"law\.csv: is no file that can be read"):
+        own_files(tmp_path)
+
+
+def test_link_to_a_folder_is_a_task_of_its_own_name(tmp_path):
+    touch(tmp_path, "store/x1/train.csv root/art.csv")
+    (tmp_path / "root" / "law").symlink_to(tmp_path / "store" / "x1")
+    assert list(own_files(tmp_path / "root")) == ["art", "law"]
+
+
+def test_root_that_is_missing_is_refused_with_the_nearest_name(tmp_path):
+    touch(tmp_path, "law.csv")
+    with pytest.raises(UserError, match=r"no such file or directory; did you mean 'law\.csv'\?"):
+        own_files(tmp_path / "lwa.csv")
 
 
 def test_name_of_a_task_is_made_of_the_letters_of_its_file(tmp_path):

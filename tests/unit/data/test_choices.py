@@ -20,6 +20,8 @@ CHOICES = ["red", "Blue", "7", "green"]
         ("²", "index", -1), (float("inf"), "index", -1),
         ("A", "letter", 0), ("d", "letter", 3), ("(B)", "letter", 1), ("C.", "letter", 2), ("E", "letter", -1),
         ("AB", "letter", -1), ("", "letter", -1), (1, "letter", -1),
+        ("Option B", "letter", 1), ("choice_4", "number", 3), ("option", "letter", -1),
+        ("B. Blue", "letter", 1), ("(d) green", "letter", 3), ("B. red", "letter", -1), ("E. red", "letter", -1),
         ("red", "text", 0), (" blue ", "text", 1), ("7", "text", 2), (7, "text", 2), ("7.0", "text", 2),
         ("pink", "text", -1),
     ],
@@ -30,9 +32,12 @@ def test_answer_names_a_choice_or_none(answer, form, index):
 
 @pytest.mark.parametrize(
     ("answer", "choices", "index"),
-    [(True, ["no", "yes"], 1), (False, ["True", "False"], 1), (True, ["x", "y"], -1), (3, ["5", "3.0"], 1)],
-)
-def test_answer_that_is_no_text_is_looked_up_by_its_value(answer, choices, index):
+    [
+        ("New York", ["Rome", "new  york"], 1), ("caf\u00e9", ["tea", "cafe\u0301"], 1), ("STRASSE", ["Weg", "Straße"], 1),
+        (True, ["no", "yes"], 1), (False, ["True", "False"], 1), (True, ["x", "y"], -1), (3, ["5", "3.0"], 1),
+    ],
+)  # fmt: skip
+def test_answer_is_looked_up_by_its_value(answer, choices, index):
     assert choice_index(answer, choices, [], "text") == index
 
 

@@ -42,6 +42,10 @@ def read(path: Path, content: bytes | str) -> tuple[list[dict], list[tuple[int, 
         "".join(f"{'' if i == 0 else i - 1},{line}\n" for i, line in enumerate(table(",").splitlines())),
         table(",").replace("\n", "\n\n"),
         table(",").replace("\n", ",\n", 1).replace("none,A\n", "none,A,\n"),
+        # Blank rows before the header, as sheets have them; spaces behind separators.
+        ",,,\n\n" + table(","),
+        "sep=;\n;;;\n" + table(";"),
+        table(",").replace(",none,", ', "none", '),
         # More commas than semicolons.
         table(";").replace("What is", '"Now, then, what, is').replace("?", '?"'),
     ],
@@ -85,6 +89,18 @@ def test_mark_that_swallows_rows_of_a_csv_costs_one_row_which_is_named(tmp_path)
     assert len(records) == 8
     ((line, reason),) = bad
     assert (line, "ends in line 9" in reason) == (4, True)
+
+
+def test_mark_behind_a_backslash_is_a_letter(tmp_path):
+    rows = [row if i != 2 else [r'"Say \"hi\", now"', *row[1:]] for i, row in enumerate(GOOD)]
+    records, bad = read(tmp_path / "t.csv", table(",", rows))
+    assert ([record["question"] for record in records][2], len(records), bad) == ('Say "hi", now', 9, [])
+
+
+def test_header_that_is_repeated_is_named(tmp_path):
+    content = b"".join(b"\xef\xbb\xbf" + table(",").encode() for _ in range(2))
+    records, bad = read(tmp_path / "t.csv", content)
+    assert (len(records), bad) == (18, [(11, "repeats the header, as in files that were put together")])
 
 
 def test_row_with_another_number_of_fields_is_named_by_its_line(tmp_path):

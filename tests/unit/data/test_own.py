@@ -164,6 +164,15 @@ def test_answer_that_is_no_label_is_refused_with_the_labels(tmp_path):
     assert refusal(tmp_path)[0] == "law.jsonl:20: 'label' must be one of the labels 1, 2, 3, 4, is '5'"
 
 
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [("grey", "'label' is none of the choices, is 'grey'"), ("\u0410", "(CYRILLIC CAPITAL LETTER A)")],
+)
+def test_answer_that_names_no_choice_is_shown(label, words, tmp_path):
+    write(tmp_path / "law.jsonl", rows(20, label=label))
+    assert words in refusal(tmp_path)[0]
+
+
 def held_out(dataset: Dataset) -> tuple[set[str], set[str]]:
     """The questions of validation and test."""
     data = dataset.tasks["law"]

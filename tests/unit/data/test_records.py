@@ -1,5 +1,7 @@
 """Reading the rows of benchmarks: bad rows as file:line: reason, unusual forms, missing files, notes."""
 
+import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.reading.bad_rows import BadRows
+from mosld.data.reading.records import RecordFile
 from mosld.data.reading.sources import read_rows
 from mosld.data.tasks import TASKS
 from tests.helpers import refusals
@@ -80,6 +83,35 @@ def test_row_in_unusual_form_is_read(form, tmp_path):
     task, content, question = READABLE[form]
     rows, errors = read(tmp_path, task, content)
     assert ([row.question for row in rows], errors) == ([question], [])
+
+
+ARRAY = b'[{"question": "One?", "answer": "1"}]'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", ARRAY + b"\n" + ARRAY, r"goes on after its JSON array \(line 2\)"),
+        ("a.json", ARRAY + b'\n{"question": "Two?"}', r"goes on after its JSON array \(line 2\)"),
+        ("a.json", b'{"test": ' + ARRAY + b"}", r"holds rows of 'test', .*call it test\.json"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ("a.csv", b"<!DOCTYPE html><html>404</html>", "is a web page"),
+        ("a.csv", b"PK\x03\x04...", "is a zip file or an Excel sheet"),
+        ("a.jsonl", gzip.compress(ARRAY), r"is compressed by gzip; add \.gz"),
+        ("a.jsonl", b"PAR1...", r"is a parquet file; call it \.parquet"),
+        ("a.csv", "question,answer\n".encode("utf-16-le"), "NUL bytes as UTF-16 without a byte-order mark"),
+    ],
+)
+def test_file_that_is_something_else_is_refused_in_one_line(name, content, words, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        list(RecordFile(tmp_path / name).records())
+
+
+def test_byte_order_marks_inside_a_file_of_lines_are_passed_over(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes((b"\xef\xbb\xbf" + ARRAY[1:-1] + b"\n") * 3)
+    assert [record for _, record in RecordFile(tmp_path / "a.jsonl").records()] == [json.loads(ARRAY)[0]] * 3
 
 
 def test_empty_file_has_no_rows_and_no_errors(tmp_path):
