@@ -64,7 +64,8 @@ def describe() -> str:
     """Each key with its default and meaning."""
     lines: list[str] = []
     for field in dataclasses.fields(PlanKeys):
-        lines += wrapped(f"  {field.name}={format_value(field.default)} ".ljust(KEY_COLUMNS), field.metadata["help"], KEY_COLUMNS)
+        key = f"  {field.name}={format_value(field.default)} ".ljust(KEY_COLUMNS)
+        lines += wrapped(key, field.metadata["help"], KEY_COLUMNS)
     return "\n".join(lines)
 
 

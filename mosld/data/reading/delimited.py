@@ -117,7 +117,7 @@ def _start(text: io.TextIOBase, path: Path) -> tuple[_Lines, str, list[str]]:
     separator = separator or _separator(head[skipped:], path)
     lines.give_back(skipped)
     try:
-        fields = next(_reader(lines, separator), [])
+        fields: list[str] = next(_reader(lines, separator), [])
     except csv.Error as error:
         raise UserError(f"{path}:1: is not the header of a csv file ({error}).") from error
     lines.taken.clear()
@@ -169,10 +169,10 @@ def _swallows_rows(taken: list[str], separator: str, width: int) -> bool:
 def _literal(
     taken: list[str], separator: str, width: int, line: int, fields: "list[str] | RowError"
 ) -> "list[str] | RowError":
-    """What a record is where the csv rules give none.
+    r"""What a record is where the csv rules give none.
 
-    The first line with marks inside a field written \\" (as Spark and MySQL do), or with marks as letters, if it then has
-    all fields; else what is wrong with it.
+    The first line with marks inside a field written \" (as Spark and MySQL do), or with marks as letters, if it then
+    has all fields; else what is wrong with it.
     """
     if '\\"' in taken[0]:
         with suppress(csv.Error, StopIteration):
@@ -191,7 +191,7 @@ def _literal(
     return fields
 
 
-def _reader(lines: Iterable[str], separator: str, escape: str | None = None) -> "csv._reader":
+def _reader(lines: Iterable[str], separator: str, escape: str | None = None) -> Iterator[list[str]]:
     """A strict reader; spaces between a separator and a quotation mark are left out, but in tabs' files."""
     return csv.reader(
         lines, delimiter=separator, strict=True, skipinitialspace=separator != "\t", escapechar=escape,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mosld.common.errors import UserError
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.reading.bad_rows import BadRows
