@@ -39,8 +39,9 @@ def similarity(measure: str) -> Callable[[Measured], float]:
 def specialisation(run: Measured) -> float:
     """The mean over routers with a choice: 0 where tasks take the same experts, 1 where a task names its expert."""
     config, _, numbers = run
-    chosen = [key for key, one in numbers["modules"].items() if len(one["norm"]) > (config.method.top_k or 1)]
-    scores = [numbers["specialisation"][key]["score"] for key in chosen if key in numbers["specialisation"]]
+    shares = next(iter(numbers["use"].values()))
+    chosen = [key for key, share in shares.items() if len(share) > (config.method.top_k or 1)]
+    scores = [numbers["specialisation"][key]["score"] for key in chosen]
     return statistics.fmean(score for score in scores if score is not None)
 
 
