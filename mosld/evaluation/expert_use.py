@@ -68,7 +68,9 @@ class ExpertUse:
         tasks = sorted({packed.task for packed in batch})
         is_task_BK = torch.tensor([[packed.task == task for task in tasks] for packed in batch])
         for modules in modules_by_size.values():
-            measures_MBSF = torch.stack([_measures(routings[module]) for module in modules])
+            # Some models have flattened their tokens, as OPT before its feed-forward layers.
+            by_module = (_measures(routings[module]) for module in modules)
+            measures_MBSF = torch.stack([one.reshape(len(batch), -1, one.shape[-1]) for one in by_module])
             whole_sequences = measures_MBSF.shape[2] == 1
             counts_BS = torch.ones(len(batch), 1) if whole_sequences else questions_per_token(batch)
             counts_BSK = torch.einsum("bs,bk->bsk", counts_BS.float(), is_task_BK.float()).to(measures_MBSF)

@@ -1,17 +1,21 @@
 """Forward passes for scoring: eval mode, batches shared among the processes of a run, and an adapter's inputs."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from mosld.adapters.config import adapter_config, by_prompt
-from mosld.adapters.load import Model
+from mosld.adapters.load import Model, base_model_of
 from mosld.distributed.fsdp import input_device, reshard
 from mosld.distributed.processes import processes
 from mosld.evaluation.packing import Packed, packed_inputs, prompt_mask, unpacked_inputs
 
+# Packed questions are shorter than this (`packing.MAX_SHARED_TOKENS`), and so are the cutoffs of the benchmarks' rows.
+SMALLEST_WINDOW = 4096
 # Wraps the batches of a process, for a progress bar.
 Progress = Callable[[Sequence], Iterable]
 Item = TypeVar("Item")
@@ -57,15 +61,31 @@ def run_batches(
 
 def inputs_for(model: Model, batch: Sequence[Packed], pad_token_id: int) -> dict[str, torch.Tensor]:
     """Keyword arguments of the model's forward for packed questions, on the model's device."""
-    adapter = adapter_config(model)
-    if adapter.is_prompt_learning:
-        inputs = unpacked_inputs(batch, pad_token_id)
-    else:
+    if takes_block_mask(model):
         inputs = packed_inputs(batch, pad_token_id, next(model.parameters()).dtype)
-        if by_prompt(adapter):
-            inputs["prompt_mask"] = prompt_mask(batch)
+    else:
+        inputs = unpacked_inputs(batch, pad_token_id)
+    if by_prompt(adapter_config(model)):
+        inputs["prompt_mask"] = prompt_mask(batch)
     device = input_device(model, processes())
     return {key: tensor.to(device) for key, tensor in inputs.items()}
+
+
+def takes_block_mask(model: Model) -> bool:
+    """Whether options can stand side by side in one sequence: tokens meet in attention alone, under a 4-D mask.
+
+    Models with attention code of their own (Bloom, MPT, Falcon, GPT-J), a recurrent state or a convolution ignore such
+    a mask, or the position ids, without a word; layers with a sliding window (Gemma) see all of it.
+    """
+    if adapter_config(model).is_prompt_learning:
+        return False
+    base = base_model_of(unwrapped(model))
+    config = base.config.get_text_config()
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if slides and config.sliding_window < SMALLEST_WINDOW:
+        return False
+    reads_both = base._supports_attention_backend and "position_ids" in inspect.signature(type(base).forward).parameters
+    return reads_both and not base._is_stateful and not any(isinstance(one, nn.Conv1d) for one in base.modules())
 
 
 def context_length(model: Model) -> int | None:

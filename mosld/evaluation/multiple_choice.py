@@ -13,7 +13,7 @@ from mosld.data.rows import AnyRow, Row
 from mosld.data.tokens.prompts import Encoded
 from mosld.evaluation.correctness import likeliest, likeliest_per_character
 from mosld.evaluation.expert_use import ExpertUse
-from mosld.evaluation.forward import Progress, inputs_for, run_batches, scoring_mode
+from mosld.evaluation.forward import Progress, inputs_for, run_batches, scoring_mode, takes_block_mask
 from mosld.evaluation.packing import Packed, batches, pack, pack_shared_prefix, unpack_options
 
 
@@ -74,12 +74,10 @@ def score_choices(
 
 
 def _pack(model: Model, questions: Sequence[Encoded], max_tokens: int) -> list[Packed]:
-    """Pack as much into one sequence as the adapter allows."""
-    adapter = adapter_config(model)
-    if adapter.is_prompt_learning:
-        # Prefix tuning does not take a block mask.
+    """Pack as much into one sequence as model and adapter allow."""
+    if not takes_block_mask(model):
         return [packed for question in questions for packed in unpack_options(question)]
-    if by_prompt(adapter):
+    if by_prompt(adapter_config(model)):
         # The prompt chooses one expert for a whole sequence.
         return [pack(question) for question in questions]
     return pack_shared_prefix(questions, max_tokens)

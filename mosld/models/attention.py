@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
 from mosld.models.packed_attention import Kernel, RowGroup, attend_by_row, eager_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 SDPA_MIN_TOKENS = 128  # without gradients, sdpa is faster than eager on CPU from here on
 PACKABLE_MODELS = ("llama", "mistral", "qwen2", "qwen3")  # they pass `groups` on, and mix tokens in attention alone
@@ -25,10 +25,20 @@ PACKABLE_MODELS = ("llama", "mistral", "qwen2", "qwen3")  # they pass `groups` o
 registered_kernels: set[str] = set()
 
 
-def resolve_attention(name: str) -> str:
-    """The name under which transformers knows a kernel; auto is sdpa on CUDA, and by the length of the pass on CPU."""
+def resolve_attention(name: str, shape: "PretrainedConfig | None" = None) -> str | None:
+    """The name under which transformers knows a kernel; auto is sdpa on CUDA, and by the length of the pass on CPU.
+
+    Args:
+        shape: of the model. One whose attention takes no other kernels (Bloom, Falcon, GPT-J) keeps transformers' own,
+            and for auto those that transformers chooses, which is None.
+    """
+    model = None if shape is None else MODEL_FOR_CAUSAL_LM_MAPPING.get(type(shape), None)
+    if not getattr(model, "_supports_attention_backend", True):
+        return None if name == "auto" else name
     if name == "auto":
-        name = "sdpa" if torch.cuda.is_available() else "by_length"
+        # Gemma 2 caps its logits, which sdpa does not.
+        on_device = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
+        name = on_device if torch.cuda.is_available() else "by_length"
     return f"mosld_{name}"
 
 
@@ -50,7 +60,8 @@ def by_length(module: nn.Module, q: Tensor, *inputs: Tensor | None, **options: o
     the time with sdpa. Forward alone, sdpa takes half of eager's time from 128 tokens on.
     """
     kernel: Kernel = eager
-    if not torch.is_grad_enabled() and q.shape[-2] >= SDPA_MIN_TOKENS:
+    # sdpa has no soft cap of the logits (Gemma 2).
+    if not torch.is_grad_enabled() and q.shape[-2] >= SDPA_MIN_TOKENS and options.get("softcap") is None:
         kernel = sdpa_attention_forward
     return kernel(module, q, *inputs, **options)
 

@@ -82,11 +82,12 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
             source = f"model.shape={format_value(config.shape)}"
             raise UserError(f"model={config.name}: {source} does not fit: {_reason(error)}") from error
     dtype = resolve_dtype(config.dtype)
-    attention = resolve_attention(config.attention)
+    shape = load_shape(config)
+    attention = resolve_attention(config.attention, shape)
     source, revision = source_of(config)
     try:
         if empty:
-            model = empty_model(load_shape(config), dtype, attention)
+            model = empty_model(shape, dtype, attention)
             # A checkpoint need not have one.
             with suppress(OSError):
                 model.generation_config = GenerationConfig.from_pretrained(source, revision=revision or "main")
@@ -127,6 +128,11 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise UserError(_explain(config, error)) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"model={config.name}: the tokenizer of {source} has no end token, so no answer would have an end; name it "
+            "as eos_token in its tokenizer_config.json."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -225,10 +231,9 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 def _random(config: ModelConfig, empty: bool) -> PreTrainedModel:
     dtype = resolve_dtype(config.dtype)
-    attention = resolve_attention(config.attention)
-    model = (
-        empty_model(transformers_config(config), dtype, attention) if empty else random_model(config, dtype, attention)
-    )
+    shape = transformers_config(config)
+    attention = resolve_attention(config.attention, shape)
+    model = empty_model(shape, dtype, attention) if empty else random_model(config, dtype, attention)
     return quantized_copy(model, config.quantize, dtype, attention) if config.quantize else model
 
 

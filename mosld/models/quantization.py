@@ -23,7 +23,9 @@ def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def quantized_copy(model: PreTrainedModel, name: str, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
+def quantized_copy(
+    model: PreTrainedModel, name: str, dtype: torch.dtype, attn_implementation: str | None
+) -> PreTrainedModel:
     """A model of random weights in 4 or 8 bits. bitsandbytes quantizes while it reads, so weights are saved first."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)

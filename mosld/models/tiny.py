@@ -10,7 +10,7 @@ from mosld.models.config import transformers_config
 SPECIAL_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
 
-def random_model(config: ModelConfig, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
+def random_model(config: ModelConfig, dtype: torch.dtype, attn_implementation: str | None) -> PreTrainedModel:
     """A model of the config's shape; its weights are the same in every process, and the global RNG is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

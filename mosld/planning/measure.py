@@ -16,7 +16,7 @@ from mosld.adapters.moa import freeze_experts
 from mosld.config.method_checks import experts_of, row_indices
 from mosld.config.schema import Config
 from mosld.models.attention import resolve_attention
-from mosld.models.config import meta_model
+from mosld.models.config import meta_model, transformers_config
 from mosld.models.load import resolve_dtype
 from mosld.planning.dry_run import FUSED, BatchShape, DeviceMode, StepCost, dry_step
 from mosld.planning.layouts import ModelBytes
@@ -74,7 +74,8 @@ def _adapted(config: Config, accelerator: bool) -> "PreTrainedModel | PeftModel"
     dtype = config.model.dtype
     fused = attention == "sdpa" or (accelerator and attention == "auto")
     wanted = torch.bfloat16 if accelerator and dtype == "auto" else resolve_dtype(dtype)
-    model = meta_model(config.model, wanted, FUSED if fused else resolve_attention("eager"))
+    kernel = FUSED if fused else resolve_attention("eager", transformers_config(config.model))
+    model = meta_model(config.model, wanted, kernel)
     with torch.device("meta"):
         return adapt_with(model, config.method, config.allocation, seed=None)
 

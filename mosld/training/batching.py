@@ -163,10 +163,9 @@ class BatchBuilder:
         self.domains = domains
         self.device = device
         self.overhead = CPU_PASS_OVERHEAD_TOKENS if device.type == "cpu" else GPU_PASS_OVERHEAD_TOKENS
-        self._heads = (
-            config.num_attention_heads,
-            getattr(config, "num_key_value_heads", config.num_attention_heads),
-        )
+        # Models without attention, as Mamba, have no heads; their rows are not packed.
+        heads = getattr(config, "num_attention_heads", 0)
+        self._heads = (heads, getattr(config, "num_key_value_heads", heads))
         # A compiled graph for one group of rows serves all steps; a graph for two does not.
         self._two_groups = not has_compiled(model)
 

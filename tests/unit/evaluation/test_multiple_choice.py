@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from mosld.adapters.load import Model
 from mosld.data.rows import Row
@@ -12,6 +13,7 @@ from mosld.data.tokens.prompts import Encoded, PromptEncoder
 from mosld.evaluation.expert_use import ExpertUse
 from mosld.evaluation.multiple_choice import ChoicePrediction, score_choices
 from mosld.evaluation.packing import batches, pack, pack_shared_prefix, shared_prefix_length
+from mosld.models.attention import resolve_attention
 from tests.helpers.methods import BY_NAME
 
 PAD = 259
@@ -63,6 +65,40 @@ def rounding_bound(model: Model, questions: Sequence[Encoded]) -> float:
 def test_packed_scores_equal_one_forward_pass_per_option(model, tokenizer, style, batch_tokens):
     encoded = PromptEncoder(tokenizer, style).encode(rows())
     scores = [prediction.scores for prediction in score_choices(model, encoded, PAD, batch_tokens)]
+    naive = [one_by_one(model, question) for question in encoded]
+    assert largest_difference(scores, naive) <= rounding_bound(model, encoded)
+
+
+LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SHAPES = {
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 512},
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+    "opt": {**LAYERS, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "gemma2": {**LAYERS, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16},
+    "gemma3_text": {**LAYERS, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16, "num_hidden_layers": 6},
+    "lfm2": {**LAYERS, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
+    "phi": LAYERS,
+    "gpt_neox": LAYERS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", SHAPES)
+def test_scores_of_any_architecture_equal_one_forward_pass_per_option(architecture, tokenizer):
+    config = AutoConfig.for_model(
+        architecture, vocab_size=260, bos_token_id=256, eos_token_id=257, pad_token_id=PAD, **SHAPES[architecture]
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=resolve_attention("auto", config)).eval()
+    # Larger than the usual deviation of .02, so that what a token attends to shows in its logits.
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.2)
+    encoded = PromptEncoder(tokenizer, "cloze").encode(rows())
+    scores = [prediction.scores for prediction in score_choices(model, encoded, PAD, 700)]
     naive = [one_by_one(model, question) for question in encoded]
     assert largest_difference(scores, naive) <= rounding_bound(model, encoded)
 
