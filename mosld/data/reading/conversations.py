@@ -16,17 +16,18 @@ ROLES = {
 }  # fmt: skip
 
 
-def read_conversation(values: Sequence[object], system: str) -> JsonObject:
+def read_conversation(values: Sequence[object], system: object) -> JsonObject:
     """The fields of a reply: the last turn, with the system prompt and the turns before it.
 
     Args:
         values: lists of messages that follow each other, or their JSON.
-        system: what a column of its own says.
+        system: what a column of its own says: a text, or its parts.
 
     Raises:
         RowError: the messages are no turns of a user and an assistant, one after the other.
     """
     messages = [_message(message) for value in values for message in _list(value)]
+    system = _text(system or "", "the system prompt")
     if messages and messages[0][0] == "system":
         inner = messages.pop(0)[1]
         if system and inner != system:
@@ -91,11 +92,16 @@ def _message(message: object) -> tuple[str, str]:
     if any(message.get(key) for key in ("tool_calls", "function_call")):
         raise RowError("a message calls a tool; calls of tools are not trained on")
     text = next((message[key] for key in ("content", "value", "text") if message.get(key) is not None), None)
-    if isinstance(text, list):
-        text = "".join(map(_part, text))
-    if not isinstance(text, str):
-        raise RowError(f"the text of a message must be text, is {type_name(text)}")
-    return role, text.strip()
+    return role, _text(text, "the text of a message").strip()
+
+
+def _text(value: object, name: str) -> str:
+    """A text, or one in parts."""
+    if isinstance(value, list):
+        value = "".join(map(_part, value))
+    if not isinstance(value, str):
+        raise RowError(f"{name} must be text, is {type_name(value)}")
+    return value
 
 
 def _part(part: object) -> str:

@@ -25,6 +25,7 @@ from mosld.data.reading.values import is_missing, text_of
 # The names under which a field is looked for, first the project's own; case, spaces and underscores do not matter.
 ALIASES = {
     "id": ("id",),
+    "split": ("split",),
     "context": ("context", "passage", "article", "story"),
     "system": ("system", "system_prompt"),
     "question": ("question", "question_stem", "stem", "prompt", "instruction", "query", "problem", "input", "inputs"),
@@ -54,11 +55,13 @@ REQUIRED = {
     "text": ("text",),
 }
 OPTIONAL = {
-    "choice": ("id", "context"),
-    "solution": ("id", "context"),
-    "reply": ("id", "context", "system", "history", "tools"),
-    "text": ("id",),
+    "choice": ("id", "split", "context"),
+    "solution": ("id", "split", "context"),
+    "reply": ("id", "split", "context", "system", "history", "tools"),
+    "text": ("id", "split"),
 }
+# What makes no form.
+ASIDE = ("id", "split", "tools")
 # The field that makes a row one of a kind, in the order in which they are looked for.
 KIND_OF_FIELD = {"messages": "reply", "choices": "choice", "final": "solution", "response": "reply", "text": "text"}
 _CHOICE_COLUMN = re.compile(r"(option|choice|opt|op|answer|ans|sol|ending)?[ _-]*([a-j]|[0-9])", re.IGNORECASE)
@@ -132,7 +135,7 @@ class Form:
                 values = [_getter(name)(raw) for name in _names(self.columns["messages"])]
                 if _ABSENT in values:
                     raise RowError("has no 'messages'")
-                record |= read_conversation(values, str(record.get("system") or ""))
+                record |= read_conversation(values, record.get("system"))
             elif "history" in getters:
                 history = getters["history"](raw)
                 record["history"] = read_history(None if history is _ABSENT else history)
@@ -268,7 +271,7 @@ def _kind(
 ) -> str:
     """The kind of the rows: first the columns that are mapped decide, then those of the file."""
     if not mapped:
-        _refuse_preferences({column.lower() for column in columns})
+        _refuse_other_rows({column.lower() for column in columns})
     for names in (mapped, fields):
         for name, kind in KIND_OF_FIELD.items():
             # Plain text would lose a label beside it.
@@ -297,8 +300,14 @@ def _kind(
     )
 
 
-def _refuse_preferences(columns: set[str]) -> None:
-    """Refuse rows that say which replies are good: to train on all of them would be wrong."""
+def _refuse_other_rows(columns: set[str]) -> None:
+    """Refuse rows that would be read wrongly: single messages, and replies that are called good or bad."""
+    for message in ({"role", "content"}, {"from", "value"}):
+        if message <= columns:
+            raise UserError(
+                f"holds one message a row ({', '.join(sorted(message))}); put all messages of a conversation into one "
+                "row: messages: [{role: user, content: ...}, {role: assistant, content: ...}]"
+            )
     if {"chosen", "rejected"} <= columns:
         raise UserError(
             "holds preference pairs (chosen, rejected), which are not trained on; to train on the chosen replies give "
@@ -340,7 +349,5 @@ def _form(
     if kind == "reply" and "context" not in taken and fields.get("question") == "instruction" and "input" in columns:
         taken["context"] = "input"
     words = {"choice": "multiple-choice questions", "solution": "worked solutions", "reply": "replies", "text": "texts"}
-    shown = ", ".join(
-        name for field, column in taken.items() if field not in ("id", "tools") for name in _names(column)
-    )
+    shown = ", ".join(name for field, column in taken.items() if field not in ASIDE for name in _names(column))
     return Form(kind, f"{'conversations' if conversation else words[kind]} ({shown})", taken, marks)

@@ -18,7 +18,7 @@ import numpy
 from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
 from mosld.config.checks import maps_by_task
-from mosld.config.local_files import Files, own_files
+from mosld.config.local_files import Files, named_split, own_files
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.leaks import Record
 from mosld.data.reading.bad_rows import BadRows, RowError, quoted
@@ -146,7 +146,7 @@ class _TaskReader:
         self.task = replace(self.task, kind=kind)
         read = {
             split: [
-                self._read_file(path, forms[path], f"{split}/{number}" if len(paths) > 1 else split)
+                self._read_file(path, forms[path], split, f"{split}/{number}" if len(paths) > 1 else split)
                 for number, path in enumerate(paths)
             ]
             for split, paths in self.files.items()
@@ -191,7 +191,7 @@ class _TaskReader:
         # Records that are no objects, each of which is reported.
         return Form("choice", "rows", {name: name for name in REQUIRED["choice"]})
 
-    def _read_file(self, path: Path, form: Form, prefix: str) -> _ReadFile:
+    def _read_file(self, path: Path, form: Form, split: str, prefix: str) -> _ReadFile:
         file = _ReadFile(path, form, RowTableBuilder(self.name, KINDS[form.kind]))
         read = form.reader()
         for line, raw in RecordFile(path).records(form.roots):
@@ -199,6 +199,8 @@ class _TaskReader:
                 if isinstance(raw, ValueError):
                     raise raw
                 record = read(raw, f"{prefix}/{line}") if isinstance(raw, dict) else raw
+                if isinstance(record, dict):
+                    _check_split(record.pop("split", None), split)
                 answer, labels = None, []
                 if form.kind == "choice" and isinstance(record, dict) and record.get("answer") is not None:
                     answer, labels = record["answer"], record.pop("labels")
@@ -250,6 +252,16 @@ class _TaskReader:
                 shown += f" ({unicodedata.name(letter, 'no letter')})"
             self.bad.add(file.path, file.lines[row], RowError(f"'{name}' {reason}, is {shown}", f"'{name}' {reason}"))
         return indices
+
+
+def _check_split(value: object, split: str) -> None:
+    """Refuse a row that is said to be of another split than its file."""
+    said = named_split(value) if isinstance(value, str) else None
+    if said not in (None, split):
+        raise RowError(
+            f"'split' says {said}, and the rows of this file are read as {split}; write the rows of each split to a "
+            "file of its name, or leave the column aside with data.columns={split: null}"
+        )
 
 
 # What an answer that names no choice should have been.

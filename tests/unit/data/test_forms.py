@@ -57,6 +57,7 @@ FORMS: dict[str, tuple[dict, object]] = {
         {"question": CHOICE.question, "choices": {"label": ["A", "B"], "text": ["6", "none"]}, "answerKey": "A"},
         CHOICE,
     ),
+    "a system prompt in parts": ({"messages": openai()[1:], "system": [{"text": "Be "}, {"text": "short."}]}, TURNS),
     "stem": ({"question": {"stem": CHOICE.question, "choices": NESTED}, "answerKey": "A"}, CHOICE),
     "JSON in a cell": ({"question": CHOICE.question, "choices": '["6", "none"]', "answer": "A"}, CHOICE),
     "Python in a cell": ({"question": CHOICE.question, "choices": "['6', 'none']", "answer": "A"}, CHOICE),
@@ -216,6 +217,10 @@ USER = {"role": "user", "content": "a"}
         ({"messages": []}, "must begin with what the user says"),
         ({"messages": "Hi."}, "must be a list of messages, is text"),
         ({"messages": openai(), "system": "Be long."}, "a system prompt of its own"),
+        ({"messages": openai()[1:], "system": [{"image": "x"}]}, "more than text"),
+        ({"messages": openai()[1:], "system": {"a": 1}}, "the system prompt must be text, is an object"),
+        ({"role": "user", "content": "Hi."}, "holds one message a row"),
+        ({"from": "human", "value": "Hi."}, "holds one message a row"),
     ],
 )  # fmt: skip
 def test_form_that_is_not_read_is_refused_in_one_line(record, words, tmp_path):
@@ -233,6 +238,15 @@ def test_only_some_answers_with_a_final_number_are_refused_with_both_fixes(tmp_p
     with pytest.raises(UserError, match=r"in 10 of the first 12 rows.*data.columns=\{response: answer\}"):
         load(tmp_path)
     assert load(tmp_path, columns={"response": "answer"}).tasks["law"].task.kind == "reply"
+
+
+@pytest.mark.parametrize("said", ["test", "TEST", "val"])
+def test_rows_that_name_another_split_are_not_trained_on(said, tmp_path):
+    rows = [{**row, "split": "train" if i < 10 else said} for i, row in enumerate(records("letter"))]
+    write_lines(tmp_path / "law", rows)
+    with pytest.raises(UserError, match=r"'split' says (test|validation).*read as train"):
+        load(tmp_path)
+    assert load(tmp_path, columns={"split": None}).tasks["law"].train
 
 
 def test_nested_column_is_named_with_dots(tmp_path):
