@@ -5,6 +5,7 @@ Every fault of an adapter's files is an error, so that no score is computed from
 
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +19,7 @@ from mosld.adapters.config import MosldConfig
 from mosld.adapters.router import Router
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
-from mosld.common.machine import time_limit
+from mosld.common.machine import foreign_code, time_limit
 from mosld.common.reading import load_json
 from mosld.models.load import not_finite
 from mosld.models.quantization import count_weights
@@ -37,18 +38,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """
     check_weights_file(folder)
     config = load_json(folder / "adapter_config.json", JsonObject)
-    try:
+    with foreign_code(partial(_explain, folder)):
         _check_patterns(config, model)
         with warnings.catch_warnings():  # missing weights are an error below
             warnings.simplefilter("ignore", UserWarning)
             adapted = PeftModel.from_pretrained(model, str(folder))
         saved = load_file(folder / WEIGHTS_FILE)
         _require_loaded(adapted, saved, folder)
-    except UserError:
-        raise
-    # What PEFT raises of a field of the wrong type may be anything.
-    except Exception as error:
-        raise _unloadable(folder, error) from error
     return adapted
 
 
@@ -59,23 +55,18 @@ def load_into(adapted: PeftModel, folder: Path) -> None:
         UserError: as `load_adapter`.
     """
     check_weights_file(folder)
-    try:
+    with foreign_code(partial(_explain, folder)):
         saved = load_file(folder / WEIGHTS_FILE)
         set_peft_model_state_dict(adapted, saved)
         config = adapted.active_peft_config
         if isinstance(config, MosldConfig):
             config.grown = cast(MosldConfig, MosldConfig.from_pretrained(str(folder))).grown
-    except UserError:
-        raise
-    # What PEFT raises of a field of the wrong type may be anything.
-    except Exception as error:
-        raise _unloadable(folder, error) from error
-    _require_loaded(adapted, saved, folder)
+        _require_loaded(adapted, saved, folder)
 
 
-def _unloadable(folder: Path, error: BaseException) -> UserError:
+def _explain(folder: Path, error: BaseException) -> str:
     reason = str(error).strip().splitlines()
-    return UserError(f"{folder}: is damaged or belongs to another base model: {' '.join(reason[:2])}")
+    return f"{folder}: is damaged or belongs to another base model: {' '.join(reason[:2])}"
 
 
 def _require_loaded(adapted: PeftModel, saved: dict[str, torch.Tensor], folder: Path) -> None:

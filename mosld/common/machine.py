@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -48,6 +48,24 @@ def _launcher_faults() -> list[str]:
     if count > 1 and missing:
         faults.append(f"WORLD_SIZE={count}: without {', '.join(missing)}; {ADVICE}.")
     return faults
+
+
+@contextmanager
+def foreign_code(explain: Callable[[BaseException], str]) -> Iterator[None]:
+    """Make one message of whatever a library raises of a foreign file; `explain` writes it.
+
+    Raises:
+        UserError: the message.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        # A panic of a library written in Rust (tokenizers, safetensors) is no Exception, and has no public class.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(explain(error)) from error
 
 
 @contextmanager

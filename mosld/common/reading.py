@@ -1,11 +1,14 @@
 """The one place that reads JSON and YAML that others may have written: of the right shape, or one message."""
 
+import errno
 import json
+import os
+import stat
 from collections.abc import Hashable
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import yaml
 
@@ -18,6 +21,8 @@ T = TypeVar("T")
 # A short YAML file can name its parts again and again, and grow to any size when it is read.
 MAX_YAML_NODES = 1_000_000
 MAX_YAML_DEPTH = 100
+# Of a file that is read as a whole.
+MAX_BYTES = 2**30
 # libyaml where it is there.
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -40,7 +45,7 @@ def load_json(path: Path, shape: type[T]) -> T:
     Raises:
         UserError: the file cannot be read, is no JSON, or has another shape.
     """
-    return require_shape(parse_json(_content(path), path), shape, path)
+    return require_shape(parse_json(read_text(path), path), shape, path)
 
 
 def load_yaml(path: Path) -> dict[str, object]:
@@ -64,7 +69,7 @@ def check_yaml(path: Path) -> str:
     Raises:
         UserError: as `load_yaml`.
     """
-    text = _content(path)
+    text = read_text(path)
     try:
         if _aliases(text):
             _require_finite(cast("yaml.Node", yaml.compose(text, Loader=YamlLoader)))
@@ -141,10 +146,41 @@ def _adapter(shape: Hashable) -> "TypeAdapter":
     return TypeAdapter(cast("type", shape))
 
 
-def _content(path: Path) -> str:
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, which would keep its reader waiting, or a device.
+    """
+    # Windows has no such pipes.
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.ENXIO, "it is no regular file", str(path))
+    return file
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        UserError: it cannot be read, is no UTF-8, or has more than `MAX_BYTES`.
+    """
     try:
-        return path.read_bytes().decode("utf-8")
+        with open_file(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise UserError(f"{path}: is damaged: it has more than {MAX_BYTES:,} bytes.")
+            return file.read().decode("utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is damaged: byte {error.start} is no UTF-8.") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file of JSON objects; what else ends a line in Unicode may stand within one.
+
+    Raises:
+        UserError: as `read_text`.
+    """
+    return [line for line in read_text(path).split("\n") if line]

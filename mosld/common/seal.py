@@ -21,6 +21,7 @@ from pathlib import Path
 from mosld.common import files
 from mosld.common.files import MANIFEST, FileState, JsonObject, damage, file_state
 from mosld.common.process import is_main
+from mosld.common.reading import read_text
 
 # What of a run directory is sealed; other names at its top are the user's.
 SEALED_FILES = (
@@ -253,9 +254,9 @@ def seal_of(path: Path) -> Seal:
 def _read(path: Path) -> tuple[str, JsonObject]:
     """The text of a file and the JSON object in it; an empty one where it is missing or damaged."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         tree = json.loads(text)
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return "", {}
     return text, tree if isinstance(tree, dict) else {}
 
@@ -296,7 +297,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _faults(root: Path, name: str, states: States) -> Iterator[str]:
-    state = file_state(root / name)
+    state = file_state(root / name, states)
     folder = Path(name).parent
     if state in states:
         if Path(name).name == MANIFEST and state is not None:

@@ -3,22 +3,27 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from mosld.common.errors import UserError
+from mosld.common.machine import foreign_code, time_limit
 from mosld.config.schema import ModelConfig
+
+# Hundreds of layers take a second, on a busy machine ten.
+SHAPE_SECONDS = 20.0
+# Of what a library says.
+MAX_REASON = 500
 
 
 def transformers_config(config: ModelConfig) -> PretrainedConfig:
     """The transformers config that `architecture` and `shape` describe, else that of the checkpoint."""
     source = config.path or (None if config.shape else config.hub)
-    try:
+    subject = f"model={config.name}: {source or 'model.architecture, model.shape'}"
+    with (
+        foreign_code(lambda error: f"{subject}: {' '.join(str(error).split())[:MAX_REASON]}"),
+        time_limit(SHAPE_SECONDS, subject),
+    ):
         if source:
             revision = None if config.path else config.revision
             return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         return AutoConfig.for_model(str(config.architecture), **config.shape)
-    # What transformers raises of a field of the wrong type may be anything.
-    except Exception as error:
-        source = source or "model.architecture, model.shape"
-        raise UserError(f"model={config.name}: {source}: {' '.join(str(error).split())}") from error
 
 
 def meta_model(config: ModelConfig, dtype: torch.dtype | None = None, attention: str | None = None) -> PreTrainedModel:
@@ -34,5 +39,5 @@ def meta_model(config: ModelConfig, dtype: torch.dtype | None = None, attention:
 
 def empty_model(shape: PretrainedConfig, dtype: torch.dtype | None, attn_implementation: str | None) -> PreTrainedModel:
     """A causal language model on the meta device."""
-    with torch.device("meta"):
+    with time_limit(SHAPE_SECONDS, "making a model of this shape"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation=attn_implementation)

@@ -5,8 +5,10 @@ Remote code is never run, and pickled weights are never loaded.
 
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 from transformers import (
     AutoConfig,
@@ -22,6 +24,7 @@ from transformers.utils.hub import cached_file, cached_files
 from typing_extensions import TypedDict
 
 from mosld.common.errors import UserError, explain_hub_error, format_value
+from mosld.common.machine import foreign_code, time_limit
 from mosld.common.network import hub_outage
 from mosld.common.process import is_main
 from mosld.common.reading import load_json
@@ -32,13 +35,14 @@ from mosld.distributed.launch import launch, missing_packages
 from mosld.distributed.processes import Processes
 from mosld.distributed.zero import partition
 from mosld.models.attention import resolve_attention
-from mosld.models.config import empty_model, transformers_config
+from mosld.models.config import MAX_REASON, SHAPE_SECONDS, empty_model, transformers_config
 from mosld.models.embedded import Working, embedded_checkpoint
 from mosld.models.quantization import keep_packing, quantization_config, quantized_copy
 from mosld.models.tiny import byte_tokenizer, random_model
 
-# Of what a library says.
-MAX_REASON = 500
+# Words, digits, spaces and repetition.
+SAMPLE = f"The quick brown fox, 12,345 times:\n\n  {'a' * 64} {'-' * 16}!"
+BYTES_PER_RANDOM_WEIGHT = 4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 BaseModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -72,20 +76,15 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
         raise UserError(*missing)
     tokenizer = load_tokenizer(config)
     if config.kind == "random" and not config.path:
-        try:
-            random = keep_packing(_random(config, empty)).eval(), tokenizer
-            return _tried(*random, empty)
-        except UserError:
-            raise
         # A shape that does not fit is found where it is multiplied.
-        except Exception as error:
-            source = f"model.shape={format_value(config.shape)}"
-            raise UserError(f"model={config.name}: {source} does not fit: {_reason(error)}") from error
+        subject = f"model={config.name}: model.shape={format_value(config.shape)}"
+        with foreign_code(lambda error: f"{subject} does not fit: {_reason(error)}"):
+            return _tried(keep_packing(_random(config, empty)).eval(), tokenizer, empty)
     dtype = resolve_dtype(config.dtype)
     shape = load_shape(config)
     attention = resolve_attention(config.attention, shape)
     source, revision = source_of(config)
-    try:
+    with foreign_code(partial(_explain, config)):
         if empty:
             model = empty_model(shape, dtype, attention)
             # A checkpoint need not have one.
@@ -104,9 +103,6 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
             )
         if config.path:
             _tried(model, tokenizer, empty)
-    # What a library raises of a foreign file may be anything.
-    except Exception as error:
-        raise UserError(_explain(config, error)) from error
     if not empty and (name := not_finite(model.named_parameters())):
         raise UserError(
             f"model={config.name}: {config.path or source} holds NaN or inf in {name}: every number computed with it "
@@ -124,10 +120,10 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     if config.kind == "random" and not config.path:
         return byte_tokenizer()
     source, revision = source_of(config)
-    try:
+    with foreign_code(partial(_explain, config)):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except Exception as error:
-        raise UserError(_explain(config, error)) from error
+        # What is wrong with its rules may show only in use.
+        tokenizer.decode(tokenizer(SAMPLE).input_ids)
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"model={config.name}: the tokenizer of {source} has no end token, so no answer would have an end; name it "
@@ -147,10 +143,8 @@ def load_shape(config: ModelConfig) -> PretrainedConfig:
     if config.kind == "random" and not config.path:
         return transformers_config(config)
     source, revision = source_of(config)
-    try:
+    with foreign_code(partial(_explain, config)), time_limit(SHAPE_SECONDS, f"model={config.name}: its config.json"):
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except Exception as error:
-        raise UserError(_explain(config, error)) from error
 
 
 @torch.no_grad()
@@ -188,10 +182,8 @@ def have_weights(config: ModelConfig, working: Working) -> None:
         embedded_checkpoint(working)
     # With a sharded base, the main process sends the others their weights.
     elif config.kind == "hub" and (is_main() or not launch().sharded_base):
-        try:
+        with foreign_code(partial(_explain, config)):
             download(*source_of(config))
-        except OSError as error:
-            raise UserError(_explain(config, error)) from error
 
 
 class _Index(TypedDict):
@@ -233,7 +225,17 @@ def _random(config: ModelConfig, empty: bool) -> PreTrainedModel:
     dtype = resolve_dtype(config.dtype)
     shape = transformers_config(config)
     attention = resolve_attention(config.attention, shape)
-    model = empty_model(shape, dtype, attention) if empty else random_model(config, dtype, attention)
+    model = empty_model(shape, dtype, attention)
+    weights = sum(weight.numel() for weight in model.parameters())
+    needed = weights * BYTES_PER_RANDOM_WEIGHT
+    memory = psutil.virtual_memory().total
+    if needed > memory and not empty:
+        raise UserError(
+            f"model={config.name}: model.shape has {weights:,} weights, which take {needed / 2**30:,.0f} GiB; this "
+            f"machine has {memory / 2**30:,.0f} GiB of memory."
+        )
+    if not empty:
+        model = random_model(config, dtype, attention)
     return quantized_copy(model, config.quantize, dtype, attention) if config.quantize else model
 
 
@@ -264,13 +266,13 @@ def _tried(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, empty: bo
     return model, tokenizer
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What a library says, in one line of bounded length."""
     kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
     return f"{kind}{' '.join(str(error).split())[:MAX_REASON]}"
 
 
-def _explain(config: ModelConfig, error: Exception) -> str:
+def _explain(config: ModelConfig, error: BaseException) -> str:
     if config.path or config.kind != "hub":
         return f"model={config.name}: {config.path or 'the cached checkpoint'} cannot be loaded: {_reason(error)}"
     reason = explain_hub_error(str(config.hub), error, "without a network give a local checkpoint with model.path=DIR")

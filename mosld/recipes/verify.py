@@ -9,7 +9,7 @@ from pathlib import Path
 from mosld.common.errors import UserError
 from mosld.common.files import MANIFEST, JsonObject, read_json
 from mosld.common.process import silence_libraries
-from mosld.common.reading import load_yaml
+from mosld.common.reading import load_yaml, read_lines
 from mosld.config.fields import build
 from mosld.config.identity import identity
 from mosld.config.schema import Config
@@ -196,9 +196,9 @@ def _check_scores(run: RunDirectory) -> tuple[list[str], str]:
 
 def _score_faults(name: str, path: Path, prompt: str, recorded: JsonObject) -> list[str]:
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        records = [json.loads(line) for line in read_lines(path)]
         score = score_task(list(map(_prediction, records)), prompt, by_subject="by_subject" in recorded)
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError) as error:
         return [f"{name}: no score can be computed from it ({type(error).__name__})"]
     wrong = [key for key, value in score.items() if recorded.get(key) != value]
     return [f"{name} gives {key} {score[key]}, results.json says {recorded.get(key)}" for key in wrong[:1]]  # type: ignore[literal-required]

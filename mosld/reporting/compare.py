@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mosld.common.files import JsonObject
-from mosld.common.reading import parse_json, require_shape
+from mosld.common.reading import parse_json, read_lines, require_shape
 from mosld.common.seal import seal_of
 from mosld.config.schema import LETTER_PROMPTS
 from mosld.reporting.blocks import Block, Row
@@ -76,10 +76,8 @@ class Predictions:
             path = run.path / "predictions" / f"{task}.jsonl"
             try:
                 self._read[key] = _read_correct(path, run, task)
-            except FileNotFoundError:
-                self.problems[path] = "missing"
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self.problems[path] = f"damaged ({error})"
+            except (ValueError, KeyError, TypeError) as error:
+                self.problems[path] = f"damaged ({error})" if path.exists() else "missing"
         return self._read[key]
 
     def differences(self, runs: Mapping[int, Run], others: Mapping[int, Run], task: str) -> Floats | None:
@@ -102,7 +100,7 @@ class Predictions:
 def _read_correct(path: Path, run: Run, task: str) -> dict[str, bool]:
     if fault := seal_of(run.path).fault(path):
         raise ValueError(fault)
-    records = [require_shape(parse_json(line, path), JsonObject, path) for line in path.read_bytes().splitlines()]
+    records = [require_shape(parse_json(line, path), JsonObject, path) for line in read_lines(path)]
     # As in evaluation: likelihood per character where the answer is the option's text, plain where it is a letter.
     per_character = run.prompt not in LETTER_PROMPTS and records and "normalised_correct" in records[0]
     key = "normalised_correct" if per_character else "correct"

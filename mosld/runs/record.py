@@ -13,13 +13,14 @@ from mosld.common.reading import load_json, parse_json, require_shape
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+Items = Annotated[int, Field(ge=1)]
 
 
 class TaskScore(TypedDict, total=False):
     """Accuracy on one task as a share of 1, and its number of test items; other scores of worked solutions."""
 
     accuracy: Required[Share]
-    n: Count
+    n: Items
     strict: Share
     flexible: Share
 
@@ -29,7 +30,7 @@ class WholeScore(TypedDict, total=False):
 
     accuracy: Required[Share]
     stderr: Required[float]
-    n: Required[Count]
+    n: Required[Items]
     stderr_strict: float
     stderr_flexible: float
     by_category: "dict[str, WholeScore]"
@@ -95,7 +96,7 @@ def whole_results(path: Path) -> JsonObject | None:
         require_shape(tree, WholeResults, path)
     except UserError:
         return None
-    return tree
+    return None if tree["scores"] and tree["average"] is None else tree
 
 
 class BaseScores(TypedDict):

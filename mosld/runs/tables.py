@@ -50,10 +50,11 @@ def results_table(results: JsonObject) -> RenderableType:
         base = base_scores.get(task)
         _add_row(table, task, score, base)
         for name in ("strict", "flexible"):
-            if name in score and (not base or name in base):
-                _add_row(table, f"  {name}", _other(score, name), base and _other(base, name))
+            other, base_other = _other(score, name), _other(base or {}, name)
+            if other and (base_other or not base):
+                _add_row(table, f"  {name}", other, base_other)
         for name, part in score.get("by_category", {}).items():
-            _add_row(table, f"  {name}", part, base and base["by_category"][name])
+            _add_row(table, f"  {name}", part, base and base.get("by_category", {}).get(name))
     table.add_section()
     average = 100 * results["average"]
     base_average = 100 * (results.get("base_average") or 0)
@@ -72,7 +73,7 @@ def results_table(results: JsonObject) -> RenderableType:
 
 def _with_parts(score: JsonObject) -> Iterator[JsonObject]:
     yield score
-    yield from (_other(score, name) for name in ("strict", "flexible") if name in score)
+    yield from (other for name in ("strict", "flexible") if (other := _other(score, name)))
     for parts in ("by_category", "by_subject"):
         yield from score.get(parts, {}).values()
 
@@ -99,9 +100,10 @@ def _add_row(table: Table, name: str, score: JsonObject, base: JsonObject | None
         table.add_row(name, str(score["n"]), accuracy_text(score))
 
 
-def _other(score: JsonObject, name: str) -> JsonObject:
-    """The score that lm-evaluation-harness would give: `strict` or `flexible`."""
-    return {"accuracy": score[name], "stderr": score[f"stderr_{name}"], "n": score["n"]}
+def _other(score: JsonObject, name: str) -> JsonObject | None:
+    """The score that lm-evaluation-harness would give, `strict` or `flexible`, where it is whole."""
+    error = f"stderr_{name}"
+    return {"accuracy": score[name], "stderr": score[error], "n": score["n"]} if {name, error} <= score.keys() else None
 
 
 def _subject_tables(scores: JsonObject, base_scores: JsonObject) -> Iterator[RenderableType]:
@@ -111,9 +113,9 @@ def _subject_tables(scores: JsonObject, base_scores: JsonObject) -> Iterator[Ren
             continue
         table = _score_table(f"{task} by subject", base_scores)
         base = base_scores.get(task, {}).get("by_subject", {})
-        for category in score["by_category"]:
+        for category in score.get("by_category", {}):
             table.add_section()
-            for name in (name for name in score["by_subject"] if CATEGORY[name] == category):
+            for name in (name for name in score["by_subject"] if CATEGORY.get(name) == category):
                 _add_row(table, name, score["by_subject"][name], base.get(name))
         yield table
         yield independent_note(score["by_subject"], average=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from mosld.common.errors import UserError
-from mosld.common.machine import time_limit
+from mosld.common.machine import foreign_code, time_limit
 from mosld.data.tokens.literal_text import LiteralText
 
 if TYPE_CHECKING:
@@ -131,17 +131,17 @@ class ChatTemplate:
         return [_message(role, self.literal.mark(text)) for role, text in [*texts, ("user", conversation.question)]]
 
     def _render(self, conversation: Conversation, messages: list[dict[str, str]], ask: bool) -> str:
-        try:
-            with time_limit(TEMPLATE_SECONDS, "prompt=chat: the chat template of this model"):
-                text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-        except UserError:
-            raise
         # Beside jinja2's own errors, whatever the template's expressions raise.
-        except Exception as error:
-            raise UserError(
-                f"prompt=chat: the chat template of this model refuses {conversation.name}: {error}. Change the row, "
-                "or give another prompt."
-            ) from error
+        with (
+            foreign_code(
+                lambda error: (
+                    f"prompt=chat: the chat template of this model refuses {conversation.name}: {error}. "
+                    "Change the row, or give another prompt."
+                )
+            ),
+            time_limit(TEMPLATE_SECONDS, "prompt=chat: the chat template of this model"),
+        ):
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
         return cast("str", text)
 
     def _answer(self, text: str, answer: str) -> tuple[str, str]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 from tokenizers.normalizers import NFC
 
+from mosld.common.machine import foreign_code
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -45,16 +47,17 @@ class LiteralText:
     def _tokens(self, texts: Sequence[str], literal: bool) -> list[list[int]]:
         if not texts:
             return []
-        if self._backend is None:
-            encoded: list[list[int]] = self.tokenizer(
-                list(texts), add_special_tokens=False, split_special_tokens=literal
-            ).input_ids
-            return encoded
-        # What the tokenizer does in this call, in half the time.
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        self._backend.encode_special_tokens = literal
-        return [one.ids for one in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with foreign_code(lambda error: f"the tokenizer of this model fails on a row: {error}"):
+            if self._backend is None:
+                encoded: list[list[int]] = self.tokenizer(
+                    list(texts), add_special_tokens=False, split_special_tokens=literal
+                ).input_ids
+                return encoded
+            # What the tokenizer does in this call, in half the time.
+            self._backend.no_truncation()
+            self._backend.no_padding()
+            self._backend.encode_special_tokens = literal
+            return [one.ids for one in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def splits_between(self, before: str, after: str) -> bool:
         """Whether text is split into words at this border, so that the tokens of both parts are those of the whole.
