@@ -7,8 +7,9 @@ import stat
 from collections.abc import Hashable
 from dataclasses import is_dataclass
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import yaml
 
@@ -146,7 +147,7 @@ def _adapter(shape: Hashable) -> "TypeAdapter":
     return TypeAdapter(cast("type", shape))
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a file to read.
 
     Raises:

@@ -1,5 +1,6 @@
 """Files that others may have written: read whole and of the right shape, or refused in one message with the path."""
 
+import os
 from dataclasses import dataclass
 from typing import Required
 
@@ -90,3 +91,17 @@ def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.json: cannot be read: No such file"):
         load_json(tmp_path / "none.json", Shape)
     assert read_json(tmp_path / "none.json") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(UserError, match=r"no regular file|No such device"):
+        load_yaml(tmp_path / "config.yaml")
+
+
+def test_a_file_of_more_than_a_gibibyte_is_refused_unread(tmp_path):
+    with (tmp_path / "results.json").open("wb") as file:
+        file.truncate(2**30 + 1)
+    with pytest.raises(UserError, match="more than 1,073,741,824 bytes"):
+        load_json(tmp_path / "results.json", dict)

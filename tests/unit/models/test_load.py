@@ -71,6 +71,12 @@ def test_remote_code_is_refused_and_not_run(checkpoint, tmp_path):
     assert not flag.exists()
 
 
+def test_a_shape_that_no_memory_holds_is_refused_at_once():
+    shape = {**model_config("tiny", {}).shape, "hidden_size": 10_000_000, "intermediate_size": 10_000_000}
+    with pytest.raises(UserError, match=r"weights, which take [\d,]+ GiB; this machine has"):
+        mosld.load_base("tiny", shape=shape)
+
+
 def test_a_hub_model_without_a_network_names_the_remedies():
     with pytest.raises(UserError, match=r"cannot be fetched.*model\.path=DIR.*hf auth login"):
         load_model(model_config("smollm2_135m_hub", {}))
