@@ -33,7 +33,7 @@ def test_answer_names_a_choice_or_none(answer, form, index):
 @pytest.mark.parametrize(
     ("answer", "choices", "index"),
     [
-        ("New York", ["Rome", "new  york"], 1), ("caf\u00e9", ["tea", "cafe\u0301"], 1),
+        ("New York", ["Rome", "new  york"], 1), ("café", ["tea", "cafe\u0301"], 1),
         ("STRASSE", ["Weg", "Straße"], 1),
         (True, ["no", "yes"], 1), (False, ["True", "False"], 1), (True, ["x", "y"], -1), (3, ["5", "3.0"], 1),
     ],
