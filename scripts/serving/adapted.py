@@ -42,7 +42,7 @@ def main() -> None:
         logprobs_SV = model(input_ids=ids_1S).logits[0].log_softmax(-1)
         scores_S = logprobs_SV[:-1].gather(-1, ids_1S[0, 1:, None])[:, 0]
         answers.append({"prompt": prompt_1S[0].tolist(), "ids": ids_1S[0].tolist(), "logprobs": scores_S.tolist()})
-    Path(sys.argv[2]).write_text(json.dumps(answers))
+    Path(sys.argv[2]).write_text(json.dumps(answers), encoding="utf-8")
 
 
 if __name__ == "__main__":

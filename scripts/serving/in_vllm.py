@@ -13,7 +13,7 @@ from vllm import LLM, SamplingParams
 def main() -> None:
     """Print the folder's name, the largest difference of a log-probability, and the count of same greedy tokens."""
     folder = Path(sys.argv[1])
-    answers = json.loads(Path(sys.argv[2]).read_text())
+    answers = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     llm = LLM(
         model=str(folder),
         model_impl="transformers",
