@@ -99,7 +99,7 @@ ARRAY = b'[{"question": "One?", "answer": "1"}]'
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         ("a.csv", b"<!DOCTYPE html><html>404</html>", "is a web page"),
         ("a.csv", b"PK\x03\x04...", "is a zip file or an Excel sheet"),
-        ("a.jsonl", gzip.compress(ARRAY), r"is compressed by gzip; add \.gz"),
+        ("a.jsonl", gzip.compress(ARRAY, mtime=0), r"is compressed by gzip; add \.gz"),
         ("a.jsonl", b"PAR1...", r"is a parquet file; call it \.parquet"),
         ("a.csv", "question,answer\n".encode("utf-16-le"), "NUL bytes as UTF-16 without a byte-order mark"),
     ],
