@@ -189,5 +189,5 @@ def _cost(row: Row) -> list[Cell]:
 
 def _trained_share(run: Run) -> float | None:
     """Trained weights in per cent of all."""
-    sizes = run.results.get("parameters") or {}
-    return 100 * sizes["trainable"] / sizes["total"] if sizes.get("total") else None
+    total = (run.results.get("parameters") or {}).get("total")
+    return 100 * run.trained_weights / total if run.trained_weights is not None and total else None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mosld.common import reading
 from mosld.common.errors import UserError
 from mosld.reporting.collect import collect
 from tests.helpers.result_trees import answers, results, write_run
@@ -41,8 +42,8 @@ def test_evaluation_knows_what_its_run_trained_on_and_each_file_is_read_once(
     evaluation = write_run(tmp_path / "run" / "eval" / "mmlu-letter", MMLU, data="mmlu")
     assert [run.trained_on for run in collect([str(evaluation)]).runs] == ["mixture"]
     read: list[Path] = []
-    original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: (read.append(self), original(self))[1])
+    original = reading.parse_json
+    monkeypatch.setattr(reading, "parse_json", lambda text, path: (read.append(path), original(text, path))[1])
     assert [run.trained_on for run in collect([str(tmp_path)]).runs] == [None, "mixture"]
     assert [path for path in read if path.name == "results.json"] == [
         tmp_path / "run" / "results.json",
