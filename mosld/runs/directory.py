@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import yaml
 
@@ -100,9 +101,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be made a run directory: {error.strerror}.") from error
-        lock = self.path / ".lock"
         try:
-            lock.open("a").close()
+            TemporaryFile(dir=self.path, prefix=".").close()
         except OSError as error:
             # A finished run of somebody else is only read.
             if not self.finished():
@@ -110,7 +110,7 @@ class RunDirectory:
                 raise UserError(text) from error
         with ExitStack() as stack:
             try:
-                stack.enter_context(locked(lock, wait))
+                stack.enter_context(locked(self.path / ".lock", wait))
             except TimeoutError as error:
                 raise UserError(f"{self.path}: another process works on this run; wait for it or stop it.") from error
             yield
