@@ -66,7 +66,9 @@ def _closest(name: str, names: list[str]) -> str | None:
 def closest(name: str, names: Iterable[str]) -> str | None:
     """The name with the fewest edits to `name`, at most MAX_EDITED of its letters, or one that begins with it."""
     distances = {other: _edits(name, other) for other in names}
-    best = min(distances, key=lambda other: distances[other], default="")
+    if not distances:
+        return None
+    best = min(distances, key=lambda other: distances[other])
     begun = [other for other in distances if len(name) > 3 and other.startswith(name)]
     if begun and distances[best] > 1:
         return min(begun, key=len)
