@@ -138,7 +138,7 @@ def _prove(method: str, options: dict) -> int:
     own, allocation = method_config(method, None, options)
     placed = load_placed(model_config("tiny", {}), group)[0]
     shared, alone = (ready_to_train(adapt_with(m, own, allocation, 0), False) for m in (placed, load_base("tiny")[0]))
-    options = {"pad_token_id": 259, "max_norm": 0.5, "auxiliary_weight": 0.01}
+    options = {"pad_token_id": 259, "max_norm": 0.5}
     ours = Stepper(shared, _smooth(make_optimizer(shared, config)), processes=group, **options)
     theirs = Stepper(
         alone, _smooth(make_optimizer(alone, config)), processes=type(group)(0, 1, group.device), **options
