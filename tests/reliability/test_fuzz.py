@@ -20,7 +20,7 @@ from mosld.analysis.adapter_files import AdapterRun
 from mosld.common.errors import UserError
 from mosld.common.files import damage
 from mosld.common.reading import load_json
-from mosld.config import compose, options, sweep
+from mosld.config import compose, options, search_path, sweep
 from mosld.config.schema import ModelConfig
 from mosld.data.leaks import Record
 from mosld.data.tokens.chat_template import end_of_turn
@@ -143,7 +143,7 @@ def _conf_copy() -> Callable[[Path], None]:
 
 def _conf(name: str, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (compose, options, sweep):
+        for module in (compose, options, search_path):
             patch.setattr(module, "config_directory", lambda: folder / "conf")
         if name.startswith("sweep="):
             sweep.plan_sweep([name, "model=tiny", "data=mixture"])
