@@ -76,6 +76,9 @@ def _require_loaded(adapted: PeftModel, saved: dict[str, torch.Tensor], folder: 
     loaded = _weights(adapted)
     if odd := sorted(saved.keys() ^ loaded.keys()):
         raise UserError(f"{folder}: is damaged: {len(odd)} weights are missing or unknown, the first: {odd[0]}")
+    wrong = [name for name, one in saved.items() if one.is_floating_point() != loaded[name].is_floating_point()]
+    if wrong:
+        raise UserError(f"{folder}: is damaged: {wrong[0]} has the type {saved[wrong[0]].dtype}.")
     # PEFT only warns of a key that it cannot load, and the layer would keep its random start.
     lost = [name for name, tensor in saved.items() if not torch.equal(tensor, loaded[name].cpu().to(tensor.dtype))]
     if lost:

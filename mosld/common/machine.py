@@ -12,6 +12,7 @@ from mosld.common.errors import UserError
 
 LAUNCHER_NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+PORTS = 2**16
 ADVICE = "a launcher (torchrun, accelerate launch) sets it; start the command with one, or unset it"
 
 
@@ -47,6 +48,9 @@ def _launcher_faults() -> list[str]:
     missing = [name for name in ("RANK", *ADDRESS) if name not in os.environ]
     if count > 1 and missing:
         faults.append(f"WORLD_SIZE={count}: without {', '.join(missing)}; {ADVICE}.")
+    port = os.environ.get("MASTER_PORT", "0")
+    if count > 1 and not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) < PORTS):
+        faults.append(f"MASTER_PORT={port}: must be a whole number below {PORTS}; {ADVICE}.")
     return faults
 
 

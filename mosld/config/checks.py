@@ -43,10 +43,14 @@ def check_config(config: Config, training: bool, typed: Collection[str]) -> list
     data, method, model = config.data, config.method, config.model
     paths = {
         "output_dir": config.output_dir, "model.path": model.path, "source.root": config.source.root,
-        "method.from_run": method.from_run,
+        "method.from_run": method.from_run, "init_from": config.init_from,
     }  # fmt: skip
     return [
-        *(f"{key}: is empty; name a directory, or leave it out." for key, path in paths.items() if _is_blank(path)),
+        *(
+            f"{key}: is empty, or holds a null character; name a directory, or leave it out."
+            for key, path in paths.items()
+            if _is_no_path(path)
+        ),
         *_check_names({"model.name": model.name, "method.name": method.name, "data.name": data.name}),
         *check_model(model),
         *check_method(method, config.allocation),
@@ -65,8 +69,8 @@ def check_config(config: Config, training: bool, typed: Collection[str]) -> list
     ]
 
 
-def _is_blank(path: str | None) -> bool:
-    return path is not None and not path.strip(" \t\n\0")
+def _is_no_path(path: str | None) -> bool:
+    return path is not None and (not path.strip() or "\0" in path)
 
 
 def _check_names(names: dict[str, str]) -> list[str]:

@@ -34,7 +34,9 @@ def meta_model(config: ModelConfig, dtype: torch.dtype | None = None, attention:
         dtype: of the weights; None: torch's default.
         attention: name of the attention kernel; None: transformers' own choice.
     """
-    return empty_model(transformers_config(config), dtype=dtype, attn_implementation=attention)
+    shape = transformers_config(config)
+    with foreign_code(lambda error: f"model={config.name}: its shape does not fit: {str(error)[:MAX_REASON]}"):
+        return empty_model(shape, dtype=dtype, attn_implementation=attention)
 
 
 def empty_model(shape: PretrainedConfig, dtype: torch.dtype | None, attn_implementation: str | None) -> PreTrainedModel:

@@ -4,9 +4,10 @@ Remote code is never run, and pickled weights are never loaded.
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import psutil
 import torch
@@ -79,7 +80,8 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
         # A shape that does not fit is found where it is multiplied.
         subject = f"model={config.name}: model.shape={format_value(config.shape)}"
         with foreign_code(lambda error: f"{subject} does not fit: {_reason(error)}"):
-            return _tried(keep_packing(_random(config, empty)).eval(), tokenizer, empty)
+            model, tokenizer = _tried(keep_packing(_random(config, empty)), tokenizer, empty)
+            return model.eval(), tokenizer
     dtype = resolve_dtype(config.dtype)
     shape = load_shape(config)
     attention = resolve_attention(config.attention, shape)
@@ -91,8 +93,9 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
             with suppress(OSError):
                 model.generation_config = GenerationConfig.from_pretrained(source, revision=revision or "main")
         else:
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 source,
+                output_loading_info=True,
                 revision=revision,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -101,6 +104,10 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
                 device_map=None if device is None or device.type == "cpu" else {"": device},
                 quantization_config=quantization_config(config.quantize, dtype) if config.quantize else None,
             )
+            model, report = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
+            # transformers would give them random values, and only warn.
+            if missing := sorted(report["missing_keys"]):
+                raise ValueError(f"{len(missing)} weights are missing, the first: {missing[0]}")
         if config.path:
             _tried(model, tokenizer, empty)
     if not empty and (name := not_finite(model.named_parameters())):
@@ -120,6 +127,9 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     if config.kind == "random" and not config.path:
         return byte_tokenizer()
     source, revision = source_of(config)
+    if config.path:
+        # In a limited time; AutoTokenizer reads it without a limit.
+        load_shape(config)
     with foreign_code(partial(_explain, config)):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         # What is wrong with its rules may show only in use.
@@ -143,7 +153,9 @@ def load_shape(config: ModelConfig) -> PretrainedConfig:
     if config.kind == "random" and not config.path:
         return transformers_config(config)
     source, revision = source_of(config)
-    with foreign_code(partial(_explain, config)), time_limit(SHAPE_SECONDS, f"model={config.name}: its config.json"):
+    # A download may take its time.
+    limit = time_limit(SHAPE_SECONDS, f"model={config.name}: its config.json") if config.path else nullcontext()
+    with foreign_code(partial(_explain, config)), limit:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
 
 
@@ -261,8 +273,9 @@ def _tried(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, empty: bo
     if len(tokenizer) > rows:
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {rows}")
     if not empty:
-        with torch.inference_mode():
-            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device))
+        # Dropout that is no probability fails in training alone.
+        with torch.inference_mode(), torch.random.fork_rng():
+            model.train()(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device))
     return model, tokenizer
 
 

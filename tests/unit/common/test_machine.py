@@ -19,6 +19,8 @@ STRAY = {
     "WORLD_SIZE=0": "WORLD_SIZE=0: must be at least 1",
     "WORLD_SIZE=2": "without RANK, MASTER_ADDR, MASTER_PORT",
     "WORLD_SIZE=2 RANK=0": "without MASTER_ADDR, MASTER_PORT",
+    "WORLD_SIZE=2 RANK=0 MASTER_ADDR=localhost MASTER_PORT=x": "MASTER_PORT=x: must be a whole number below 65536",
+    "WORLD_SIZE=2 RANK=1 MASTER_ADDR=localhost MASTER_PORT=65536": "MASTER_PORT=65536: must be a whole",
     "WORLD_SIZE=2 RANK=2 MASTER_ADDR=localhost MASTER_PORT=1": "RANK=2: must be below WORLD_SIZE (2)",
 }
 

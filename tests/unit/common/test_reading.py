@@ -1,15 +1,17 @@
 """Files that others may have written: read whole and of the right shape, or refused in one message with the path."""
 
+import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Required
 
 import pytest
 from typing_extensions import TypedDict
 
 from mosld.common.errors import UserError
-from mosld.common.files import read_json
-from mosld.common.reading import load_json, load_yaml
+from mosld.common.files import file_state, read_json
+from mosld.common.reading import MAX_BYTES, load_json, load_yaml, read_lines
 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -93,15 +95,30 @@ def test_missing_file_is_named(tmp_path):
     assert read_json(tmp_path / "none.json") is None
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
-def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "config.yaml")
-    with pytest.raises(UserError, match=r"no regular file|No such device"):
-        load_yaml(tmp_path / "config.yaml")
+def _large(path):
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
 
 
-def test_a_file_of_more_than_a_gibibyte_is_refused_unread(tmp_path):
-    with (tmp_path / "results.json").open("wb") as file:
-        file.truncate(2**30 + 1)
-    with pytest.raises(UserError, match="more than 1,073,741,824 bytes"):
-        load_json(tmp_path / "results.json", dict)
+NO_TEXT = {
+    "a pipe without a writer": (lambda path: os.mkfifo(path), "it is no regular file", None),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "it is no regular file", None),
+    "a directory": (Path.mkdir, "Is a directory", None),
+    "a link to itself": (lambda path: path.symlink_to(path), "Too many levels", None),
+    "a sparse file": (_large, "has more than 1,073,741,824 bytes", {"bytes": MAX_BYTES + 1}),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize(("make", "message", "state"), NO_TEXT.values(), ids=NO_TEXT)
+def test_what_cannot_be_read_to_its_end_is_refused_at_once(make, message, state, tmp_path):
+    path = tmp_path / "a.json"
+    make(path)
+    with pytest.raises(UserError, match=message):
+        load_json(path, Shape)
+    assert file_state(path, [{"bytes": 3, "sha256": "0"}]) == state
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": "1\u2028\x85 2"}\n\n{}\n', encoding="utf-8")
+    assert [json.loads(line) for line in read_lines(tmp_path / "a.jsonl")] == [{"a": "1\u2028\x85 2"}, {}]

@@ -86,6 +86,7 @@ REFUSED: dict[str, list[str]] = {
     # empty, or twice
     "output_dir=": ["output_dir: is empty"],
     "model.path=": ["model.path: is empty"],
+    "init_from=": ["init_from: is empty"],
     "seed=1 seed=2": ["seed=2: seed is given twice, as 1 before"],
     "method=lora seed=1 method=mosl": ["method=mosl: method is given twice, as lora before"],
     # a choice

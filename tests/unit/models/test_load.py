@@ -53,6 +53,13 @@ def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
         mosld.load_base("tiny", path=str(tmp_path))
 
 
+def test_missing_weights_are_refused(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
+    with pytest.raises(UserError, match=r"9 weights are missing, the first: model\.layers\.4\."):
+        mosld.load_base("tiny", path=str(checkpoint))
+
+
 def test_pickled_weights_are_refused(checkpoint):
     (checkpoint / "model.safetensors").unlink()
     torch.save({"weight": torch.zeros(1)}, checkpoint / "pytorch_model.bin")
@@ -71,10 +78,37 @@ def test_remote_code_is_refused_and_not_run(checkpoint, tmp_path):
     assert not flag.exists()
 
 
-def test_a_shape_that_no_memory_holds_is_refused_at_once():
-    shape = {**model_config("tiny", {}).shape, "hidden_size": 10_000_000, "intermediate_size": 10_000_000}
-    with pytest.raises(UserError, match=r"weights, which take [\d,]+ GiB; this machine has"):
-        mosld.load_base("tiny", shape=shape)
+PANICS = {
+    "a pattern that backtracks": {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"(\w+\s?)+$"},
+                                                    "behavior": "Isolated", "invert": False}},
+    "an empty pattern": {"normalizer": {"type": "Replace", "pattern": {"Regex": ""}, "content": "xx"}},
+    "a table cut short": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rules", PANICS.values(), ids=PANICS)
+def test_rules_of_a_tokenizer_that_panic_are_refused(rules, checkpoint):
+    file = checkpoint / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **rules}))
+    with pytest.raises(UserError, match="cannot be loaded: PanicException") as refused:
+        mosld.load_base("tiny", path=str(checkpoint))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"hidden_size": 10**7}, r"1,200,008,450,000,000 weights, which take 4,470,380 GiB"),
+        ({"num_hidden_layers": 10**8}, "takes more than 0.5 seconds"),
+        ({"num_labels": 10**9}, "takes more than 0.5 seconds"),
+        ({"num_key_value_heads": 3}, "does not fit"),
+        ({"attention_dropout": 7.0}, "does not fit"),
+    ],
+)
+def test_absurd_shapes_are_refused_before_weights_are_made(shape, message, monkeypatch):
+    monkeypatch.setattr("mosld.models.config.SHAPE_SECONDS", 0.5)
+    with pytest.raises(UserError, match=message):
+        mosld.load_base("tiny", shape={**model_config("tiny", {}).shape, **shape})
 
 
 def test_a_hub_model_without_a_network_names_the_remedies():
