@@ -76,8 +76,12 @@ def foreign_code(explain: Callable[[BaseException], str]) -> Iterator[None]:
 def time_limit(seconds: float, what: str) -> Iterator[None]:
     """End foreign code that never ends: a chat template, a regular expression. The main thread alone can do so.
 
+    Args:
+        seconds: of CPU time, so that a busy machine ends nothing that would end by itself.
+        what: names the code in the message.
+
     Raises:
-        UserError: the time is up; `what` names the code.
+        UserError: the time is up.
     """
     # Windows has no such clock: there the code is only waited for.
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
@@ -85,12 +89,13 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
         return
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise UserError(f"{what} takes more than {seconds:g} seconds; it may never end.")
+        raise UserError(f"{what} takes more than {seconds:g} seconds of CPU time; it may never end.")
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, interrupt)
+    # Again, as an exception is lost that is raised while Python destroys an object.
+    signal.setitimer(signal.ITIMER_PROF, seconds, 0.5)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

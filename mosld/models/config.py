@@ -6,8 +6,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from mosld.common.machine import foreign_code, time_limit
 from mosld.config.schema import ModelConfig
 
-# Hundreds of layers take a second, on a busy machine ten.
-SHAPE_SECONDS = 20.0
+# Hundreds of layers take one.
+SHAPE_SECONDS = 8.0
 # Of what a library says.
 MAX_REASON = 500
 

@@ -12,12 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file, cached_files
 
 from mosld.common.files import cache_directory, write_text
 from mosld.config.schema import ModelConfig
-from mosld.models.load import source_of, weight_files
+from mosld.models.load import source_of
+from mosld.models.stored_weights import weight_paths
 from mosld.models.tiny import random_model
 
 DIGITS = 16
@@ -38,7 +37,7 @@ def base_fingerprint(config: ModelConfig, cached: bool = True) -> str | None:
     """
     generated = config.kind == "random" and not config.path
     try:
-        files = [] if generated else _weight_files(config)
+        files = [] if generated else weight_paths(*source_of(config))
         entry = cache_directory() / "bases" / (_recipe_name(config) if generated else _cache_name(files))
         if cached and (known := _read(entry)):
             return known
@@ -54,24 +53,6 @@ def base_fingerprint(config: ModelConfig, cached: bool = True) -> str | None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         write_text(entry, fingerprint)
     return fingerprint
-
-
-def _weight_files(config: ModelConfig) -> list[Path]:
-    """The safetensors files that transformers would load."""
-    source, revision = source_of(config)
-    if Path(source).is_dir():
-        whole = (Path(source) / SAFE_WEIGHTS_NAME).is_file()
-        names = weight_files(None if whole else Path(source) / SAFE_WEIGHTS_INDEX_NAME)
-        return [Path(source) / name for name in names]
-    index = cached_file(
-        source,
-        SAFE_WEIGHTS_INDEX_NAME,
-        revision=revision,
-        local_files_only=True,
-        _raise_exceptions_for_missing_entries=False,
-    )
-    names = weight_files(index)
-    return [Path(file) for file in cached_files(source, names, revision=revision, local_files_only=True) or ()]
 
 
 def _cache_name(files: Sequence[Path]) -> str:

@@ -20,15 +20,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils.hub import cached_file, cached_files
-from typing_extensions import TypedDict
 
 from mosld.common.errors import UserError, explain_hub_error, format_value
 from mosld.common.machine import foreign_code, time_limit
 from mosld.common.network import hub_outage
 from mosld.common.process import is_main
-from mosld.common.reading import load_json
 from mosld.config.groups import model_config
 from mosld.config.schema import ModelConfig
 from mosld.distributed.fsdp import shard
@@ -39,6 +37,7 @@ from mosld.models.attention import resolve_attention
 from mosld.models.config import MAX_REASON, SHAPE_SECONDS, empty_model, transformers_config
 from mosld.models.embedded import Working, embedded_checkpoint
 from mosld.models.quantization import keep_packing, quantization_config, quantized_copy
+from mosld.models.stored_weights import misfit, weight_files
 from mosld.models.tiny import byte_tokenizer, random_model
 
 # Words, digits, spaces and repetition.
@@ -93,6 +92,8 @@ def load_model(config: ModelConfig, device: torch.device | None = None, empty: b
             with suppress(OSError):
                 model.generation_config = GenerationConfig.from_pretrained(source, revision=revision or "main")
         else:
+            if config.path and (wrong := misfit(config.path, shape)):
+                raise ValueError(wrong)
             loaded = AutoModelForCausalLM.from_pretrained(
                 source,
                 output_loading_info=True,
@@ -196,15 +197,6 @@ def have_weights(config: ModelConfig, working: Working) -> None:
     elif config.kind == "hub" and (is_main() or not launch().sharded_base):
         with foreign_code(partial(_explain, config)):
             download(*source_of(config))
-
-
-class _Index(TypedDict):
-    weight_map: dict[str, str]
-
-
-def weight_files(index: str | Path | None) -> list[str]:
-    """The names of the files of a checkpoint's weights, by its index; without one there is one file."""
-    return sorted({*load_json(Path(index), _Index)["weight_map"].values()}) if index else [SAFE_WEIGHTS_NAME]
 
 
 def download(hub: str, revision: str | None) -> None:

@@ -101,6 +101,8 @@ def _check(request: TrainRequest) -> None:
     """Run everything that can fail before step 1: model, adapter, and the longest micro-batch."""
     config = request.config
     console = Console()
+    if is_main():
+        request.run.refuse_unusable(config, request.dataset.describe())
     for line in request.dataset.summary():
         console.say(f"  {line}")
     refuse_missing_targets(config)

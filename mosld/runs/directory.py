@@ -28,6 +28,11 @@ END_FILES = ("results.json", "adapter", "model", "predictions", "routing.json", 
 # Of a run without a manifest.
 UNSEALED = "not sealed, as it was made by an earlier mosld"
 
+OTHER_RUN = (
+    "{} holds another run; give another output_dir, start it anew with training.resume=never, or resume in spite of "
+    "the difference with training.resume=force."
+)
+
 # Keys that a run may go on with where they have only grown.
 LENGTH_KEYS = ("training.max_steps", "training.epochs")
 
@@ -95,8 +100,7 @@ class RunDirectory:
         Raises:
             UserError: another process holds the lock, or the directory cannot be a run's.
         """
-        if not self.exists() and self.path.is_dir() and self._has_foreign_files():
-            raise UserError(f"{self.path}: is not empty and holds no run; choose another output_dir.")
+        self._refuse_foreign_files()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -114,6 +118,24 @@ class RunDirectory:
             except TimeoutError as error:
                 raise UserError(f"{self.path}: another process works on this run; wait for it or stop it.") from error
             yield
+
+    def refuse_unusable(self, config: Config, data: JsonObject) -> None:
+        """Check without a change to the disk that a run of this config and these rows could start or resume there.
+
+        Raises:
+            UserError: the directory cannot be written, or holds something else.
+        """
+        self._refuse_foreign_files()
+        place = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        try:
+            TemporaryFile(dir=place, prefix=".").close()
+        except OSError as error:
+            text = f"{self.path}: cannot be written: {place}: {error.strerror}; choose another output_dir."
+            raise UserError(text) from error
+        if self.exists() and config.training.resume == "auto":
+            differences = self.differences(config, data)
+            if differences and not self._only_longer(config, data):
+                raise UserError(OTHER_RUN.format(self.path), *differences)
 
     def open(self, config: Config, data: JsonObject, say: Callable[[str], None]) -> None:
         """Start a run in the directory, or resume the one that is there, as `training.resume` says.
@@ -195,10 +217,13 @@ class RunDirectory:
         """Whether a run was started there."""
         return self.config.is_file() and self.data.is_file()
 
-    def _has_foreign_files(self) -> bool:
-        """Whether the directory holds more than a run leaves that was killed at its start."""
+    def _refuse_foreign_files(self) -> None:
+        """Refuse a directory that holds more than a run leaves that was killed at its start, and no run."""
+        if self.exists() or not self.path.is_dir():
+            return
         names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
-        return bool(names - {"data.json", MANIFEST})
+        if names - {"data.json", MANIFEST}:
+            raise UserError(f"{self.path}: is not empty and holds no run; choose another output_dir.")
 
     def _remove_run(self) -> None:
         links = [name for name in RUN_FILES if (self.path / name).is_symlink()]
@@ -215,11 +240,7 @@ class RunDirectory:
         if not differences or self._lengthen(config, data, say):
             return
         if config.training.resume != "force":
-            raise UserError(
-                f"{self.path} holds another run; give another output_dir, start it anew with training.resume=never, or "
-                "resume in spite of the difference with training.resume=force.",
-                *differences,
-            )
+            raise UserError(OTHER_RUN.format(self.path), *differences)
         say(f"resuming in spite of what differs (training.resume=force): {'; '.join(differences)}")
         # They were computed with the former config and rows.
         self.seal.remove(self.results, self.base_scores)
@@ -230,11 +251,8 @@ class RunDirectory:
         Raises:
             UserError: it is finished, and its checkpoints are gone.
         """
-        recorded, rows = self._recorded(ignore_damage=True)
-        changed = _changed(recorded, config)
-        if rows.get("fingerprint") != data["fingerprint"] or not all(
-            key in LENGTH_KEYS and _is_longer(*values) for key, values in changed.items()
-        ):
+        changed = self._only_longer(config, data)
+        if not changed:
             return False
         listed = ", ".join(f"{key}: was {before}, is {now}" for key, (before, now) in changed.items())
         names = [folder.name.removeprefix("step-") for folder in self.checkpoints.glob("step-*")]
@@ -249,6 +267,13 @@ class RunDirectory:
         self._put_aside(self.path / "before" / f"step-{step:06d}")
         self.seal.remove(self.results)
         return True
+
+    def _only_longer(self, config: Config, data: JsonObject) -> dict[str, tuple[object, object]]:
+        """The keys by which the config asks for more steps, with the value before and now; empty if more differs."""
+        recorded, rows = self._recorded(ignore_damage=True)
+        changed = _changed(recorded, config)
+        longer = all(key in LENGTH_KEYS and _is_longer(*values) for key, values in changed.items())
+        return changed if longer and rows.get("fingerprint") == data["fingerprint"] else {}
 
     def _put_aside(self, target: Path) -> None:
         """Move what was made from the weights so far to `target`, where no report takes it for the new ones."""

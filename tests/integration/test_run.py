@@ -1,6 +1,7 @@
 """Whole runs by the commands a user types, on the tiny model: files of the contract, resume, eval, refusals."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -199,6 +200,24 @@ def test_gradient_checkpointing_gives_the_same_scores(finished, arguments, tmp_p
     assert train_command.main(run) == 0
     ours, theirs = (read(path / "results.json") for path in (tmp_path / "run", finished))
     assert ours["scores"] == theirs["scores"]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("files", "is not empty and holds no run"),
+        ("file", "cannot be written: .*: Not a directory"),
+        ("file/run", "cannot be written: .*: Not a directory"),
+        ("run", "holds another run.*method.rank: was 8, is 4"),
+    ],
+)
+def test_check_refuses_a_directory_that_the_run_could_not_use(place, message, finished, arguments, tmp_path, capsys):
+    (tmp_path / "files").mkdir()
+    for file in ("files/config.yaml", "file"):
+        (tmp_path / file).write_text("mine")
+    shutil.copytree(finished, tmp_path / "run")
+    assert train_command.main([*arguments, f"output_dir={tmp_path / place}", "method.rank=4", "check=true"]) == 2
+    assert re.search(message, capsys.readouterr().err, re.DOTALL)
 
 
 def test_check_runs_the_longest_batch_and_makes_no_directory(arguments, tmp_path, capsys):

@@ -12,7 +12,7 @@ ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
-    "model": "assistant", "ai": "assistant", "bot": "assistant",
+    "model": "assistant", "ai": "assistant", "bot": "assistant", "chatbot": "assistant",
 }  # fmt: skip
 
 
@@ -81,6 +81,8 @@ def _message(message: object) -> tuple[str, str]:
     if not isinstance(message, dict):
         raise RowError(f"a message must be an object, is {type_name(message)}")
     name = message.get("role", message.get("from"))
+    if name is None:
+        raise RowError("a message does not say who it is from ('role', or 'from')")
     role = ROLES.get(str(name).strip().lower())
     if role is None:
         raise RowError(

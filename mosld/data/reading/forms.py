@@ -28,8 +28,21 @@ ALIASES = {
     "split": ("split",),
     "context": ("context", "passage", "article", "story"),
     "system": ("system", "system_prompt"),
-    "question": ("question", "question_stem", "stem", "prompt", "instruction", "query", "problem", "input", "inputs"),
-    "choices": ("choices", "options", "answer_options", "candidates", "endings"),
+    "question": (
+        "question",
+        "question_stem",
+        "stem",
+        "prompt",
+        "instruction",
+        "query",
+        "problem",
+        "input",
+        "inputs",
+        "input_text",
+        "goal",
+        "ctx",
+    ),
+    "choices": ("choices", "options", "answer_options", "alternatives", "candidates", "endings"),
     "answer": (
         "answer",
         "answerKey",
@@ -38,11 +51,14 @@ ALIASES = {
         "answer_index",
         "correct_answer",
         "correct",
+        "correct_option",
+        "correct_index",
+        "cop",
         "gold",
         "target",
     ),
     "final": ("final",),
-    "response": ("response", "completion", "output", "reply", "solution"),
+    "response": ("response", "completion", "output", "output_text", "reply", "solution"),
     "messages": ("messages", "conversations", "conversation"),
     "history": ("history",),
     "tools": ("tools", "functions"),
@@ -65,6 +81,7 @@ ASIDE = ("id", "split", "tools")
 # The field that makes a row one of a kind, in the order in which they are looked for.
 KIND_OF_FIELD = {"messages": "reply", "choices": "choice", "final": "solution", "response": "reply", "text": "text"}
 _CHOICE_COLUMN = re.compile(r"(option|choice|opt|op|answer|ans|sol|ending)?[ _-]*([a-j]|[0-9])", re.IGNORECASE)
+_WRONG_CHOICES = re.compile(r"(distractor|(incorrect|wrong)[ _-]?(answer|option|choice))s?[ _-]?[0-9]*", re.IGNORECASE)
 _KNOWN_FORMS = (
     "multiple choice: question, choices, answer; replies: question, response; conversations: messages; worked "
     "solutions: question, answer, final; plain text: text"
@@ -121,7 +138,10 @@ class Form:
 
         def read(raw: JsonObject, default_id: str) -> JsonObject:
             record: JsonObject = {name: text_of(get(raw)) for name, get in texts}
-            record["id"] = record.get("id") or default_id
+            # Dates, UUIDs and lists name a row, too.
+            given = record.get("id", _ABSENT)
+            given = given.hex() if isinstance(given, bytes) else given
+            record["id"] = default_id if given in (_ABSENT, "") else str(given)
             if "tools" in getters and getters["tools"](raw) not in (_ABSENT, None, "", [], "[]"):
                 raise RowError("has tools; calls of tools are not trained on")
             if self.kind == "choice":
@@ -196,6 +216,11 @@ def recognise(columns: Sequence[str], mapping: Mapping[str, object], head: Head)
     return _form(kind, fields, mapped, columns, marks)
 
 
+def may_be_field(name: str) -> bool:
+    """Whether a column of this name is read in some form."""
+    return _plain(name) in _PLAIN_ALIASES or _CHOICE_COLUMN.fullmatch(name.strip()) is not None
+
+
 def _names(column: Column) -> list[str]:
     return [column] if isinstance(column, str) else column
 
@@ -220,6 +245,9 @@ def _missing(mapped: Mapping[str, Column], columns: Sequence[str], head: Head) -
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).lower()
+
+
+_PLAIN_ALIASES = {_plain(alias) for aliases in ALIASES.values() for alias in aliases}
 
 
 def _alias(name: str, columns: Sequence[str]) -> str | None:
@@ -281,7 +309,10 @@ def _kind(
                 return kind
     if "question" in fields and isinstance(fields.get("answer"), str):
         answer = str(fields["answer"])
-        texts = [value for record in head([answer]) if isinstance(value := _getter(answer)(record), str)]
+        # A number is an answer, in a column 'label' it is that of a choice.
+        kinds = (str, int, float) if _plain(answer) == "answer" else (str,)
+        values = [value for record in head([answer]) if isinstance(value := _getter(answer)(record), kinds)]
+        texts = [str(value) for value in values if not isinstance(value, bool)]
         marked = sum(final_line(text) is not None for text in texts)
         if marked and marked < len(texts):
             raise UserError(
@@ -312,6 +343,12 @@ def _refuse_other_rows(columns: set[str]) -> None:
         raise UserError(
             "holds preference pairs (chosen, rejected), which are not trained on; to train on the chosen replies give "
             "data.columns={question: prompt, response: chosen}"
+        )
+    wrong = sorted(filter(_WRONG_CHOICES.fullmatch, columns))
+    if wrong:
+        raise UserError(
+            f"keeps wrong choices apart ({', '.join(wrong)}); write all choices of a row into one list 'choices', or "
+            "give data.columns={response: <column of the right answer>} to train on the right answers alone"
         )
     if {"prompt", "completion", "label"} <= columns:
         raise UserError(

@@ -23,7 +23,7 @@ from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.leaks import Record
 from mosld.data.reading.bad_rows import BadRows, RowError, quoted
 from mosld.data.reading.choices import ANSWER_FORMS, AmbiguousAnswersError, answer_form, choice_index
-from mosld.data.reading.forms import REQUIRED, Form, recognise
+from mosld.data.reading.forms import REQUIRED, Form, may_be_field, recognise
 from mosld.data.reading.parsing import parse_row
 from mosld.data.reading.records import HEAD, RecordFile
 from mosld.data.reading.row_cache import cached_rows
@@ -167,7 +167,8 @@ class _TaskReader:
             lines.append(f"{self.name}: {_describe(files, splits[split], split, answers)}")
         return ReadTask(self.task, dict(splits), self.bad, notes, lines)
 
-    def _form(self, path: Path) -> Form:
+    def _form(self, path: Path, late: Collection[str] = ()) -> Form:
+        """The form of a file, by the columns of its first records and `late` ones."""
         file = RecordFile(path)
         heads: dict[frozenset[str], list[JsonObject]] = {}
 
@@ -179,8 +180,8 @@ class _TaskReader:
             return heads[wanted]
 
         try:
-            columns = file.columns()
-            if columns:
+            columns = list(dict.fromkeys([*file.columns(), *late]))
+            if columns and next(file.records(columns[:1]), None) is not None:
                 return recognise(columns, self.mapping, head)
         except UserError as error:
             # What the readers of files raise names them.
@@ -191,10 +192,20 @@ class _TaskReader:
         # Records that are no objects, each of which is reported.
         return Form("choice", "rows", {name: name for name in REQUIRED["choice"]})
 
-    def _read_file(self, path: Path, form: Form, split: str, prefix: str) -> _ReadFile:
+    def _read_file(
+        self, path: Path, form: Form, split: str, prefix: str, late: frozenset[str] = frozenset()
+    ) -> _ReadFile:
         file = _ReadFile(path, form, RowTableBuilder(self.name, KINDS[form.kind]))
         read = form.reader()
+        bad = BadRows()
+        columns = {*RecordFile(path).columns(), *late}
         for line, raw in RecordFile(path).records(form.roots):
+            if isinstance(raw, dict) and not raw.keys() <= columns:
+                new = raw.keys() - columns
+                columns |= new
+                wider = self._wider_form(path, line, form, columns, new)
+                if wider.columns != form.columns:
+                    return self._read_file(path, wider, split, prefix, frozenset(columns))
             try:
                 if isinstance(raw, ValueError):
                     raise raw
@@ -212,8 +223,21 @@ class _TaskReader:
                 file.builder.add(row)
             except ValueError as error:
                 message = form.rename_fields(str(error))
-                self.bad.add(path, line, RowError(message, getattr(error, "kind", None)))
+                bad.add(path, line, RowError(message, getattr(error, "kind", None)))
+        self.bad.update(bad)
         return file
+
+    def _wider_form(self, path: Path, line: int, form: Form, columns: Collection[str], new: Collection[str]) -> Form:
+        """The form of a file with columns that the rows before this line do not have."""
+        if not any(map(may_be_field, new)):
+            return form
+        wider = self._form(path, columns)
+        if wider.kind != form.kind:
+            raise UserError(
+                f"{path}:{line}: has {', '.join(sorted(new))}, which no row before it has: with it the file holds "
+                f"{wider.title}, without it {form.title}; write files of one form, or name columns with data.columns"
+            )
+        return wider
 
     def _answer_form(self, files: Sequence[_ReadFile]) -> str:
         """The form of the task's answers."""

@@ -46,7 +46,15 @@ def test_transforms_of_torch_func_equal_backward_and_each_other(row):
     rows = [{key: value[i : i + 1] for key, value in inputs.items()} for i in range(2)]
     per_row = vmap(grad(lambda w, one: loss(w, {key: value[None] for key, value in one.items()})), in_dims=(None, 0))
     for i, gradient in enumerate(zip(*per_row(weights, inputs).values(), strict=True)):
-        close(dict(zip(weights, gradient, strict=True)), by_backward(rows[i]), rtol=1e-6, atol=1e-7)
+        for name, (ours, expected) in zip(
+            weights, zip(gradient, by_backward(rows[i]).values(), strict=True), strict=True
+        ):
+            # The order of the sums that are rounded to fp32 depends on the batch: about 8 roundings (soft choices and
+            # their norm) in each of 4 layers, forward and backward, each of 2^-24 of the largest entry.
+            bound = 64 * 2.0**-24 * float(expected.abs().max())
+            torch.testing.assert_close(
+                ours, expected, rtol=0, atol=bound, msg=lambda text, name=name: f"{name}: {text}"
+            )
     torch.manual_seed(3)
     direction = {name: torch.randn_like(weight) for name, weight in weights.items()}
     _, slope = jvp(lambda w: loss(w, inputs), (weights,), (direction,))

@@ -60,10 +60,13 @@ def test_argument_that_is_no_utf8_is_refused():
 
 
 def test_code_that_never_ends_is_ended():
-    started = time.monotonic()
-    with pytest.raises(UserError, match=r"the regex takes more than 0\.2 seconds"), time_limit(0.2, "the regex"):
+    started = time.process_time()
+    message = r"the regex takes more than 0\.2 seconds of CPU time"
+    with pytest.raises(UserError, match=message), time_limit(0.2, "the regex"):
         re.fullmatch("(a+)+b", "a" * 64)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     with time_limit(0.05, "nothing"):
         pass
-    time.sleep(0.1)
+    started = time.process_time()
+    while time.process_time() < started + 0.1:
+        pass

@@ -1,8 +1,11 @@
 """The forms in which people keep rows, each read without a map and said in one line."""
 
+import datetime
+import decimal
 import gzip
 import json
 import re
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +71,10 @@ FORMS: dict[str, tuple[dict, object]] = {
     "columns from 0": ({"question": CHOICE.question, "choice_0": "6", "choice_1": "none", "label": 0}, CHOICE),
     "columns by letter": ({"question": CHOICE.question, "A": "6", "B": "none", "answer": "A"}, CHOICE),
     "columns by number": ({"question": CHOICE.question, "option1": "6", "option2": "none", "answer": "1"}, CHOICE),
+    "alternatives": ({"question": CHOICE.question, "alternatives": ["6", "none"], "answer": "A"}, CHOICE),
+    "piqa": ({"goal": CHOICE.question, "sol1": "6", "sol2": "none", "label": 0}, CHOICE),
+    "hellaswag": ({"ctx_a": "What", "ctx": CHOICE.question, "endings": ["6", "none"], "label": "0"}, CHOICE),
+    "medmcqa": ({"question": CHOICE.question, "opa": "6", "opb": "none", "cop": 0, "exp": "Twice."}, CHOICE),
     "race": (
         {"article": "He has 3.", "question": CHOICE.question, "options": ["6", "none"], "answer": "A"},
         replace(CHOICE, context="He has 3."),
@@ -88,6 +95,8 @@ FORMS: dict[str, tuple[dict, object]] = {
     ),
     "prompt and completion": ({"prompt": "Double 3.", "completion": "6"}, REPLY),
     "question and answer": ({"question": "Double 3.", "answer": "6"}, REPLY),
+    "question and number": ({"question": "Double 3.", "answer": 6}, REPLY),
+    "input_text and output_text": ({"input_text": "Double 3.", "output_text": "6"}, REPLY),
     "alpaca": ({"instruction": "Double it.", "input": "3", "output": "6"}, Reply("", "", "3", "Double it.", "6")),
     "alpaca without input": ({"instruction": "Double 3.", "input": "", "output": "6"}, REPLY),
     "openorca": (
@@ -201,6 +210,12 @@ USER = {"role": "user", "content": "a"}
     [
         ({"chosen": "a", "rejected": "b", "prompt": "c"}, "preference pairs"),
         ({"prompt": "a", "completion": "b", "label": False}, "that a label calls good or bad"),
+        (
+            {"question": "Q?", "distractor1": "a", "distractor2": "b", "correct_answer": "c"},
+            r"wrong choices apart \(distractor1, distractor2\).*data.columns=\{response",
+        ),
+        ({"question": "Q?", "correct_answers": ["a"], "incorrect_answers": ["b"], "best_answer": "a"}, "wrong choices"),
+        ({"question": "Q?", "label": 3}, "no known form"),
         ({"text": "A film.", "label": "good"}, "no known form"),
         ({"messages": openai(), "tools": [{"name": "x"}]}, "has tools"),
         ({"instruction": "a", "output": "b", "history": ["a", "b"]}, "'history' must be a list of pairs"),
@@ -214,6 +229,7 @@ USER = {"role": "user", "content": "a"}
         ({"messages": [USER] * 2}, "two messages of one role"),
         ({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [1]}]}, "calls a tool"),
         ({"messages": [USER, {"role": "assistant", "content": "b", "weight": 0}]}, "weight"),
+        ({"messages": [{"content": "a"}]}, "does not say who it is from"),
         ({"messages": []}, "must begin with what the user says"),
         ({"messages": "Hi."}, "must be a list of messages, is text"),
         ({"messages": openai(), "system": "Be long."}, "a system prompt of its own"),
@@ -229,6 +245,49 @@ def test_form_that_is_not_read_is_refused_in_one_line(record, words, tmp_path):
         load(tmp_path)
     assert len(caught.value.messages) <= 2
     assert caught.value.messages[0].count("\n") == 0
+
+
+@pytest.mark.parametrize("write", [write_lines, write_array])
+@pytest.mark.parametrize(
+    ("late", "form", "read"),
+    [
+        ({"system": "Be short."}, "prompt and response", {"system": "Be short."}),
+        ({"input": "Of 3."}, "alpaca without input", {"context": "Of 3."}),
+        ({"history": [["Hi.", "Hello."]]}, "prompt and response", {"history": (("Hi.", "Hello."),)}),
+        ({"passage": "He has 3."}, "letter", {"context": "He has 3."}),
+        ({"id": "q7", "comment": "checked"}, "letter", {"id": "q7"}),
+    ],
+)
+def test_column_that_only_a_late_row_has_is_read(late, form, read, write, tmp_path, monkeypatch):
+    monkeypatch.setattr("mosld.data.reading.records.HEAD", 5)
+    rows = [{name: value for name, value in row.items() if name not in late} for row in records(form)]
+    write(tmp_path / "law", [*rows[:8], {**rows[8], "note": "x"}, {**rows[9], **late}, *rows[10:]])
+    data = load(tmp_path).tasks["law"]
+    found = [row for row in (*data.train, *data.validation, *data.test) if "(9) " in row.question]
+    assert [{name: getattr(row, name) for name in read} for row in found] == [read]
+
+
+def test_column_by_which_a_late_row_is_of_another_form_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("mosld.data.reading.records.HEAD", 5)
+    rows = records("question and answer")
+    write_lines(tmp_path / "law", [*rows[:9], {**rows[9], "options": ["6", "7"]}, *rows[10:]])
+    with pytest.raises(UserError, match=r"law.jsonl:10: has options, which no row .*multiple-choice.*replies"):
+        load(tmp_path)
+    assert load(tmp_path, columns={"choices": None}).tasks["law"].task.kind == "reply"
+
+
+def test_every_type_of_id_names_its_row(tmp_path):
+    ids = [datetime.date(2026, 1, 2), decimal.Decimal("1.50"), True, 7]
+    for number, name in enumerate([*ids, [3, "b"]]):
+        rows = [{**row, "id": name if i == 0 else None} for i, row in enumerate(records("letter"))]
+        (write_lines if isinstance(name, list) else write_parquet)(tmp_path / f"law{number}", rows)
+    values = pyarrow.array([uuid.UUID(int=7).bytes, *[None] * 11], pyarrow.uuid())
+    table = pyarrow.Table.from_pylist(records("letter")).append_column("id", values)
+    parquet.write_table(table, tmp_path / "law5.parquet")
+    for data, name in zip(load(tmp_path).tasks.values(), [*ids, [3, "b"], uuid.UUID(int=7)], strict=True):
+        found = {row.id for row in (*data.train, *data.validation, *data.test)}
+        assert {text for text in found if not text.startswith("train/")} == {str(name)}
+        assert len(found) == 12
 
 
 def test_only_some_answers_with_a_final_number_are_refused_with_both_fixes(tmp_path):

@@ -34,7 +34,9 @@ def write(path: Path, records: list[dict[str, Any]]) -> Path:
         parquet.write_table(pyarrow.Table.from_pylist(records), path)
     else:
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, records[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer = csv.DictWriter(
+                file, records[0] if records else ["question"], delimiter="\t" if path.suffix == ".tsv" else ","
+            )
             writer.writeheader()
             for record in records:
                 texts = {key: json.dumps(value) if isinstance(value, list) else value for key, value in record.items()}
@@ -229,6 +231,7 @@ def test_ids_that_rows_share_are_numbered_and_noted(tmp_path):
     ("count", "files", "words"),
     [
         (0, ["law.jsonl"], "law.jsonl: has no rows"),
+        (0, ["law.csv"], "law.csv: has no rows"),
         (2, ["law.jsonl"], "law.jsonl: has 2 rows; a share of them is held out for test and for validation"),
         (
             1,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.utils import httpx
+from safetensors.torch import load_file, save_file
 
 import mosld
 from mosld.common.errors import UserError
@@ -60,6 +61,36 @@ def test_missing_weights_are_refused(checkpoint):
         mosld.load_base("tiny", path=str(checkpoint))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"hidden_size": 10**7},
+            r"embed_tokens\.weight has the shape \[260, 32\], by config.json it is \[260, 10000000\]",
+        ),
+        ({"intermediate_size": 10**12}, r"down_proj\.weight has the shape .* \[32, 1000000000000\]"),
+        ({"num_hidden_layers": 10**8}, "takes more than 0.5 seconds of CPU time"),
+    ],
+)
+def test_a_config_of_another_shape_than_the_weights_is_refused_before_they_are_made(
+    sizes, message, checkpoint, monkeypatch
+):
+    monkeypatch.setattr("mosld.models.config.SHAPE_SECONDS", 0.5)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, **sizes}))
+    with pytest.raises(UserError, match=message):
+        mosld.load_base("tiny", path=str(checkpoint))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+def test_weights_that_are_no_floating_point_numbers_are_refused(dtype, checkpoint):
+    weights = load_file(checkpoint / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file({**weights, name: weights[name].to(dtype)}, checkpoint / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"layers\.0\.mlp\.up_proj\.weight holds (I8|I64|BOOL), no floating-point"):
+        mosld.load_base("tiny", path=str(checkpoint))
+
+
 def test_pickled_weights_are_refused(checkpoint):
     (checkpoint / "model.safetensors").unlink()
     torch.save({"weight": torch.zeros(1)}, checkpoint / "pytorch_model.bin")
@@ -99,8 +130,8 @@ def test_rules_of_a_tokenizer_that_panic_are_refused(rules, checkpoint):
     ("shape", "message"),
     [
         ({"hidden_size": 10**7}, r"1,200,008,450,000,000 weights, which take 4,470,380 GiB"),
-        ({"num_hidden_layers": 10**8}, "takes more than 0.5 seconds"),
-        ({"num_labels": 10**9}, "takes more than 0.5 seconds"),
+        ({"num_hidden_layers": 10**8}, "takes more than 0.5 seconds of CPU time"),
+        ({"num_labels": 10**9}, "takes more than 0.5 seconds of CPU time"),
         ({"num_key_value_heads": 3}, "does not fit"),
         ({"attention_dropout": 7.0}, "does not fit"),
     ],
