@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,9 @@ from mosld.common.terminal import flush_streams, guard_streams, visible
 # How long to wait for the other processes of a run before leaving: the main one may still write and upload. After an
 # interruption outside the training loop the others may not know of it.
 EXIT_WAIT_SECONDS = {ExitCode.FINISHED: 60.0, ExitCode.DIVERGED: 60.0, ExitCode.INTERRUPTED: 5.0}
+
+# A launcher ends the other processes within a tenth of a second of the first error.
+REPEAT_SECONDS = 3.0
 
 _on_end: list[Callable[[float], None]] = []
 
@@ -108,6 +112,9 @@ def run_to_exit_code(work: Callable[[], int]) -> int:
 
 
 def _print_errors(messages: list[str]) -> None:
+    """Print a mistake; the first process of each machine does it alone where all make the same one."""
+    if is_distributed() and os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(REPEAT_SECONDS)
     with suppress(OSError):
         for message in messages:
             print(f"error: {visible(redact(message))}", file=sys.stderr)
