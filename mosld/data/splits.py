@@ -34,7 +34,7 @@ class TaskData:
     validation: Rows
     test: Rows
     dropped: int = 0
-    unused: numpy.ndarray = field(default_factory=lambda: NO_KEYS)
+    unused: numpy.ndarray = field(default_factory=lambda: NO_KEYS, compare=False)
     examples: dict[str, list[AnyRow]] = field(default_factory=dict)
 
 
