@@ -14,6 +14,8 @@ ROLES = {
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
     "model": "assistant", "ai": "assistant", "bot": "assistant", "chatbot": "assistant",
 }  # fmt: skip
+# What a model thought before it answered.
+REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 def read_conversation(values: Sequence[object], system: object) -> JsonObject:
@@ -82,7 +84,7 @@ def _message(message: object) -> tuple[str, str]:
         raise RowError(f"a message must be an object, is {type_name(message)}")
     name = message.get("role", message.get("from"))
     if name is None:
-        raise RowError("a message does not say who it is from ('role', or 'from')")
+        raise RowError(f"a message does not say who it is from ('role', or 'from'); it has {', '.join(message)}")
     role = ROLES.get(str(name).strip().lower())
     if role is None:
         raise RowError(
@@ -93,6 +95,9 @@ def _message(message: object) -> tuple[str, str]:
         raise RowError("a message has a weight other than 1, which is not supported")
     if any(message.get(key) for key in ("tool_calls", "function_call")):
         raise RowError("a message calls a tool; calls of tools are not trained on")
+    apart = next((key for key in REASONING if message.get(key)), None)
+    if apart:
+        raise RowError(f"a message has '{apart}' apart, which is not trained on; write it into 'content' or remove it")
     text = next((message[key] for key in ("content", "value", "text") if message.get(key) is not None), None)
     return role, _text(text, "the text of a message").strip()
 

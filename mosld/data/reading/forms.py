@@ -26,7 +26,7 @@ from mosld.data.reading.values import is_missing, text_of
 ALIASES = {
     "id": ("id",),
     "split": ("split",),
-    "context": ("context", "passage", "article", "story"),
+    "context": ("context", "passage", "article", "story", "premise", "paragraph", "flores_passage"),
     "system": ("system", "system_prompt"),
     "question": (
         "question",
@@ -41,6 +41,8 @@ ALIASES = {
         "input_text",
         "goal",
         "ctx",
+        "user",
+        "human",
     ),
     "choices": ("choices", "options", "answer_options", "alternatives", "candidates", "endings"),
     "answer": (
@@ -53,12 +55,16 @@ ALIASES = {
         "correct",
         "correct_option",
         "correct_index",
+        "correct_choice",
+        "correct_answer_num",
+        "right_answer",
         "cop",
         "gold",
+        "gold_label",
         "target",
     ),
     "final": ("final",),
-    "response": ("response", "completion", "output", "output_text", "reply", "solution"),
+    "response": ("response", "completion", "output", "output_text", "reply", "solution", "assistant"),
     "messages": ("messages", "conversations", "conversation"),
     "history": ("history",),
     "tools": ("tools", "functions"),
@@ -80,7 +86,9 @@ OPTIONAL = {
 ASIDE = ("id", "split", "tools")
 # The field that makes a row one of a kind, in the order in which they are looked for.
 KIND_OF_FIELD = {"messages": "reply", "choices": "choice", "final": "solution", "response": "reply", "text": "text"}
-_CHOICE_COLUMN = re.compile(r"(option|choice|opt|op|answer|ans|sol|ending)?[ _-]*([a-j]|[0-9])", re.IGNORECASE)
+_CHOICE_COLUMN = re.compile(
+    r"(option|choice|opt|op|(?:mc[ _-]?)?answer|ans|sol|ending)?[ _-]*([a-j]|[0-9])", re.IGNORECASE
+)
 _WRONG_CHOICES = re.compile(r"(distractor|(incorrect|wrong)[ _-]?(answer|option|choice))s?[ _-]?[0-9]*", re.IGNORECASE)
 _KNOWN_FORMS = (
     "multiple choice: question, choices, answer; replies: question, response; conversations: messages; worked "
@@ -150,6 +158,8 @@ class Form:
                 record["choices"], labels = read_choices(value)
                 record["labels"] = self.marks[: len(value)] if self.marks and isinstance(value, list) else labels
                 answer = getters["answer"](raw)
+                if isinstance(answer, list) and len(answer) == 1:
+                    answer = answer[0]
                 record["answer"] = None if answer is not _ABSENT and is_missing(answer) else answer
             elif "messages" in self.columns:
                 values = [_getter(name)(raw) for name in _names(self.columns["messages"])]
@@ -324,7 +334,13 @@ def _kind(
         if texts:
             fields["response"] = answer
             return "reply"
-    missing = next((name for name in ("question", "choices", "answer") if name not in fields), "question")
+    if "question" in fields and isinstance(fields.get("answer"), str):
+        raise UserError(
+            f"has answers ('{fields['answer']}') that are no text, and no choices: for multiple choice add a list "
+            '\'choices\' (of truth values ["no", "yes"]) or name it with data.columns={choices: ...}; for replies '
+            "write the answers as text"
+        )
+    missing = "response" if "question" in fields else "question"
     raise UserError(
         f"its columns are of no known form ({_KNOWN_FORMS}); name yours with data.columns={{{missing}: ...}}; "
         f"{nearest(missing, columns)}"
@@ -333,7 +349,7 @@ def _kind(
 
 def _refuse_other_rows(columns: set[str]) -> None:
     """Refuse rows that would be read wrongly: single messages, and replies that are called good or bad."""
-    for message in ({"role", "content"}, {"from", "value"}):
+    for message in ({"role", "content"}, {"from", "value"}, {"role", "text"}):
         if message <= columns:
             raise UserError(
                 f"holds one message a row ({', '.join(sorted(message))}); put all messages of a conversation into one "

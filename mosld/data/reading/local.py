@@ -364,8 +364,12 @@ def _too_few(read: ReadTask, files: Files, task: Task, training: bool) -> Iterat
         elif training and split == "train":
             purposes = [] if "test" in files or not task.scored else ["test"]
             purposes += ["validation"] if task.holdout else []
-            if len(rows) <= len(purposes):
+            # Equal rows stay together.
+            different = len(numpy.unique(row_keys(rows)))
+            if different <= len(purposes):
+                equal = f", of which {different} differ" if different < len(rows) else ""
                 yield (
-                    f"{path}: has {len(rows)} rows; a share of them is held out for {' and for '.join(purposes)} "
-                    f"(data.holdout), which needs {len(purposes) + 1} at least. Add rows, or a file for each split."
+                    f"{path}: has {len(rows)} rows{equal}; a share of them is held out for "
+                    f"{' and for '.join(purposes)} (data.holdout), which needs {len(purposes) + 1} at least. Add rows, "
+                    "or a file for each split."
                 )

@@ -75,6 +75,16 @@ FORMS: dict[str, tuple[dict, object]] = {
     "piqa": ({"goal": CHOICE.question, "sol1": "6", "sol2": "none", "label": 0}, CHOICE),
     "hellaswag": ({"ctx_a": "What", "ctx": CHOICE.question, "endings": ["6", "none"], "label": "0"}, CHOICE),
     "medmcqa": ({"question": CHOICE.question, "opa": "6", "opb": "none", "cop": 0, "exp": "Twice."}, CHOICE),
+    "copa": (
+        {"premise": "He has 3.", "question": CHOICE.question, "choice1": "6", "choice2": "none", "label": 0},
+        replace(CHOICE, context="He has 3."),
+    ),
+    "belebele": (
+        {"flores_passage": "He has 3.", "question": CHOICE.question, "mc_answer1": "6", "mc_answer2": "none",
+         "correct_answer_num": "1"},
+        replace(CHOICE, context="He has 3."),
+    ),
+    "a list of one answer": ({"query": CHOICE.question, "choices": ["6", "none"], "gold": [0]}, CHOICE),
     "race": (
         {"article": "He has 3.", "question": CHOICE.question, "options": ["6", "none"], "answer": "A"},
         replace(CHOICE, context="He has 3."),
@@ -95,6 +105,7 @@ FORMS: dict[str, tuple[dict, object]] = {
     ),
     "prompt and completion": ({"prompt": "Double 3.", "completion": "6"}, REPLY),
     "question and answer": ({"question": "Double 3.", "answer": "6"}, REPLY),
+    "user and assistant": ({"user": "Double 3.", "assistant": "6"}, REPLY),
     "question and number": ({"question": "Double 3.", "answer": 6}, REPLY),
     "input_text and output_text": ({"input_text": "Double 3.", "output_text": "6"}, REPLY),
     "alpaca": ({"instruction": "Double it.", "input": "3", "output": "6"}, Reply("", "", "3", "Double it.", "6")),
@@ -215,7 +226,7 @@ USER = {"role": "user", "content": "a"}
             r"wrong choices apart \(distractor1, distractor2\).*data.columns=\{response",
         ),
         ({"question": "Q?", "correct_answers": ["a"], "incorrect_answers": ["b"], "best_answer": "a"}, "wrong choices"),
-        ({"question": "Q?", "label": 3}, "no known form"),
+        ({"question": "Q?", "label": 3}, r"answers \('label'\) that are no text, and no choices"),
         ({"text": "A film.", "label": "good"}, "no known form"),
         ({"messages": openai(), "tools": [{"name": "x"}]}, "has tools"),
         ({"instruction": "a", "output": "b", "history": ["a", "b"]}, "'history' must be a list of pairs"),
@@ -237,6 +248,14 @@ USER = {"role": "user", "content": "a"}
         ({"messages": openai()[1:], "system": {"a": 1}}, "the system prompt must be text, is an object"),
         ({"role": "user", "content": "Hi."}, "holds one message a row"),
         ({"from": "human", "value": "Hi."}, "holds one message a row"),
+        ({"message_id": "1", "text": "Hi.", "role": "prompter"}, "holds one message a row"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "b", "reasoning_content": "c"}]},
+            "has 'reasoning_content' apart",
+        ),
+        ({"messages": [{"human": "a", "assistant": "b"}]}, "who it is from.*it has human, assistant"),
+        ({"question": "Q?", "passage": "p", "answer": True}, r"answers \('answer'\) that are no text, and no choices"),
+        ({"question": "Q?", "answers": {"text": ["a"]}}, r"data.columns=\{response: ...\}"),
     ],
 )  # fmt: skip
 def test_form_that_is_not_read_is_refused_in_one_line(record, words, tmp_path):

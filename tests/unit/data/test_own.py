@@ -246,6 +246,12 @@ def test_too_few_rows_are_refused_with_the_file_and_their_number(count, files, w
     assert [message.startswith(words) for message in refusal(tmp_path)] == [True]
 
 
+def test_too_few_different_rows_are_refused_with_their_number(tmp_path):
+    write(tmp_path / "law.jsonl", rows(2) * 6)
+    (message,) = refusal(tmp_path)
+    assert "law.jsonl: has 12 rows, of which 2 differ; a share of them is held out for test and for valid" in message
+
+
 def test_file_named_as_a_test_is_never_trained_on(tmp_path):
     path = write(tmp_path / "law_test.jsonl", rows(20))
     with pytest.raises(UserError, match="never trained on"):
