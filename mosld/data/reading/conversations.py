@@ -14,6 +14,8 @@ ROLES = {
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
     "model": "assistant", "ai": "assistant", "bot": "assistant", "chatbot": "assistant",
 }  # fmt: skip
+# How other trainers choose the messages that they train on.
+TRAINED_FLAGS = ("weight", "train", "loss")
 # What a model thought before it answered.
 REASONING = ("reasoning_content", "reasoning", "thinking")
 
@@ -91,8 +93,10 @@ def _message(message: object) -> tuple[str, str]:
             f"a message is from {quoted(name)}; known are {', '.join(ROLES)} (calls of tools are not trained on)",
             f"a message is from {name}",
         )
-    if message.get("weight") not in (None, 1):
-        raise RowError("a message has a weight other than 1, which is not supported")
+    # True is 1.
+    flag = next((key for key in TRAINED_FLAGS if message.get(key) not in (None, 1)), None)
+    if flag:
+        raise RowError(f"a message has a {flag} other than 1, which is not supported (data.train_turns chooses turns)")
     if any(message.get(key) for key in ("tool_calls", "function_call")):
         raise RowError("a message calls a tool; calls of tools are not trained on")
     apart = next((key for key in REASONING if message.get(key)), None)
