@@ -92,7 +92,9 @@ def adapt_with(
             torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
     except (ValueError, TypeError) as error:  # PEFT names a missing target or type, the tuner a shape that does not fit
-        raise UserError(f"method={method.name}: {error}") from error
+        words = re.findall(r"\w+", str(error))
+        keys = [f"; {theirs} is method.{ours}" for theirs, ours in PEFT_OPTIONS.items() if theirs in words]
+        raise UserError(f"method={method.name}: {error}{''.join(keys)}") from error
     if method.kind == "prefix" and adapted.device.type != "meta":
         _initialize_prefix(adapted, method.virtual_tokens)
     if method.experts_from and adapted.device.type != "meta":

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import MixtralConfig, MixtralForCausalLM
 
 import mosld
 from mosld.adapters.config import experts_per_layer
@@ -97,6 +98,15 @@ def test_a_list_a_regular_expression_and_all_linear_choose_modules(method, targe
 def test_targets_that_cannot_be_are_refused(options, message, tiny):
     with pytest.raises(UserError, match=message):
         mosld.adapt(tiny, "mosld", **options)
+
+
+def test_what_peft_refuses_names_our_key():
+    shape = MixtralConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=2,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"lora_dropout != 0.*; lora_dropout is method\.dropout"):
+        mosld.adapt(MixtralForCausalLM(shape), "lora", targets="all-linear", dropout=0.1)
 
 
 def test_a_list_may_stand_beside_plain_targets(tiny):
