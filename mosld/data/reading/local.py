@@ -231,7 +231,7 @@ class _TaskReader:
         """The form of a file with columns that the rows before this line do not have."""
         if not any(map(may_be_field, new)):
             return form
-        wider = self._form(path, columns)
+        wider = self._form(path, sorted(columns))
         if wider.kind != form.kind:
             raise UserError(
                 f"{path}:{line}: has {', '.join(sorted(new))}, which no row before it has: with it the file holds "
