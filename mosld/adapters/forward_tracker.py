@@ -128,7 +128,8 @@ class ForwardTracker:
         labels = kwargs.get("labels")
         context.supervised = labels is not None
         if context.prompt_mask_BS is None:
-            if self.chooses_by_prompt:
+            # A pass in which layers vote has the prompt of the pass that it serves.
+            if self.chooses_by_prompt and outer is None:
                 _refuse_packed_rows(kwargs.get("position_ids"), context.mask_BS)
             context.prompt_mask_BS = _prompt_of(labels, kwargs.get("input_ids"))
         context.wants_auxiliary_loss = self.auxiliary_loss.take_request(kwargs)

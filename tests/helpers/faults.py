@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ OPERATIONS = {
     "peft.peft_model": ("safe_save_file",),
     "shutil": ("copyfile",),
 }
+WRITES = ("fsync", "write_text", "save_file", "safe_save_file", "copyfile")
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -106,7 +108,7 @@ def _plant_inside(fault: dict[str, Any]) -> None:
     calls = seen = 0
     counting = False
 
-    def operation(whole: Any) -> Any:
+    def operation(name: str, whole: Any) -> Any:
         def wrapped(*arguments: Any, **named: Any) -> Any:
             nonlocal seen
             seen += counting
@@ -116,7 +118,8 @@ def _plant_inside(fault: dict[str, Any]) -> None:
             try:
                 return whole(*arguments, **named)
             finally:
-                if due and fault["when"] == "half":
+                # A rename is whole or not made.
+                if due and fault["when"] == "half" and name in WRITES:
                     _halve(arguments)
                 if due:
                     _do(fault["do"])
@@ -125,7 +128,7 @@ def _plant_inside(fault: dict[str, Any]) -> None:
 
     for place, names in OPERATIONS.items():
         for name in names:
-            _wrap(f"{place}{'.' if ':' in place else ':'}{name}", operation)
+            _wrap(f"{place}{'.' if ':' in place else ':'}{name}", partial(operation, name))
 
     def inside(whole: Any) -> Any:
         def wrapped(*arguments: Any, **named: Any) -> Any:
@@ -143,7 +146,9 @@ def _plant_inside(fault: dict[str, Any]) -> None:
 
 
 def _halve(arguments: tuple[Any, ...]) -> None:
-    """What a write leaves that is cut short: the first half of the file (other operations have no half)."""
-    paths = [Path(one) for one in arguments if isinstance(one, str | Path) and len(str(one)) < 200]
+    """What a write leaves that is cut short: the first half of the file."""
+    opened = [Path(f"/proc/self/fd/{one}").resolve() for one in arguments if type(one) is int]
+    named = [Path(one) for one in arguments if isinstance(one, str | Path) and len(str(one)) < 200]
+    paths = opened or named
     for path in [path for path in paths if path.is_file()][-1:]:  # of a copy, the target
         os.truncate(path, path.stat().st_size // 2)

@@ -17,7 +17,7 @@ from tests.helpers.fork_server import nursery
 pytestmark = pytest.mark.slow
 
 # What nobody reads back, or the user may edit.
-FREE = {"train.log", "README.md", ".lock", "figures"}
+FREE = {"train.log", "README.md", ".lock", ".manifest.lock", "figures"}
 
 
 def cases(full: bool) -> list[Case]:

@@ -196,6 +196,16 @@ def test_answer_tokens_influence_no_layer_s_decision():
     torch.testing.assert_close([routing.probs_BSE for routing in first], [routing.probs_BSE for routing in second])
 
 
+@pytest.mark.parametrize("inference", ["per_layer", "vote", "soft"])
+def test_options_behind_one_question_are_decided_by_the_question(inference):
+    """As the scoring packs them: positions start anew at each option, and the mask of the prompt is given."""
+    model = disagreeing_moa(inference=inference)
+    ids, prompt = torch.tensor([[*TEXTS[0][:3], 8, 9, 10, 11]]), torch.tensor([[1, 1, 1, 0, 0, 0, 0]])
+    packed = model(ids, prompt_mask=prompt, position_ids=torch.tensor([[0, 1, 2, 3, 4, 3, 4]]), use_cache=False).logits
+    alone = model(ids[:, :5], prompt_mask=prompt[:, :5], use_cache=False).logits
+    torch.testing.assert_close(packed[:, :5], alone, rtol=1e-4, atol=1e-4)
+
+
 def test_vote_takes_the_expert_of_most_layers_in_every_layer():
     inputs = batch()
     by_layer, voting = disagreeing_moa(), disagreeing_moa(inference="vote")
