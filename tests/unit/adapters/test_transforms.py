@@ -82,7 +82,9 @@ def test_batches_of_gradients_equal_one_at_a_time(row):
         alone = torch.autograd.grad(logits[i], trained, **options)
         for ours, expected in zip(batched, alone, strict=True):
             if expected is not None:  # the routers of MoA have no gradient in eval mode
-                torch.testing.assert_close(ours[i], expected, **EXACT)
+                # As above: soft choices are rounded to fp32, and the order of their sums depends on the batch.
+                bound = 1e-9 + 64 * 2.0**-24 * float(expected.abs().max())
+                torch.testing.assert_close(ours[i], expected, rtol=0, atol=bound)
 
 
 def compiled_graphs(row, depth, training):
