@@ -3,16 +3,20 @@
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from mosld.common.errors import UserError
+from mosld.common.terminal import flush_streams
 
 LAUNCHER_NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 PORTS = 2**16
+# It is no Exception, and has no public class.
+PANIC = "PanicException"
 ADVICE = "a launcher (torchrun, accelerate launch) sets it; start the command with one, or unset it"
 
 
@@ -66,10 +70,40 @@ def foreign_code(explain: Callable[[BaseException], str]) -> Iterator[None]:
     except UserError:
         raise
     except BaseException as error:
-        # A panic of a library written in Rust (tokenizers, safetensors) is no Exception, and has no public class.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        # A library written in Rust (tokenizers, safetensors) panics.
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
             raise
         raise UserError(explain(error)) from error
+
+
+@contextmanager
+def without_panic_note() -> Iterator[None]:
+    """Keep the note off the terminal that a library written in Rust prints before it panics; the error has its words.
+
+    What else is printed to stderr meanwhile follows afterwards.
+    """
+    try:
+        held, stderr = tempfile.TemporaryFile(), os.dup(2)  # noqa: SIM115 (closed below)
+    except OSError:
+        # There is no stderr, or no room for a file.
+        yield
+        return
+    panicked = False
+    flush_streams()
+    os.dup2(held.fileno(), 2)
+    try:
+        yield
+    except BaseException as error:
+        panicked = type(error).__name__ == PANIC
+        raise
+    finally:
+        flush_streams()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        with held, suppress(OSError):
+            held.seek(0)
+            if not panicked and (text := held.read()):
+                os.write(2, text)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils.hub import cached_file, cached_files
 
 from mosld.common.errors import UserError, explain_hub_error, format_value
-from mosld.common.machine import foreign_code, time_limit
+from mosld.common.machine import foreign_code, time_limit, without_panic_note
 from mosld.common.network import hub_outage
 from mosld.common.process import is_main
 from mosld.config.groups import model_config
@@ -131,7 +131,8 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     if config.path:
         # In a limited time; AutoTokenizer reads it without a limit.
         load_shape(config)
-    with foreign_code(partial(_explain, config)):
+    # A download shows its progress on stderr.
+    with foreign_code(partial(_explain, config)), without_panic_note() if config.path else nullcontext():
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         # What is wrong with its rules may show only in use.
         tokenizer.decode(tokenizer(SAMPLE).input_ids)

@@ -118,12 +118,13 @@ PANICS = {
 
 
 @pytest.mark.parametrize("rules", PANICS.values(), ids=PANICS)
-def test_rules_of_a_tokenizer_that_panic_are_refused(rules, checkpoint):
+def test_rules_of_a_tokenizer_that_panic_are_refused(rules, checkpoint, capfd):
     file = checkpoint / "tokenizer.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **rules}))
     with pytest.raises(UserError, match="cannot be loaded: PanicException") as refused:
         mosld.load_base("tiny", path=str(checkpoint))
     assert "\n" not in str(refused.value)
+    assert "panicked" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
