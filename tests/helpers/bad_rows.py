@@ -32,6 +32,8 @@ BAD: dict[str, dict[str, tuple[bytes, str]]] = {  # by task and kind: a line of 
         "a number": (b"3", "must be an object, is a number"),
         "null": (b"null", "must be an object, is null"),
         "not UTF-8": (b'{"id": "\xff"}', "is not UTF-8"),
+        "a key twice": (b'{"id": "a", "question": "One?", "question": "Two?"}', "the key 'question' more than once"),
+        "a key twice in a value": (b'{"id": "a", "meta": {"a": 1, "b": 2, "a": 1}}', "the key 'a' more than once"),
         "nested too deep": (b'{"id": ' + b"[" * 100_000, "is not JSON"),
         "no id": (line(id=...), "has no 'id'"),
         "no question": (line(question=...), "has no 'question'"),

@@ -14,6 +14,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from types import ModuleType
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject
 from mosld.config.local_files import data_format, named_split
-from mosld.data.reading.bad_rows import NOT_UTF8, RowError
+from mosld.data.reading.bad_rows import NOT_UTF8, RowError, quoted
 from mosld.data.reading.delimited import delimited_header, delimited_records
 from mosld.data.reading.values import is_utf8
 
@@ -172,14 +173,31 @@ def _is_array(path: Path) -> bool:
         return next((line.lstrip()[:1] for line in text if line.strip()), "") == "["
 
 
+class _KeyTwiceError(ValueError):
+    """An object of JSON has a key more than once, of which a parser takes the last without a word."""
+
+
+def _with_keys_once(pairs: list[tuple[str, object]]) -> JsonObject:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise _KeyTwiceError(f"has the key {quoted(key)} more than once")
+    return record
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_with_keys_once)
+
+
 def _json(line: str) -> object:
     if not is_utf8(line):
         return RowError(NOT_UTF8)
     try:
         # A byte-order mark stands inside a file that was put together from several.
-        return json.loads(line.lstrip("\ufeff").rstrip("\r\n"))
+        return _DECODER.decode(line.lstrip("\ufeff").rstrip("\r\n"))
     except json.JSONDecodeError as error:
         return RowError(f"is not JSON ({error.msg}, column {error.colno})", "is not JSON")
+    except _KeyTwiceError as error:
+        return RowError(str(error))
     except (ValueError, RecursionError):
         return RowError("is not JSON (a number too long, or nested too deep)", "is not JSON")
 
@@ -191,16 +209,17 @@ def _json_values(text: str, path: Path) -> Iterator[Record]:
     position = _skip(text, 0, "")
     array = text[position : position + 1] == "["
     position = _skip(text, position + array, "")
-    decoder = json.JSONDecoder()
     number = 0
     first: object = None
     while position < len(text) and not (array and text[position] == "]"):
         try:
-            value, position = decoder.raw_decode(text, position)
+            value, position = _DECODER.raw_decode(text, position)
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{path}: is not complete JSON ({error.msg}, line {error.lineno}, column {error.colno})"
             ) from error
+        except _KeyTwiceError as error:
+            raise UserError(f"{path}: row {number + 1} {error}") from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: is not JSON (a number too long, or nested too deep)") from error
         number += 1
