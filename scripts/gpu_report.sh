@@ -23,9 +23,9 @@ ffn=lora+ffn,mixlora,lora+ffn+compile,mixlora+compile
 if [ "${1:-}" = --rehearse ]; then
     shift
     export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    MODEL=${MODEL:-tiny} LIMIT=${LIMIT:-3600} wide=tiny layers=4 head=260 long=(--batch-size 2 --length 16) short=(--batch-size 1 --length 8) rounds=1
+    MODEL=${MODEL:-tiny} LIMIT=${LIMIT:-3600} wide=tiny layers=4 head=260 long=(--batch-size 2 --length 16) short=("${long[@]}") rounds=1
     real=(--batch-size 2 --trainer-sizes 2 --methods lora,mosld) grown=(--tokens 16 --lengths 8,16) shapes=2x16
-    methods=lora,mosld,lora+compile,mosld+compile ffn=lora+ffn,mixlora # each compiled method takes a minute on CPU
+    methods=lora,mosld,lora+compile,mosld+compile ffn=lora+ffn,mixlora # of one shape: compiling takes long on CPU
 elif ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "FAIL: no GPU is visible to torch; --rehearse runs without one" >&2
     exit 2

@@ -106,6 +106,7 @@ def test_rows_are_counted_by_set_split_and_source(call, toy_root, tmp_path):
     assert ("MMLU", "local") not in found
 
 
+@pytest.mark.slow
 def test_lines_that_were_scored_are_kept(call, toy_root, tmp_path):
     out = tmp_path / "zero_shot.json"
     command = ["--root", toy_root, "--model", "tiny", "--limit", 5, "--json", out]
@@ -120,6 +121,7 @@ def test_lines_that_were_scored_are_kept(call, toy_root, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["arc_easy", "gsm8k"])
+@pytest.mark.slow
 def test_agreement_goes_on_where_it_was_stopped(task, call, mixed_root, tmp_path):
     pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'mosld[lm-eval]'")
     root, state = tmp_path / "rows", tmp_path / "state.jsonl"

@@ -9,7 +9,8 @@ import pytest
 from mosld.config.compose import load_config
 from mosld.config.options import config_directory, group_options
 from mosld.config.rerun import eval_arguments
-from mosld.config.sweep import is_sweep, plan_sweep
+from mosld.config.sweep import is_sweep
+from tests.helpers.sweeps import jobs
 
 YAMLS = sorted(config_directory().rglob("*.yaml"))
 COMMANDS = ("train", "eval", "report", "plan", "chat")
@@ -24,14 +25,20 @@ def commands(path: Path) -> list[tuple[str, list[str]]]:
     return [(module, shlex.split(arguments)) for module, arguments in matches]
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.relative_to(config_directory()).as_posix())
+def named(path: Path):
+    """The file as a parameter of a test; those of sweeps compose many jobs."""
+    marks = [pytest.mark.slow] if path.parent.name in ("experiment", "scale", "sweep") else []
+    return pytest.param(path, id=path.relative_to(config_directory()).as_posix(), marks=marks)
+
+
+@pytest.mark.parametrize("path", [named(path) for path in YAMLS])
 def test_a_yaml_opens_with_a_command_that_composes(path: Path):
     assert commands(path), "its opening comment shows no `python -m mosld.` command"
     for module, arguments in commands(path):
         assert module in COMMANDS
         overrides = [argument for argument in arguments if argument != "--help"]
         if is_sweep(overrides):
-            plan_sweep(overrides)
+            jobs(*overrides)
             continue
         if module == "eval":
             overrides = eval_arguments(overrides).overrides

@@ -27,6 +27,7 @@ def instructed(tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_openorca_is_trained_on_and_not_scored(instructed):
     results = read(instructed / "results.json")
     assert list(results["scores"]) == list(results["base_scores"]) == ["arc_e"]
@@ -36,6 +37,7 @@ def test_openorca_is_trained_on_and_not_scored(instructed):
 
 
 @pytest.mark.parametrize(("prompt", "shots"), [("letter", 0), ("list", 1), ("cloze", 5)])
+@pytest.mark.slow
 def test_mmlu_is_scored_by_subject_and_category(prompt, shots, instructed, capsys):
     command = [f"run={instructed}", "data=mmlu", f"prompt={prompt}", f"evaluation.shots={shots}", "evaluation.limit=30"]
     assert eval_command.main([*command, "evaluation.base=true"]) == 0
@@ -68,6 +70,7 @@ def root(tmp_path) -> Path:
 MAPS = "data.columns={law: {question: q, choices: options, answer: label}, chat: {question: q, response: a}}"
 
 
+@pytest.mark.slow
 def test_own_tasks_of_two_kinds_are_trained_and_evaluated_again(root, tmp_path):
     run = tmp_path / "run"
     command = ["method=mosld", "data=local", "source=local", f"source.root={root}", MAPS, *FAST, f"output_dir={run}"]
@@ -113,6 +116,7 @@ def test_run_without_scored_tasks_saves_its_last_weights_and_says_so(root, tmp_p
         ),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_own_files_are_trained_in_epochs_and_the_log_says_what_is_not_seen(
     task, keys, best_by, lines, root, tmp_path, capsys
 ):

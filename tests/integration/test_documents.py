@@ -13,9 +13,10 @@ import pytest
 from mosld.common.errors import UserError
 from mosld.config.compose import load_config
 from mosld.config.rerun import eval_arguments, rerun_config, split_runs, with_compared
-from mosld.config.sweep import is_sweep, plan_sweep
+from mosld.config.sweep import is_sweep
 from mosld.planning.arguments import split_keys
 from tests.helpers.documents import MARK, PAGES, ROOT, Block, blocks, commands
+from tests.helpers.sweeps import jobs
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +76,7 @@ def accept(name: str, arguments: list[str]) -> None:
         rerun_config(recorded(), with_compared(given.overrides, given.compare) if given.compare else given.overrides)
     elif name in ("train", "plan"):
         keys = split_keys(arguments)[1] if name == "plan" else arguments
-        plan_sweep(keys) if is_sweep(keys) else load_config(keys)
+        jobs(*keys) if is_sweep(keys) else load_config(keys)
     else:
         importlib.import_module(f"mosld.{name}")._parser().read(arguments)
 

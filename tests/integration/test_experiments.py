@@ -1,7 +1,6 @@
 """The experiments of the paper: which jobs each has, at which scale, that they share runs and train in tiny form."""
 
 import json
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from mosld.config.groups import group_options
 from mosld.config.identity import run_directory
 from mosld.config.sweep import Job, is_sweep, plan_sweep
 from mosld.train import main
+from tests.helpers import sweeps
 
 pytestmark = pytest.mark.slow
 
@@ -20,9 +20,8 @@ JOBS = {
 TINY = ["scale=small", "debug=fast", "logger=files", "evaluation.limit=2", "training.max_steps=1"]
 
 
-@cache
 def jobs(name: str, *scale: str) -> list[Job]:
-    return plan_sweep([f"experiment={name}", *scale]).jobs
+    return sweeps.jobs(f"experiment={name}", *scale)
 
 
 def directories(name: str, *scale: str) -> set[str]:

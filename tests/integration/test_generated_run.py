@@ -33,6 +33,7 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_choices_and_numbers_are_in_one_table_before_and_after_training(finished):
     results = read(finished / "results.json")
     assert list(results["scores"]) == list(results["base_scores"]) == ["obqa", "gsm8k"]

@@ -128,6 +128,7 @@ def test_terminal_has_tables_reasons_and_the_page(tree: Path, tmp_path: Path, ca
     assert any(line.strip().startswith(f"{tree}/failed: failed") for line in lines)
 
 
+@pytest.mark.slow
 def test_same_runs_give_the_same_report_and_a_second_one_replaces_the_first(tree: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
@@ -167,6 +168,7 @@ def test_wrong_arguments_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_no_heavy_package_is_imported(tree: Path, tmp_path: Path):
     code = (
         "import sys; from mosld.report import main; main(sys.argv[1:]); "
@@ -178,6 +180,7 @@ def test_no_heavy_package_is_imported(tree: Path, tmp_path: Path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_real_runs_are_reported_and_a_mixture_is_compared_with_its_single_run(tmp_path: Path, toy_root: Path):
     common = ["model=tiny", "source=local", f"source.root={toy_root}", "debug=fast", "logger=files"]
     for name, overrides in {

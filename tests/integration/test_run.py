@@ -126,12 +126,14 @@ def test_eval_on_other_data_and_prompt_has_its_own_directory(finished):
     assert results["scores"]["arc_e"]["n"] == 5
 
 
+@pytest.mark.slow
 def test_same_command_gives_the_same_adapter(finished, arguments, tmp_path):
     assert train_command.main([*arguments, f"output_dir={tmp_path / 'again'}"]) == 0
     weights = "adapter/adapter_model.safetensors"
     assert (tmp_path / "again" / weights).read_bytes() == (finished / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_interrupted_run_resumes_bit_equal(finished, arguments, tmp_path, monkeypatch):
     step, taken = Stepper.step, []
 
@@ -168,6 +170,7 @@ def test_other_config_in_the_same_directory_is_rejected_with_the_difference(fini
     assert "method.rank: was 8, is 4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_changed_rows_are_rejected_on_resume(arguments, toy_root, tmp_path, capsys):
     root = shutil.copytree(toy_root, tmp_path / "data")
     changed = [a if not a.startswith("source.root") else f"source.root={root}" for a in arguments]
@@ -180,6 +183,7 @@ def test_changed_rows_are_rejected_on_resume(arguments, toy_root, tmp_path, caps
     assert "the rows changed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_resume_never_removes_only_what_the_run_wrote(finished, arguments, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "thesis.tex").write_text("mine")
@@ -195,6 +199,7 @@ def test_directory_of_other_files_is_rejected(arguments, tmp_path, capsys):
     assert (tmp_path / "config.yaml").read_text() == "title: my thesis"
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_scores(finished, arguments, tmp_path):
     run = [*arguments, f"output_dir={tmp_path / 'run'}", "training.gradient_checkpointing=true"]
     assert train_command.main(run) == 0
@@ -228,6 +233,7 @@ def test_check_runs_the_longest_batch_and_makes_no_directory(arguments, tmp_path
 
 @pytest.mark.parametrize("method", ["lora", "mosl"])
 @pytest.mark.parametrize("prompt", ["list", "cloze"])
+@pytest.mark.slow
 def test_method_trains_and_evaluates_with_prompt(method, prompt, arguments, tmp_path):
     others = [text for text in arguments if not text.startswith("method=")]
     run = [*others, f"method={method}", f"prompt={prompt}", "training.max_steps=2", f"output_dir={tmp_path / 'r'}"]
@@ -237,6 +243,7 @@ def test_method_trains_and_evaluates_with_prompt(method, prompt, arguments, tmp_
     assert scored["scores"] == read(tmp_path / "r" / "results.json")["scores"]
 
 
+@pytest.mark.slow
 def test_training_learns_sixteen_rows(toy_root, tmp_path):
     """Sixteen rows until they are known: gradients, labels, scoring and best-of-validation all have to be right."""
     root = tmp_path / "data"
@@ -307,6 +314,7 @@ def test_wrong_eval_argument_is_one_message(overrides, message, finished, capsys
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_second_start_of_a_run_tokenises_nothing(toy_root, tmp_path, monkeypatch):
     monkeypatch.setenv("MOSLD_CACHE", str(tmp_path / "cache"))
     seen = []

@@ -183,6 +183,7 @@ def device_waits(method: str, attention: str, packed: bool | None = None) -> lis
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("method", ["lora", *MIXTURES, "mixlora", "moa", "full"])
+@pytest.mark.slow
 def test_a_step_on_a_device_waits_for_it_once(method, attention):
     """For its losses, before the update; at that time the next step's first micro-batch is on its way."""
     assert device_waits(method, attention) == ["tolist"]

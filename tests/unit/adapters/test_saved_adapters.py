@@ -57,6 +57,7 @@ def bits_in_a_fresh_process(saved):
 
 
 @over(ROWS)
+@pytest.mark.slow
 def test_a_fresh_process_has_bit_equal_logits(row, ids, bits_in_a_fresh_process):
     logits = row.adapted()(ids).logits
     assert bits_in_a_fresh_process[row.name] == logits.detach().numpy().tobytes().hex()

@@ -91,14 +91,14 @@ def test_batches_of_gradients_equal_one_at_a_time(row):
                 torch.testing.assert_close(ours[i], expected, **bound)
 
 
-def compiled_graphs(row, depth, training):
+def compiled_graphs(row, depth, training, backend):
     """The graphs and the breaks of a compiled forward of `depth` layers, which is compared with the eager one."""
     models = []
     for _ in range(2):
         base = row.base()
         base.model.layers = base.model.layers[:depth]
         models.append(row.adapted(base=base).train(training))
-    compiled, eager = torch.compile(models[0], backend="aot_eager"), models[1]
+    compiled, eager = torch.compile(models[0], backend=backend), models[1]
     torch._dynamo.reset()
     counters.clear()
     inputs = row.inputs() if training else {"input_ids": row.inputs()["input_ids"]}
@@ -123,7 +123,9 @@ def test_the_whole_model_compiles_without_breaks_in_its_layers(row, training):
     method = method_config(row.name, None, {})[0]
     if uses_allocation(method):
         row = replace(row, options={"allocation": 3})  # one number of experts for any depth
-    shallow, deep = (compiled_graphs(row, depth, training) for depth in (2, 4))
+    # Dynamo alone makes and breaks the graphs; AOTAutograd, as slow again, sees backward once.
+    shallow = compiled_graphs(row, 2, training, "aot_eager" if training else "eager")
+    deep = compiled_graphs(row, 3, training, "eager")
     assert shallow == deep
     # MoA breaks the graph behind the last layer to keep the expert with the cache.
     assert deep <= ((3, 4) if row.domain and not training else (1, 0))

@@ -46,6 +46,7 @@ def run(folder, command: str, *arguments: str, **environment: str) -> tuple[int,
         ({"HF_HUB_OFFLINE": "1"}, ["HF_HUB_OFFLINE=1 is set", "unset HF_HUB_OFFLINE"]),
     ],
 )
+@pytest.mark.slow
 def test_hub_that_does_not_answer_is_one_error_with_its_cause(
     command, arguments, remedy, environment, causes, tmp_path
 ):

@@ -129,6 +129,7 @@ print(json.dumps([counts, len(holders), torch.equal(alone, shared)]))
 """
 
 
+@pytest.mark.slow
 def test_idle_threads_are_openmps_and_leave_results_alone():
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -104,6 +104,7 @@ def test_option_passes_the_checks_and_has_the_name_of_its_file(group: str, optio
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if f"{g}.name" in leaves()])
+@pytest.mark.slow
 def test_every_key_of_a_group_can_be_set_with_any_option(group: str, option: str):
     config = load_config(choosing(group, option))
     keys = [key for key, (hint, _) in leaves().items() if key.startswith(f"{group}.") and "dict" not in str(hint)]

@@ -92,9 +92,9 @@ def test_one_list_serves_a_sweep_over_mixture_and_single_settings():
 
 
 def test_sweep_over_settings_missing_from_the_list_names_each():
-    messages = refusals.refusal(plan_sweep, ["experiment=table1", FOUR])
+    messages = refusals.refusal(plan_sweep, ["experiment=table1", "method=lora,mosld", FOUR])
     assert [message.split("needs ")[1].split(",")[0] for message in messages] == ["race", "mctest"]
-    assert all("(in 11 of 77 jobs, the first: method=full data=single_" in message for message in messages)
+    assert all("(in 2 of 14 jobs, the first: method=lora data=single_" in message for message in messages)
 
 
 @pytest.mark.parametrize(("tasks", "part"), [("[obqa,csqa]", "is obqa alone"), ("[csqa]", "needs obqa")])

@@ -91,6 +91,7 @@ def test_git_hash_is_none_without_git(tmp_path: Path):
     assert python(tmp_path, "-c", command).stdout == "None\n"
 
 
+@pytest.mark.slow
 def test_output_dir_that_is_a_file_is_refused(tmp_path: Path, toy_root: Path):
     (tmp_path / "taken").write_text("")
     done = python(

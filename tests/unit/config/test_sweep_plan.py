@@ -66,10 +66,12 @@ def test_jobs_have_the_values_of_the_overrides(arguments: list[str], values: dic
 
 
 @pytest.mark.parametrize("name", sorted(set(group_options()["sweep"]) - {"methods"}))
+@pytest.mark.slow
 def test_sweep_file_has_its_jobs(name: str):
     assert len(plan_sweep([f"sweep={name}"]).jobs) == JOBS[name]
 
 
+@pytest.mark.slow
 def test_sweep_files_have_every_method_and_allocation():
     methods = [name for name in group_options()["method"] if not name.endswith("_authors")]
     assert sorted(name for (name,) in settings(["sweep=methods"], "method.name")) == methods

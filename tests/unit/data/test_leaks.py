@@ -150,6 +150,7 @@ def test_results_without_leaks_have_no_notes():
         ("paper", {"obqa": (4911, 546), "arc_e": (2539, 282), "arc_c": (1276, 142), "csqa": (8767, 974)}, (13, 3)),
     ],
 )
+@pytest.mark.slow
 def test_published_sets_have_these_rows_and_leaks(policy, counts, leaks):
     if not REAL.is_dir():
         pytest.skip(f"needs {REAL}, real copies of the published sets")

@@ -183,6 +183,7 @@ def test_bundled_solutions_are_judged_right_by_what_is_learned():
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is missing: the published rows are not part of the project")
 @pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.slow
 def test_every_published_solution_ends_in_its_number(split):
     bad = BadRows()
     rows = read_rows([REAL / f"{split}.jsonl"], TASKS["gsm8k"], split, bad)

@@ -35,6 +35,7 @@ def test_bundled_source_has_good_rows_of_every_task(task, policy):
 
 
 @pytest.mark.parametrize("task", PUBLISHED)
+@pytest.mark.slow
 def test_published_sets_have_no_bad_row(task):
     if not REAL.is_dir():
         pytest.skip(f"needs {REAL}, real copies of the published sets")

@@ -64,6 +64,7 @@ class Recording(LM):
     loglikelihood_rolling = loglikelihood
 
 
+@pytest.mark.slow
 def test_recorded_texts_are_scored_as_lm_eval_scores_them():
     rows, texts = recorded()
     manager = task_manager(["gsm8k"])
@@ -78,6 +79,7 @@ def test_recorded_texts_are_scored_as_lm_eval_scores_them():
         assert 30 <= sum(ours.values()) <= 270
 
 
+@pytest.mark.slow
 def test_the_untrained_base_is_scored_as_lm_eval_scores_it():
     model, tokenizer = mosld.load_base("tiny", dtype="float32")
     asked = [f"What, {'in truth, ' * (i % 5)}is number {i}?" for i in range(12)]

@@ -156,6 +156,7 @@ def test_fit_of_equal_experts_is_their_lora(method, tmp_path):
 
 
 @pytest.mark.parametrize("method", OWN_A)
+@pytest.mark.slow
 def test_higher_rank_has_a_smaller_error(method):
     model = BY_NAME[method].adapted()
     fits = [fit_updates(model, rows(20), rows(20), rank) for rank in (2, 8, 16)]

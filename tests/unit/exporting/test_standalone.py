@@ -123,6 +123,7 @@ def expected(name, dtype):
 
 @pytest.mark.parametrize("kind", DTYPES)
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_the_folder_answers_as_the_adapted_model(name, kind, folders):
     ours = torch.load(folders[name] / "answers.pt")[kind]
     theirs, untrained = expected(name, DTYPES[kind])
@@ -131,6 +132,7 @@ def test_the_folder_answers_as_the_adapted_model(name, kind, folders):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_the_modelling_file_is_short_and_anybody_can_read_the_weights(name, folders):
     text = (folders[name] / "modeling_mixture.py").read_text()
     lines = text.splitlines()
@@ -143,6 +145,7 @@ def test_the_modelling_file_is_short_and_anybody_can_read_the_weights(name, fold
     assert len(modes) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_has_no_path_of_its_author(folders):
     for path in folders["mosld"].glob("*.json"):
         assert str(Path.home()) not in path.read_text()

@@ -104,6 +104,7 @@ def check(tmp_path: Path, **environment: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_downloaded_once_with_a_progress_bar(hub, tmp_path):
     output = check(tmp_path, HF_ENDPOINT=hub.address)
     assert "check passed" in output

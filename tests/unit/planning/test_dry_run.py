@@ -52,6 +52,7 @@ def saved_in_a_real_step(config):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_saved_bytes_equal_those_that_autograd_saves(method):
     config = config_of(method)
     real, gradients = saved_in_a_real_step(config)
@@ -62,6 +63,7 @@ def test_saved_bytes_equal_those_that_autograd_saves(method):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", ["mosld", "full"])
+@pytest.mark.slow
 def test_cost_of_a_deep_model_is_extrapolated_from_two_shallow_ones(method, checkpointing):
     config = config_of(method, more=["model.shape.num_hidden_layers=20"])
     batch = BatchShape(ROWS, LENGTH, ANSWER)
@@ -70,6 +72,7 @@ def test_cost_of_a_deep_model_is_extrapolated_from_two_shallow_ones(method, chec
     assert foretold.peak == pytest.approx(found.peak, rel=0.002)
 
 
+@pytest.mark.slow
 def test_checkpointing_saves_less_and_multiplies_more():
     found = measure_step(config_of("mosld"), LENGTH, ANSWER, gpus=0)
     assert found.saving.saved < found.plain.saved / 3
@@ -101,6 +104,7 @@ def test_peak_includes_gradients_of_earlier_micro_batches(asked, rows, peak_has_
     assert (cost.peak >= cost.saved + cost.gradients) is peak_has_gradients
 
 
+@pytest.mark.slow
 def test_gpu_saves_less_of_attention_and_dropout_than_cpu():
     on_cpu, on_gpu = (measure_step(config_of("lora"), 128, ANSWER, gpus=gpus).plain for gpus in (0, 1))
     assert on_gpu.saved < on_cpu.saved

@@ -37,6 +37,7 @@ def test_push_without_a_token_is_refused_before_the_run_starts(arguments, monkey
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_adapter_and_card_are_pushed_to_a_private_repository(arguments, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_planted_secret")
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeHub)
@@ -51,6 +52,7 @@ def test_adapter_and_card_are_pushed_to_a_private_repository(arguments, monkeypa
         assert not path.is_file() or b"hf_planted_secret" not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_failed_push_does_not_fail_the_run(arguments, monkeypatch, tmp_path, capsys):
     class Down(FakeHub):
         def create_repo(self, *_, **__):

@@ -81,6 +81,7 @@ def items(entries):
     return {entry.key or ".".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
 
 
+@pytest.mark.slow
 def test_history_has_every_step_and_validation(sent):
     history = histories(sent)
     steps = [line["train/step"] for line in history if "train/cross_entropy" in line]
@@ -117,6 +118,7 @@ def test_summary_has_the_scores_of_results_json(sent, run):
     assert numbers["untrained/arc_e/accuracy"] == results["base_scores"]["arc_e"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_evaluation_on_mmlu_sends_scores_by_category_and_subject(run):
     asked = ["data=mmlu", "source=bundled", "evaluation.limit=24", "evaluation.base=true"]
     assert eval_command.main([f"run={run}", *asked]) == 0
@@ -205,6 +207,7 @@ def files(tmp_path):
     return sorted(tmp_path.glob("run/wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
 
 
+@pytest.mark.slow
 def test_resumed_run_has_all_steps_under_the_same_id(arguments, tmp_path, monkeypatch):
     take = Stepper.step
 

@@ -85,6 +85,7 @@ def digest(loop) -> str:
 
 
 @pytest.mark.parametrize("method", ["lora", "mosl", "mosld"])
+@pytest.mark.slow
 def test_run_killed_at_any_step_resumes_bit_equal(method, tmp_path):
     straight = make_loop(tmp_path, method)
     total = straight.run().step
@@ -147,6 +148,7 @@ def test_metrics_hold_every_step_once_after_resuming(tmp_path):
         ("last", [0.4, 0.3, 0.2, 0.1], 8),
     ],
 )
+@pytest.mark.slow
 def test_weights_of_the_best_validation_are_loaded_at_the_end_and_of_equal_ones_the_later(
     best_by, scores, best_step, tmp_path, capsys
 ):
@@ -171,6 +173,7 @@ def test_weights_of_the_best_validation_are_loaded_at_the_end_and_of_equal_ones_
         (3, [0.2, 0.1, 0.1, 0.1], 8),
     ],
 )
+@pytest.mark.slow
 def test_run_stops_after_so_many_validations_without_improvement_also_when_resumed(patience, scores, steps, tmp_path):
     config = dataclasses.replace(CONFIG, patience=patience)
     straight = make_loop(tmp_path, config=config, scores=scores)
