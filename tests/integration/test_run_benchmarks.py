@@ -82,3 +82,29 @@ def test_what_separates_a_run_is_what_inspect_finds(train, load, tmp_path):
     assert row["cosine of experts"] == f"{sum(cosines) / len(cosines):.2f}"
     assert row["accuracy, %"] == f"{100 * run.average:.1f}"
     assert row["dropout"] == "0.1 on A"
+
+
+def write_results(folder: Path, method: str, rate: float, seed: int, loss: float) -> None:
+    path = folder / f"{method}-{rate}-{seed}"
+    path.mkdir()
+    results = {"status": "finished", "method": method, "seed": seed, "config": {"training.learning_rate": rate}}
+    scores = {"validation_loss": loss, "validation_average": 0.5, "average": 0.25 + rate}
+    (path / "results.json").write_text(json.dumps(results | scores))
+
+
+def test_a_learning_rate_is_chosen_by_validation_over_the_seeds_that_all_rates_have(load, tmp_path):
+    for rate, losses in {1e-3: [2.0, 2.4], 3e-3: [2.2, 2.1]}.items():
+        for seed, loss in enumerate(losses):
+            write_results(tmp_path, "lora", rate, seed, loss)
+    write_results(tmp_path, "lora", 1e-3, 2, 1.0)
+    write_results(tmp_path, "mosld", 1e-3, 0, 3.0)
+    load("learning_rates", tmp_path, "--json", tmp_path / "json")
+    rows = json.loads((tmp_path / "json").read_text())["rows"]
+    assert [(row["method"], row["learning rate"], row["seeds"], row["chosen"]) for row in rows] == [
+        ("lora", "0.001", 3, ""), ("lora", "0.003", 2, "yes"), ("mosld", "0.001", 1, "yes"),
+    ]  # fmt: skip
+    assert rows[1]["validation loss"] == "2.150"
+    assert rows[1]["test accuracy, %"] == "25.3"
+    write_results(tmp_path, "mosld", 3e-3, 1, 1.0)
+    with pytest.raises(SystemExit, match="no seed has runs at every learning rate"):
+        load("learning_rates", tmp_path)
