@@ -232,6 +232,22 @@ def _cache_manifest(folder: Path) -> str:
     return json_text({path.relative_to(folder).as_posix(): file_state(path) for path in files})
 
 
+def walk(directory: str | Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk` in sorted order without hidden folders, in which links are followed and no folder is met twice.
+
+    Yields:
+        The folder, and the names of the folders and of the files in it; of the former those that the caller takes out
+        are not visited.
+    """
+    seen: set[str] = set()
+    for folder, below, names in os.walk(directory, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = sorted(name for name in below if not name.startswith(".")) if real not in seen else []
+        if real not in seen:
+            seen.add(real)
+            yield Path(folder), below, names
+
+
 def build_once(target: Path, make: Callable[[Path], object]) -> Path:
     """Build a file or folder unless it exists whole; a reader sees it complete or not at all.
 

@@ -1,13 +1,12 @@
 """The work of `mosld.verify`: compare a run with its manifest, its config, its rows, its base and its predictions."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mosld.common.errors import UserError
-from mosld.common.files import MANIFEST, JsonObject, read_json
+from mosld.common.files import MANIFEST, JsonObject, read_json, walk
 from mosld.common.process import silence_libraries
 from mosld.common.reading import load_yaml, read_lines
 from mosld.config.fields import build
@@ -68,7 +67,7 @@ def verify_runs(directory: Path, replay: int) -> bool:
 
 
 def _runs_below(directory: Path) -> Iterator[Path]:
-    for folder, below, names in os.walk(directory):
+    for folder, below, names in walk(directory):
         sealed = MANIFEST in names
         exported = sealed and bool(NOT_OF_A_RUN & set(names))
         recorded = {"config.yaml", "data.json"} & set(names)
@@ -76,8 +75,7 @@ def _runs_below(directory: Path) -> Iterator[Path]:
         if is_run or exported:
             below.clear()
         if is_run:
-            yield Path(folder)
-        below[:] = sorted(name for name in below if not name.startswith("."))
+            yield folder
 
 
 def verify_run(run: RunDirectory, replay: int = 0) -> list[Check]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from mosld.common.errors import UserError
-from mosld.common.files import JsonObject, read_json
+from mosld.common.files import JsonObject, read_json, walk
 from mosld.common.reading import load_json, require_shape
 from mosld.common.seal import seal_of
 from mosld.common.terminal import one_line
@@ -56,14 +56,13 @@ def _run_directories(directories: Iterable[str]) -> Iterator[Path]:
     """Every directory of a run or an evaluation once, even if it lies below several of the directories."""
     seen = set()
     for directory in directories:
-        for folder, below, files in os.walk(directory):
+        for folder, below, files in walk(directory):
             if "results.json" in files or {"config.yaml", "data.json"} <= set(files):
                 below[:] = [name for name in below if name == "eval"]
                 real = os.path.realpath(folder)
                 if real not in seen:
-                    yield Path(folder)
+                    yield folder
                 seen.add(real)
-            below[:] = sorted(name for name in below if not name.startswith("."))
 
 
 def _add_run(collected: CollectedRuns, path: Path) -> None:

@@ -35,6 +35,16 @@ def test_runs_are_found_at_any_depth_once(tmp_path: Path):
     assert len(collect([str(tmp_path / "a")]).runs) == 1
 
 
+def test_links_are_followed_and_lead_to_no_run_twice(tmp_path: Path):
+    for name in ("here/a", "elsewhere/b"):
+        write_run(tmp_path / name, ONE)
+    (tmp_path / "here" / "of_b").symlink_to(tmp_path / "elsewhere" / "b")
+    (tmp_path / "here" / "of_a").symlink_to("a")
+    (tmp_path / "here" / "around").symlink_to(tmp_path)
+    runs = collect([str(tmp_path / "here")]).runs
+    assert sorted(run.path.resolve().name for run in runs) == ["a", "b"]
+
+
 def test_evaluation_knows_what_its_run_trained_on_and_each_file_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
