@@ -87,7 +87,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = [
         {"method": method, "dropout": dropout, "seeds": len(runs)}
         | {name: cell(map(value, runs), digits) for name, (value, digits) in COLUMNS.items()}
-        for (method, dropout), runs in settings.items()
+        for (method, dropout), runs in sorted(settings.items(), key=lambda setting: setting[0])
     ]
     report("Means over modules with a choice of experts, ± standard deviation over seeds", rows, flags.json)
 
