@@ -95,6 +95,12 @@ ARRAY = b'[{"question": "One?", "answer": "1"}]'
         ("a.jsonl", ARRAY + b"\n" + ARRAY, r"goes on after its JSON array \(line 2\)"),
         ("a.json", ARRAY + b'\n{"question": "Two?"}', r"goes on after its JSON array \(line 2\)"),
         ("a.json", b'{"test": ' + ARRAY + b"}", r"holds rows of 'test', .*call it test\.json"),
+        (
+            "a.json",
+            b'{"train": ' + ARRAY + b', "n": 1, "test": ' + ARRAY + b"}",
+            "several arrays of objects .train, test",
+        ),
+        ("a.jsonl", b'{"question": ["One?"], "answer": ["1"]}', "is one JSON object with the keys question, answer"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         ("a.csv", b"<!DOCTYPE html><html>404</html>", "is a web page"),
