@@ -119,6 +119,24 @@ def test_config_lists_the_tasks_that_it_finds(tmp_path):
 def test_missing_column_is_named_once_a_file_with_the_nearest_one(tmp_path):
     write(tmp_path / "law.csv", [{"q": "Q?", "option": "[]", "label": 0}] * 3)
     assert refusal(tmp_path) == ["law.csv: has no column 'options'; did you mean 'option'? Valid: label, option, q."]
+
+
+def test_table_of_which_no_row_can_be_read_is_said_to_be_so(tmp_path):
+    (tmp_path / "law.csv").write_text("question,answer\n" + "What?,one,two\n" * 9)
+    assert (
+        refusal(tmp_path, columns={})[0] == "law.csv:2: has 3 fields, the header has 2; 9 such rows, the first 2, 3, 4"
+    )
+
+
+def test_table_without_a_header_is_told_to_name_its_columns(tmp_path):
+    (tmp_path / "law.csv").write_text("What is one?,6,5,A\nWhat is two?,4,3,B\n")
+    assert "The first line of a table must name its columns." in refusal(tmp_path, columns={})[0]
+
+
+def test_test_without_answers_is_told_to_be_moved(tmp_path):
+    write(tmp_path / "train.csv", rows(20))
+    write(tmp_path / "test.csv", [{key: row[key] for key in ("q", "options")} for row in rows(5)])
+    assert "rows without answers cannot be scored" in refusal(tmp_path)[-1]
     assert "name yours with data.columns={question: ...}" in refusal(tmp_path, {})[0]
 
 
