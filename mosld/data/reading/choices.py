@@ -27,7 +27,7 @@ _NAMED = re.compile(r"(option|choice|answer)[ _-]*", re.IGNORECASE)
 # "B. blue", "(B) blue"
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])[.):]\s*(\S.*)", re.DOTALL)
 # The keys of a choice that is an object.
-_LABELS = ("label", "key", "letter", "id")
+_LABELS = ("label", "key", "letter", "name", "id", "index", "number")
 _TEXTS = ("text", "value", "option", "choice", "content")
 _TRUTH = {"true": ("true", "yes"), "false": ("false", "no")}
 
@@ -50,12 +50,17 @@ def read_choices(value: object) -> tuple[object, list[str]]:
     elif isinstance(value, list | tuple) and all(isinstance(choice, dict) for choice in value):
         keys = set.intersection(*map(set, value)) if value else set()
         label, text = (next((name for name in names if name in keys), None) for names in (_LABELS, _TEXTS))
-        if text:
+        # Of a label and a value, either may be the text.
+        if text and (label, text) != ("label", "value"):
             labels = [str(choice[label]) for choice in value] if label else []
             value = [choice[text] for choice in value]
     if not isinstance(value, list | tuple):
         return value, []
     texts = [text_of(choice) for choice in value]
+    if not labels:
+        prefixes = [_LETTER_AND_TEXT.fullmatch(text) for text in texts if isinstance(text, str) and text]
+        letters = [prefix[1].upper() for prefix in prefixes if prefix]
+        labels = letters if len(set(letters)) == len(prefixes) else []
     # A row with fewer choices leaves its last ones empty.
     while texts and texts[-1] == "":
         texts.pop()
@@ -108,6 +113,8 @@ def choice_index(answer: object, choices: Sequence[str], labels: Sequence[str], 
         named = str(answer).strip()
         number = None if isinstance(answer, bool) else whole_number(answer)
         index = next((i for i, label in enumerate(labels) if label.strip() in (named, str(number))), None)
+        if index is None:
+            index = next((i for i, label in enumerate(labels) if _folded(label) == _folded(named)), None)
     elif form == "letter":
         letter = _letter(answer, choices).upper() if isinstance(answer, str) else ""
         index = ascii_uppercase.find(letter) if len(letter) == 1 else None

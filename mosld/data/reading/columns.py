@@ -11,7 +11,9 @@ _CHOICE_COLUMN = re.compile(
     r"([a-z]|[0-9]{1,2})[\]).:]*([ _-]text)?",
     re.IGNORECASE,
 )
-_CHOICE_MARKS = (ascii_lowercase, list(map(str, range(26))), list(map(str, range(1, 27))))
+# There are letters for so many.
+MAX_CHOICES = 26
+_CHOICE_MARKS = (ascii_lowercase, list(map(str, range(MAX_CHOICES))), list(map(str, range(1, MAX_CHOICES + 1))))
 
 # Reads the first records with the named columns.
 Head = Callable[[Collection[str]], list[JsonObject]]
@@ -34,10 +36,10 @@ def choice_columns(columns: Sequence[str]) -> list[str]:
     groups: dict[str, dict[str, str]] = {}
     for column in columns:
         match = _CHOICE_COLUMN.fullmatch(column.strip())
-        if match and (match[1] or match[2].isalpha()):
+        if match:
             mark = match[2].lower().lstrip("0") or "0"
             groups.setdefault(f"{(match[1] or '').lower()}{mark.isdigit()}{match[3]}", {})[mark] = column
-    for group in groups.values():
+    for group in (group for group in groups.values() if len(group) <= MAX_CHOICES):
         for marks in _CHOICE_MARKS:
             run = []
             for mark in marks:

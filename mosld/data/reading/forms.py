@@ -13,6 +13,7 @@ plain text         text
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
@@ -158,7 +159,7 @@ def _is_empty(value: object) -> bool:
     """Whether a cell holds nothing, also not in its parts."""
     if isinstance(value, dict):
         return all(map(_is_empty, value.values()))
-    return value is _ABSENT or is_missing(value) or value in ([], "[]")
+    return value is _ABSENT or is_missing(value) or value in ([], "[]", "{}")
 
 
 def _getter(column: str) -> Callable[[JsonObject], object]:
@@ -289,9 +290,9 @@ def _kind(
     if "question" in fields and isinstance(fields.get("answer"), str):
         answer = str(fields["answer"])
         # A number is an answer, in a column 'label' it is that of a choice.
-        kinds = (str, int, float) if plain(answer) == "answer" else (str,)
+        kinds = (str, bytes, int, float, Decimal) if plain(answer) == "answer" else (str, bytes)
         values = [value for record in head([answer]) if isinstance(value := _getter(answer)(record), kinds)]
-        texts = [str(value) for value in values if not isinstance(value, bool)]
+        texts = [str(text_of(value)) for value in values if not isinstance(value, bool)]
         marked = sum(final_line(text) is not None for text in texts)
         if marked and marked < len(texts):
             raise UserError(
@@ -323,7 +324,7 @@ def _as_messages(fields: Mapping[str, Column], head: Head) -> bool:
     return (
         fields.get("question") == "prompt"
         and fields.get("response") == "completion"
-        and any(isinstance(record.get("prompt"), list) for record in head(["prompt"]))
+        and any(str(record.get("prompt")).startswith("[{") for record in head(["prompt"]))
     )
 
 

@@ -287,7 +287,7 @@ class _TaskReader:
             reason = _REASONS["label" if answers == "text" and labels else answers]
             if labels and answers in ("label", "text"):
                 reason += f" {', '.join(labels)}"
-            shown = quoted(answer) if isinstance(answer, str) else f"{answer} ({type_name(answer)})"
+            shown = quoted(answer) if isinstance(answer, str) else f"{shortened(str(answer))} ({type_name(answer)})"
             if isinstance(answer, str) and len(letter := answer.strip()) == 1 and not letter.isascii():
                 shown += f" ({unicodedata.name(letter, 'no letter')})"
             self.bad.add(file.path, file.lines[row], RowError(f"'{name}' {reason}, is {shown}", f"'{name}' {reason}"))

@@ -34,6 +34,7 @@ Record = tuple[int, object]
 HEAD = 1000
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+_JSON = "is JSON; call it .json, .jsonl or .ndjson"
 # How files begin that are something else than their suffix says.
 _FOREIGN = {
     b"version https://git-lfs": "is a pointer of Git LFS, not the data; fetch it with git lfs pull",
@@ -45,6 +46,9 @@ _FOREIGN = {
     b"\x28\xb5\x2f\xfd": "is compressed by zstd; add .zst to its name",
     b"PAR1": "is a parquet file; call it .parquet",
     b"ARROW1": "is an Arrow file; call it .arrow",
+    b'{"': _JSON,
+    b"[{": _JSON,
+    b"[\n": _JSON,
 }  # fmt: skip
 # Keys of an object that is a row.
 _QUESTIONS = ("question", "prompt", "instruction", "query", "problem")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mosld.common.errors import UserError
+from mosld.data.reading.choices import parse_cell
 from mosld.data.reading.columns import Column, Head, plain, written
 from mosld.data.reading.conversations import ROLES
 
@@ -39,7 +40,7 @@ def refuse_other_rows(columns: Sequence[str], fields: Mapping[str, Column], head
     label = next((column for name, column in by_name.items() if name in ("label", "ktotag")), None)
     if label and isinstance(reply, str) and "choices" not in fields:
         labels = {str(record.get(label)).lower() for record in head([label])}
-        if reply == "completion" or labels <= {"true", "false"}:
+        if reply == "completion" or labels <= {"true", "false", "1", "0"}:
             raise UserError(
                 f"holds replies that a label calls good or bad ({label}), which are not trained on; keep the good "
                 f"ones, or to train on all {_map_to(reply, fields, head)}"
@@ -50,7 +51,10 @@ def _map_to(reply: str, fields: Mapping[str, Column], head: Head) -> str:
     """What to do to train on the replies in a column."""
     question = str(fields.get("question", ""))
     row = next((row for row in head([reply, question]) if row.get(reply)), {})
-    value, prompt = row.get(reply), row.get(question)
+    value, prompt = (
+        parse_cell(cell) if isinstance(cell, str) and cell.startswith("[{") else cell
+        for cell in (row.get(reply), row.get(question))
+    )
     first = value[0] if isinstance(value, list) else None
     role = first.get("role", first.get("from")) if isinstance(first, dict) else None
     if isinstance(value, str) and "messages" not in fields:

@@ -81,6 +81,10 @@ FORMS: dict[str, tuple[dict, object]] = {
     "choice is the answer": (
         {"question": CHOICE.question, "A": "6", "B": "none", "choice": "B", "answer": "A"}, CHOICE,
     ),
+    "labels in small letters": (
+        {"question": CHOICE.question, "options": {"b": "6", "a": "none"}, "answer": "B"}, CHOICE,
+    ),
+    "columns of bare numbers": ({"question": CHOICE.question, "1": "6", "2": "none", "answer": "1"}, CHOICE),
     "twelve columns": (
         {"question": CHOICE.question, **{f"option{i}": str(i) for i in range(1, 13)}, "answer": "option6"},
         replace(CHOICE, choices=tuple(map(str, range(1, 13))), answer=5),
@@ -156,6 +160,9 @@ FORMS: dict[str, tuple[dict, object]] = {
     "conversations": ({"conversations": sharegpt()}, TURNS),
     "system beside conversations": ({"system": "Be short.", "conversations": sharegpt()[1:]}, TURNS),
     "prompt and completion of messages": ({"prompt": openai()[:4], "completion": openai()[4:]}, TURNS),
+    "prompt and completion as JSON": (
+        {"prompt": json.dumps(openai()[:4]), "completion": json.dumps(openai()[4:])}, TURNS,
+    ),
     "plain text": ({"text": "Six is twice three."}, Reply("", "", "", "", "Six is twice three.")),
 }  # fmt: skip
 
@@ -258,6 +265,8 @@ USER = {"role": "user", "content": "a"}
         ({"prompt": "a", "completion": "b", "label": False}, "that a label calls good or bad"),
         ({"question": "Q?", "answer": "A"}, r"letters, and no choices: .*data.columns=\{response: answer\}"),
         ({"instruction": "Q?", "context": "c", "input": "i", "output": "a"}, "has both 'context' and 'input'"),
+        ({"question": "Q?", "options": [{"value": "A", "label": "x"}, {"value": "B", "label": "y"}], "answer": "A"},
+         "choice 0 must be text, is an object"),
         ({"text": "Q?", "image": {"bytes": None, "path": "x.png"}}, r"has image; .*data.columns=\{images: null\}"),
         ({"messages": [{"role": "user", "parts": [{"text": "a"}]}]}, "has no text .*it has role, parts"),
         ({"messages": [{"role": "user", "content": ["a", "b"]}]}, "is a list of texts; join them"),
@@ -325,6 +334,8 @@ def spoken(*messages: tuple[str, str]) -> list[dict[str, str]]:
         {"prompt": "Double 3.", "chosen": spoken(*ASKED, *ANSWERED), "rejected": spoken(*ASKED)},
         {"prompt": spoken(*ASKED), "chosen": spoken(*ANSWERED), "rejected": spoken(*ANSWERED)},
         {"messages": spoken(*ASKED, *ANSWERED), "rejected_response": "5"},
+        {"prompt": "Double 3.", "chosen": json.dumps(spoken(*ASKED, *ANSWERED)), "rejected": "5"},
+        {"prompt": "Double 3.", "response": "6", "label": 0},
         {"prompt": "Double 3.", "completion": "6", "label": True},
         {"prompt": spoken(*ASKED), "completion": spoken(*ANSWERED), "label": True},
         {"messages": spoken(*ASKED, *ANSWERED), "label": False},

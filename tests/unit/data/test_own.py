@@ -1,6 +1,7 @@
 """data=local: the user's files in every format, found, mapped and split; all errors at once."""
 
 import csv
+import decimal
 import json
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,14 @@ def test_table_of_which_no_row_can_be_read_is_said_to_be_so(tmp_path):
     assert (
         refusal(tmp_path, columns={})[0] == "law.csv:2: has 3 fields, the header has 2; 9 such rows, the first 2, 3, 4"
     )
+
+
+@pytest.mark.parametrize("value", [decimal.Decimal(6), b"6"])
+def test_answer_of_any_type_that_is_text_or_a_number_is_a_reply(value, tmp_path):
+    parquet.write_table(
+        pyarrow.table({"question": [f"{i}?" for i in range(9)], "answer": [value] * 9}), tmp_path / "a.parquet"
+    )
+    assert {row.response for row in load(tmp_path, columns={}).train if isinstance(row, Reply)} == {"6"}
 
 
 def test_table_without_a_header_is_told_to_name_its_columns(tmp_path):

@@ -101,6 +101,7 @@ ARRAY = b'[{"question": "One?", "answer": "1"}]'
             "several arrays of objects .train, test",
         ),
         ("a.jsonl", b'{"question": ["One?"], "answer": ["1"]}', "is one JSON object with the keys question, answer"),
+        ("a.csv", ARRAY, r"is JSON; call it \.json"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         ("a.csv", b"<!DOCTYPE html><html>404</html>", "is a web page"),
