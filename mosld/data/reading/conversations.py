@@ -1,7 +1,7 @@
 """Conversations as OpenAI ({role, content}) and ShareGPT ({from, value}) keep them, read into the fields of a reply."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from mosld.common.files import JsonObject
 from mosld.data.reading.bad_rows import RowError, quoted
@@ -76,6 +76,9 @@ def _list(value: object) -> list[object]:
         value = parse_cell(value)
         if value is None:
             raise RowError("'messages' is not a JSON list (nor one as Python writes it, with commas)")
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+        # As datasets keeps a sequence of objects: {"role": [...], "content": [...]}
+        value = [dict(zip(value, parts, strict=True)) for parts in zip_longest(*value.values())]
     if not isinstance(value, list):
         raise RowError(f"'messages' must be a list of messages, is {type_name(value)}")
     return value

@@ -151,6 +151,9 @@ FORMS: dict[str, tuple[dict, object]] = {
         {"messages": [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in MESSAGES]}, TURNS,
     ),
     "messages as JSON": ({"messages": json.dumps(openai())}, TURNS),
+    "messages by column": (
+        {"messages": {"role": [role for role, _ in MESSAGES], "content": [text for _, text in MESSAGES]}}, TURNS,
+    ),
     "messages as Python": ({"messages": str(openai())}, TURNS),
     "messages of typed parts": (
         {"messages": [{"role": role, "content": [{"type": "input_text", "text": text}]} for role, text in MESSAGES]},
