@@ -27,9 +27,10 @@ from mosld.config.schema import (
 )
 from mosld.config.unread import check_unread
 
-COLUMNS = ("id", "context", "question", "choices", "answer", "final", "response", "system", "messages", "text")
-# Columns that a row can do without, and that null leaves aside.
-OPTIONAL_COLUMNS = ("id", "context", "system")
+COLUMNS = (
+    "id", "context", "question", "choices", "answer", "final", "response", "system", "messages", "text", "split",
+    "history", "tools", "images",
+)  # fmt: skip
 
 
 def check_config(config: Config, training: bool, typed: Collection[str]) -> list[str]:
@@ -205,7 +206,8 @@ def _check_own_data(data: DataConfig, source: SourceConfig) -> Iterator[str]:
     for task, columns in maps.items():
         for column, user_column in columns.items():
             yield from _check_column(f"data.columns.{task}." if task else "data.columns.", column, user_column)
-        if "response" in columns and {"choices", "answer", "final"} & set(columns):
+        named = {name for name, column in columns.items() if column is not None}
+        if "response" in named and {"choices", "answer", "final"} & named:
             yield "data.columns: a question has a response, or choices and an answer, or an answer and a final number."
 
 
@@ -218,12 +220,11 @@ def _check_column(prefix: str, column: str, user_column: object) -> Iterator[str
     if column not in COLUMNS:
         yield f"{prefix}{column}: mosld has no such column; {nearest(column, COLUMNS)}"
     elif isinstance(user_column, list):
-        if column != "choices" or len(user_column) < 2:
+        if column not in ("choices", "messages") or len(user_column) < 2:
             value = format_value(user_column)
-            yield f"{prefix}{column}={value}: a list of at least two columns can hold the choices alone."
-    elif user_column is None and column in OPTIONAL_COLUMNS:
-        return
-    elif not isinstance(user_column, str | int):
+            yield f"{prefix}{column}={value}: a list of at least two columns can hold the choices or messages alone."
+    # null leaves a column aside.
+    elif not isinstance(user_column, str | int | None):
         yield f"{prefix}{column}={format_value(user_column)}: must be the name of a column."
 
 

@@ -21,15 +21,22 @@ from mosld.common.errors import UserError, closest, nearest
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 COMPRESSIONS = (".gz", ".zst")
 SPLIT_WORDS = {
-    "train": ("train", "training", "trn", "训练", "训练集"),
-    "validation": (
-        "validation", "valid", "val", "dev", "devel", "development", "eval", "evaluation", "验证", "验证集",
+    "train": (
+        "train", "training", "trn", "训练", "训练集", "訓練", "学習", "훈련", "обучение", "entrenamiento", "treino",
+        "entrainement", "entraînement",
     ),
-    "test": ("test", "tests", "testing", "tst", "heldout", "holdout", "测试", "测试集"),
+    "validation": (
+        "validation", "valid", "val", "dev", "devel", "development", "eval", "evaluation", "验证", "验证集", "検証",
+        "검증", "валидация", "validacion", "validación", "validação",
+    ),
+    "test": (
+        "test", "tests", "testing", "tst", "heldout", "holdout", "测试", "测试集", "テスト", "테스트", "тест", "prueba",
+        "teste",
+    ),
 }  # fmt: skip
 SPLITS = tuple(SPLIT_WORDS)
 # Words that say nothing about the task where they stand beside a split: test_data, train-set, part3.
-FILLER_WORDS = ("data", "dataset", "set", "split", "file", "part", "shard", "chunk", "rows")
+FILLER_WORDS = ("data", "dataset", "set", "split", "file", "part", "shard", "chunk", "rows", "copy", "of", "old")
 # Deeper folders are not searched.
 MAX_DEPTH = 4
 # What editors, notebooks and systems leave beside data, and what describes a set.
@@ -45,6 +52,7 @@ DOCUMENTS = (".md", ".rst", ".py", ".ipynb", ".yaml", ".yml", ".toml", ".cfg", "
 _PART = re.compile(r"(part|shard|chunk)[-_.]?\d+([-_.].*)?", re.IGNORECASE)
 # train-00000-of-00002, with the hash that older versions of datasets put behind it
 _SHARD = re.compile(r"[-_.]?(?P<number>\d+)[-_]of[-_](?P<total>\d+)(-[0-9a-f]{16})?$", re.IGNORECASE)
+_JOINED_WORD = re.compile("^(train|test|valid|val|dev|eval)|(train|test|valid|val|dev|eval)$")
 _WORD = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|\d+")
 
 # The files of each split of a task, in order: more than one are its shards.
@@ -249,6 +257,7 @@ def _tasks_of(owner: Path, files: list[_DataFile], root: Path) -> Iterator[tuple
     for other in ("validation", "test"):
         shared |= names["train"] & names[other]
     if not splits:
+        _refuse_joined_words(loose)
         for name, group in _by_name(loose):
             yield name or folder_name, {"train": _in_order(group, "train")}
         return
@@ -273,6 +282,22 @@ def _tasks_of(owner: Path, files: list[_DataFile], root: Path) -> Iterator[tuple
     # questions.jsonl beside test.jsonl: the one file without a split is what there is to train on.
     name = only_names.pop() if len(only_names) == 1 and owner == root else folder_name
     yield name, _splits_of(files)
+
+
+def _refuse_joined_words(files: list[_DataFile]) -> None:
+    """Refuse lawtrain.csv beside lawtest.csv; alone, contest.csv is no test."""
+    named: dict[str, list[_DataFile]] = {}
+    for file in files:
+        rest = _JOINED_WORD.sub("", file.name.lower())
+        named.setdefault(rest, []).append(file)
+    for rest, group in named.items():
+        if (
+            rest
+            and len({file.name.lower() for file in group}) > 1
+            and any("train" in file.name.lower() for file in group)
+        ):
+            paths = " and ".join(str(file.path) for file in group)
+            raise UserError(f"{paths}: are named like splits; put a line between the words, as in law_train, law_test.")
 
 
 def _by_name(files: list[_DataFile]) -> Iterator[tuple[str, list[_DataFile]]]:

@@ -158,7 +158,7 @@ def load_dataset(
         for name, task in read.items()
     }
     if errors := list(_missing_rows(split, read, data, source, training)):
-        raise UserError(*errors)
+        raise UserError(*errors, *(notes[:1] if bad else []))
     if shots:
         split = {
             name: replace(task, examples=_solved_examples(task, read[name], shots, keys))

@@ -24,11 +24,15 @@ class RowError(ValueError):
         self.kind = kind or message
 
 
+def shortened(text: str) -> str:
+    """A text on one line, and not longer than `QUOTED` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= QUOTED else line[:QUOTED] + "..."
+
+
 def quoted(value: object) -> str:
     """A value for a message: on one line, and not longer than `QUOTED` characters."""
-    text = value if isinstance(value, str) else str(value)
-    line = " ".join(text.split())
-    return f"'{line if len(line) <= QUOTED else line[:QUOTED] + '...'}'"
+    return f"'{shortened(str(value))}'"
 
 
 @dataclass

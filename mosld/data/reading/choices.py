@@ -26,6 +26,9 @@ _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 _NAMED = re.compile(r"(option|choice|answer)[ _-]*", re.IGNORECASE)
 # "B. blue", "(B) blue"
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])[.):]\s*(\S.*)", re.DOTALL)
+# The keys of a choice that is an object.
+_LABELS = ("label", "key", "letter", "name", "id", "index", "number")
+_TEXTS = ("text", "value", "option", "choice", "content")
 _TRUTH = {"true": ("true", "yes"), "false": ("false", "no")}
 
 
@@ -36,7 +39,7 @@ def read_choices(value: object) -> tuple[object, list[str]]:
         RowError: a cell holds no list.
     """
     if isinstance(value, str):
-        value = _parse_cell(value)
+        value = _parse_choices(value)
     labels: list[str] = []
     if isinstance(value, dict) and isinstance(value.get("text"), list | tuple):
         labels = [str(label) for label in value.get("label") or []]
@@ -44,30 +47,54 @@ def read_choices(value: object) -> tuple[object, list[str]]:
     elif isinstance(value, dict) and value:
         present = {label: text for label, text in value.items() if not is_missing(text)}
         labels, value = list(map(str, present)), list(present.values())
-    elif isinstance(value, list | tuple) and all(isinstance(choice, dict) and "text" in choice for choice in value):
-        labels = [str(choice.get("label", "")) for choice in value]
-        value = [choice["text"] for choice in value]
+    elif isinstance(value, list | tuple) and all(isinstance(choice, dict) for choice in value):
+        keys = set.intersection(*map(set, value)) if value else set()
+        label, text = (next((name for name in names if name in keys), None) for names in (_LABELS, _TEXTS))
+        # Of a label and a value, either may be the text.
+        if text and (label, text) != ("label", "value"):
+            labels = [str(choice[label]) for choice in value] if label else []
+            value = [choice[text] for choice in value]
     if not isinstance(value, list | tuple):
         return value, []
     texts = [text_of(choice) for choice in value]
+    if not labels:
+        prefixes = [_LETTER_AND_TEXT.fullmatch(text) for text in texts if isinstance(text, str) and text]
+        letters = [prefix[1].upper() for prefix in prefixes if prefix]
+        labels = letters if len(set(letters)) == len(prefixes) else []
     # A row with fewer choices leaves its last ones empty.
     while texts and texts[-1] == "":
         texts.pop()
     return texts, labels[: len(texts)] if len(labels) >= len(texts) and any(labels) else []
 
 
-def _parse_cell(cell: str) -> object:
+def named_answer(answer: object) -> object:
+    """The answer in a list of one, or where a list marks the right choice with a 1, its index from 0."""
+    if isinstance(answer, list) and len(answer) == 1:
+        return answer[0]
+    if isinstance(answer, list) and sum(mark == 1 for mark in answer) == 1 and all(mark in (0, 1) for mark in answer):
+        return answer.index(1)
+    return answer
+
+
+def parse_cell(cell: str) -> object:
+    """The list or object that a cell holds, as JSON or as Python writes it; None where it holds neither."""
     # Python joins texts without a comma between them: ['a' 'b'] is ['ab'].
-    joined = _WITHOUT_COMMA.search(cell)
-    if len(cell) <= MAX_CELL:
-        for parse in (json.loads,) if joined else (json.loads, ast.literal_eval):
-            try:
-                value = parse(cell.strip())
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                continue
-            if isinstance(value, list | tuple | dict):
-                return value
-    commas = " (it has no commas, as numpy writes lists)" if joined else ""
+    parsers = (json.loads,) if _WITHOUT_COMMA.search(cell) else (json.loads, ast.literal_eval)
+    for parse in parsers if len(cell) <= MAX_CELL else ():
+        try:
+            value = parse(cell.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(value, list | tuple | dict):
+            return value
+    return None
+
+
+def _parse_choices(cell: str) -> object:
+    value = parse_cell(cell)
+    if value is not None:
+        return value
+    commas = " (it has no commas, as numpy writes lists)" if _WITHOUT_COMMA.search(cell) else ""
     raise RowError(
         f'\'choices\' is not a list{commas}, is {quoted(cell)}; write a JSON list such as ["a", "b"], or name a column '
         "for each choice, as in data.columns={choices: [a, b, c]}",
@@ -86,6 +113,8 @@ def choice_index(answer: object, choices: Sequence[str], labels: Sequence[str], 
         named = str(answer).strip()
         number = None if isinstance(answer, bool) else whole_number(answer)
         index = next((i for i, label in enumerate(labels) if label.strip() in (named, str(number))), None)
+        if index is None:
+            index = next((i for i, label in enumerate(labels) if _folded(label) == _folded(named)), None)
     elif form == "letter":
         letter = _letter(answer, choices).upper() if isinstance(answer, str) else ""
         index = ascii_uppercase.find(letter) if len(letter) == 1 else None

@@ -1,11 +1,11 @@
 """Conversations as OpenAI ({role, content}) and ShareGPT ({from, value}) keep them, read into the fields of a reply."""
 
-import json
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from mosld.common.files import JsonObject
 from mosld.data.reading.bad_rows import RowError, quoted
+from mosld.data.reading.choices import parse_cell
 from mosld.data.reading.values import type_name
 
 ROLES = {
@@ -16,6 +16,8 @@ ROLES = {
 }  # fmt: skip
 # How other trainers choose the messages that they train on.
 TRAINED_FLAGS = ("weight", "train", "loss")
+# Types of the parts of a message that are text.
+_TEXT_PARTS = (None, "text", "input_text", "output_text")
 # What a model thought before it answered.
 REASONING = ("reasoning_content", "reasoning", "thinking")
 
@@ -71,10 +73,12 @@ def read_history(value: object) -> list[tuple[str, str]]:
 
 def _list(value: object) -> list[object]:
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise RowError("'messages' is not a JSON list") from error
+        value = parse_cell(value)
+        if value is None:
+            raise RowError("'messages' is not a JSON list (nor one as Python writes it, with commas)")
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+        # As datasets keeps a sequence of objects: {"role": [...], "content": [...]}
+        value = [dict(zip(value, parts, strict=True)) for parts in zip_longest(*value.values())]
     if not isinstance(value, list):
         raise RowError(f"'messages' must be a list of messages, is {type_name(value)}")
     return value
@@ -103,6 +107,8 @@ def _message(message: object) -> tuple[str, str]:
     if apart:
         raise RowError(f"a message has '{apart}' apart, which is not trained on; write it into 'content' or remove it")
     text = next((message[key] for key in ("content", "value", "text") if message.get(key) is not None), None)
+    if text is None:
+        raise RowError(f"a message has no text ('content', 'value' or 'text'); it has {', '.join(message)}")
     return role, _text(text, "the text of a message").strip()
 
 
@@ -117,6 +123,8 @@ def _text(value: object, name: str) -> str:
 
 def _part(part: object) -> str:
     """The text of one part of a message."""
-    if isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text") == "text":
+    if isinstance(part, str):
+        raise RowError("a message is a list of texts; join them to one text")
+    if isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type") in _TEXT_PARTS:
         return part["text"]
     raise RowError("a message holds more than text (images and sound are not read)")

@@ -121,7 +121,8 @@ def _start(text: io.TextIOBase, path: Path) -> tuple[_Lines, str, list[str]]:
     except csv.Error as error:
         raise UserError(f"{path}:1: is not the header of a csv file ({error}).") from error
     lines.taken.clear()
-    header = [name.strip() for name in fields]
+    # A byte-order mark may stand there twice.
+    header = [name.strip("\ufeff").strip() for name in fields]
     if not any(header):
         raise UserError(f"{path}: has no rows.")
     if not all(map(is_utf8, header)):
@@ -129,7 +130,7 @@ def _start(text: io.TextIOBase, path: Path) -> tuple[_Lines, str, list[str]]:
     names = [name for name in header if name]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
-        raise UserError(f"{path}:1: two columns are called '{repeated}'.")
+        raise UserError(f"{path}:1: two columns are called '{repeated}'; rename one of them.")
     while not header[-1]:
         header.pop()
     return lines, separator, header

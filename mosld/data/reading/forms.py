@@ -13,35 +13,40 @@ plain text         text
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
 from mosld.data.numbers import final_line
 from mosld.data.reading.bad_rows import RowError
-from mosld.data.reading.choices import read_choices
+from mosld.data.reading.choices import named_answer, read_choices
+from mosld.data.reading.columns import Column, Head, choice_columns, choice_mark, plain, written
 from mosld.data.reading.conversations import read_conversation, read_history
+from mosld.data.reading.refused_rows import refuse_other_rows
 from mosld.data.reading.values import is_missing, text_of
 
 # The names under which a field is looked for, first the project's own; case, spaces and underscores do not matter.
 ALIASES = {
     "id": ("id",),
-    "split": ("split",),
+    "split": ("split", "partition", "data_split", "dataset_split", "set", "subset"),
     "context": ("context", "passage", "article", "story", "premise", "paragraph", "flores_passage"),
     "system": ("system", "system_prompt"),
     "question": (
         "question", "question_stem", "stem", "prompt", "instruction", "query", "problem", "input", "inputs",
         "input_text", "goal", "ctx", "user", "human",
     ),
-    "choices": ("choices", "options", "answer_options", "alternatives", "candidates", "endings"),
+    "choices": ("choices", "options", "answer_options", "alternatives", "candidates", "endings", "choice"),
     "answer": (
         "answer", "answerKey", "label", "answer_idx", "answer_index", "correct_answer", "correct", "correct_option",
         "correct_index", "correct_choice", "correct_answer_num", "right_answer", "cop", "gold", "gold_label", "target",
+        "targets",
     ),
     "final": ("final",),
     "response": ("response", "completion", "output", "output_text", "reply", "solution", "assistant"),
     "messages": ("messages", "conversations", "conversation"),
     "history": ("history",),
     "tools": ("tools", "functions"),
+    "images": ("images", "image", "image_1", "audio", "audios", "video", "videos"),
     "text": ("text", "content"),
 }  # fmt: skip
 REQUIRED = {
@@ -51,28 +56,22 @@ REQUIRED = {
     "text": ("text",),
 }
 OPTIONAL = {
-    "choice": ("id", "split", "context"),
-    "solution": ("id", "split", "context"),
-    "reply": ("id", "split", "context", "system", "history", "tools"),
-    "text": ("id", "split"),
+    "choice": ("id", "split", "context", "images"),
+    "solution": ("id", "split", "context", "images"),
+    "reply": ("id", "split", "context", "system", "history", "tools", "images"),
+    "text": ("id", "split", "images"),
 }
+# What rows may have and nobody trains on.
+UNTRAINED = {"tools": "calls of tools", "images": "images and sound"}
 # What makes no form.
-ASIDE = ("id", "split", "tools")
+ASIDE = ("id", "split", *UNTRAINED)
 # The field that makes a row one of a kind, in the order in which they are looked for.
 KIND_OF_FIELD = {"messages": "reply", "choices": "choice", "final": "solution", "response": "reply", "text": "text"}
-_CHOICE_COLUMN = re.compile(
-    r"(option|choice|opt|op|(?:mc[ _-]?)?answer|ans|sol|ending)?[ _-]*([a-j]|[0-9])", re.IGNORECASE
-)
-_WRONG_CHOICES = re.compile(r"(distractor|(incorrect|wrong)[ _-]?(answer|option|choice))s?[ _-]?[0-9]*", re.IGNORECASE)
+_LETTER = re.compile(r"\(?[A-J][).]?")
 _KNOWN_FORMS = (
     "multiple choice: question, choices, answer; replies: question, response; conversations: messages; worked "
     "solutions: question, answer, final; plain text: text"
 )
-
-# Reads the first records with the named columns.
-Head = Callable[[Collection[str]], list[JsonObject]]
-# A field's column, nested as in question.stem, or one column for each choice.
-Column = str | list[str]
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class Form:
         is in the file.
         """
         getters = {name: _getter(column) for name, column in self.columns.items() if isinstance(column, str)}
-        others = ("choices", "answer", "messages", "history", "tools")
+        others = ("choices", "answer", "messages", "history", *UNTRAINED)
         texts = [(name, get) for name, get in getters.items() if name not in others]
         if self.kind == "solution" and "answer" in getters:
             texts.append(("answer", getters["answer"]))
@@ -124,16 +123,18 @@ class Form:
             given = record.get("id", _ABSENT)
             given = given.hex() if isinstance(given, bytes) else given
             record["id"] = default_id if given in (_ABSENT, "") else str(given)
-            if "tools" in getters and getters["tools"](raw) not in (_ABSENT, None, "", [], "[]"):
-                raise RowError("has tools; calls of tools are not trained on")
+            for name, what in UNTRAINED.items():
+                if name in getters and not _is_empty(getters[name](raw)):
+                    raise RowError(
+                        f"has {self.shown(name)}; {what} are not trained on: leave such rows out with "
+                        f"source.on_bad_row=skip, or the column aside with data.columns={{{name}: null}}"
+                    )
             if self.kind == "choice":
                 column = self.columns["choices"]
                 value = [raw.get(name) for name in column] if isinstance(column, list) else getters["choices"](raw)
                 record["choices"], labels = read_choices(value)
                 record["labels"] = self.marks[: len(value)] if self.marks and isinstance(value, list) else labels
-                answer = getters["answer"](raw)
-                if isinstance(answer, list) and len(answer) == 1:
-                    answer = answer[0]
+                answer = named_answer(getters["answer"](raw))
                 record["answer"] = None if answer is not _ABSENT and is_missing(answer) else answer
             elif "messages" in self.columns:
                 values = [_getter(name)(raw) for name in _names(self.columns["messages"])]
@@ -152,6 +153,13 @@ class Form:
 
 
 _ABSENT = object()
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a cell holds nothing, also not in its parts."""
+    if isinstance(value, dict):
+        return all(map(_is_empty, value.values()))
+    return value is _ABSENT or is_missing(value) or value in ([], "[]", "{}")
 
 
 def _getter(column: str) -> Callable[[JsonObject], object]:
@@ -189,20 +197,24 @@ def recognise(columns: Sequence[str], mapping: Mapping[str, object], head: Head)
         raise UserError(*errors)
     aliases = {name: _alias(name, columns) for name in ALIASES if name not in aside}
     recognised: dict[str, Column] = {name: alias for name, alias in aliases.items() if alias is not None}
-    by_letter = _choice_columns(columns)
+    # A column called choice may hold the one that is right.
+    one = aliases.get("choices")
+    if one and plain(one) == "choice" and not any(str(row.get(one)).startswith(("[", "{")) for row in head([one])):
+        del recognised["choices"]
+    by_letter = choice_columns(columns)
     if by_letter and "choices" not in recognised:
         recognised["choices"] = by_letter
     fields: dict[str, Column] = {**recognised, **mapped}
     if nested := _nested_question(fields, mapped, head):
         fields |= nested
     kind = _kind(mapped, fields, columns, head)
-    marks = [name.strip()[-1].upper() for name in by_letter] if fields.get("choices") is by_letter else []
-    return _form(kind, fields, mapped, columns, marks)
+    marks = list(map(choice_mark, by_letter)) if fields.get("choices") is by_letter else []
+    return _form(kind, fields, mapped, columns, marks, aside)
 
 
 def may_be_field(name: str) -> bool:
     """Whether a column of this name is read in some form."""
-    return _plain(name) in _PLAIN_ALIASES or _CHOICE_COLUMN.fullmatch(name.strip()) is not None
+    return plain(name) in _PLAIN_ALIASES or choice_mark(name) != ""
 
 
 def _names(column: Column) -> list[str]:
@@ -227,38 +239,22 @@ def _missing(mapped: Mapping[str, Column], columns: Sequence[str], head: Head) -
                 yield f"has no column '{name}'; {nearest(name, [f'{root}.{key}' for key in dict.fromkeys(inner)])}"
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).lower()
+def _ask(name: str, columns: Sequence[str]) -> str:
+    """How to name the column of a field."""
+    quoted = next((column for column in columns if written(column) != column), None)
+    hint = f" A name such as {written(quoted)} needs its quotation marks." if quoted else ""
+    return f"name yours with data.columns={{{name}: ...}}; {nearest(name, columns)}{hint}"
 
 
-_PLAIN_ALIASES = {_plain(alias) for aliases in ALIASES.values() for alias in aliases}
+_PLAIN_ALIASES = {plain(alias) for aliases in ALIASES.values() for alias in aliases}
 
 
 def _alias(name: str, columns: Sequence[str]) -> str | None:
-    plain = {_plain(column): column for column in reversed(columns)}
+    by_name = {plain(column): column for column in reversed(columns)}
     # The project's own spelling first.
     return next((alias for alias in ALIASES[name] if alias in columns), None) or next(
-        (plain[_plain(alias)] for alias in ALIASES[name] if _plain(alias) in plain), None
+        (by_name[plain(alias)] for alias in ALIASES[name] if plain(alias) in by_name), None
     )
-
-
-def _choice_columns(columns: Sequence[str]) -> list[str]:
-    """The columns A, B, C, ... or option_1, option_2, ..., one for each choice; none where there are not two."""
-    groups: dict[str, dict[str, str]] = {}
-    for column in columns:
-        match = _CHOICE_COLUMN.fullmatch(column.strip())
-        if match and (match[1] or match[2].isalpha()):
-            groups.setdefault(f"{(match[1] or '').lower()}{match[2].isdigit()}", {})[match[2].lower()] = column
-    for group in groups.values():
-        for first in ("abcdefghij", "0123456789", "123456789"):
-            run = []
-            for mark in first:
-                if mark not in group:
-                    break
-                run.append(group[mark])
-            if len(run) >= 2:
-                return run
-    return []
 
 
 def _nested_question(fields: Mapping[str, Column], mapped: Mapping[str, Column], head: Head) -> dict[str, Column]:
@@ -283,7 +279,7 @@ def _kind(
 ) -> str:
     """The kind of the rows: first the columns that are mapped decide, then those of the file."""
     if not mapped:
-        _refuse_other_rows({column.lower() for column in columns})
+        refuse_other_rows(columns, fields, head)
     for names in (mapped, fields):
         for name, kind in KIND_OF_FIELD.items():
             # Plain text would lose a label beside it.
@@ -294,9 +290,9 @@ def _kind(
     if "question" in fields and isinstance(fields.get("answer"), str):
         answer = str(fields["answer"])
         # A number is an answer, in a column 'label' it is that of a choice.
-        kinds = (str, int, float) if _plain(answer) == "answer" else (str,)
+        kinds = (str, bytes, int, float, Decimal) if plain(answer) == "answer" else (str, bytes)
         values = [value for record in head([answer]) if isinstance(value := _getter(answer)(record), kinds)]
-        texts = [str(value) for value in values if not isinstance(value, bool)]
+        texts = [str(text_of(value)) for value in values if not isinstance(value, bool)]
         marked = sum(final_line(text) is not None for text in texts)
         if marked and marked < len(texts):
             raise UserError(
@@ -305,6 +301,11 @@ def _kind(
             )
         if marked:
             return "solution"
+        if texts and "answer" not in mapped and all(_LETTER.fullmatch(text.strip()) for text in texts):
+            raise UserError(
+                f"has answers ('{answer}') that are letters, and no choices: name them with data.columns={{choices: "
+                f"...}}, or give data.columns={{response: {answer}}} to train on replies of one letter"
+            )
         if texts:
             fields["response"] = answer
             return "reply"
@@ -315,36 +316,7 @@ def _kind(
             "write the answers as text"
         )
     missing = "response" if "question" in fields else "question"
-    raise UserError(
-        f"its columns are of no known form ({_KNOWN_FORMS}); name yours with data.columns={{{missing}: ...}}; "
-        f"{nearest(missing, columns)}"
-    )
-
-
-def _refuse_other_rows(columns: set[str]) -> None:
-    """Refuse rows that would be read wrongly: single messages, and replies that are called good or bad."""
-    for message in ({"role", "content"}, {"from", "value"}, {"role", "text"}):
-        if message <= columns:
-            raise UserError(
-                f"holds one message a row ({', '.join(sorted(message))}); put all messages of a conversation into one "
-                "row: messages: [{role: user, content: ...}, {role: assistant, content: ...}]"
-            )
-    if {"chosen", "rejected"} <= columns:
-        raise UserError(
-            "holds preference pairs (chosen, rejected), which are not trained on; to train on the chosen replies give "
-            "data.columns={question: prompt, response: chosen}"
-        )
-    wrong = sorted(filter(_WRONG_CHOICES.fullmatch, columns))
-    if wrong:
-        raise UserError(
-            f"keeps wrong choices apart ({', '.join(wrong)}); write all choices of a row into one list 'choices', or "
-            "give data.columns={response: <column of the right answer>} to train on the right answers alone"
-        )
-    if {"prompt", "completion", "label"} <= columns:
-        raise UserError(
-            "holds replies that a label calls good or bad, which are not trained on; keep the good ones, or give "
-            "data.columns={question: prompt, response: completion} to train on all"
-        )
+    raise UserError(f"its columns are of no known form ({_KNOWN_FORMS}); {_ask(missing, columns)}")
 
 
 def _as_messages(fields: Mapping[str, Column], head: Head) -> bool:
@@ -352,12 +324,17 @@ def _as_messages(fields: Mapping[str, Column], head: Head) -> bool:
     return (
         fields.get("question") == "prompt"
         and fields.get("response") == "completion"
-        and any(isinstance(record.get("prompt"), list) for record in head(["prompt"]))
+        and any(str(record.get("prompt")).startswith("[{") for record in head(["prompt"]))
     )
 
 
 def _form(
-    kind: str, fields: dict[str, Column], mapped: Mapping[str, Column], columns: Sequence[str], marks: Sequence[str]
+    kind: str,
+    fields: dict[str, Column],
+    mapped: Mapping[str, Column],
+    columns: Sequence[str],
+    marks: Sequence[str],
+    aside: Collection[str],
 ) -> Form:
     conversation = kind == "reply" and "messages" in fields and "response" not in mapped
     required: tuple[str, ...] = ("messages",) if conversation else REQUIRED[kind]
@@ -365,16 +342,17 @@ def _form(
         required = ("question", "answer")
     missing = [name for name in required if name not in fields]
     if missing:
-        raise UserError(
-            *(
-                f"has no column '{name}'; name yours with data.columns={{{name}: ...}}; {nearest(name, columns)}"
-                for name in missing
-            )
-        )
+        raise UserError(*(f"has no column '{name}'; {_ask(name, columns)}" for name in missing))
     taken = {name: fields[name] for name in (*required, *OPTIONAL[kind]) if name in fields}
     # The input of an instruction is what it is about.
-    if kind == "reply" and "context" not in taken and fields.get("question") == "instruction" and "input" in columns:
-        taken["context"] = "input"
+    given = next((column for column in columns if plain(column) in ("input", "inputs")), None)
+    if kind == "reply" and not conversation and given and given not in taken.values() and "context" not in aside:
+        if "context" in taken and "context" not in mapped:
+            raise UserError(
+                f"has both '{taken['context']}' and '{given}', of which one can stand before the question; say which "
+                f"with data.columns={{context: {taken['context']}}} or data.columns={{context: {given}}}"
+            )
+        taken.setdefault("context", given)
     words = {"choice": "multiple-choice questions", "solution": "worked solutions", "reply": "replies", "text": "texts"}
     shown = ", ".join(name for field, column in taken.items() if field not in ASIDE for name in _names(column))
     return Form(kind, f"{'conversations' if conversation else words[kind]} ({shown})", taken, marks)

@@ -18,10 +18,10 @@ import numpy
 from mosld.common.errors import UserError, nearest
 from mosld.common.files import JsonObject
 from mosld.config.checks import maps_by_task
-from mosld.config.local_files import Files, named_split, own_files
+from mosld.config.local_files import Files, data_format, named_split, own_files
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.leaks import Record
-from mosld.data.reading.bad_rows import BadRows, RowError, quoted
+from mosld.data.reading.bad_rows import BadRows, RowError, quoted, shortened
 from mosld.data.reading.choices import ANSWER_FORMS, AmbiguousAnswersError, answer_form, choice_index
 from mosld.data.reading.forms import REQUIRED, Form, may_be_field, recognise
 from mosld.data.reading.parsing import parse_row
@@ -34,6 +34,10 @@ from mosld.data.rows import Reply, Row, row_keys
 from mosld.data.splits import Rows, hold_out, take
 from mosld.data.tasks import Task
 
+# Columns that are named where they are not read.
+LISTED_COLUMNS = 6
+HEADER_HINT = " The first line of a table must name its columns."
+NOTHING_TO_SCORE = "{}: rows without answers cannot be scored; move the file to another folder to do without it."
 # The longest row in tokens; `data.cutoff` changes it.
 DEFAULT_CUTOFF = 512
 
@@ -98,6 +102,7 @@ class _ReadFile:
         labels: of the choices, for messages; only of rows whose answer is no label.
         indices: by form, the index of the choice that each row's answer names, -1 for none.
         lines: of the rows.
+        unread: names of the columns that nobody reads.
     """
 
     path: Path
@@ -107,6 +112,7 @@ class _ReadFile:
     labels: dict[int, list[str]] = field(default_factory=dict)
     indices: dict[str, "array[int]"] = field(default_factory=lambda: {form: array("b") for form in ANSWER_FORMS})
     lines: "array[int]" = field(default_factory=lambda: array("l"))
+    unread: list[str] = field(default_factory=list)
 
     def add_answer(self, line: int, answer: object, choices: Sequence[str], labels: list[str]) -> None:
         """Add the answer of a row."""
@@ -135,7 +141,14 @@ class _TaskReader:
         Raises:
             UserError: a column is missing, or the answers can be read in two ways.
         """
-        forms = {path: self._form(path) for paths in self.files.values() for path in paths}
+        forms: dict[Path, Form] = {}
+        for split, paths in self.files.items():
+            for path in paths:
+                try:
+                    forms[path] = self._form(path)
+                except UserError as error:
+                    known = split != "train" and "train" in self.files and "has no column" in error.messages[0]
+                    raise UserError(*error.messages, *([NOTHING_TO_SCORE.format(path)] if known else [])) from error
         kinds = {form.kind: path for path, form in forms.items()}
         if len(kinds) > 1:
             listed = ", ".join(f"{path} holds {forms[path].title}" for path in kinds.values())
@@ -181,15 +194,16 @@ class _TaskReader:
 
         try:
             columns = list(dict.fromkeys([*file.columns(), *late]))
-            if columns and next(file.records(columns[:1]), None) is not None:
+            if columns and head(columns[:1]):
                 return recognise(columns, self.mapping, head)
         except UserError as error:
             # What the readers of files raise names them.
             named = (message if str(path) in message else f"{path}: {message}" for message in error.messages)
-            raise UserError(*named) from error
+            table = data_format(path)[0] in (".csv", ".tsv") and not self.mapping
+            raise UserError(*(text + HEADER_HINT * (table and "Valid: " in text) for text in named)) from error
         if next(file.records(), None) is None:
             raise UserError(f"{path}: has no rows")
-        # Records that are no objects, each of which is reported.
+        # Records that cannot be read, each of which is reported.
         return Form("choice", "rows", {name: name for name in REQUIRED["choice"]})
 
     def _read_file(
@@ -198,7 +212,9 @@ class _TaskReader:
         file = _ReadFile(path, form, RowTableBuilder(self.name, KINDS[form.kind]))
         read = form.reader()
         bad = BadRows()
-        columns = {*RecordFile(path).columns(), *late}
+        names = list(dict.fromkeys([*RecordFile(path).columns(), *late]))
+        file.unread = [name for name in names if name not in form.roots]
+        columns = set(names)
         for line, raw in RecordFile(path).records(form.roots):
             if isinstance(raw, dict) and not raw.keys() <= columns:
                 new = raw.keys() - columns
@@ -271,7 +287,7 @@ class _TaskReader:
             reason = _REASONS["label" if answers == "text" and labels else answers]
             if labels and answers in ("label", "text"):
                 reason += f" {', '.join(labels)}"
-            shown = quoted(answer) if isinstance(answer, str) else f"{answer} ({type_name(answer)})"
+            shown = quoted(answer) if isinstance(answer, str) else f"{shortened(str(answer))} ({type_name(answer)})"
             if isinstance(answer, str) and len(letter := answer.strip()) == 1 and not letter.isascii():
                 shown += f" ({unicodedata.name(letter, 'no letter')})"
             self.bad.add(file.path, file.lines[row], RowError(f"'{name}' {reason}, is {shown}", f"'{name}' {reason}"))
@@ -309,7 +325,10 @@ def _describe(files: Sequence[_ReadFile], rows: RowTable, split: str, answers: s
     if "messages" in form.columns and len(rows):
         turns = sum(1 + len(row.history) for row in rows if isinstance(row, Reply)) / len(rows)
         line += f", {turns:.1f} turns on average"
-    return f"{line}: {split}"
+    unread = list(dict.fromkeys(name for file in files for name in file.unread))
+    more = f" and {len(unread) - LISTED_COLUMNS} more" if len(unread) > LISTED_COLUMNS else ""
+    named = f"; columns not read: {', '.join(map(shortened, unread[:LISTED_COLUMNS]))}{more}" if unread else ""
+    return f"{line}: {split}{named}"
 
 
 def _divide(read: ReadTask, files: Files, data: DataConfig, training: bool, record: Record | None) -> ReadTask:

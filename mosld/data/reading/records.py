@@ -35,6 +35,7 @@ Record = tuple[int, object]
 HEAD = 1000
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+_JSON = "is JSON; call it .json, .jsonl or .ndjson"
 # How files begin that are something else than their suffix says.
 _FOREIGN = {
     b"version https://git-lfs": "is a pointer of Git LFS, not the data; fetch it with git lfs pull",
@@ -46,7 +47,12 @@ _FOREIGN = {
     b"\x28\xb5\x2f\xfd": "is compressed by zstd; add .zst to its name",
     b"PAR1": "is a parquet file; call it .parquet",
     b"ARROW1": "is an Arrow file; call it .arrow",
+    b'{"': _JSON,
+    b"[{": _JSON,
+    b"[\n": _JSON,
 }  # fmt: skip
+# Keys of an object that is a row.
+_QUESTIONS = ("question", "prompt", "instruction", "query", "problem")
 _NULS = "has NUL bytes as UTF-16 without a byte-order mark has; save it as UTF-8"
 
 
@@ -91,7 +97,7 @@ class RecordFile:
             with open_text(self.path) as text:
                 if form in (".csv", ".tsv"):
                     yield from delimited_records(text, self.path)
-                elif form == ".json" or _is_array(self.path):
+                elif form == ".json" or _is_one_value(self.path):
                     yield from _json_values(text.read(), self.path)
                 else:
                     yield from ((number, _json(line)) for number, line in enumerate(text, 1) if line.strip())
@@ -167,10 +173,14 @@ def _explained(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
 
 
-def _is_array(path: Path) -> bool:
-    """Whether a file of lines is one JSON array instead."""
+def _is_one_value(path: Path) -> bool:
+    """Whether a file of lines is JSON as a .json file has it instead: an array, objects over several lines, or one."""
     with open_text(path) as text:
-        return next((line.lstrip()[:1] for line in text if line.strip()), "") == "["
+        first, second = [*islice((line.strip() for line in text if line.strip()), 2), "", ""][:2]
+    if first[:1] == "[" or first == "{":
+        return True
+    value = None if second else _json(first)
+    return isinstance(value, dict) and all(isinstance(part, dict | list) for part in value.values())
 
 
 class _KeyTwiceError(ValueError):
@@ -257,8 +267,17 @@ def _lone_object(value: object, path: Path) -> Iterator[Record]:
         for name, rows in value.items()
         if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
     }
-    # {"data": [...], "version": "1.1"}, but not one conversation {"messages": [...]}
-    if len(arrays) == 1 and not {"role", "from"} & set(next(iter(arrays.values()))[0]):
+    # {"data": [...], "version": "1.1"}, but not one conversation {"messages": [...]}, nor one question
+    row = any({"role", "from"} & set(rows[0]) for rows in arrays.values())
+    row = row or any(key.lower() in _QUESTIONS and isinstance(value[key], str) for key in value)
+    if row:
+        yield 1, value
+    elif len(arrays) > 1:
+        raise UserError(
+            f"{path}: holds several arrays of objects ({', '.join(list(arrays)[:5])}); write the rows to a file of "
+            "their own, and those of each split to one of its name (train.json, test.json)"
+        )
+    elif arrays:
         ((name, rows),) = arrays.items()
         split = named_split(name)
         if split in ("validation", "test") and named_split(path.stem) != split:

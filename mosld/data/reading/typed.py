@@ -52,7 +52,7 @@ def open_typed(path: Path, form: str, content: bytes | None) -> tuple[Schema, It
 def _distinct(path: Path, schema: Schema) -> Schema:
     repeated = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if repeated is not None:
-        raise UserError(f"{path}: two columns are called '{repeated}'.")
+        raise UserError(f"{path}: two columns are called '{repeated}'; rename one of them.")
     return schema
 
 

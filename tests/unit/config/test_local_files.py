@@ -76,6 +76,9 @@ LAYOUTS: dict[str, dict[str, dict[str, list[str]]]] = {
     # Other languages
     "训练集.csv 测试集.csv": {"root": {"train": ["训练集.csv"], "test": ["测试集.csv"]}},
     "Training.csv Testdaten.csv": {"root": {"train": ["Training.csv"], "test": ["Testdaten.csv"]}},
+    "entrenamiento.csv prueba.csv": {"root": {"train": ["entrenamiento.csv"], "test": ["prueba.csv"]}},
+    "обучение.csv тест.csv": {"root": {"train": ["обучение.csv"], "test": ["тест.csv"]}},
+    "訓練.csv テスト.csv": {"root": {"train": ["訓練.csv"], "test": ["テスト.csv"]}},
     # Compressed
     "law.jsonl.gz art.csv.zst": {"art": {"train": ["art.csv.zst"]}, "law": {"train": ["law.jsonl.gz"]}},
     # What stands beside
@@ -113,6 +116,9 @@ def test_files_are_assigned_to_tasks_and_splits(names, tmp_path):
         ("train.jsonl train.jsonl.gz", "the split train has another file"),
         ("train.csv dev.csv eval.csv", "the split validation has another file: .*dev.csv"),
         ("law/train.csv law.csv", "the task law has another file"),
+        ("lawtrain.csv lawtest.csv", "lawtest.csv and .*lawtrain.csv: are named like splits"),
+        ("trainlaw.csv testlaw.csv", "are named like splits"),
+        ("train.csv train_old.csv", "the split train has another file"),
         ("train.csv extra.csv", "extra.csv: is no split, and lies beside train.csv"),
         ("train.csv test_easy.csv test_hard.csv", "of another task than test_easy.csv"),
         ("law_test.csv tax_train.csv", "of another task"),

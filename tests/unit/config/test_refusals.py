@@ -170,7 +170,7 @@ REFUSED: dict[str, list[str]] = {
     "model.path=/nosuch": ["model.path=/nosuch", "no checkpoint there"],
     "data=local": ["add source.root=my/data"],
     "source.root=x data.columns={qestion:q}": ["data.columns.qestion", "did you mean 'question'"],
-    "source.root=x data.columns={question:[a,b]}": ["data.columns.question", "the choices alone"],
+    "source.root=x data.columns={question:[a,b]}": ["data.columns.question", "the choices or messages alone"],
     "source.root=x data.columns={response:a,choices:b}": ["data.columns", "a response, or"],
     # several values
     "method.rank=4,8": ["method.rank=4,8", "sweep"],

@@ -35,6 +35,7 @@ def read(path: Path, content: bytes | str) -> tuple[list[dict], list[tuple[int, 
         "sep=\t\n" + table("\t"),
         "SEP=,\r\n" + table(",").replace("\n", "\r\n"),
         table(",").encode("utf-8-sig"),
+        b"\xef\xbb\xbf" + table(",").encode("utf-8-sig"),
         table("\t").encode("utf-16"),
         table(";").encode("utf-16-be").join([b"\xfe\xff", b""]),
         # Empty columns at the end, the index that pandas writes, blank lines.

@@ -16,6 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from mosld.common.errors import UserError
+from mosld.config.compose import load_config
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import Dataset, load_dataset
 from mosld.data.rows import Reply, Row, Solution
@@ -65,6 +66,29 @@ FORMS: dict[str, tuple[dict, object]] = {
     "JSON in a cell": ({"question": CHOICE.question, "choices": '["6", "none"]', "answer": "A"}, CHOICE),
     "Python in a cell": ({"question": CHOICE.question, "choices": "['6', 'none']", "answer": "A"}, CHOICE),
     "padded": ({"question": CHOICE.question, "choices": ["6", "none", "", None], "answer": "A"}, CHOICE),
+    "the right choice marked": ({"question": CHOICE.question, "choices": ["6", "none"], "label": [1, 0]}, CHOICE),
+    "labels in another order": (
+        {"question": CHOICE.question, "options": [{"key": "B", "value": "6"}, {"key": "A", "value": "none"}],
+         "answer": "B"},
+        CHOICE,
+    ),
+    "flattened choices": ({"question": CHOICE.question, "options.A": "6", "options.B": "none", "answer": "A"}, CHOICE),
+    "numbered by a slash": ({"question": CHOICE.question, "choices/0": "6", "choices/1": "none", "answer": 0}, CHOICE),
+    "marks in brackets": (
+        {"question": CHOICE.question, "Option (A)": "6", "Option (B)": "none", "answer": "A"}, CHOICE,
+    ),
+    "dream": ({"question": CHOICE.question, "choice": ["6", "none"], "answer": "6"}, CHOICE),
+    "choice is the answer": (
+        {"question": CHOICE.question, "A": "6", "B": "none", "choice": "B", "answer": "A"}, CHOICE,
+    ),
+    "labels in small letters": (
+        {"question": CHOICE.question, "options": {"b": "6", "a": "none"}, "answer": "B"}, CHOICE,
+    ),
+    "columns of bare numbers": ({"question": CHOICE.question, "1": "6", "2": "none", "answer": "1"}, CHOICE),
+    "twelve columns": (
+        {"question": CHOICE.question, **{f"option{i}": str(i) for i in range(1, 13)}, "answer": "option6"},
+        replace(CHOICE, choices=tuple(map(str, range(1, 13))), answer=5),
+    ),
     "a truth value": (
         {"question": CHOICE.question, "choices": ["yes", "no"], "answer": True}, replace(CHOICE, choices=("yes", "no")),
     ),
@@ -109,6 +133,13 @@ FORMS: dict[str, tuple[dict, object]] = {
     "question and number": ({"question": "Double 3.", "answer": 6}, REPLY),
     "input_text and output_text": ({"input_text": "Double 3.", "output_text": "6"}, REPLY),
     "alpaca": ({"instruction": "Double it.", "input": "3", "output": "6"}, Reply("", "", "3", "Double it.", "6")),
+    "alpaca in capitals": (
+        {"Instruction": "Double it.", "Input": "3", "Output": "6"}, Reply("", "", "3", "Double it.", "6"),
+    ),
+    "question, input and output": (
+        {"question": "Double it.", "input": "3", "output": "6"}, Reply("", "", "3", "Double it.", "6"),
+    ),
+    "inputs and targets": ({"inputs": "Double 3.", "targets": "6"}, REPLY),
     "alpaca without input": ({"instruction": "Double 3.", "input": "", "output": "6"}, REPLY),
     "openorca": (
         {"system_prompt": "Be short.", "question": "Double 3.", "response": "6"},
@@ -120,9 +151,21 @@ FORMS: dict[str, tuple[dict, object]] = {
         {"messages": [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in MESSAGES]}, TURNS,
     ),
     "messages as JSON": ({"messages": json.dumps(openai())}, TURNS),
+    "messages by column": (
+        {"messages": {"role": [role for role, _ in MESSAGES], "content": [text for _, text in MESSAGES]}}, TURNS,
+    ),
+    "messages as Python": ({"messages": str(openai())}, TURNS),
+    "messages of typed parts": (
+        {"messages": [{"role": role, "content": [{"type": "input_text", "text": text}]} for role, text in MESSAGES]},
+        TURNS,
+    ),
+    "no image": ({"question": CHOICE.question, "choices": ["6", "none"], "answer": "A", "image": None}, CHOICE),
     "conversations": ({"conversations": sharegpt()}, TURNS),
     "system beside conversations": ({"system": "Be short.", "conversations": sharegpt()[1:]}, TURNS),
     "prompt and completion of messages": ({"prompt": openai()[:4], "completion": openai()[4:]}, TURNS),
+    "prompt and completion as JSON": (
+        {"prompt": json.dumps(openai()[:4]), "completion": json.dumps(openai()[4:])}, TURNS,
+    ),
     "plain text": ({"text": "Six is twice three."}, Reply("", "", "", "", "Six is twice three.")),
 }  # fmt: skip
 
@@ -195,6 +238,8 @@ def test_what_a_file_was_taken_for_is_said_in_one_line(form, line, tmp_path):
         lambda root, data: (root / "law.json").write_text(json.dumps({"version": 1, "data": data.to_list()})),
         lambda root, data: (root / "law.json").write_text("\n\n".join(json.dumps(row, indent=1) for row in data)),
         lambda root, data: (root / "law.jsonl").write_text(json.dumps(data.to_list())),
+        lambda root, data: (root / "law.jsonl").write_text("\n".join(json.dumps(row, indent=1) for row in data)),
+        lambda root, data: (root / "law.jsonl").write_text(json.dumps({"data": data.to_list()})),
         lambda root, data: (root / "law.jsonl").write_text("\n".join(map(json.dumps, data)), encoding="utf-16"),
         lambda root, data: (root / "law.JSON.GZ").write_bytes(gzip.compress(json.dumps(data.to_list()).encode())),
         lambda root, data: pyarrow.output_stream(str(root / "law.jsonl.zst"), compression="zstd").write(
@@ -202,8 +247,8 @@ def test_what_a_file_was_taken_for_is_said_in_one_line(form, line, tmp_path):
         ),
         lambda root, data: [data.shard(3, i).to_parquet(f"{root}/train-{i:05}-of-00003.parquet") for i in range(3)],
     ],
-    ids=["save_to_disk", "save_to_disk of splits", "gz", "data in an object", "objects", "array in jsonl", "utf-16",
-         "capitals and gz", "zst", "shards"],
+    ids=["save_to_disk", "save_to_disk of splits", "gz", "data in an object", "objects", "array in jsonl",
+         "objects in jsonl", "data in jsonl", "utf-16", "capitals and gz", "zst", "shards"],
 )  # fmt: skip
 def test_file_format_gives_the_same_rows(write, tmp_path):
     write(tmp_path, datasets.Dataset.from_list(records("letter")))
@@ -221,6 +266,14 @@ USER = {"role": "user", "content": "a"}
     [
         ({"chosen": "a", "rejected": "b", "prompt": "c"}, "preference pairs"),
         ({"prompt": "a", "completion": "b", "label": False}, "that a label calls good or bad"),
+        ({"question": "Q?", "answer": "A"}, r"letters, and no choices: .*data.columns=\{response: answer\}"),
+        ({"instruction": "Q?", "context": "c", "input": "i", "output": "a"}, "has both 'context' and 'input'"),
+        ({"question": "Q?", "options": [{"value": "A", "label": "x"}, {"value": "B", "label": "y"}], "answer": "A"},
+         "choice 0 must be text, is an object"),
+        ({"text": "Q?", "image": {"bytes": None, "path": "x.png"}}, r"has image; .*data.columns=\{images: null\}"),
+        ({"messages": [{"role": "user", "parts": [{"text": "a"}]}]}, "has no text .*it has role, parts"),
+        ({"messages": [{"role": "user", "content": ["a", "b"]}]}, "is a list of texts; join them"),
+        ({"Größe": "a", "Frage": "b"}, 'A name such as "Größe" needs its quotation marks'),
         (
             {"question": "Q?", "distractor1": "a", "distractor2": "b", "correct_answer": "c"},
             r"wrong choices apart \(distractor1, distractor2\).*data.columns=\{response",
@@ -266,6 +319,51 @@ def test_form_that_is_not_read_is_refused_in_one_line(record, words, tmp_path):
         load(tmp_path)
     assert len(caught.value.messages) <= 2
     assert caught.value.messages[0].count("\n") == 0
+
+
+ASKED, ANSWERED = MESSAGES[1:2], MESSAGES[2:3]
+
+
+def spoken(*messages: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in messages]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "Double 3.", "chosen": "6", "rejected": "5"},
+        {"Question": "Double 3.", "Chosen": "6", "Rejected": "5"},
+        {"prompt": "Double 3.", "response": "6", "rejected": "5"},
+        {"prompt": "Double 3.", "chosen": spoken(*ASKED, *ANSWERED), "rejected": spoken(*ASKED)},
+        {"prompt": spoken(*ASKED), "chosen": spoken(*ANSWERED), "rejected": spoken(*ANSWERED)},
+        {"messages": spoken(*ASKED, *ANSWERED), "rejected_response": "5"},
+        {"prompt": "Double 3.", "chosen": json.dumps(spoken(*ASKED, *ANSWERED)), "rejected": "5"},
+        {"prompt": "Double 3.", "response": "6", "label": 0},
+        {"prompt": "Double 3.", "completion": "6", "label": True},
+        {"prompt": spoken(*ASKED), "completion": spoken(*ANSWERED), "label": True},
+        {"messages": spoken(*ASKED, *ANSWERED), "label": False},
+        {"question": "Double 3.", "response": "6", "Partition": "test"},
+        {"question": "Double 3.", "response": "6", "image": "a.png"},
+        {"question": "Double 3.", "response": "6", "tools": ["f"]},
+    ],
+    ids=lambda record: " ".join(record),
+)
+def test_columns_that_a_refusal_names_read_the_replies(record, tmp_path):
+    """The advice is typed on the command line, where a map of columns is checked as well."""
+    rows = [json.loads(json.dumps(record).replace("Double", f"({i}) Double")) for i in range(12)]
+    write_lines(tmp_path / "law", rows)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    advice = re.findall(r"data\.columns=(\{[^.]*?\})", str(caught.value))
+    config = load_config([f"source.root={tmp_path}", f"data.columns={advice[-1]}"])
+    data = load_dataset(config.data, config.source)
+    assert {row.question for row in data.train if isinstance(row, Reply)} <= {f"({i}) Double 3." for i in range(12)}
+    assert len(data.train) == 10
+
+
+def test_columns_that_are_not_read_are_named(tmp_path):
+    write_lines(tmp_path / "law", [{"id": i, "text": f"Long {i}.", "summary": "x", "by": 1} for i in range(9)])
+    assert load(tmp_path).summary()[0] == "law: law.jsonl: 9 texts (text): train; columns not read: summary, by"
 
 
 @pytest.mark.parametrize("write", [write_lines, write_array])

@@ -1,6 +1,7 @@
 """data=local: the user's files in every format, found, mapped and split; all errors at once."""
 
 import csv
+import decimal
 import json
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,37 @@ def test_config_lists_the_tasks_that_it_finds(tmp_path):
 def test_missing_column_is_named_once_a_file_with_the_nearest_one(tmp_path):
     write(tmp_path / "law.csv", [{"q": "Q?", "option": "[]", "label": 0}] * 3)
     assert refusal(tmp_path) == ["law.csv: has no column 'options'; did you mean 'option'? Valid: label, option, q."]
+
+
+def test_table_of_which_no_row_can_be_read_is_said_to_be_so(tmp_path):
+    (tmp_path / "law.csv").write_text("question,answer\n" + "What?,one,two\n" * 9)
+    assert (
+        refusal(tmp_path, columns={})[0] == "law.csv:2: has 3 fields, the header has 2; 9 such rows, the first 2, 3, 4"
+    )
+
+
+@pytest.mark.parametrize("value", [decimal.Decimal(6), b"6"])
+def test_answer_of_any_type_that_is_text_or_a_number_is_a_reply(value, tmp_path):
+    parquet.write_table(
+        pyarrow.table({"question": [f"{i}?" for i in range(9)], "answer": [value] * 9}), tmp_path / "a.parquet"
+    )
+    assert {row.response for row in load(tmp_path, columns={}).train if isinstance(row, Reply)} == {"6"}
+
+
+def test_table_without_a_header_is_told_to_name_its_columns(tmp_path):
+    (tmp_path / "law.csv").write_text("What is one?,6,5,A\nWhat is two?,4,3,B\n")
+    assert "The first line of a table must name its columns." in refusal(tmp_path, columns={})[0]
+
+
+def test_file_of_bad_rows_alone_that_are_skipped_says_why(tmp_path):
+    write(tmp_path / "law.jsonl", rows(9, label=7))
+    assert "9 bad rows were left out (source.on_bad_row=skip), the first: " in refusal(tmp_path, on_bad_row="skip")[-1]
+
+
+def test_test_without_answers_is_told_to_be_moved(tmp_path):
+    write(tmp_path / "train.csv", rows(20))
+    write(tmp_path / "test.csv", [{key: row[key] for key in ("q", "options")} for row in rows(5)])
+    assert "rows without answers cannot be scored" in refusal(tmp_path)[-1]
     assert "name yours with data.columns={question: ...}" in refusal(tmp_path, {})[0]
 
 

@@ -96,6 +96,13 @@ ARRAY = b'[{"question": "One?", "answer": "1"}]'
         ("a.json", ARRAY + b'\n{"question": "Two?"}', r"goes on after its JSON array \(line 2\)"),
         ("a.json", ARRAY[:-1] + b',{"a": 1, "a": 2}]', "row 2 has the key 'a' more than once"),
         ("a.json", b'{"test": ' + ARRAY + b"}", r"holds rows of 'test', .*call it test\.json"),
+        (
+            "a.json",
+            b'{"train": ' + ARRAY + b', "n": 1, "test": ' + ARRAY + b"}",
+            "several arrays of objects .train, test",
+        ),
+        ("a.jsonl", b'{"question": ["One?"], "answer": ["1"]}', "is one JSON object with the keys question, answer"),
+        ("a.csv", ARRAY, r"is JSON; call it \.json"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         ("a.csv", b"<!DOCTYPE html><html>404</html>", "is a web page"),
