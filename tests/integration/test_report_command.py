@@ -199,7 +199,8 @@ def test_real_runs_are_reported_and_a_mixture_is_compared_with_its_single_run(tm
 
 
 def test_tables_of_the_results_page_are_those_of_the_report(tmp_path: Path):
-    assert main([str(DOCS / "results" / "one_rate"), "--resamples", "0", "--no-figures", "--output", str(tmp_path)]) == 0
+    runs = str(DOCS / "results" / "one_rate")
+    assert main([runs, "--resamples", "0", "--no-figures", "--output", str(tmp_path)]) == 0
     report = (tmp_path / "report.md").read_text().splitlines()
     blocks = re.findall(
         r"<!-- report -->\n(.*?)<!-- /report -->", (DOCS / "reference" / "results.md").read_text(), flags=re.S
