@@ -108,3 +108,14 @@ def test_a_learning_rate_is_chosen_by_validation_over_the_seeds_that_all_rates_h
     write_results(tmp_path, "mosld", 3e-3, 1, 1.0)
     with pytest.raises(SystemExit, match="no seed has runs at every learning rate"):
         load("learning_rates", tmp_path)
+
+
+def test_learning_rates_on_the_results_page_are_those_of_the_committed_runs(load, tmp_path):
+    docs = BENCHMARKS.parent / "docs"
+    load("learning_rates", docs / "results" / "chosen_rate", "--json", tmp_path / "json")
+    rows = json.loads((tmp_path / "json").read_text())["rows"]
+    page = (docs / "reference" / "results.md").read_text().split("rates -->")[1]
+    lines = [line for line in page.splitlines() if line.startswith("| ")][2:]
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines] == [
+        [str(value) for value in row.values()] for row in rows
+    ]
