@@ -10,6 +10,7 @@ import numpy
 
 from mosld.common.errors import UserError, format_value
 from mosld.common.files import JsonObject
+from mosld.common.terminal import counted
 from mosld.config.local_files import SPLITS
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.leaks import Record, count_leaks, joined_keys, leak_notes, record_of
@@ -146,10 +147,10 @@ def load_dataset(
     """
     read = _read(data, source, training, shots, record)
     bad = [message for task in read.values() for message in task.bad.messages]
-    count = sum(task.bad.count for task in read.values())
+    count = counted(sum(task.bad.count for task in read.values()), "bad row")
     if bad and source.on_bad_row == "error":
-        raise UserError(*bad, f"{count:,} bad rows: correct them, or leave them out with source.on_bad_row=skip.")
-    notes = [f"{count:,} bad rows were left out (source.on_bad_row=skip), the first: {bad[0]}"] if bad else []
+        raise UserError(*bad, f"{count}: correct what is wrong, or leave such rows out with source.on_bad_row=skip.")
+    notes = [f"{count} left out (source.on_bad_row=skip), the first: {bad[0]}"] if bad else []
     notes += [note for task in read.values() for note in task.notes]
     tests = {name: task.splits[task.task.test_split] for name, task in read.items() if task.task.scored}
     keys = joined_keys(tests.values()) if data.drop_leaks else NO_KEYS

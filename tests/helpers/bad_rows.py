@@ -9,6 +9,7 @@ import pyarrow
 from pyarrow import parquet
 
 from mosld.common.errors import UserError
+from mosld.common.terminal import counted
 from mosld.config.schema import DataConfig, SourceConfig
 from mosld.data.dataset import load_dataset
 
@@ -246,7 +247,7 @@ def unnamed_rows(data: DataConfig, root: Path, expected: Sequence[tuple[str, str
 def missed(messages: Sequence[str], expected: Sequence[tuple[str, str]]) -> list[str]:
     """The expected (``file:line: ``, reason) without a message, and the messages that were not expected."""
     wrong = []
-    if not messages[-1:] or not messages[-1].startswith(f"{len(expected):,} bad rows"):
+    if not messages[-1:] or not messages[-1].startswith(f"{counted(len(expected), 'bad row')}: "):
         wrong.append(f"{len(expected)} bad rows, the last message is {messages[-1:]}")
     others = set(messages[:-1])  # the last message is the number of bad rows
     for start, reason in expected:

@@ -144,7 +144,7 @@ def test_table_without_a_header_is_told_to_name_its_columns(tmp_path):
 
 def test_file_of_bad_rows_alone_that_are_skipped_says_why(tmp_path):
     write(tmp_path / "law.jsonl", rows(9, label=7))
-    assert "9 bad rows were left out (source.on_bad_row=skip), the first: " in refusal(tmp_path, on_bad_row="skip")[-1]
+    assert "9 bad rows left out (source.on_bad_row=skip), the first: " in refusal(tmp_path, on_bad_row="skip")[-1]
 
 
 def test_test_without_answers_is_told_to_be_moved(tmp_path):

@@ -135,7 +135,7 @@ def test_bad_rows_of_all_files_are_reported_at_once_with_their_number_and_the_ke
     assert [error.split(": ")[0] for error in errors] == [
         "obqa/train.jsonl:41", "obqa/train.jsonl:42", "obqa/test.jsonl:21", "gsm8k/train.jsonl:41",
     ]  # fmt: skip
-    assert last == "4 bad rows: correct them, or leave them out with source.on_bad_row=skip."
+    assert last == "4 bad rows: correct what is wrong, or leave such rows out with source.on_bad_row=skip."
 
 
 def test_skipped_rows_are_left_out_and_noted(root):
@@ -143,7 +143,7 @@ def test_skipped_rows_are_left_out_and_noted(root):
     dataset = load(root, "obqa", on_bad_row="skip")
     assert len(dataset.train) == 40
     assert dataset.notes == [
-        f"2 bad rows were left out (source.on_bad_row=skip), the first: {root}/obqa/train.jsonl:41: is not JSON "
+        f"2 bad rows left out (source.on_bad_row=skip), the first: {root}/obqa/train.jsonl:41: is not JSON "
         "(Expecting property name enclosed in double quotes, column 2)"
     ]
 
