@@ -46,12 +46,16 @@ def mean(seeds: dict[int, JsonObject], key: str) -> float:
     return statistics.fmean(results[key] for results in seeds.values())
 
 
-def chosen_rate(rates: dict[float, dict[int, JsonObject]]) -> float:
-    """The learning rate of the smallest mean validation loss, over the seeds that all rates have."""
+def with_shared_seeds(rates: dict[float, dict[int, JsonObject]]) -> dict[float, dict[int, JsonObject]]:
+    """The runs of one method without those whose seed another learning rate lacks.
+
+    Raises:
+        SystemExit: there is no seed that all rates have.
+    """
     shared = set.intersection(*(set(seeds) for seeds in rates.values()))
     if not shared:
         sys.exit("no seed has runs at every learning rate")
-    return min(rates, key=lambda rate: mean({seed: rates[rate][seed] for seed in shared}, "validation_loss"))
+    return {rate: {seed: seeds[seed] for seed in shared} for rate, seeds in rates.items()}
 
 
 def main() -> None:
@@ -62,8 +66,9 @@ def main() -> None:
     flags = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for method, rates in collect(flags.results).items():
-        best = chosen_rate(rates)
-        for rate, seeds in sorted(rates.items()):
+        compared = with_shared_seeds(rates)
+        best = min(compared, key=lambda rate: mean(compared[rate], "validation_loss"))
+        for rate, seeds in sorted(compared.items()):
             rows.append(
                 {
                     "method": method,

@@ -87,9 +87,21 @@ class Block:
         """Any run of the block: they agree in source, model and prompt."""
         return self.rows[0].run
 
-    def matching_row(self, row: Row) -> Row | None:
-        """The row with the same method and settings."""
-        return next((candidate for candidate in self.rows if candidate.run.row_key == row.run.row_key), None)
+    def matching_row(self, row: Row, task: str, equal_steps: bool = False) -> Row | None:
+        """The row with the same method and settings that has runs on this task.
+
+        Args:
+            equal_steps: instead a row with other epochs whose runs on the task have as many optimiser steps.
+        """
+
+        def fits(candidate: Row) -> bool:
+            same = candidate.run.row_key == row.run.row_key
+            if not equal_steps:
+                return same
+            keys = {run.row_key_at_equal_steps for one in (candidate, row) for run in one.task_runs(task)}
+            return not same and len(keys) == 1 and None not in keys
+
+        return next((candidate for candidate in self.rows if candidate.task_runs(task) and fits(candidate)), None)
 
     def comparable(self, other: "Block", task: str) -> bool:
         """Whether both have one source, model and prompt and, for this task, the same rows."""

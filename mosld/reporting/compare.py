@@ -182,17 +182,27 @@ class Comparer:
                 comparisons.append(_compare(row.name, AVERAGE, here, there, _average(block.tasks, boots)))
         return _correct(comparisons)
 
-    def mixture_against_single(self, mixture: Block, singles: Sequence[Block]) -> list[Comparison]:
-        """Every row of a mixture against its own runs on single tasks."""
+    def mixture_against_single(
+        self, mixture: Block, singles: Sequence[Block], equal_steps: bool = False
+    ) -> list[Comparison]:
+        """Every row of a mixture against its own runs on single tasks, for each task and on average.
+
+        Args:
+            equal_steps: against runs that have as many optimiser steps, and not as many epochs.
+        """
         comparisons = []
         for row in mixture.rows:
-            candidates = [(single_row(mixture, singles, row, task), task) for task in mixture.tasks]
+            candidates = [(single_row(mixture, singles, row, task, equal_steps), task) for task in mixture.tasks]
             pairs = [(row, single, task) for single, task in candidates if single and row.accuracies(task)]
             boots = self._bootstraps(pairs)
             comparisons += [
                 _compare(row.name, task, row.accuracies(task), single.accuracies(task), boots.get(task))
                 for _, single, task in pairs
             ]
+            alone = Row(row.differences, {task: single.runs[task] for _, single, task in pairs})
+            here, there = row.averages(mixture.tasks), alone.averages(mixture.tasks)
+            if len(mixture.tasks) > 1 and here and there:
+                comparisons.append(_compare(row.name, AVERAGE, here, there, _average(mixture.tasks, boots)))
         return _correct(comparisons)
 
     def winners(self, block: Block) -> dict[str, str]:
@@ -297,11 +307,14 @@ def scores_power_note(block: Block, comparisons: Sequence[Comparison]) -> str | 
 
 
 def gains_power_note(mixture: Block, comparisons: Sequence[Comparison]) -> str | None:
-    """What a table of the mixture minus single tasks can show of one task."""
-    tasks = [task for row in mixture.rows for task in _accuracies_and_items(row, mixture.tasks)]
-    sizes = [smallest_on_average([task]) for task in tasks]
-    sides = [side for one in comparisons for side in (one.here, one.there)]
-    return _power_note(sides, comparisons, sizes)
+    """What a table of the mixture minus single tasks can show on average, or of a task where no row has them all."""
+    averages = [one for one in comparisons if one.task == AVERAGE]
+    columns = [mixture.tasks] if averages else [[task] for task in mixture.tasks]
+    items = [_accuracies_and_items(row, tasks) for row in mixture.rows for tasks in columns]
+    sizes = [smallest_on_average(tasks) for tasks in items if tasks]
+    shown = averages or comparisons
+    note = _power_note([side for one in shown for side in (one.here, one.there)], shown, sizes)
+    return note and f"{note}; {'on average' if averages else 'of one task'}"
 
 
 def _accuracies_and_items(row: Row, tasks: Sequence[str]) -> list[tuple[float, int]]:

@@ -17,6 +17,8 @@ from mosld.runs.record import RunResults, TaskScore
 HEADING_KEYS = ("model.", "source.", "prompt", "seed", "method.name", "evaluation.limit", "evaluation.base")
 # Keys of the data that make a row of their own; the others choose the rows of the data, which make a table.
 MIXING_KEYS = ("data.mixing", "data.weights", "data.temperature", "data.cap")
+# How long a run trains, and how often it looks for its best weights.
+LENGTH_KEYS = ("training.epochs", "training.max_steps", "training.validate_every")
 # The order of the paper's tables, then its ablations and relatives.
 METHODS = (
     "full", "prefix", "lora", "lora_matched", "molora", "loramoe", "sira", "mola", "mixlora", "moa", "hydralora",
@@ -128,6 +130,14 @@ class Run:
     def row_key(self) -> str:
         """Method and settings as one text: equal for runs that differ only in seed and data."""
         return json.dumps([self.method, self.settings], sort_keys=True)
+
+    @cached_property
+    def row_key_at_equal_steps(self) -> str | None:
+        """`row_key` with the number of optimiser steps in place of the keys that lead to it; None if it is unknown."""
+        if (steps := self.results.get("steps")) is None:
+            return None
+        settings = {key: value for key, value in self.settings.items() if key not in LENGTH_KEYS}
+        return json.dumps([self.method, settings, steps], sort_keys=True)
 
 
 def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

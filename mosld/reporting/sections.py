@@ -87,20 +87,24 @@ def _tables(block: Block, singles: Sequence[Block], comparer: Comparer, against:
         _with_note(scores_table(block, marks, comparer.winners(block)), power_note), marks, reference.name
     )
     if not block.single_tasks and not block.run.trained_on:
-        gain_comparisons = comparer.mixture_against_single(block, singles)
-        marks = significance_marks(gain_comparisons)
-        gains = gains_table(block, singles, marks)
-        if gains:
-            gains = _with_note(gains, gains_power_note(block, gain_comparisons))
-            yield _with_star_note(gains, marks, "0")
-            title = f"significance of mixture minus single, {block.title}"
-            yield comparison_table(title, gain_comparisons, block.facts, comparer.resamples)
+        yield from _gains(block, singles, comparer, equal_steps=False)
+        yield from _gains(block, singles, comparer, equal_steps=True)
     if comparisons:
         title = f"significance against {reference.name}, {block.title}"
         yield comparison_table(title, comparisons, block.facts, comparer.resamples)
     # The cost of training is in the section of the run, not of its evaluations.
     if not block.run.trained_on:
         yield cost_table(block)
+
+
+def _gains(mixture: Block, singles: Sequence[Block], comparer: Comparer, equal_steps: bool) -> Iterator[Table]:
+    """The mixture minus single tasks, and what its differences are worth, if there are runs for it."""
+    comparisons = comparer.mixture_against_single(mixture, singles, equal_steps)
+    marks = significance_marks(comparisons)
+    if gains := gains_table(mixture, singles, marks, equal_steps):
+        yield _with_star_note(_with_note(gains, gains_power_note(mixture, comparisons)), marks, "0")
+        title = f"significance of {gains.title}"
+        yield comparison_table(title, comparisons, mixture.facts, comparer.resamples)
 
 
 def _reference_row(block: Block, against: str | None) -> Row:
@@ -132,9 +136,9 @@ def draw_figures(sections: Sequence[Section], predictions: Predictions) -> None:
 
     drawn = [(section, section.block) for section in sections if section.block]
     for section, block in drawn:
-        gains = next((table for table in section.tables if table.title.startswith("mixture minus single")), None)
+        gains = [table for table in section.tables if table.title.startswith("mixture minus single")]
         plans: list[FigurePlan] = [
-            *([partial(figures.gain_figure, gains)] if gains else []),
+            *(partial(figures.gain_figure, table) for table in gains),
             partial(figures_across.subject_figure, block, predictions),
             partial(figures.weights_figure, block),
             partial(figures_across.loss_figure, block),

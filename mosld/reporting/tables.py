@@ -18,6 +18,7 @@ GAINS_NOTE = (
     "Mean over seeds of the run on the mixture minus that of the run on the task alone, in points; the same rows "
     "of the task in both; - no such pair."
 )
+EQUAL_STEPS_NOTE = "The runs on one task have as many optimiser steps as those on the mixture: more epochs of its rows."
 COST_NOTE = "Means over runs. Training: optimiser steps only; run: with loading, validation and scoring."
 
 OTHER_SCORES: tuple[ScoreName, ...] = ("strict", "flexible")
@@ -119,33 +120,38 @@ def _untrained(block: Block, columns: Sequence[str], others: Sequence[tuple[str,
     return [Cell("(untrained)"), *cells, NO_VALUE, Cell("0", 0)]
 
 
-def gains_table(mixture: Block, singles: Sequence[Block], marks: Marks) -> Table | None:
+def gains_table(mixture: Block, singles: Sequence[Block], marks: Marks, equal_steps: bool = False) -> Table | None:
     """Accuracy after training on the mixture minus that after training on the task alone (the paper's figure 1).
 
     None if no method has both on the same rows.
+
+    Args:
+        marks: what stands behind numbers.
+        equal_steps: compare with runs that have as many optimiser steps, and not as many epochs.
     """
     rows = []
     for row in mixture.rows:
-        cells = [_gain(row, single_row(mixture, singles, row, task), task, marks) for task in mixture.tasks]
+        pairs = [(single_row(mixture, singles, row, task, equal_steps), task) for task in mixture.tasks]
+        cells = [_gain(row, single, task, marks) for single, task in pairs]
         gains = [cell.value for cell in cells if cell.value is not None]
         if gains:
             mean = sum(gains) / len(gains)
             complete = len(gains) == len(mixture.tasks)
-            average = Cell(f"{mean:+.1f}", mean, runs=row.all_runs) if complete else NO_VALUE
+            text = f"{mean:+.1f}{marks.get((row.name, AVERAGE), '')}"
+            average = Cell(text, mean, runs=row.all_runs) if complete else NO_VALUE
             rows.append([Cell(row.name), *cells, average])
     if not rows:
         return None
-    title = f"mixture minus single, {mixture.title}"
-    return Table(title, ["method", *mixture.tasks, AVERAGE], rows, [*mixture.facts, GAINS_NOTE])
+    notes = [*mixture.facts, GAINS_NOTE, *([EQUAL_STEPS_NOTE] if equal_steps else [])]
+    title = f"mixture minus single{' at equal steps' if equal_steps else ''}, {mixture.title}"
+    return Table(title, ["method", *mixture.tasks, AVERAGE], rows, notes)
 
 
-def single_row(mixture: Block, singles: Sequence[Block], row: Row, task: str) -> Row | None:
-    """The runs of the same method and settings on this task alone, on the same rows."""
+def single_row(mixture: Block, singles: Sequence[Block], row: Row, task: str, equal_steps: bool = False) -> Row | None:
+    """The runs of the same method and settings on this task alone, on the same rows (`Block.matching_row`)."""
     for block in singles:
-        if block.comparable(mixture, task):
-            single = block.matching_row(row)
-            if single and single.runs.get(task):
-                return single
+        if block.comparable(mixture, task) and (single := block.matching_row(row, task, equal_steps)):
+            return single
     return None
 
 

@@ -70,6 +70,7 @@ class RunResults(TypedDict, total=False):
     base_scores: dict[str, TaskScore] | None
     base_average: Share | None
     parameters: dict[str, Count]
+    steps: Count | None
     seconds: float | None
     train_seconds: float | None
     tokens_per_second: float | None

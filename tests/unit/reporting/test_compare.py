@@ -16,6 +16,7 @@ from mosld.reporting.compare import (
     Comparison,
     Predictions,
     comparison_table,
+    gains_power_note,
     scores_power_note,
     significance_marks,
 )
@@ -183,6 +184,22 @@ def test_mixture_is_tested_against_its_single_runs(tmp_path: Path):
     (comparison,) = Comparer(Predictions(), 2000).mixture_against_single(mixture, [single])
     assert (comparison.task, round(comparison.difference, 6)) == ("obqa", 0.6)
     assert significance_marks([comparison]) == {("mosld", "obqa"): "*"}
+
+
+def test_mixture_is_tested_against_its_single_runs_on_average(tmp_path: Path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"m{seed}", {"obqa": GOOD, "csqa": GOOD}, seed=seed)
+        write_run(tmp_path / f"o{seed}", {"obqa": BAD}, data="single_obqa", seed=seed)
+        write_run(tmp_path / f"c{seed}", {"csqa": GOOD if seed else BAD}, data="single_csqa", seed=seed)
+    mixture, single = make_blocks(collect([str(tmp_path)]))
+    comparisons = Comparer(Predictions(), 2000).mixture_against_single(mixture, [single])
+    average = comparisons[-1]
+    # obqa 60 points in both seeds, csqa 60 and 0: 60 and 30 on average.
+    assert (average.task, average.shared_seeds, round(average.difference, 6)) == ("average", [0, 1], 0.45)
+    assert significance_marks(comparisons)["mosld", "average"] == "*"
+    assert (gains_power_note(mixture, comparisons) or "").endswith(" over 2 seeds a side; on average")
+    (alone,) = Comparer(Predictions(), 2000).mixture_against_single(mixture, [single])[:1]
+    assert (gains_power_note(mixture, [alone]) or "").endswith("; of one task")
 
 
 def test_table_shows_every_number(good_and_bad: Path):

@@ -101,6 +101,33 @@ def test_mixture_minus_single():
     assert texts(gains_table(mixture, [alone], {})) == [["mosld", "+25.0", "-", "-"]]
 
 
+def test_mixture_minus_single_at_equal_steps():
+    # Alone for two epochs: 10 steps, 50 %. For as many steps as the mixture: 100 %.
+    two, eight = ({"training.epochs": epochs, "training.max_steps": None} for epochs in (2, 8))
+    mixture, alone = blocks(
+        run(config=two, steps=40),
+        single("obqa", config=two, steps=10),
+        run({"obqa": answers("11")}, data="single_obqa", config=eight, steps=40, name="obqa"),
+        run({"csqa": answers("11")}, data="single_csqa", config=eight, steps=39, name="csqa"),
+    )
+    assert texts(gains_table(mixture, [alone], {})) == [["mosld epochs=2", "+0.0", "-", "-"]]
+    table = gains_table(mixture, [alone], {}, equal_steps=True)
+    assert texts(table) == [["mosld epochs=2", "-50.0", "-", "-"]]
+    assert table is not None
+    assert table.title.startswith("mixture minus single at equal steps, mixture: toy")
+
+
+@pytest.mark.parametrize("steps", [40, None])
+def test_the_same_settings_are_no_runs_at_equal_steps(steps: int | None):
+    mixture, alone = blocks(run(steps=steps), single("obqa", steps=steps))
+    assert gains_table(mixture, [alone], {}, equal_steps=True) is None
+
+
+def test_steps_that_are_not_known_are_not_equal():
+    mixture, alone = blocks(run(), single("obqa", config={"training.epochs": 8}))
+    assert gains_table(mixture, [alone], {}, equal_steps=True) is None
+
+
 def test_no_gain_without_a_single_run_on_the_same_rows():
     mixture, alone = blocks(run(), single("obqa", rows="b"))
     assert gains_table(mixture, [alone], {}) is None
