@@ -365,4 +365,4 @@ def _p_cell(value: float | None) -> Cell:
         return NO_VALUE
     if value < 0.001:
         return Cell("< .001", value)
-    return Cell(f"{value:.3f}".lstrip("0") if value < 1 else "1", value)
+    return Cell(f"{value:.3f}".lstrip("0").removesuffix(".000"), value)
