@@ -20,6 +20,7 @@ from mosld.reporting.significance import (
     bootstrap_p,
     holm,
     mean_and_spread,
+    mean_difference,
     paired_t,
     percentile_interval,
     welch_t,
@@ -140,10 +141,7 @@ class Comparison:
     @property
     def difference(self) -> float:
         """Mean difference over the seeds of both sides; without any, the difference of the means."""
-        here, there = (
-            [side[seed] for seed in self.shared_seeds] or list(side.values()) for side in (self.here, self.there)
-        )
-        return mean_and_spread(here)[0] - mean_and_spread(there)[0]
+        return mean_difference(self.here, self.there)
 
     @property
     def seeds_needed(self) -> str:

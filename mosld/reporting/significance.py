@@ -4,7 +4,7 @@ Shapes: N items, R compared rows, D bootstrap resamples.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -91,6 +91,13 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation, which is None for one value."""
     return _mean(values), math.sqrt(_variance(values)) if len(values) > 1 else None
+
+
+def mean_difference(here: Mapping[int, float], there: Mapping[int, float]) -> float:
+    """Of two sides by seed, over the seeds of both; without any, the difference of the means."""
+    shared = here.keys() & there.keys()
+    sides = [[side[seed] for seed in sorted(shared)] if shared else list(side.values()) for side in (here, there)]
+    return _mean(sides[0]) - _mean(sides[1])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from mosld.reporting.blocks import Block, Row, ScoreName
 from mosld.reporting.run import Run
-from mosld.reporting.significance import mean_and_spread
+from mosld.reporting.significance import mean_and_spread, mean_difference
 from mosld.reporting.table import NO_VALUE, Cell, Table
 
 AVERAGE = "average"
@@ -15,8 +15,8 @@ SCORES_NOTE = (
 )
 OTHERS_NOTE = "Strict, flexible: as lm-evaluation-harness scores the same texts (strict-match, flexible-extract)."
 GAINS_NOTE = (
-    "Mean over seeds of the run on the mixture minus that of the run on the task alone, in points; the same rows "
-    "of the task in both; - no such pair."
+    "The run on the mixture minus that on the task alone, in points: mean over the seeds that both have, without any "
+    "the difference of the means; the same rows of the task in both; - no such pair."
 )
 EQUAL_STEPS_NOTE = "The runs on one task have as many optimiser steps as those on the mixture: more epochs of its rows."
 COST_NOTE = "Means over runs. Training: optimiser steps only; run: with loading, validation and scoring."
@@ -159,8 +159,7 @@ def _gain(row: Row, single: Row | None, task: str, marks: Marks) -> Cell:
     accuracies = row.accuracies(task)
     if single is None or not accuracies:
         return NO_VALUE
-    here, there = (list(side.values()) for side in (accuracies, single.accuracies(task)))
-    gain = 100 * (mean_and_spread(here)[0] - mean_and_spread(there)[0])
+    gain = 100 * mean_difference(accuracies, single.accuracies(task))
     runs = [*row.task_runs(task), *single.task_runs(task)]
     return Cell(f"{gain:+.1f}" + marks.get((row.name, task), ""), gain, runs=runs)
 

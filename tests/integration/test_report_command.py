@@ -1,5 +1,6 @@
 """`python -m mosld.report` as a user types it: what it prints, writes and refuses, and that its page needs nothing."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -198,16 +199,39 @@ def test_real_runs_are_reported_and_a_mixture_is_compared_with_its_single_run(tm
     assert "left out of tests" not in text
 
 
-def test_tables_of_the_results_page_are_those_of_the_report(tmp_path: Path):
-    runs = str(DOCS / "results" / "one_rate")
+def table_rows(lines: list[str], title: str = "") -> list[dict[str, str]]:
+    """The rows of the first Markdown table behind a line that starts with the title."""
+    begin = next(i for i, line in enumerate(lines) if line.startswith(title)) if title else 0
+    while not lines[begin].startswith("|"):
+        begin += 1
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in itertools.takewhile(lambda line: line.startswith("|"), lines[begin:])
+    ]
+    # Each correction is that of the test before it.
+    head = [f"Holm of {cells[0][i - 1]}" if name == "Holm" else name for i, name in enumerate(cells[0])]
+    return [dict(zip(head, row, strict=True)) for row in cells[2:]]
+
+
+@pytest.mark.parametrize("folder", ["chosen_rate", "one_rate"])
+def test_tables_of_the_results_page_are_those_of_the_report(folder: str, tmp_path: Path):
+    """Those of significance in all that can be known without predictions, which are not kept."""
+    runs = str(DOCS / "results" / folder)
     assert main([runs, "--resamples", "0", "--no-figures", "--output", str(tmp_path)]) == 0
     report = (tmp_path / "report.md").read_text().splitlines()
-    blocks = re.findall(
-        r"<!-- report -->\n(.*?)<!-- /report -->", (DOCS / "reference" / "results.md").read_text(), flags=re.S
-    )
+    page = (DOCS / "reference" / "results.md").read_text()
+    blocks = re.findall(rf"<!-- report {folder} -->\n(.*?)<!-- /report -->", page, flags=re.S)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("|")]
-    assert len(lines) > 20  # three tables
+    assert len(lines) > 10
     assert [line for line in lines if line not in report] == []
+    tests = re.findall(rf"<!-- tests {folder}: ([^\n]*) -->\n(.*?)<!-- /tests -->", page, flags=re.S)
+    for title, block in tests:
+        known = {(row["method"], row["task"]): row for row in table_rows(report, f"### {title}")}
+        for shown in table_rows(block.splitlines()):
+            row = known[shown["method"], shown["task"]]
+            shared = shown.keys() & row.keys()
+            assert {"difference", "p, Welch", "Holm of p, Welch", "seeds"} <= shared
+            assert {key: shown[key] for key in shared} == {key: row[key] for key in shared}
 
 
 def test_committed_runs_hold_no_text_of_the_data_and_no_absolute_path():

@@ -95,10 +95,12 @@ def test_mark_is_behind_its_number_and_each_number_knows_its_runs():
     assert [sorted(str(run.path) for run in cell.runs) for cell in cells[1:4]] == [["a", "b"]] * 3
 
 
-def test_mixture_minus_single():
-    # Mixture: obqa 50 and 100 over two seeds; alone: 50. So +25; csqa was not trained alone.
-    mixture, alone = blocks(run(seed=0), run(ALL_CORRECT, seed=1), single("obqa"), single("csqa", rows="b"))
-    assert texts(gains_table(mixture, [alone], {})) == [["mosld", "+25.0", "-", "-"]]
+@pytest.mark.parametrize(("seeds", "gain"), [((0, 1), "+25.0"), ((0,), "+0.0"), ((1, 2), "+50.0"), ((2,), "+25.0")])
+def test_mixture_minus_single(seeds: tuple[int, ...], gain: str):
+    # Mixture: obqa 50 and 100 for seeds 0 and 1; alone: 50. Over the seeds of both, or all; csqa was not trained alone.
+    alone = [single("obqa", seed=seed) for seed in seeds]
+    mixture, singles = blocks(run(seed=0), run(ALL_CORRECT, seed=1), *alone, single("csqa", rows="b"))
+    assert texts(gains_table(mixture, [singles], {})) == [["mosld", gain, "-", "-"]]
 
 
 def test_mixture_minus_single_at_equal_steps():
