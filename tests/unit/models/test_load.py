@@ -15,6 +15,7 @@ import mosld
 from mosld.common.errors import UserError
 from mosld.config.groups import model_config
 from mosld.models import embedded
+from mosld.models.config import empty_model, transformers_config
 from mosld.models.load import load_model
 from mosld.models.tiny import byte_tokenizer
 
@@ -141,6 +142,15 @@ def test_absurd_shapes_are_refused_before_weights_are_made(shape, message, monke
     monkeypatch.setattr("mosld.models.config.SHAPE_SECONDS", 0.5)
     with pytest.raises(UserError, match=message):
         mosld.load_base("tiny", shape={**model_config("tiny", {}).shape, **shape})
+
+
+def test_a_shape_is_ended_where_torch_has_nothing_half_done(monkeypatch):
+    monkeypatch.setattr("mosld.models.config.SHAPE_SECONDS", 0.1)
+    shape = transformers_config(model_config("tiny", {"shape": {"num_hidden_layers": 10**8}}))
+    with pytest.raises(UserError, match=r"takes more than 0\.1 seconds") as refused:
+        empty_model(shape, None, None)
+    # Not by a signal, which once left gradients off for the rest of the process.
+    assert [entry.name for entry in refused.traceback][-2:] == ["register_parameter", "check"]
 
 
 def test_a_hub_model_without_a_network_names_the_remedies():
