@@ -84,30 +84,44 @@ def test_what_separates_a_run_is_what_inspect_finds(train, load, tmp_path):
     assert row["dropout"] == "0.1 on A"
 
 
-def write_results(folder: Path, method: str, rate: float, seed: int, loss: float) -> None:
-    path = folder / f"{method}-{rate}-{seed}"
+def write_results(folder: Path, method: str, rate: float, seed: int, loss: float, targets: str = "qv") -> None:
+    path = folder / f"{method}-{targets}-{rate}-{seed}"
     path.mkdir()
-    results = {"status": "finished", "method": method, "seed": seed, "config": {"training.learning_rate": rate}}
+    config = {"training.learning_rate": rate, "method.targets": targets}
+    data = {"name": "arc_e", "source": "bundled", "fingerprint": "ab", "fingerprints": {"arc_e": "ab"}}
+    results = {"status": "finished", "method": method, "model": "tiny", "seed": seed, "config": config, "data": data}
     scores = {"validation_loss": loss, "validation_average": 0.5, "average": 0.25 + rate}
-    (path / "results.json").write_text(json.dumps(results | scores))
+    results |= {"scores": {"arc_e": {"accuracy": 0.25 + rate, "n": 10}}, **scores}
+    (path / "results.json").write_text(json.dumps(results))
 
 
 def test_a_learning_rate_is_chosen_by_validation_over_the_seeds_that_all_rates_have(load, tmp_path):
     for rate, losses in {1e-3: [2.0, 2.4], 3e-3: [2.2, 2.1]}.items():
         for seed, loss in enumerate(losses):
-            write_results(tmp_path, "lora", rate, seed, loss)
-    write_results(tmp_path, "lora", 1e-3, 2, 1.0)
-    write_results(tmp_path, "mosld", 1e-3, 0, 3.0)
+            write_results(tmp_path, "mosld", rate, seed, loss)
+    write_results(tmp_path, "mosld", 1e-3, 2, 1.0)
+    write_results(tmp_path, "lora", 1e-3, 0, 3.0)
     load("learning_rates", tmp_path, "--json", tmp_path / "json")
     rows = json.loads((tmp_path / "json").read_text())["rows"]
     assert [(row["method"], row["learning rate"], row["seeds"], row["chosen"]) for row in rows] == [
-        ("lora", "0.001", 2, ""), ("lora", "0.003", 2, "yes"), ("mosld", "0.001", 1, "yes"),
+        ("lora", "0.001", 1, "yes"), ("mosld", "0.001", 2, ""), ("mosld", "0.003", 2, "yes"),
     ]  # fmt: skip
-    assert [row["validation loss"] for row in rows] == ["2.200", "2.150", "3.000"]
-    assert rows[1]["test accuracy, %"] == "25.3"
-    write_results(tmp_path, "mosld", 3e-3, 1, 1.0)
+    assert [row["validation loss"] for row in rows] == ["3.000", "2.200", "2.150"]
+    assert rows[2]["test accuracy, %"] == "25.3"
+    write_results(tmp_path, "lora", 3e-3, 1, 1.0)
     with pytest.raises(SystemExit, match="no seed has runs at every learning rate"):
         load("learning_rates", tmp_path)
+
+
+def test_learning_rates_are_chosen_apart_for_other_adapted_layers(load, tmp_path):
+    for targets, losses in {"qv": [2.2, 2.0], "all": [2.1, 2.3]}.items():
+        for rate, loss in zip((1e-3, 3e-3), losses, strict=True):
+            write_results(tmp_path, "mosld", rate, 0, loss, targets)
+    load("learning_rates", tmp_path, "--json", tmp_path / "json")
+    rows = json.loads((tmp_path / "json").read_text())["rows"]
+    assert {row["method"].partition(" ")[2]: row["learning rate"] for row in rows if row["chosen"]} == {
+        "targets=all": "0.001", "targets=qv": "0.003",
+    }  # fmt: skip
 
 
 def test_learning_rates_on_the_results_page_are_those_of_the_committed_runs(load, tmp_path):
