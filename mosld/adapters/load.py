@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,6 +28,7 @@ from mosld.models.quantization import count_weights
 # With an adapter or without one.
 Model = PreTrainedModel | PeftModel
 WEIGHTS_FILE = "adapter_model.safetensors"
+NAME_PREFIX = "base_model.model."  # of every weight in an adapted model and in PEFT's files
 PATTERN_SECONDS = 5.0
 
 
@@ -121,6 +123,21 @@ def base_model_of(model: Model) -> PreTrainedModel:
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are trained, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def layers_without_gradient(model: nn.Module) -> list[str]:
+    """The adapted layers in which some weight has no gradient, and such weights outside them, as the base names them.
+
+    Read after a backward pass: the model did not run such a layer, or it read the base's weight past the adapter.
+    """
+    owners = {
+        parameter: name
+        for name, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+        for parameter in cast(nn.Module, layer).parameters()
+    }
+    unreached = [(name, weight) for name, weight in trained_parameters(model).items() if weight.grad is None]
+    return list(dict.fromkeys(owners.get(weight, name).removeprefix(NAME_PREFIX) for name, weight in unreached))
 
 
 def router_biases(model: nn.Module) -> dict[str, torch.Tensor]:

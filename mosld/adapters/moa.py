@@ -14,13 +14,12 @@ from typing_extensions import TypedDict
 from mosld.adapters.bank import Mixture
 from mosld.adapters.config import MosldConfig
 from mosld.adapters.layers import MixtureLinear
-from mosld.adapters.load import WEIGHTS_FILE, check_weights_file
+from mosld.adapters.load import NAME_PREFIX, WEIGHTS_FILE, check_weights_file
 from mosld.common.errors import UserError
 from mosld.common.reading import load_json
 from mosld.config.method_checks import lora_variants
 
 LoraPairs = dict[str, tuple[Tensor, Tensor]]  # A and B by the name of the layer
-NAME_PREFIX = "base_model.model."  # of every weight in PEFT's files
 
 
 def load_experts(model: PeftModel, folders: Mapping[str, Path]) -> None:

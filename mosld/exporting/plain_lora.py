@@ -16,8 +16,8 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from mosld.adapters.bank import ExpertBank
-from mosld.adapters.load import WEIGHTS_FILE, base_model_of
-from mosld.adapters.moa import NAME_PREFIX, mixtures_of
+from mosld.adapters.load import NAME_PREFIX, WEIGHTS_FILE, base_model_of
+from mosld.adapters.moa import mixtures_of
 from mosld.common.errors import UserError
 from mosld.common.files import write_json
 

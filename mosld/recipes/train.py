@@ -47,7 +47,7 @@ from mosld.runs.starting_weights import starting_weights
 from mosld.runs.tables import results_table
 from mosld.tracking.tracker import NoTracker, Tracker, make_tracker
 from mosld.training.loop import DivergedError
-from mosld.training.memory import TRYING, fit_micro_batch
+from mosld.training.memory import fit_micro_batch
 from mosld.training.optim import require_optimizer
 from mosld.training.signals import StopSignals
 
@@ -113,8 +113,8 @@ def _check(request: TrainRequest) -> None:
     context.encode_questions("test", config.evaluation.limit)
     stepper, examples = prepare(context, model)
     context.encode_questions("validation", config.evaluation.validation_limit)
-    with console.working(TRYING):
-        rows = fit_micro_batch(stepper, examples, config.training.micro_batch_size, config.training.batch_size)
+    training = config.training
+    rows = fit_micro_batch(stepper, examples, training.micro_batch_size, training.batch_size, console)
     length = len(longest(examples, 1)[0].tokens)
     console.say(f"check passed: the longest micro-batch ({rows} rows, {length} tokens) went forward and backward")
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mosld.adapters.load import Model, learned_tensors, trained_parameters
+from mosld.adapters.load import Model, layers_without_gradient, learned_tensors, trained_parameters
 from mosld.common.errors import UserError
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import gather, local_shard, scatter
@@ -46,6 +46,10 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-batch."""
         loss.backward()
+
+    def layers_without_gradient(self) -> list[str]:
+        """As the function of this name, after `backward`; nothing where the engine keeps gradients to itself."""
+        return layers_without_gradient(self.model)
 
     def reduce_gradients(self, sums: Tensor, stop: bool, limit: float) -> tuple[Tensor, Tensor, Tensor]:
         """Add the gradients of all processes and clip them.

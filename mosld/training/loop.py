@@ -19,7 +19,7 @@ from mosld.runs.loss_curve import read_lines
 from mosld.runs.results import MetricsLog
 from mosld.runs.routing_watch import RoutingWatch
 from mosld.training.checkpoint import Checkpoints, Progress, load_state, load_weights, save_state, save_weights
-from mosld.training.memory import TRYING, explain_oom, fit_micro_batch
+from mosld.training.memory import explain_oom, fit_micro_batch
 from mosld.training.optim import learning_rate, total_steps
 from mosld.training.signals import StopSignals
 from mosld.training.step import Stepper, StepResult
@@ -124,7 +124,9 @@ class Loop:
         if requested == "auto" and progress.micro_batch_size:
             # A resumed run keeps the size that it began with.
             requested = progress.micro_batch_size
-        progress.micro_batch_size = self._fit_micro_batch(requested)
+        progress.micro_batch_size = fit_micro_batch(
+            self.stepper, self.examples, requested, self.config.batch_size, self.console
+        )
         if self.config.micro_batch_size == "auto":
             self.console.say(f"micro-batches of up to {progress.micro_batch_size} rows fit in memory")
         total = self.total_steps
@@ -160,13 +162,6 @@ class Loop:
 
     def _out_of_patience(self, progress: Progress) -> bool:
         return self.config.patience is not None and progress.not_improved >= self.config.patience
-
-    def _fit_micro_batch(self, requested: int | str) -> int:
-        with self.console.working(TRYING):
-            size = fit_micro_batch(self.stepper, self.examples, requested, self.config.batch_size)
-        # The trial counted assignments, too.
-        self.stepper.pop_expert_load()
-        return size
 
     def _resume(self) -> Progress:
         processes = self.stepper.processes

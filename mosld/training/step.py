@@ -13,12 +13,16 @@ from torch.optim import Optimizer
 from mosld.adapters.config import adapter_config
 from mosld.adapters.load import Model
 from mosld.adapters.tuner import MosldModel
+from mosld.common.errors import UserError
 from mosld.data.tokens.encoding import Example, answer_tokens, longest
 from mosld.distributed.processes import Processes
 from mosld.distributed.tensors import cast_weights
 from mosld.training.batching import BatchBuilder, Domains, Inputs
 from mosld.training.engine import TrainingOutput
 from mosld.training.zero_engine import make_engine
+
+# Why a backward pass does not reach layers.
+UNREACHED = "the model does not run them on text, or reads their weights past the adapter"
 
 
 @dataclass(frozen=True)
@@ -187,12 +191,24 @@ class Stepper:
         """A pass whose rows count in another process."""
         return nullcontext() if self._tuner is None else self._tuner.context.auxiliary_loss.step_load.counting(False)
 
-    def try_longest(self, examples: Sequence[Example], micro_batch_size: int) -> None:
-        """Run the longest micro-batch forward and backward, without an update."""
+    def try_longest(self, examples: Sequence[Example], micro_batch_size: int) -> list[str]:
+        """Run the longest micro-batch forward and backward, without an update.
+
+        Returns:
+            The layers that got no gradient (`layers_without_gradient`), where the engine shows gradients.
+
+        Raises:
+            UserError: no layer got one.
+        """
         batch = longest(examples, micro_batch_size)
         self.model.train()
-        self.engine.backward(self._forward(self.batches.inputs(batch), answer_tokens(batch)).loss)
+        loss = self._forward(self.batches.inputs(batch), answer_tokens(batch)).loss
+        if not loss.requires_grad:
+            raise UserError(f"no gradient reaches the layers of method.targets: {UNREACHED}.")
+        self.engine.backward(loss)
+        unreached = self.engine.layers_without_gradient()
         self.engine.zero_grad()
+        return unreached
 
     def pop_expert_load(self) -> dict[str, dict[str, list[float] | float]]:
         """As `AuxiliaryLoss.pop_load`, rounded for metrics.jsonl; no module without a router."""

@@ -55,6 +55,9 @@ class ZeroEngine(ShardedEngine):
         self._pending = True
         self._engine.backward(loss * self.processes.count)
 
+    def layers_without_gradient(self) -> list[str]:
+        return []
+
     def gradient_shards(self) -> list[Tensor]:
         if self._pending:
             self._zero_optimizer.finalize_gradient_accumulation_boundary()
