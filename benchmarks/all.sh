@@ -26,6 +26,7 @@ measure memory memory
 measure saving saving --rounds 3
 measure startup startup --rounds 3
 measure shared_cores shared_cores --rounds 3
+measure kernel_cache kernel_cache
 measure data_reading data_reading
 measure crossover crossover --choices 2 --rounds 5
 measure memory_model memory_model

@@ -5,6 +5,7 @@ The model is one of conf/model, or layers of its dimensions at random weights.
 
 import argparse
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -92,10 +93,15 @@ def stepper(base: Any, method: str, pad: int = 0, compiled: bool = False, **opti
 
 def rows(count: int, length: int) -> list[Example]:
     """Rows of random tokens; half of each is the answer."""
-    generator = torch.Generator().manual_seed(0)
+    return rows_of_lengths([length] * count)
+
+
+def rows_of_lengths(lengths: Sequence[int], seed: int = 0) -> list[Example]:
+    """Rows of random tokens of these lengths; half of each is the answer."""
+    generator = torch.Generator().manual_seed(seed)
     row = Row("arc_e", "row", "", "?", ("a", "b"), 0)
-    tokens = torch.randint(1, VOCABULARY, (count, length), generator=generator).tolist()
-    return [Example(row, ids, length // 2) for ids in tokens]
+    tokens = torch.randint(1, VOCABULARY, (sum(lengths),), generator=generator).split(list(lengths))
+    return [Example(row, ids.tolist(), len(ids) // 2) for ids in tokens]
 
 
 def useful_operations(model: nn.Module, examples: list[Example]) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from mosld.common.errors import ExitCode, UserError, nearest
+from mosld.common.kernel_cache import limit_kernel_cache
 from mosld.common.machine import check_machine
 from mosld.common.process import refuse_light_install, run_to_exit_code, silence_imports
 from mosld.common.threads import limit_spinning
@@ -56,6 +57,7 @@ def run_command(
         return command(arguments)
 
     limit_spinning()
+    limit_kernel_cache()
     silence_imports()
     return run_to_exit_code(work)
 
@@ -139,6 +141,7 @@ def run_flags(
         print(parser.format_help())
         return ExitCode.FINISHED
     limit_spinning()
+    limit_kernel_cache()
     silence_imports()
 
     def work() -> int:

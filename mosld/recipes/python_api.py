@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 
 from mosld.common.errors import UserError
 from mosld.common.files import JsonObject, read_json
+from mosld.common.kernel_cache import limit_kernel_cache
 from mosld.common.machine import check_machine
 from mosld.common.process import silence_imports, silence_libraries
 from mosld.common.threads import limit_spinning
@@ -236,6 +237,7 @@ def _directory(run: "str | Path | TrainedRun") -> str:
 def _turn_of(overrides: list[str]) -> Iterator[None]:
     """Prepare the process as a command does, and let other threads wait."""
     limit_spinning()
+    limit_kernel_cache()
     silence_imports()
     check_machine(overrides)
     with _turn:

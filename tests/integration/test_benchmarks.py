@@ -23,6 +23,7 @@ CASES = {
     "saving": ["--model", "tiny", "--wide", "tiny", "--rank", "4"],
     "crossover": ["--widths", "16", "--tokens", "8", "--choices", "2"],
     "shared_cores": ["--model", "tiny", "--ways", "mosld", "--steps", "4", "--options", "data.limit=40"],
+    "kernel_cache": ["--model", "tiny", "--method", "mosld", "--kernels", "1024,8", "--steps", "10"],
     "startup": ["--model", "tiny", "--runs", "3", "--options", "data=single_arc_e", "data.limit=20"],
 }
 FIGURES = {
@@ -35,6 +36,7 @@ FIGURES = {
     "saving": {"model", "method", "parameters", "seconds", "bytes beyond 4 a parameter"},
     "crossover": {"width", "experts", "rank", "k", "columns", "dense, ms", "sparse to dense"},
     "shared_cores": {"spinning", "one, tokens/s", "ratio", "together, tokens/s", "ratio together"},
+    "kernel_cache": {"kernels", "tokens a second, early", "late", "late, ratio", "memory, GiB", "memory, ratio"},
     "startup": {"what", "seconds", "over the bare import"},
 }
 
