@@ -1,6 +1,6 @@
 """Training steps of ever new shapes, by how many kernels oneDNN keeps: their rate, early and late, and the memory.
 
-    python benchmarks/kernel_cache.py [--kernels 1024,128,32] [--steps 60] [--method lora] [--targets all] [--json FILE]
+    python benchmarks/kernel_cache.py [--kernels 1024,128,64,32] [--steps 60] [--method lora] [--json FILE]
 
 Each number of kernels is a process of its own, one after the other, on the same rows of random tokens; the rate is of
 the process's CPU time, in the second to the fourth tenth of the steps and in the last three. 1024 is oneDNN's own
@@ -66,7 +66,7 @@ def measure(kernels: str, options: Sequence[str]) -> dict[str, float]:
 def main() -> None:
     """Run a process for each number of kernels, print a row for each."""
     parser = arguments(__doc__)
-    parser.add_argument("--kernels", default="1024,128,32")
+    parser.add_argument("--kernels", default="1024,128,64,32")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--model", default="smollm2_135m")
     parser.add_argument("--method", default="lora")

@@ -14,8 +14,8 @@ import os
 PRIMITIVES, OLD_PRIMITIVES, LAYER = (
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY",
 )  # fmt: skip
-# Seven times what a step of lora, mosld or mixlora takes. With fewer than a step takes, each would be made anew.
-KERNELS = 128
+# A step of lora, mosld, mixlora or full takes 16 to 19. With fewer than a layer takes, each would be made anew.
+KERNELS = 32
 
 
 def limit_kernel_cache() -> None:
