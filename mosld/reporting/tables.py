@@ -19,7 +19,10 @@ GAINS_NOTE = (
     "the difference of the means; the same rows of the task in both; - no such pair."
 )
 EQUAL_STEPS_NOTE = "The runs on one task have as many optimiser steps as those on the mixture: more epochs of its rows."
-COST_NOTE = "Means over runs. Training: optimiser steps only; run: with loading, validation and scoring."
+COST_NOTE = (
+    "Means over runs. Training: optimiser steps only, over all starts of a resumed run; run: its last start, with "
+    "loading, validation and scoring."
+)
 
 OTHER_SCORES: tuple[ScoreName, ...] = ("strict", "flexible")
 

@@ -124,13 +124,15 @@ def test_learning_rates_are_chosen_apart_for_other_adapted_layers(load, tmp_path
     }  # fmt: skip
 
 
-def test_learning_rates_on_the_results_page_are_those_of_the_committed_runs(load, tmp_path):
+@pytest.mark.parametrize("layers", ["", "all_layers"])
+def test_learning_rates_on_the_results_page_are_those_of_the_committed_runs(load, tmp_path, layers):
     docs = BENCHMARKS.parent / "docs"
-    folders = [docs / "results" / "other_rates", docs / "results" / "chosen_rate" / "mixture"]
-    load("learning_rates", *folders, "--json", tmp_path / "json")
+    runs = docs / "results" / layers
+    load("learning_rates", runs / "other_rates", runs / "chosen_rate" / "mixture", "--json", tmp_path / "json")
     rows = json.loads((tmp_path / "json").read_text())["rows"]
-    page = (docs / "reference" / "results.md").read_text().split("rates -->")[1]
-    lines = [line for line in page.splitlines() if line.startswith("| ")][2:]
+    page = (docs / "reference" / "results.md").read_text()
+    table = page.split(f"<!-- {f'rates {layers}'.strip()} -->")[1].split("<!-- /rates -->")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| ")][2:]
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines] == [
         [str(value) for value in row.values()] for row in rows
     ]
