@@ -213,7 +213,7 @@ def table_rows(lines: list[str], title: str = "") -> list[dict[str, str]]:
     return [dict(zip(head, row, strict=True)) for row in cells[2:]]
 
 
-@pytest.mark.parametrize("folder", ["chosen_rate", "all_layers/chosen_rate", "one_rate"])
+@pytest.mark.parametrize("folder", ["chosen_rate", "all_layers/chosen_rate"])
 def test_tables_of_the_results_page_are_those_of_the_report(folder: str, tmp_path: Path):
     """Those of significance in all that can be known without predictions, which are not kept."""
     runs = str(DOCS / "results" / folder)
