@@ -199,10 +199,12 @@ class Seal:
     def fault(self, path: Path) -> str | None:
         """What is wrong with one file: damage, or that it is not this run's."""
         tree = self.tree()
+        if tree is None:
+            return None
         name = self._name(path)
-        if tree is not None and name not in tree["files"]:
+        if name not in tree["files"]:
             return f"{name} is not in {MANIFEST}"
-        return next(iter(self.faults(name)), None)
+        return next(iter(_faults(self.root, name, tree["files"][name])), None)
 
     def folder_faults(self, folder: Path) -> list[str]:
         """What is wrong with a folder that has a manifest of its own: damage, or that it is not this run's."""

@@ -101,7 +101,7 @@ class Predictions:
 def _read_correct(path: Path, run: Run, task: str) -> dict[str, bool]:
     if fault := seal_of(run.path).fault(path):
         raise ValueError(fault)
-    records = [require_shape(parse_json(line, path), JsonObject, path) for line in read_lines(path)]
+    records = require_shape([parse_json(line, path) for line in read_lines(path)], list[JsonObject], path)
     # As in evaluation: likelihood per character where the answer is the option's text, plain where it is a letter.
     per_character = run.prompt not in LETTER_PROMPTS and records and "normalised_correct" in records[0]
     key = "normalised_correct" if per_character else "correct"

@@ -106,7 +106,7 @@ def _openorca_figure(block: Block, series: dict[str, list[tuple[int, float, floa
 
 
 def loss_figure(block: Block) -> RenderedFigure | None:
-    """Cross entropy by optimiser step, a line for each row: the run of its first seed; dashed: validation."""
+    """Cross entropy by optimiser step, a line for each row: the run of its first seed; thin and dashed: validation."""
     if len(block.rows) > MAX_LINES or block.single_tasks or block.run.trained_on:
         return None
     curves = [(row.name, _losses(row.run, LOSS), _losses(row.run, VALIDATION_LOSS)) for row in block.rows]
@@ -121,10 +121,12 @@ def loss_figure(block: Block) -> RenderedFigure | None:
             axes.plot(steps, losses, label=name, markevery=max(1, len(steps) // 8), **line_style(i))
             if validations:
                 steps, losses = zip(*validations, strict=True)
-                (line,) = axes.plot(steps, losses, label=f"{name}, validation", **line_style(i))
+                (line,) = axes.plot(steps, losses, **line_style(i))
                 line.set(linestyle="--", linewidth=0.8)
+        if any(validations for *_, validations in curves):
+            axes.plot([], [], color="black", linestyle="--", linewidth=0.8, label="validation")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend(axes, len(axes.lines))
+        legend(axes, len(curves) + 1)
         return render(figure, title)
 
 

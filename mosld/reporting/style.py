@@ -189,6 +189,8 @@ def legend_below(figure: Figure, entries: Mapping[str, Artist]) -> None:
 def render(figure: Figure, title: str) -> RenderedFigure:
     """The figure as SVG and PNG; the same figure gives the same bytes."""
     svg, png = io.StringIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": "mosld"})
     figure.savefig(png, format="png", dpi=150, metadata={"Software": "mosld"})
+    # The layout stands; finding it again would take as long as drawing.
+    figure.set_layout_engine("none")
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": "mosld"})
     return RenderedFigure(title, svg.getvalue(), png.getvalue())

@@ -12,6 +12,7 @@ difference d, the noncentrality d / (s sqrt(2 / K)).
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 
@@ -84,10 +85,12 @@ def smallest_over_seeds(deviation: float, seeds: int) -> float:
 
 def seeds_needed(difference: float, deviation: float) -> int | None:
     """The fewest runs a side that show this difference of means by a t-test; None for more than MAX_SEEDS."""
-    for seeds in range(2, MAX_SEEDS + 1):
-        if difference and smallest_over_seeds(deviation, seeds) <= abs(difference):
-            return seeds
-    return None
+    if not difference:
+        return None
+    numbers = range(2, MAX_SEEDS + 1)
+    # The more runs, the smaller a difference they show.
+    i = bisect_left(numbers, True, key=lambda seeds: smallest_over_seeds(deviation, seeds) <= abs(difference))
+    return numbers[i] if i < len(numbers) else None
 
 
 def pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:
