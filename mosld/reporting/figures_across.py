@@ -123,10 +123,11 @@ def loss_figure(block: Block) -> RenderedFigure | None:
                 steps, losses = zip(*validations, strict=True)
                 (line,) = axes.plot(steps, losses, **line_style(i))
                 line.set(linestyle="--", linewidth=0.8)
-        if any(validations for *_, validations in curves):
+        validated = any(validations for *_, validations in curves)
+        if validated:
             axes.plot([], [], color="black", linestyle="--", linewidth=0.8, label="validation")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend(axes, len(curves) + 1)
+        legend(axes, len(curves) + validated)
         return render(figure, title)
 
 
