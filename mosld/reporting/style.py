@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike
@@ -36,6 +37,7 @@ HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "|||", "---", "+++", "**")
 HEAT_MAP_COLOURS = "Blues"
 TEXT_POINTS = 9
 SMALL_TEXT_POINTS = 8
+PNG_DPI = 150
 # A wider legend widens the figure.
 LEGEND_INCHES = 1.6
 LEGEND_COLUMN_ENTRIES = 18
@@ -189,8 +191,9 @@ def legend_below(figure: Figure, entries: Mapping[str, Artist]) -> None:
 def render(figure: Figure, title: str) -> RenderedFigure:
     """The figure as SVG and PNG; the same figure gives the same bytes."""
     svg, png = io.StringIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=150, metadata={"Software": "mosld"})
-    # The layout stands; finding it again would take as long as drawing.
+    figure.set_dpi(PNG_DPI)
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": "mosld"})
+    # The layout that the first image found stands; savefig would find it again and pass over all artists twice.
     figure.set_layout_engine("none")
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": "mosld"})
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": "mosld"})
     return RenderedFigure(title, svg.getvalue(), png.getvalue())
